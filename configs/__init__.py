@@ -1,0 +1,1 @@
+"""Config files: functions `get_config(arg) -> dataclass`."""

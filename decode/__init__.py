@@ -1,0 +1,1 @@
+"""Decoding commands: thin, imported by nobody."""

@@ -1,0 +1,81 @@
+"""Packaging.
+
+`train`, `decode` and `configs` are thin leaves at the top of the checkout. They
+install as `specjax.train`, `specjax.decode` and `specjax.configs`, so that
+nothing with so general a name lands in anyone's site-packages, while
+`python -m decode.main` works in a bare checkout.
+"""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+LEAVES = ('configs', 'decode', 'train')
+
+COMMANDS = {
+  'specjax-decode': 'specjax.decode.main:run',
+}
+
+
+def version() -> str:
+  text = (ROOT / 'specjax' / '__init__.py').read_text(encoding='utf-8')
+  return re.search(r"^__version__ = '(.+)'$", text, re.MULTILINE).group(1)
+
+
+def packages() -> list[str]:
+  found = setuptools.find_packages(str(ROOT), include=['specjax', 'specjax.*'])
+  for leaf in LEAVES:
+    found.append(f'specjax.{leaf}')
+    found += [
+      f'specjax.{leaf}.{inner}'
+      for inner in setuptools.find_packages(str(ROOT / leaf))
+    ]
+  return found
+
+
+setuptools.setup(
+  name='specjax',
+  version=version(),
+  description='Exact speculative decoding and drafter training in JAX.',
+  long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  license_files=['LICENSE'],
+  python_requires='>=3.11',
+  packages=packages(),
+  package_dir={f'specjax.{leaf}': leaf for leaf in LEAVES},
+  package_data={'specjax': ['assets/**/*']},
+  entry_points={
+    'console_scripts': [f'{name}={where}' for name, where in COMMANDS.items()]
+  },
+  install_requires=[
+    'absl-py>=2.1',
+    'flax>=0.12',
+    'grain>=0.2.15',
+    'jax>=0.10.0,!=0.11.1',
+    'jinja2>=3.1',
+    'ml_collections>=1.1',
+    'numpy>=2.0',
+    'optax>=0.2.5',
+    'orbax-checkpoint>=0.12',
+    'safetensors>=0.6',
+    'tensorboardX>=2.6.2',
+    'tensorstore>=0.1.75',
+    'tokenizers>=0.22',
+    'tqdm>=4.66',
+    'transformers>=5,<6',
+  ],
+  extras_require={
+    'test': ['pytest>=8', 'ruff==0.17.5', 'sacrebleu>=2.4', 'scipy>=1.14'],
+    'plots': ['matplotlib>=3.9'],
+    'cuda': ['jax[cuda13]>=0.10.0,!=0.11.1'],
+    'tpu': ['jax[tpu]>=0.10.0,!=0.11.1'],
+  },
+  classifiers=[
+    'Programming Language :: Python :: 3.11',
+    'Programming Language :: Python :: 3.12',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+  ],
+)

@@ -1,0 +1,1 @@
+"""Training commands: thin, imported by nobody."""
