@@ -1,0 +1,69 @@
+"""Verification rules: given a draft and the target's logits, what is kept.
+
+| name             | exact for | keeps                                         |
+|------------------|-----------|-----------------------------------------------|
+| `greedy`         | argmax    | what equals the target's argmax               |
+| `sampling`       | sampling  | a token with probability min(1, p / q)        |
+| `block`          | sampling  | the longest prefix that passes a joint test   |
+| `coupled`        | sampling  | what equals the target's sample; noise shared |
+| `match`          | sampling  | what equals the target's sample               |
+| `lenient`        | *lossy*   | a token with probability min(1, p / (l q))    |
+| `top_candidates` | *lossy*   | tokens among the target's best few            |
+"""
+
+import functools
+
+from specjax.base import Verifier
+from specjax.decoding import sampling as _noise
+from specjax.decoding.verify.block import block
+from specjax.decoding.verify.greedy import greedy
+from specjax.decoding.verify.match import coupled, match
+from specjax.decoding.verify.ratio import lenient, sampling
+from specjax.decoding.verify.top_candidates import top_candidates
+
+_PLAIN = {
+  'greedy': greedy,
+  'sampling': sampling,
+  'block': block,
+  'lenient': lenient,
+  'top_candidates': top_candidates,
+}
+_TARGET_SAMPLE = {'coupled': coupled, 'match': match}
+
+NAMES = (
+  'greedy',
+  'sampling',
+  'block',
+  'coupled',
+  'match',
+  'lenient',
+  'top_candidates',
+)
+
+__all__ = ['NAMES', 'make']
+
+
+@functools.lru_cache(maxsize=None)
+def make(name: str, sampler: str = 'gumbel') -> Verifier:
+  """The rule of that name; the same object every time.
+
+  Args:
+    name: one of `NAMES`.
+    sampler: how `coupled` and `match` draw the target's samples, 'gumbel' or
+      'inverse_cdf'; the other rules take no part in it.
+
+  Raises:
+    ValueError: on another name or sampler.
+  """
+  if sampler not in _noise.SAMPLERS:
+    raise ValueError(
+      f'Unknown sampler {sampler!r}: it must be one of '
+      f'{", ".join(_noise.SAMPLERS)}.'
+    )
+  if name in _TARGET_SAMPLE:
+    return _TARGET_SAMPLE[name](sampler)
+  if name in _PLAIN:
+    return _PLAIN[name]()
+  raise ValueError(
+    f'Unknown verification rule {name!r}: it must be one of {", ".join(NAMES)}.'
+  )

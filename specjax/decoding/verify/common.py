@@ -1,0 +1,148 @@
+"""What the rules share. Shapes: draft [B, K], logits [B, K + 1, V]."""
+
+import jax
+import jax.numpy as jnp
+
+from specjax.base import Array, Context, Draft
+from specjax.decoding import sampling
+
+
+def check(draft: Draft, logits: Array, name: str) -> None:
+  """Raises ValueError unless the draft is a chain that fits the logits."""
+  if draft.tree is not None:
+    raise ValueError(
+      f'The rule {name!r} verifies chains, but the draft is a tree.'
+    )
+  slots = draft.tokens.shape[1] + 1
+  if logits.shape[1] != slots:
+    raise ValueError(
+      f'A draft of {slots - 1} tokens needs logits of {slots} slots, '
+      f'not of {logits.shape[1]}.'
+    )
+
+
+def filled(draft: Draft) -> Array:
+  """bool [B, K]: slots before the first empty one."""
+  return jnp.cumprod(draft.tokens >= 0, axis=1).astype(bool)
+
+
+def count_leading(ok: Array) -> Array:
+  """int32 [B]: how many leading entries of bool [B, K] are True."""
+  return jnp.cumprod(ok, axis=1, dtype=jnp.int32).sum(axis=1)
+
+
+def agrees(draft: Draft, logits: Array, target: Array) -> Array:
+  """bool [B, K]: slots whose draft token equals `target` int32 [B, T].
+
+  An empty slot equals no token, and a target chosen by a NaN agrees with none.
+  """
+  sound = ~jnp.isnan(at_tokens(logits, target))
+  return (target[:, :-1] == draft.tokens) & sound[:, :-1]
+
+
+def take_slot(x: Array, slot: Array) -> Array:
+  """x[b, slot[b]] for x [B, n, ...] and slot int32 [B]."""
+  index = slot.reshape(-1, *([1] * (x.ndim - 1)))
+  return jnp.take_along_axis(x, index, axis=1)[:, 0]
+
+
+def at_tokens(x: Array, tokens: Array) -> Array:
+  """x[b, k, tokens[b, k]] for x [B, K, V]; meaningless at empty slots.
+
+  The id is clamped, as -1 would read the last entry of the vocabulary; whoever
+  calls this masks empty slots.
+  """
+  index = jnp.maximum(tokens, 0)[..., None]
+  return jnp.take_along_axis(x, index, axis=-1)[..., 0]
+
+
+def target_samples(context: Context, logits: Array, sampler: str) -> Array:
+  """The target's own tokens, int32 [B, T], by position-keyed noise.
+
+  This *is* plain sampling: slot t's token will stand at position length + t,
+  and its noise depends on the row and on that position alone.
+  """
+  position = context.length[:, None] + jnp.arange(logits.shape[1])
+  keys = sampling.position_keys(
+    context.controls.row_key, position, sampling.TARGET
+  )
+  return sampling.categorical(logits, keys, sampler)
+
+
+def accept_noise(context: Context, num_draft: int) -> Array:
+  """Uniforms [B, K] of this round's acceptance tests."""
+  keys = sampling.node_keys(
+    context.controls.row_key, context.length, num_draft, sampling.ACCEPT
+  )
+  return sampling.uniform(keys)
+
+
+def probabilities_at(draft: Draft, logits: Array) -> tuple[Array, Array, Array]:
+  """p and q of the drafted tokens, and the target's log normalisers.
+
+  Returns:
+    p float32 [B, K], q float32 [B, K] (ones for a point mass), both meaningless
+    at empty slots, and log_normaliser float32 [B, T]. A one-hot row gives
+    exactly 0 or 1.
+  """
+  log_normaliser = jax.nn.logsumexp(logits, axis=-1)
+  num_draft = draft.tokens.shape[1]
+  p = jnp.exp(
+    at_tokens(logits[:, :num_draft], draft.tokens)
+    - log_normaliser[:, :num_draft]
+  )
+  if draft.log_probs is None:
+    return p, jnp.ones_like(p), log_normaliser
+  return p, jnp.exp(at_tokens(draft.log_probs, draft.tokens)), log_normaliser
+
+
+def draft_row(draft: Draft, slot: Array, vocab_size: int) -> Array:
+  """q of one slot a row, float32 [B, V]; 0 where the slot proposes nothing."""
+  batch, num_draft = draft.tokens.shape
+  if num_draft == 0:
+    return jnp.zeros((batch, vocab_size), jnp.float32)
+  inside = jnp.minimum(slot, num_draft - 1)
+  token = take_slot(draft.tokens, inside)
+  if draft.log_probs is None:
+    q = (token[:, None] == jnp.arange(vocab_size)).astype(jnp.float32)
+  else:
+    q = jnp.exp(take_slot(draft.log_probs, inside))
+  proposed = (slot < num_draft) & (token >= 0)
+  return jnp.where(proposed[:, None], q, 0.0)
+
+
+def next_from_residual(
+  context: Context,
+  draft: Draft,
+  logits: Array,
+  log_normaliser: Array,
+  slot: Array,
+  p_scale: Array,
+  q_scale: Array,
+) -> Array:
+  """Draws the token after the accepted ones, int32 [B].
+
+  From (p_scale * p - q_scale * q)+ at a slot where the draft was refused, and
+  from p itself at a slot where nothing was proposed (the bonus). Weights stay
+  unnormalised; should rounding leave no mass at all, p is drawn from.
+
+  Args:
+    context: whose round it is.
+    draft: the draft.
+    logits: float32 [B, T, V].
+    log_normaliser: float32 [B, T].
+    slot: int32 [B], the number of accepted tokens.
+    p_scale: float32 [B].
+    q_scale: float32 [B].
+  """
+  p = jnp.exp(
+    take_slot(logits, slot) - take_slot(log_normaliser, slot)[:, None]
+  )
+  q = draft_row(draft, slot, logits.shape[-1])
+  weights = jnp.maximum(p_scale[:, None] * p - q_scale[:, None] * q, 0.0)
+  weights = jnp.where((weights.sum(axis=-1) > 0)[:, None], weights, p)
+  # One such draw a round, so node 0 serves whatever the slot.
+  keys = sampling.node_keys(
+    context.controls.row_key, context.length, 1, sampling.RESIDUAL
+  )
+  return sampling.draw(weights, keys[:, 0])

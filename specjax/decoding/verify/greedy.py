@@ -1,0 +1,29 @@
+"""Keeps what the target's argmax agrees with.
+
+References:
+  Stern, Shazeer, Uszkoreit. Blockwise parallel decoding for deep autoregressive
+    models. NeurIPS 2018. https://arxiv.org/abs/1811.03115
+  Xia et al. Speculative decoding. Findings of EMNLP 2023.
+    https://arxiv.org/abs/2203.16487
+"""
+
+import functools
+
+from specjax.base import Array, Context, Draft, Verdict, Verifier
+from specjax.decoding import sampling
+from specjax.decoding.verify import common
+
+
+def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
+  """Accepts the leading draft tokens equal to the argmax; then the argmax."""
+  del context
+  common.check(draft, logits, 'greedy')
+  target = sampling.argmax(logits)
+  num_accepted = common.count_leading(common.agrees(draft, logits, target))
+  return Verdict(num_accepted, common.take_slot(target, num_accepted))
+
+
+@functools.lru_cache(maxsize=None)
+def greedy() -> Verifier:
+  """The rule `greedy`: the tokens of greedy decoding, whatever is drafted."""
+  return Verifier(verify, 'argmax', False, True, 'greedy')

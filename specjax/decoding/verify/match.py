@@ -1,0 +1,48 @@
+"""Keeps what the target's own sample agrees with: `match` and `coupled`.
+
+Every emitted token *is* a sample of the target, drawn with noise that belongs to
+its position. So the output equals plain sampling with the same row key token for
+token, whatever the drafter, the draft length and the batch, up to rounding in the
+logits. The two rules differ in the drafter's noise alone: under `coupled` it
+shares the target's, which makes equal tokens likely; under `match` it is free.
+
+References:
+  Daliri, Musco, Suresh. Coupling without communication and drafter-invariant
+    speculative decoding. 2024. https://arxiv.org/abs/2408.07978
+"""
+
+import functools
+
+from specjax.base import Array, Context, Draft, Verdict, Verifier
+from specjax.decoding.verify import common
+
+
+def _verify(
+  context: Context, draft: Draft, logits: Array, *, name: str, sampler: str
+) -> Verdict:
+  common.check(draft, logits, name)
+  target = common.target_samples(context, logits, sampler)
+  num_accepted = common.count_leading(common.agrees(draft, logits, target))
+  return Verdict(num_accepted, common.take_slot(target, num_accepted))
+
+
+@functools.lru_cache(maxsize=None)
+def match(sampler: str = 'gumbel') -> Verifier:
+  """The rule `match`; with no draft slots it is plain decoding.
+
+  Args:
+    sampler: 'gumbel' or 'inverse_cdf'.
+  """
+  verify = functools.partial(_verify, name='match', sampler=sampler)
+  return Verifier(verify, 'private', False, True, 'match')
+
+
+@functools.lru_cache(maxsize=None)
+def coupled(sampler: str = 'gumbel') -> Verifier:
+  """The rule `coupled`: the drafter draws with the target's own noise.
+
+  Args:
+    sampler: 'gumbel' or 'inverse_cdf'; Gumbel noise couples better.
+  """
+  verify = functools.partial(_verify, name='coupled', sampler=sampler)
+  return Verifier(verify, 'position', False, True, 'coupled')
