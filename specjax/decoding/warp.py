@@ -4,8 +4,8 @@ The baseline, the drafter, the verifier and the bonus token all call `warp`, so
 that p and q always mean the same adjusted distributions; half of the biased
 implementations known differ in exactly this. The order and the arithmetic are
 those of the `transformers` logits processors: repetition penalty, no-repeat
-n-gram, temperature, top-k, top-p, min-p. What depends on the history is evaluated
-at every slot of a block with the draft tokens on that slot's own path.
+n-gram, temperature, top-k, top-p, min-p. What depends on the history is
+evaluated at every slot of a block with the draft tokens on its own path.
 """
 
 import dataclasses
@@ -48,11 +48,11 @@ def chain_paths(draft_tokens: Array) -> tuple[Array, Array]:
   """Each block slot's path in a chain.
 
   Args:
-    draft_tokens: int32 [B, K], `EMPTY` (-1) at the end where nothing is drafted.
+    draft_tokens: int32 [B, K], `EMPTY` (-1) at the end where none is drafted.
 
   Returns:
-    path int32 [B, K + 1, K] and path_length int32 [B, K + 1]; slot t follows the
-    first t draft tokens. Empty ones do not count.
+    path int32 [B, K + 1, K] and path_length int32 [B, K + 1]; slot t follows
+    the first t draft tokens. Empty ones do not count.
   """
   batch, num_draft = draft_tokens.shape
   path = jnp.broadcast_to(

@@ -1,10 +1,11 @@
 """Keeps what the target's own sample agrees with: `match` and `coupled`.
 
-Every emitted token *is* a sample of the target, drawn with noise that belongs to
-its position. So the output equals plain sampling with the same row key token for
-token, whatever the drafter, the draft length and the batch, up to rounding in the
-logits. The two rules differ in the drafter's noise alone: under `coupled` it
-shares the target's, which makes equal tokens likely; under `match` it is free.
+Every emitted token *is* a sample of the target, drawn with noise that belongs
+to its position. So the output equals plain sampling with the same row key token
+for token, whatever the drafter, the draft length and the batch, up to rounding
+in the logits. The two rules differ in the drafter's noise alone: under
+`coupled` it shares the target's, which makes equal tokens likely; under `match`
+it is free.
 
 References:
   Daliri, Musco, Suresh. Coupling without communication and drafter-invariant

@@ -17,10 +17,11 @@ from specjax.decoding.verify import common
 def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   """Accepts x of rank <= beta whose logit is within tau of the best one's.
 
-  `logits` are those that a greedy decoder would see: not scaled by a temperature
-  and not one-hot. The correction or bonus is always the argmax, and an end token
-  is kept only if it is the argmax itself, so that a relaxed choice never ends a
-  row. Of equal logits the smaller id ranks higher: beta = 1 is `greedy`.
+  `logits` are those that a greedy decoder would see: not scaled by a
+  temperature and not one-hot. The correction or bonus is always the argmax, and
+  an end token is kept only if it is the argmax itself, so that a relaxed choice
+  never ends a row. Of equal logits the smaller id ranks higher: beta = 1 is
+  `greedy`.
   """
   common.check(draft, logits, 'top_candidates')
   controls = context.controls
