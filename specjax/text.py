@@ -1,0 +1,292 @@
+"""Text to token rows and back: prompts, tokenisation, lengths, stop strings.
+
+Tokenizers are those of transformers; anything with `__call__`, `decode` and
+`get_vocab` of the same meaning serves.
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+from typing import Any, Optional, Sequence, Union
+
+import numpy as np
+
+# A prompt as a person gives it: text, or a chat as [{'role', 'content'}, ...].
+Messages = list[dict[str, str]]
+Source = Union[str, Messages]
+
+SMALLEST_WIDTH = 16
+JSON_FIELDS = '"prompt" (a string) or "messages" (a list of role and content)'
+
+
+def read_prompts(path: str) -> list[Source]:
+  """Reads a file of prompts.
+
+  Args:
+    path: a text file with a prompt a line, a `.jsonl` file whose lines hold
+      `prompt` or `messages`, or '-' for standard input, which may be either
+      (it is taken for JSON lines if its first line is such an object).
+
+  Returns:
+    One entry a line, in order. Blank lines are kept, as ''.
+
+  Raises:
+    FileNotFoundError, IsADirectoryError: if there is no such file.
+    ValueError: if it is empty, is not UTF-8 or holds a malformed line.
+  """
+  name = 'standard input' if path == '-' else path
+  lines = _decode_lines(_read_bytes(path), name)
+  if path.endswith('.jsonl') or (path == '-' and _is_json_prompt(lines[0])):
+    return [
+      _parse_line(line, f'{name}, line {number}')
+      for number, line in enumerate(lines, 1)
+    ]
+  return [line if line.strip() else '' for line in lines]
+
+
+def _read_bytes(path: str) -> bytes:
+  if path == '-':
+    return sys.stdin.buffer.read()
+  file = pathlib.Path(path)
+  if file.is_dir():
+    raise IsADirectoryError(
+      f'The input {path} is a folder; give a text file with a prompt a line, '
+      'or a .jsonl file.'
+    )
+  if not file.exists():
+    raise FileNotFoundError(f'There is no input file {path}.')
+  return file.read_bytes()
+
+
+def _decode_lines(data: bytes, name: str) -> list[str]:
+  """Lines of UTF-8 text without their ends; a byte order mark is dropped."""
+  rows = data.removeprefix(b'\xef\xbb\xbf').split(b'\n')
+  if not rows[-1]:
+    rows.pop()
+  if not rows:
+    raise ValueError(f'{_capital(name)} is empty; it needs a prompt a line.')
+  lines = []
+  for number, row in enumerate(rows, 1):
+    try:
+      lines.append(row.removesuffix(b'\r').decode('utf-8'))
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f'{_capital(name)}, line {number} is not UTF-8 (byte {error.start + 1} '
+        f'is 0x{row[error.start]:02x}); convert the file to UTF-8.'
+      ) from None
+  return lines
+
+
+def _capital(name: str) -> str:
+  return name.capitalize() if name == 'standard input' else name
+
+
+def _is_json_prompt(line: str) -> bool:
+  try:
+    row = json.loads(line)
+  except ValueError:
+    return False
+  return isinstance(row, dict) and ('prompt' in row or 'messages' in row)
+
+
+def _parse_line(line: str, where: str) -> Source:
+  """One line of a `.jsonl` file."""
+  if not line.strip():
+    return ''
+  try:
+    row = json.loads(line)
+  except ValueError as error:
+    raise ValueError(f'{where} is not JSON: {error}.') from None
+  if not isinstance(row, dict) or not ('prompt' in row or 'messages' in row):
+    raise ValueError(f'{where} has no {JSON_FIELDS}.')
+  if 'messages' in row:
+    messages = row['messages']
+    good = isinstance(messages, list) and messages
+    good = good and all(_is_message(m) for m in messages)
+    if not good:
+      raise ValueError(
+        f'{where}: "messages" must be a list of objects with the strings '
+        '"role" and "content".'
+      )
+    return messages
+  if not isinstance(row['prompt'], str):
+    raise ValueError(f'{where}: "prompt" must be a string.')
+  return row['prompt'] if row['prompt'].strip() else ''
+
+
+def _is_message(message: Any) -> bool:
+  return (
+    isinstance(message, dict)
+    and isinstance(message.get('role'), str)
+    and isinstance(message.get('content'), str)
+  )
+
+
+def shown(prompt: Source) -> str:
+  """A prompt as one string, to show it: of a chat, the last message."""
+  return prompt if isinstance(prompt, str) else prompt[-1]['content']
+
+
+def encode(
+  tokenizer: Any, prompt: Source, *, chat: bool = False, prefix: str = ''
+) -> list[int]:
+  """Tokenises one prompt as the tokenizer's own settings say.
+
+  Args:
+    tokenizer: of the target.
+    prompt: text or messages.
+    chat: wrap text as a user's message in the tokenizer's chat template;
+      messages are wrapped in any case.
+    prefix: put before text, such as a T5 task prefix.
+
+  Returns:
+    Token ids; none at all for a blank prompt.
+
+  Raises:
+    ValueError: if a chat template is needed and there is none.
+  """
+  if isinstance(prompt, str):
+    if not prompt.strip():
+      return []
+    prompt = prefix + prompt
+    if not chat:
+      return list(tokenizer(prompt, verbose=False).input_ids)
+    prompt = [{'role': 'user', 'content': prompt}]
+  if not getattr(tokenizer, 'chat_template', None):
+    raise ValueError(
+      "The target's tokenizer has no chat template; give plain prompts and "
+      'leave chat off.'
+    )
+  text = tokenizer.apply_chat_template(
+    prompt, add_generation_prompt=True, tokenize=False
+  )
+  ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+  return list(ids)
+
+
+def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
+  """Text of generated tokens, without special tokens."""
+  if tokenizer is None or not len(tokens):
+    return ''
+  return tokenizer.decode(
+    [int(token) for token in tokens], skip_special_tokens=True
+  )
+
+
+def find_stop(
+  tokenizer: Any, tokens: Sequence[int], stops: Sequence[str]
+) -> Optional[tuple[int, str]]:
+  """Finds the first stop string in generated tokens.
+
+  The search is over the decoded text, so a stop string may begin and end
+  inside tokens and run across several.
+
+  Args:
+    tokenizer: of the target.
+    tokens: generated ids.
+    stops: strings, none of them empty.
+
+  Returns:
+    (number of tokens up to and including the one that completes a stop
+    string, the text before that string), or None if there is none.
+  """
+
+  def found(count: int) -> bool:
+    text = decode(tokenizer, tokens[:count])
+    return any(stop in text for stop in stops)
+
+  if not stops or not found(len(tokens)):
+    return None
+  low, high = 0, len(tokens)
+  while high - low > 1:
+    middle = (low + high) // 2
+    low, high = (low, middle) if found(middle) else (middle, high)
+  text = decode(tokenizer, tokens[:high])
+  return high, text[: min(text.find(stop) for stop in stops if stop in text)]
+
+
+def one_line(text: str) -> str:
+  """Text as one line of output, line ends written as \\n and \\r."""
+  return text.replace('\r', '\\r').replace('\n', '\\n')
+
+
+def bucket(length: int) -> int:
+  """The smallest of 16, 24, 32, 48, 64, 96, ... that is at least `length`."""
+  size = SMALLEST_WIDTH
+  while size < length:
+    if size + size // 2 >= length:
+      return size + size // 2
+    size *= 2
+  return size
+
+
+def widths(lengths: Sequence[int]) -> list[int]:
+  """Padded widths for rows or batches of the given lengths.
+
+  Args:
+    lengths: at least one.
+
+  Returns:
+    A width for each, from three at most: the bucket of the longest, its half
+    and its quarter. Few widths mean few compiled programs.
+  """
+  longest = bucket(max(lengths))
+  choices = [longest]
+  while len(choices) < 3 and choices[0] // 2 >= SMALLEST_WIDTH:
+    choices.insert(0, choices[0] // 2)
+  return [next(c for c in choices if c >= length) for length in lengths]
+
+
+def pad(rows: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, ...]:
+  """Right-pads token rows.
+
+  Args:
+    rows: ids, at most `width` each; an empty row becomes one zero token.
+    width: S.
+
+  Returns:
+    (tokens int32 [B, S], lengths int32 [B], each at least 1).
+  """
+  tokens = np.zeros((len(rows), width), np.int32)
+  for index, row in enumerate(rows):
+    tokens[index, : len(row)] = row
+  lengths = np.array([max(len(row), 1) for row in rows], np.int32)
+  return tokens, lengths
+
+
+def fingerprint(tokenizer: Any) -> str:
+  """Hexadecimal digest of which id means which token."""
+  rows = sorted((id_, token) for token, id_ in tokenizer.get_vocab().items())
+  return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def check_same_vocabulary(target: Any, drafter: Any) -> None:
+  """Refuses a drafter whose tokens mean something else than the target's.
+
+  Args:
+    target: a tokenizer, or None if the model has none.
+    drafter: likewise.
+
+  Raises:
+    ValueError: naming the first id that differs.
+  """
+  if target is None or drafter is None:
+    return
+  left = {id_: token for token, id_ in target.get_vocab().items()}
+  right = {id_: token for token, id_ in drafter.get_vocab().items()}
+  if left == right:
+    return
+  first = min(
+    id_ for id_ in left.keys() | right.keys() if left.get(id_) != right.get(id_)
+  )
+  raise ValueError(
+    "The drafter's tokenizer differs from the target's: the first differing "
+    f'id is {first}, {_token(left, first)} for the target and '
+    f'{_token(right, first)} for the drafter; use a drafter trained with the '
+    "target's tokenizer."
+  )
+
+
+def _token(vocabulary: dict[int, str], id_: int) -> str:
+  return repr(vocabulary[id_]) if id_ in vocabulary else 'missing'
