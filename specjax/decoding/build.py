@@ -1,0 +1,250 @@
+"""Named recipes: this file only assembles.
+
+A user names a drafter and a verifier; what comes out is a `generate.Recipe`
+whose drafter draws its tokens the way the verifier needs.
+"""
+
+import dataclasses
+from typing import Optional, Sequence, Union
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import base
+from specjax.decoding import drafters
+from specjax.decoding import generate as generate_lib
+from specjax.decoding import verify as verify_lib
+from specjax.decoding import warp as warp_lib
+
+SAMPLERS = ('gumbel', 'inverse_cdf')
+FREE_DRAFTERS = ('prompt_lookup',)
+GREEDY_RULES = ('greedy', 'top_candidates')
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How tokens are chosen; one value for all rows or one for each.
+
+  Attributes:
+    temperature: 0 means greedy.
+    top_k: 0 keeps every token.
+    top_p: in (0, 1].
+    min_p: in [0, 1].
+    repetition_penalty: positive; 1 changes nothing.
+    no_repeat_ngram_size: 0 allows every repetition. One value.
+    lenience: in (0, 1]; of the lossy `lenient` verifier.
+    beta: at least 1, and
+    tau: at least 0; of the lossy `top_candidates` verifier.
+  """
+
+  temperature: Union[float, Sequence[float]] = 0.0
+  top_k: Union[int, Sequence[int]] = 0
+  top_p: Union[float, Sequence[float]] = 1.0
+  min_p: Union[float, Sequence[float]] = 0.0
+  repetition_penalty: Union[float, Sequence[float]] = 1.0
+  no_repeat_ngram_size: int = 0
+  lenience: Union[float, Sequence[float]] = 1.0
+  beta: Union[int, Sequence[int]] = 1
+  tau: Union[float, Sequence[float]] = 0.0
+
+  def warp_spec(self) -> warp_lib.WarpSpec:
+    """The static switches these values need."""
+    return warp_lib.WarpSpec(
+      sampled=bool(np.any(np.asarray(self.temperature) > 0)),
+      top_k=bool(np.any(np.asarray(self.top_k) > 0)),
+      top_p=bool(np.any(np.asarray(self.top_p) < 1)),
+      min_p=bool(np.any(np.asarray(self.min_p) > 0)),
+      repetition_penalty=bool(np.any(np.asarray(self.repetition_penalty) != 1)),
+      no_repeat_ngram_size=self.no_repeat_ngram_size,
+    )
+
+  def controls(
+    self,
+    row_key: base.Array,
+    max_new_tokens: Union[int, Sequence[int]],
+    eos_ids: Sequence[int] = (),
+  ) -> base.Controls:
+    """Traced controls for a batch.
+
+    Args:
+      row_key: typed PRNG keys [B], see `row_keys`.
+      max_new_tokens: one budget or one for each row.
+      eos_ids: end tokens; empty to ignore them.
+
+    Returns:
+      `base.Controls` with every field [B].
+    """
+    batch = row_key.shape[0]
+
+    def rows(value, dtype):
+      return jnp.broadcast_to(jnp.asarray(value, dtype), (batch,))
+
+    return base.Controls(
+      row_key=row_key,
+      temperature=rows(self.temperature, jnp.float32),
+      top_k=rows(self.top_k, jnp.int32),
+      top_p=rows(self.top_p, jnp.float32),
+      min_p=rows(self.min_p, jnp.float32),
+      repetition_penalty=rows(self.repetition_penalty, jnp.float32),
+      max_new_tokens=rows(max_new_tokens, jnp.int32),
+      eos_ids=jnp.asarray(list(eos_ids) or [-1], jnp.int32),
+      lenience=rows(self.lenience, jnp.float32),
+      beta=rows(self.beta, jnp.int32),
+      tau=rows(self.tau, jnp.float32),
+    )
+
+
+def row_keys(seed: int, ids: Sequence[int]) -> base.Array:
+  """One key a row, from a seed and the row's own identity.
+
+  Args:
+    seed: of the whole job.
+    ids: int [B]; whatever names a request, such as its place in the input, so
+      that a row's randomness depends on neither batch nor order.
+
+  Returns:
+    Typed keys [B].
+  """
+  key = jax.random.key(seed)
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(
+    jnp.asarray(ids, jnp.uint32)
+  )
+
+
+def choose_verifier(name: str, spec: warp_lib.WarpSpec, drafter) -> str:
+  """Resolves 'auto' and refuses a rule that cannot do what is asked.
+
+  Args:
+    name: of a verifier, or 'auto': `greedy` where nothing is sampled, else
+      `sampling` for a drafter with probabilities and `match` for one without.
+    spec: the warp's switches.
+    drafter: as in `recipe`.
+
+  Returns:
+    The verifier's name.
+
+  Raises:
+    ValueError: if `greedy` is asked for with a temperature above 0.
+  """
+  if name == 'auto':
+    if not spec.sampled:
+      return 'greedy'
+    return 'sampling' if isinstance(drafter, base.CachedLM) else 'match'
+  if name in GREEDY_RULES and spec.sampled:
+    raise ValueError(
+      f'verify={name} is for temperature 0; with a temperature above 0 use '
+      'sampling, block, coupled or match.'
+    )
+  if not spec.sampled and verify_lib.make(name).exact:
+    return 'greedy'  # at temperature 0 every exact rule is this one
+  return name
+
+
+def recipe(
+  target: base.CachedLM,
+  drafter: Union[None, str, base.CachedLM] = None,
+  *,
+  num_draft: int = 4,
+  verify: str = 'auto',
+  warp: warp_lib.WarpSpec = warp_lib.WarpSpec(),
+  sampler: str = 'gumbel',
+) -> generate_lib.Recipe:
+  """Assembles what `generate` needs.
+
+  Args:
+    target: the model whose law the output has.
+    drafter: None for plain decoding, 'prompt_lookup', or a draft model.
+    num_draft: K; 0 is plain decoding too.
+    verify: a name of `verify.NAMES`, or 'auto'.
+    warp: static switches; see `Sampling.warp_spec`.
+    sampler: of plain sampling, which `coupled` and `match` reproduce.
+
+  Returns:
+    A hashable `generate.Recipe`.
+
+  Raises:
+    ValueError: for unknown names, and models that do not fit together.
+  """
+  if sampler not in SAMPLERS:
+    raise ValueError(f'Unknown sampler {sampler!r}; use one of {SAMPLERS}.')
+  if num_draft < 0:
+    raise ValueError(f'num_draft must be at least 0, not {num_draft}.')
+  name = choose_verifier(verify, warp, drafter)
+  if drafter is None or num_draft == 0:
+    # Whatever the rule, a round without a draft samples from the target.
+    name = 'match' if warp.sampled else 'greedy'
+    verifier = verify_lib.make(name, sampler=sampler)
+    return generate_lib.Recipe(target, drafters.nothing(), verifier, warp)
+  verifier = verify_lib.make(name, sampler=sampler)
+  if isinstance(drafter, base.CachedLM):
+    _check_fit(target, drafter)
+    made = drafters.autoregressive(
+      drafter,
+      num_draft=num_draft,
+      noise=verifier.noise if warp.sampled else 'argmax',
+      needs_log_probs=verifier.needs_log_probs,
+      warp=warp,
+      sampler=sampler,
+    )
+  elif drafter == 'prompt_lookup':
+    made = drafters.prompt_lookup(
+      num_draft=num_draft, search_source=target.is_encoder_decoder
+    )
+  else:
+    raise ValueError(
+      f'Unknown drafter {drafter!r}; use a draft model or one of '
+      f'{FREE_DRAFTERS}.'
+    )
+  return generate_lib.Recipe(target, made, verifier, warp)
+
+
+def _check_fit(target: base.CachedLM, drafter: base.CachedLM) -> None:
+  """Refuses a draft model that cannot follow the target."""
+  kinds = {True: 'an encoder-decoder', False: 'decoder-only'}
+  if target.is_encoder_decoder != drafter.is_encoder_decoder:
+    raise ValueError(
+      f'The drafter is {kinds[drafter.is_encoder_decoder]} but the target '
+      f'is {kinds[target.is_encoder_decoder]}; both must be of one kind.'
+    )
+  if target.vocab_size != drafter.vocab_size:
+    raise ValueError(
+      f'The drafter scores {drafter.vocab_size} tokens but the target '
+      f'{target.vocab_size}; make both with the same vocab_size.'
+    )
+
+
+def compiled(
+  recipe: generate_lib.Recipe,
+  max_new_tokens: int,
+  capacity: Optional[int] = None,
+):
+  """`generate` for one recipe as one compiled function.
+
+  Args:
+    recipe: static.
+    max_new_tokens: static bound of every row's budget.
+    capacity: static L, or None.
+
+  Returns:
+    A function `(params, prompt, controls) -> generate.Generation`. Asking
+    twice for the same recipe returns the same compiled program.
+  """
+
+  def call(params, prompt, controls):
+    return _jitted(
+      recipe,
+      params,
+      prompt,
+      controls,
+      max_new_tokens=max_new_tokens,
+      capacity=capacity,
+    )
+
+  return call
+
+
+_jitted = jax.jit(
+  generate_lib.generate,
+  static_argnames=('recipe', 'max_new_tokens', 'capacity'),
+)

@@ -1,0 +1,27 @@
+"""The drafter that proposes nothing: plain decoding, on the same loop."""
+
+import functools
+
+import jax.numpy as jnp
+
+from specjax import base
+
+
+@functools.lru_cache(maxsize=None)
+def nothing() -> base.Drafter:
+  """Returns a drafter with no slots, so that each round is a plain step."""
+
+  def init(params, prompt, prefilled, *, capacity):
+    del params, prompt, prefilled, capacity
+    return ()
+
+  def propose(params, state, view):
+    del params
+    batch = view.last_token.shape[0]
+    return base.Draft(jnp.zeros((batch, 0), jnp.int32)), state
+
+  def observe(params, state, observation):
+    del params, observation
+    return state
+
+  return base.Drafter(init, propose, observe, num_draft=0, max_path=0)

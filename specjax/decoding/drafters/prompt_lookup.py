@@ -1,0 +1,128 @@
+"""Drafts by copying what followed the last few tokens earlier.
+
+References:
+  Saxena. Prompt lookup decoding. 2023.
+  Leviathan et al. 2023, section 2 (any approximation, also a copy, is exact).
+"""
+
+import functools
+
+from flax import struct
+import jax.numpy as jnp
+
+from specjax import base
+
+
+@struct.dataclass
+class Source:
+  """Tokens to search beside the context: int32 [B, S] and lengths [B]."""
+
+  tokens: base.Array
+  length: base.Array
+
+
+@functools.lru_cache(maxsize=None)
+def prompt_lookup(
+  *,
+  num_draft: int,
+  max_ngram: int = 3,
+  min_ngram: int = 1,
+  search_source: bool = False,
+) -> base.Drafter:
+  """Copies the continuation of the longest, then latest, n-gram match.
+
+  The searched text is the context and, for an encoder-decoder, also the
+  source. A match close to the end is continued periodically, so that a loop
+  of any period fills all K slots.
+
+  Args:
+    num_draft: K, at least 1.
+    max_ngram: longest suffix of the context to look for.
+    min_ngram: shortest match that is worth a draft.
+    search_source: whether the prompt is an encoder's source.
+
+  Returns:
+    A drafter of point masses (`Draft.log_probs` is None).
+
+  Raises:
+    ValueError: if the lengths are not 1 <= min_ngram <= max_ngram.
+  """
+  if num_draft < 1:
+    raise ValueError(f'num_draft must be at least 1, not {num_draft}.')
+  if not 1 <= min_ngram <= max_ngram:
+    raise ValueError(
+      'prompt lookup needs 1 <= min_ngram <= max_ngram, not '
+      f'{min_ngram} and {max_ngram}.'
+    )
+
+  def init(params, prompt, prefilled, *, capacity):
+    del params, prefilled, capacity
+    if search_source:
+      return Source(prompt.tokens, prompt.length)
+    return ()
+
+  def propose(params, source, view):
+    del params
+    context = view.context
+    suffix = _suffix(context, max_ngram)
+    end, run = _best_match(context.tokens, context.length - 1, suffix)
+    period = context.length - 1 - end
+    tokens = _copy(context.tokens, end, period, num_draft)
+    if search_source:
+      end, source_run = _best_match(source.tokens, source.length - 1, suffix)
+      left = source.length - 1 - end
+      copied = _copy(source.tokens, end, left, num_draft)
+      copied = jnp.where(
+        jnp.arange(num_draft) < left[:, None], copied, base.EMPTY
+      )
+      better = source_run > run
+      tokens = jnp.where(better[:, None], copied, tokens)
+      run = jnp.maximum(run, source_run)
+    found = run >= min_ngram
+    return base.Draft(jnp.where(found[:, None], tokens, base.EMPTY)), source
+
+  def observe(params, source, observation):
+    del params, observation
+    return source
+
+  return base.Drafter(init, propose, observe, num_draft, num_draft)
+
+
+def _suffix(context: base.Context, max_ngram: int) -> base.Array:
+  """The last tokens, newest first: int32 [B, max_ngram], EMPTY before 0."""
+  at = context.length[:, None] - 1 - jnp.arange(max_ngram)
+  tokens = jnp.take_along_axis(context.tokens, jnp.maximum(at, 0), axis=1)
+  return jnp.where(at >= 0, tokens, base.EMPTY)
+
+
+def _best_match(tokens, limit, suffix):
+  """Where the longest, then latest, earlier copy of the suffix ends.
+
+  Args:
+    tokens: int32 [B, M], the text searched.
+    limit: int32 [B]; a match ends before it, so that something follows.
+    suffix: int32 [B, n], newest first.
+
+  Returns:
+    end int32 [B], index of the match's last token, and run int32 [B], its
+    length (0: no match).
+  """
+  width = tokens.shape[1]
+  equal = []
+  for back in range(suffix.shape[1]):
+    shifted = jnp.pad(
+      tokens, ((0, 0), (back, 0)), constant_values=base.EMPTY - 1
+    )[:, :width]
+    equal.append(shifted == suffix[:, back : back + 1])
+  run = jnp.sum(jnp.cumprod(jnp.stack(equal).astype(jnp.int32), 0), 0)
+  index = jnp.arange(width)
+  run = jnp.where(index < limit[:, None], run, 0)
+  end = jnp.argmax(run * width + index, axis=1)
+  return end, jnp.take_along_axis(run, end[:, None], axis=1)[:, 0]
+
+
+def _copy(tokens, end, period, num_draft):
+  """What follows `end`, repeated with the given period: int32 [B, K]."""
+  step = jnp.arange(num_draft) % jnp.maximum(period, 1)[:, None]
+  at = jnp.minimum(end[:, None] + 1 + step, tokens.shape[1] - 1)
+  return jnp.take_along_axis(tokens, at, axis=1)

@@ -1,0 +1,134 @@
+"""What a generation cost and how well its drafts did, counted on the host.
+
+Everything is counted after a row was cut at an end token, a stop string or
+its budget, from the trace that the loop keeps (`generate.Rounds`).
+
+References:
+  Leviathan et al. 2023, section 3 (acceptance rate over *tested* positions:
+  what stands behind the first rejection was never tested).
+"""
+
+import dataclasses
+from typing import Optional, Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+  """Counts of one row, or of several added up.
+
+  Attributes:
+    num_tokens: emitted tokens, an end token included.
+    num_target_calls: rounds that emitted something; prefill not counted.
+    num_draft_rounds: those of them in which something was drafted.
+    num_drafted: proposed tokens in those rounds; empty slots not counted.
+    num_accepted: emitted tokens that were drafted.
+    num_tested: accepted ones, and one more for each round whose emitted
+      correction replaced a drafted token.
+    tested_by_position, accepted_by_position: the same by draft slot, [K].
+    accepted_histogram: rounds by number of accepted tokens, [K + 1].
+  """
+
+  num_tokens: int = 0
+  num_target_calls: int = 0
+  num_draft_rounds: int = 0
+  num_drafted: int = 0
+  num_accepted: int = 0
+  num_tested: int = 0
+  tested_by_position: tuple[int, ...] = ()
+  accepted_by_position: tuple[int, ...] = ()
+  accepted_histogram: tuple[int, ...] = ()
+
+  @property
+  def block_efficiency(self) -> Optional[float]:
+    """Tokens a target call, or None before the first call."""
+    return _ratio(self.num_tokens, self.num_target_calls)
+
+  @property
+  def acceptance_rate(self) -> Optional[float]:
+    """Accepted over tested, or None if nothing was tested."""
+    return _ratio(self.num_accepted, self.num_tested)
+
+  @property
+  def draft_acceptance_rate(self) -> Optional[float]:
+    """Accepted over drafted, or None if nothing was drafted."""
+    return _ratio(self.num_accepted, self.num_drafted)
+
+  @property
+  def mean_acceptance_length(self) -> Optional[float]:
+    """One plus the accepted tokens a drafting round (vLLM's definition)."""
+    mean = _ratio(self.num_accepted, self.num_draft_rounds)
+    return None if mean is None else 1 + mean
+
+  @property
+  def acceptance_by_position(self) -> list[Optional[float]]:
+    """Accepted over tested for each draft slot."""
+    return [
+      _ratio(a, t)
+      for a, t in zip(self.accepted_by_position, self.tested_by_position)
+    ]
+
+
+def count_row(
+  drafted: np.ndarray,
+  accepted: np.ndarray,
+  emitted: np.ndarray,
+  num_tokens: int,
+  num_draft: int,
+) -> Counts:
+  """Counts one row of a trace.
+
+  Args:
+    drafted: int [R], of `generate.Rounds`, one row of it; likewise
+    accepted: int [R] and
+    emitted: int [R].
+    num_tokens: tokens kept of the row, at most the sum of `emitted`.
+    num_draft: K (the longest path for a tree).
+
+  Returns:
+    `Counts`; what lies behind the cut counts nothing.
+  """
+  before = np.cumsum(emitted) - emitted
+  kept = np.clip(num_tokens - before, 0, emitted)
+  used = kept > 0
+  drafted = np.where(used, drafted, 0)
+  accepted = np.where(used, np.minimum(accepted, kept), 0)
+  rejected = used & (kept > accepted) & (accepted < drafted)
+  tested = accepted + rejected
+  slots = np.arange(num_draft)
+  return Counts(
+    num_tokens=int(kept.sum()),
+    num_target_calls=int(used.sum()),
+    num_draft_rounds=int((drafted > 0).sum()),
+    num_drafted=int(drafted.sum()),
+    num_accepted=int(accepted.sum()),
+    num_tested=int(tested.sum()),
+    tested_by_position=_tuple((tested[:, None] > slots).sum(0)),
+    accepted_by_position=_tuple((accepted[:, None] > slots).sum(0)),
+    accepted_histogram=_tuple(
+      np.bincount(accepted[used & (drafted > 0)], minlength=num_draft + 1)
+    ),
+  )
+
+
+def add(counts: Sequence[Counts]) -> Counts:
+  """Adds counts up, position by position."""
+  total = {}
+  for field in dataclasses.fields(Counts):
+    values = [getattr(c, field.name) for c in counts]
+    if field.type is int or field.type == 'int':
+      total[field.name] = sum(values)
+    else:
+      width = max([len(v) for v in values], default=0)
+      padded = [v + (0,) * (width - len(v)) for v in values]
+      total[field.name] = tuple(map(sum, zip(*padded)))
+  return Counts(**total)
+
+
+def _ratio(numerator, denominator) -> Optional[float]:
+  return numerator / denominator if denominator else None
+
+
+def _tuple(array) -> tuple[int, ...]:
+  return tuple(int(x) for x in array)

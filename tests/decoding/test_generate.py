@@ -1,0 +1,382 @@
+"""The loop on models made of arrays: identity, ends, budgets, one program."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specjax import base
+from specjax.decoding import build
+from specjax.decoding import drafters
+from specjax.decoding import generate as generate_lib
+from specjax.decoding import stats
+from tests import fakes
+
+VOCAB = 11
+NEW = 13
+
+
+def _prompt(batch, seed=0, width=9):
+  rng = np.random.default_rng(seed)
+  length = rng.integers(1, width + 1, batch)
+  # Junk behind the length must not matter.
+  tokens = rng.integers(0, VOCAB, (batch, width))
+  return base.Prompt(
+    jnp.asarray(tokens, jnp.int32), jnp.asarray(length, jnp.int32)
+  )
+
+
+def _controls(batch, *, eos=(3,), new=NEW, seed=0, **sampling):
+  settings = build.Sampling(**sampling)
+  keys = build.row_keys(seed, range(batch))
+  return settings, settings.controls(keys, new, eos)
+
+
+def _decode(
+  target,
+  params,
+  prompt,
+  controls,
+  settings,
+  drafter=None,
+  drafter_params=None,
+  new=NEW,
+  **kwargs,
+):
+  recipe = build.recipe(target, drafter, warp=settings.warp_spec(), **kwargs)
+  call = build.compiled(recipe, new)
+  return jax.device_get(
+    call(generate_lib.Params(params, drafter_params), prompt, controls)
+  )
+
+
+def _new_tokens(generation):
+  return [
+    row[p : p + n].tolist()
+    for row, p, n in zip(
+      generation.tokens, generation.prompt_length, generation.num_tokens
+    )
+  ]
+
+
+def _greedy_reference(params, prompt, encoder_decoder, eos, new):
+  """Token by token in numpy, straight from the tables."""
+  table, source = np.asarray(params['table']), np.asarray(params['source'])
+  rows = []
+  for tokens, length in zip(np.asarray(prompt.tokens), prompt.length):
+    first = tokens[0]
+    history = [0] if encoder_decoder else list(tokens[:length])
+    out = []
+    while len(out) < new:
+      before = history[-2] if len(history) > 1 else VOCAB
+      logits = table[before, history[-1]]
+      if encoder_decoder:
+        logits = logits + source[first]
+      out.append(int(np.argmax(logits)))
+      history.append(out[-1])
+      if out[-1] in eos:
+        break
+    rows.append(out)
+  return rows
+
+
+def _drafter(name, encoder_decoder):
+  lm = fakes.markov_lm(VOCAB, encoder_decoder=encoder_decoder)
+  good = fakes.markov_params(0, VOCAB)
+  noisy = jax.tree.map(
+    lambda x, y: x + 0.3 * y, good, fakes.markov_params(5, VOCAB)
+  )
+  return {
+    'none': (None, None),
+    'itself': (lm, good),
+    'good': (lm, noisy),
+    'random': (lm, fakes.markov_params(9, VOCAB)),
+    'prompt_lookup': ('prompt_lookup', None),
+  }[name]
+
+
+@pytest.mark.parametrize('encoder_decoder', [False, True])
+@pytest.mark.parametrize(
+  'name', ['none', 'itself', 'good', 'random', 'prompt_lookup']
+)
+@pytest.mark.parametrize(
+  ('num_draft', 'batch'), [(1, 7), (2, 1), (3, 4), (5, 7), (8, 7)]
+)
+def test_greedy_equals_the_tables(encoder_decoder, name, num_draft, batch):
+  target = fakes.markov_lm(VOCAB, encoder_decoder=encoder_decoder)
+  params = fakes.markov_params(0, VOCAB)
+  prompt = _prompt(batch, seed=num_draft)
+  settings, controls = _controls(batch, eos=(3, 7))
+  drafter, drafter_params = _drafter(name, encoder_decoder)
+  got = _decode(
+    target,
+    params,
+    prompt,
+    controls,
+    settings,
+    drafter,
+    drafter_params,
+    num_draft=num_draft,
+  )
+  want = _greedy_reference(params, prompt, encoder_decoder, (3, 7), NEW)
+  assert _new_tokens(got) == want
+  for row, status in zip(want, got.status):
+    ended = row[-1] in (3, 7)
+    assert status == (generate_lib.EOS if ended else generate_lib.LENGTH)
+  if name == 'itself':
+    longest = max(len(row) for row in want)
+    assert got.num_rounds == -(-longest // (num_draft + 1))
+
+
+@pytest.mark.parametrize('verify', ['coupled', 'match'])
+@pytest.mark.parametrize('temperature', [0.0, 0.7, 1.3])
+@pytest.mark.parametrize('sampler', ['gumbel', 'inverse_cdf'])
+@pytest.mark.parametrize('name', ['itself', 'good', 'random', 'prompt_lookup'])
+def test_target_sample_rules_equal_plain_sampling(
+  verify, temperature, sampler, name
+):
+  target = fakes.markov_lm(VOCAB)
+  params = fakes.markov_params(0, VOCAB)
+  prompt = _prompt(6)
+  settings, controls = _controls(
+    6,
+    temperature=[temperature, 0.0, 1.0, temperature, 0.5, 2.0],
+    top_p=0.95,
+    repetition_penalty=1.2,
+    no_repeat_ngram_size=3,
+  )
+  plain = _decode(target, params, prompt, controls, settings, sampler=sampler)
+  drafter, drafter_params = _drafter(name, False)
+  for num_draft in (1, 4):
+    got = _decode(
+      target,
+      params,
+      prompt,
+      controls,
+      settings,
+      drafter,
+      drafter_params,
+      num_draft=num_draft,
+      verify=verify,
+      sampler=sampler,
+    )
+    assert _new_tokens(got) == _new_tokens(plain)
+
+
+@pytest.mark.parametrize('verify', ['sampling', 'block', 'coupled', 'match'])
+def test_rows_do_not_depend_on_mates_order_or_padding(verify):
+  target = fakes.markov_lm(VOCAB)
+  params = fakes.markov_params(0, VOCAB)
+  drafter, drafter_params = _drafter('good', False)
+  prompt = _prompt(7)
+  settings = build.Sampling(temperature=0.9)
+  decode = functools.partial(
+    _decode,
+    target,
+    params,
+    settings=settings,
+    drafter=drafter,
+    drafter_params=drafter_params,
+    num_draft=3,
+    verify=verify,
+  )
+  whole = _new_tokens(
+    decode(
+      prompt=prompt,
+      controls=settings.controls(build.row_keys(1, range(7)), NEW, (3,)),
+    )
+  )
+  order = [4, 2, 6]
+  padded = base.Prompt(
+    jnp.pad(
+      prompt.tokens[jnp.array(order)], ((0, 0), (0, 5)), constant_values=2
+    ),
+    prompt.length[jnp.array(order)],
+  )
+  part = _new_tokens(
+    decode(
+      prompt=padded,
+      controls=settings.controls(build.row_keys(1, order), NEW, (3,)),
+    )
+  )
+  assert part == [whole[i] for i in order]
+
+
+@pytest.mark.parametrize('name', ['itself', 'random'])
+def test_budgets_of_rows(name):
+  target = fakes.markov_lm(VOCAB)
+  params = fakes.markov_params(0, VOCAB)
+  budgets = [0, 1, 2, 5, NEW, NEW + 9]
+  prompt = _prompt(6)
+  settings, controls = _controls(6, eos=(), new=budgets)
+  drafter, drafter_params = _drafter(name, False)
+  got = _decode(
+    target,
+    params,
+    prompt,
+    controls,
+    settings,
+    drafter,
+    drafter_params,
+    num_draft=4,
+  )
+  want = _greedy_reference(params, prompt, False, (), NEW)
+  want = [row[:n] for row, n in zip(want, budgets)]
+  assert _new_tokens(got) == want
+  assert set(got.status) == {generate_lib.LENGTH}
+
+
+def test_nan_stops_its_row_alone():
+  target = fakes.markov_lm(VOCAB)
+  params = fakes.markov_params(0, VOCAB)
+  prompt = _prompt(5)
+  settings, controls = _controls(5, eos=())
+  want = _greedy_reference(params, prompt, False, (), NEW)
+  token = want[2][4]
+  params['table'] = params['table'].at[:, token].set(jnp.nan)
+  drafter, drafter_params = _drafter('good', False)
+  got = _decode(
+    target,
+    params,
+    prompt,
+    controls,
+    settings,
+    drafter,
+    drafter_params,
+    num_draft=3,
+  )
+  for row, tokens, status in zip(_new_tokens(got), want, got.status):
+    if token in tokens:
+      assert status == generate_lib.NAN
+      assert row == tokens[: len(row)] and len(row) <= tokens.index(token) + 1
+    else:
+      assert status == generate_lib.LENGTH and row == tokens
+
+
+def test_one_program_for_all_values_and_acceptance_patterns():
+  target = fakes.markov_lm(VOCAB)
+  params = fakes.markov_params(0, VOCAB)
+  drafter, _ = _drafter('good', False)
+  settings = build.Sampling(temperature=1.0, top_p=0.9)
+  recipe = build.recipe(target, drafter, num_draft=3, warp=settings.warp_spec())
+  traces = []
+
+  @jax.jit
+  def decode(params, prompt, controls):
+    traces.append(1)
+    return generate_lib.generate(
+      recipe, params, prompt, controls, max_new_tokens=NEW
+    )
+
+  for i in range(5):
+    settings = build.Sampling(
+      temperature=0.3 * i,
+      top_p=0.5 + 0.1 * i,
+      lenience=0.2 * i + 0.1,
+      beta=i + 1,
+      tau=i / 2,
+    )
+    controls = settings.controls(build.row_keys(i, range(4)), NEW, (3,))
+    draft_params = fakes.markov_params(i, VOCAB)
+    decode(
+      generate_lib.Params(params, draft_params), _prompt(4, seed=i), controls
+    )
+  assert len(traces) == 1
+  text = (
+    decode.lower(
+      generate_lib.Params(params, draft_params), _prompt(4), controls
+    )
+    .compile()
+    .as_text()
+  )
+  assert 'callback' not in text and 'infeed' not in text
+
+
+def test_capacity_too_small_is_refused():
+  target = fakes.markov_lm(VOCAB)
+  settings, controls = _controls(2)
+  recipe = build.recipe(target, warp=settings.warp_spec())
+  with pytest.raises(ValueError, match='capacity of 4 is too small'):
+    generate_lib.generate(
+      recipe,
+      generate_lib.Params(fakes.markov_params(0, VOCAB)),
+      _prompt(2),
+      controls,
+      max_new_tokens=NEW,
+      capacity=4,
+    )
+
+
+def test_a_state_can_be_run_in_pieces():
+  target = fakes.markov_lm(VOCAB)
+  drafter, drafter_params = _drafter('good', False)
+  params = generate_lib.Params(fakes.markov_params(0, VOCAB), drafter_params)
+  settings, controls = _controls(4)
+  recipe = build.recipe(target, drafter, num_draft=2)
+  prompt = _prompt(4)
+  whole = generate_lib.generate(
+    recipe, params, prompt, controls, max_new_tokens=NEW
+  )
+  state = generate_lib.start(
+    recipe, params, prompt, controls, max_new_tokens=NEW
+  )
+  for _ in range(NEW):
+    state = generate_lib.run(recipe, params, state, max_rounds=1)
+  pieces = generate_lib.finish(state)
+  np.testing.assert_array_equal(whole.tokens, pieces.tokens)
+  np.testing.assert_array_equal(whole.rounds.emitted, pieces.rounds.emitted)
+
+
+def test_simulated_acceptance_is_what_was_asked_for():
+  target = fakes.markov_lm(VOCAB)
+  params = fakes.markov_params(0, VOCAB)
+  batch, new = 64, 40
+  prompt = _prompt(batch)
+  settings, controls = _controls(batch, eos=(), new=new)
+  plain = _decode(target, params, prompt, controls, settings, new=new)
+  continuation = np.array(_new_tokens(plain))
+  recipe = build.recipe(target, 'prompt_lookup', num_draft=4)
+  recipe = recipe._replace(
+    drafter=drafters.simulated(num_draft=4, vocab_size=VOCAB)
+  )
+  script = drafters.Script(jnp.asarray(continuation), jnp.float32(0.8))
+  got = jax.device_get(
+    build.compiled(recipe, new)(
+      generate_lib.Params(params, script), prompt, controls
+    )
+  )
+  assert _new_tokens(got) == continuation.tolist()
+  total = stats.add(
+    [
+      stats.count_row(d, a, e, n, 4)
+      for d, a, e, n in zip(
+        got.rounds.drafted,
+        got.rounds.accepted,
+        got.rounds.emitted,
+        got.num_tokens,
+      )
+    ]
+  )
+  error = (0.8 * 0.2 / total.num_tested) ** 0.5
+  assert abs(total.acceptance_rate - 0.8) < 4 * error
+  assert total.num_tokens == batch * new
+
+
+def test_counts_after_a_cut():
+  drafted, accepted = np.array([3, 3, 3, 0]), np.array([2, 3, 0, 0])
+  emitted = np.array([3, 4, 1, 0])
+  whole = stats.count_row(drafted, accepted, emitted, 8, 3)
+  assert whole.num_target_calls == 3 and whole.num_drafted == 9
+  assert whole.num_accepted == 5 and whole.num_tested == 7
+  assert whole.accepted_by_position == (2, 2, 1)
+  assert whole.tested_by_position == (3, 2, 2)
+  assert whole.accepted_histogram == (1, 0, 1, 1)
+  assert whole.mean_acceptance_length == pytest.approx(1 + 5 / 3)
+  cut = stats.count_row(drafted, accepted, emitted, 5, 3)
+  assert cut.num_target_calls == 2 and cut.num_drafted == 6
+  assert cut.num_accepted == 4 and cut.num_tested == 5
+  assert cut.block_efficiency == 2.5
+  assert stats.add([whole, cut]).num_tokens == 13
+  assert stats.add([]).acceptance_rate is None
