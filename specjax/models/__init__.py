@@ -1,0 +1,94 @@
+"""Networks: configuration, Flax module and cached form of each family.
+
+A family is chosen by the type of its frozen config dataclass, `T5Config` or
+`DecoderConfig`; `make_module`, `make_lm` and `init_params` dispatch on it.
+"""
+
+import functools
+from typing import Optional, Union
+
+import jax
+import jax.numpy as jnp
+
+from specjax.base import CachedLM
+from specjax.models import decoder, t5
+from specjax.models.cache import Cache
+from specjax.models.decoder import Decoder
+from specjax.models.decoder_config import DecoderConfig
+from specjax.models.t5 import T5
+from specjax.models.t5_config import T5Config
+
+Config = Union[T5Config, DecoderConfig]
+
+__all__ = [
+  'Cache',
+  'Config',
+  'Decoder',
+  'DecoderConfig',
+  'T5',
+  'T5Config',
+  'abstract_params',
+  'init_params',
+  'make_lm',
+  'make_module',
+]
+
+
+def make_module(config: Config) -> Union[T5, Decoder]:
+  """Returns the Flax module of `config`."""
+  config.validate()
+  return T5(config) if isinstance(config, T5Config) else Decoder(config)
+
+
+def make_lm(
+  config: Config,
+  *,
+  vocab_size: Optional[int] = None,
+  hidden_layers: tuple = (),
+  dtype: Optional[str] = None,
+) -> CachedLM:
+  """Returns the `CachedLM` of `config`; the same one for equal arguments.
+
+  Args:
+    config: `T5Config` or `DecoderConfig`.
+    vocab_size: V of the logits; the embedding table's rows if None.
+    hidden_layers: states to return: i in 0..n-1 is the output of layer i, n or
+      -1 the state after the final norm.
+    dtype: 'float32' or 'bfloat16' for computing and for the cache; the
+      config's if None.
+  """
+  family = t5 if isinstance(config, T5Config) else decoder
+  return family.make_lm(
+    config,
+    vocab_size=vocab_size,
+    hidden_layers=tuple(hidden_layers),
+    dtype=None if dtype is None else jnp.dtype(dtype).name,
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(config, key):
+  module = make_module(config)
+  ids = jnp.zeros((1, 2), jnp.int32)
+  if isinstance(config, T5Config):
+    return module.init(key, ids, jnp.ones((1, 2), bool), ids)['params']
+  return module.init(key, ids)['params']
+
+
+def init_params(config: Config, key, *, dtype: Optional[str] = None):
+  """Returns randomly initialised parameters, the tree under 'params'.
+
+  Args:
+    config: `T5Config` or `DecoderConfig`.
+    key: a PRNG key.
+    dtype: dtype of the parameters; float32 if None.
+  """
+  params = _init(config, key)
+  if dtype is None:
+    return params
+  return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def abstract_params(config: Config):
+  """Returns the parameter tree as shapes, float32, computing nothing."""
+  return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))

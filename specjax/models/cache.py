@@ -1,0 +1,205 @@
+"""The explicit key-value cache and the few things one does with it.
+
+Keys and values of a layer are `[B * Hkv, Dh, L]`, the operand shape of the
+attention product itself, sequence last: anything between the in-place write
+and the product, even a reshape, makes XLA copy the whole cache every step.
+Rows are ragged, so every write starts at its own row's length. Nothing is ever
+shifted; a rollback is a smaller `length`, and what stands at or after `length`
+is masked and later written over.
+"""
+
+from typing import Optional
+
+from flax import struct
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from specjax.base import Array, Tree
+
+
+@struct.dataclass
+class Cache:
+  """What a model remembers of the committed tokens.
+
+  Attributes:
+    keys, values: a tuple with one array [B * Hkv, Dh, L] for each layer.
+    length: int32 [B], rows that count.
+    cross_keys, cross_values: encoder-decoder only, a tuple with one array
+      [B * H, Dh, S] for each layer.
+    source_mask: bool [B, S], encoder-decoder only.
+    bias_table: float32 [H, 2 * L], encoder-decoder only: the decoder's
+      relative bias by distance, nearest last (see `t5.distance_table`).
+  """
+
+  keys: tuple
+  values: tuple
+  length: Array
+  cross_keys: tuple = ()
+  cross_values: tuple = ()
+  source_mask: Optional[Array] = None
+  bias_table: Optional[Array] = None
+
+
+def check_capacity(capacity: int, needed: int, what: str):
+  """Raises ValueError if `capacity` columns cannot hold `needed` rows."""
+  if capacity < needed:
+    raise ValueError(
+      f'the cache has {capacity} columns but {what} needs {needed}: '
+      'give a larger capacity.'
+    )
+
+
+def grow(columns, capacity: int):
+  """Pads [B * H, Dh, S] with zeros to [B * H, Dh, capacity]."""
+  return jnp.pad(columns, ((0, 0), (0, 0), (0, capacity - columns.shape[-1])))
+
+
+def write(cache, columns, start):
+  """Writes `columns` [B * H, Dh, T] at column `start` [B] of each row.
+
+  `dynamic_update_slice` moves a write that does not fit to the left, over
+  committed columns; the caller makes sure that start + T <= L.
+  """
+  batch = start.shape[0]
+  columns = columns.astype(cache.dtype)
+  if batch == 1:
+    return lax.dynamic_update_slice(cache, columns, (0, 0, start[0]))
+  starts = jnp.repeat(
+    start, cache.shape[0] // batch, total_repeat_length=cache.shape[0]
+  )
+  return jax.vmap(
+    lambda c, new, i: lax.dynamic_update_slice(c, new, (0, i))
+  )(cache, columns, starts)
+
+
+def ancestors(tree: Tree):
+  """Returns bool [B, T, T], True where slot j is slot i or above it."""
+  size = tree.parent.shape[-1]
+  seen = jnp.eye(size, dtype=bool) | jax.nn.one_hot(
+    tree.parent, size, dtype=bool
+  )
+  span = 1
+  while span < size:
+    # Paths of length n make paths of length 2n.
+    wide = seen.astype(jnp.float32)
+    seen = jnp.einsum('bij,bjk->bik', wide, wide) > 0.5
+    span *= 2
+  return seen
+
+
+def block_depth(tree: Optional[Tree], size: int):
+  """Returns int32 [1 or B, T], each slot's depth; a chain without a tree."""
+  if tree is None:
+    return jnp.arange(size, dtype=jnp.int32)[None]
+  return tree.depth.astype(jnp.int32)
+
+
+def block_mask(length, size: int, capacity: int, tree=None, window=None):
+  """Which cache columns each slot of a block may read.
+
+  Args:
+    length: int32 [B], committed columns.
+    size: T, slots of the block; slot i stands at column length + i.
+    capacity: L.
+    tree: `Tree` or None for a chain.
+    window: keep keys less than this many positions back, or None for all.
+
+  Returns:
+    bool [B, T, L].
+  """
+  column = jnp.arange(capacity, dtype=jnp.int32)
+  start = length[:, None, None]
+  slot = jnp.arange(size, dtype=jnp.int32)[:, None]
+  if tree is None:
+    mask = column <= start + slot
+    if window is not None:
+      mask &= column > start + slot - window
+    return mask
+  depth = block_depth(tree, size)
+  inside = column - start[:, 0]  # [B, L], the slot standing in a column
+  in_block = (inside >= 0) & (inside < size)
+  inside = jnp.clip(inside, 0, size - 1)
+  above = jnp.take_along_axis(ancestors(tree), inside[:, None, :], axis=2)
+  mask = (column < start) | (in_block[:, None] & above)
+  if window is not None:
+    key_depth = jnp.take_along_axis(depth, inside, axis=1)
+    key = jnp.where(in_block, length[:, None] + key_depth, column)
+    mask &= key[:, None, :] > start + depth[:, :, None] - window
+  return mask
+
+
+def commit(cache: Cache, num_tokens, path=None) -> Cache:
+  """Moves `length` by `num_tokens` [B]; see `CachedLM.commit`.
+
+  With `path` int32 [B, P] the columns of the accepted slots are first moved to
+  follow slot 0; entries after the accepted ones may hold anything.
+  """
+  if path is not None:
+    cache = cache.replace(
+      keys=tuple(_compact(x, cache.length, path) for x in cache.keys),
+      values=tuple(_compact(x, cache.length, path) for x in cache.values),
+    )
+  return cache.replace(length=cache.length + num_tokens)
+
+
+def _compact(x, length, path):
+  rows, _, capacity = x.shape
+  heads = rows // length.shape[0]
+  source = jnp.clip(length[:, None] + path, 0, capacity - 1)
+  source = jnp.repeat(source, heads, axis=0, total_repeat_length=rows)
+  moved = jnp.take_along_axis(x, source[:, None, :], axis=2)
+  return write(x, moved, length + 1)
+
+
+def select(cache: Cache, rows) -> Cache:
+  """Gathers batch rows: row i of the result is row `rows[i]` [B']."""
+  batch = cache.length.shape[0]
+
+  def gather(x):
+    heads = x.shape[0] // batch
+    index = rows[:, None] * heads + jnp.arange(heads, dtype=rows.dtype)
+    return jnp.take(x, index.reshape(-1), axis=0, mode='clip')
+
+  mask = cache.source_mask
+  if mask is not None:
+    mask = jnp.take(mask, rows, axis=0, mode='clip')
+  return cache.replace(
+    keys=tuple(map(gather, cache.keys)),
+    values=tuple(map(gather, cache.values)),
+    length=jnp.take(cache.length, rows, mode='clip'),
+    cross_keys=tuple(map(gather, cache.cross_keys)),
+    cross_values=tuple(map(gather, cache.cross_values)),
+    source_mask=mask,
+  )
+
+
+def keys_values(cache: Cache, layer: int):
+  """Returns one layer's (keys, values), each [B * Hkv, Dh, L]."""
+  return cache.keys[layer], cache.values[layer]
+
+
+def pick_slots(hidden, slots):
+  """Gathers [B, n, D] of `hidden` [B, T, D]; all of it if `slots` is None."""
+  if slots is None:
+    return hidden
+  return jnp.take_along_axis(hidden, slots[:, :, None], axis=1, mode='clip')
+
+
+def check_hidden_layers(hidden_layers, num_layers: int):
+  """Raises ValueError unless every entry is -1 or in 0..num_layers."""
+  for index in hidden_layers:
+    if not -1 <= index <= num_layers:
+      raise ValueError(
+        f'hidden layer {index} does not exist: give 0..{num_layers - 1} for '
+        f'the output of that layer, or {num_layers} or -1 for the state after '
+        'the final norm.'
+      )
+
+
+def collect(outputs, final, hidden_layers):
+  """Picks the states asked for: layer outputs, or `final` for -1 and n."""
+  count = len(outputs)
+  return tuple(
+    final if i in (-1, count) else outputs[i] for i in hidden_layers
+  )

@@ -1,0 +1,188 @@
+"""Settings of the T5 family, and their Hugging Face spelling."""
+
+import dataclasses
+from typing import Any, Mapping, Optional
+
+from specjax.models.decoder_config import ids
+from specjax.models.layers import ACTIVATIONS
+
+ARCHITECTURES = {
+  't5': 'T5ForConditionalGeneration',
+  'mt5': 'MT5ForConditionalGeneration',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """Settings of T5 1.0, 1.1, Flan-T5, mT5 or ByT5. Hashable.
+
+  Attributes:
+    vocab_size, d_model, d_kv, d_ff, num_layers, num_decoder_layers, num_heads,
+      relative_attention_num_buckets, relative_attention_max_distance,
+      layer_norm_epsilon, dropout_rate, decoder_start_token_id, pad_token_id:
+      as in Hugging Face. d_kv * num_heads need not be d_model.
+    hidden_act: activation of the feed-forward; see `layers.ACTIVATIONS`.
+    gated: whether the feed-forward has a gate.
+    tie_word_embeddings: whether the head is the embedding table.
+    scale_decoder_outputs: final states times d_model ** -0.5 before the head.
+    eos_token_id: tuple of int.
+    model_type: 't5' or 'mt5'; it fixes the architecture's name.
+    dtype: compute dtype, 'float32' or 'bfloat16'; softmax, norms and logits
+      are float32 always.
+    remat: recompute each layer in the backward pass instead of storing it.
+  """
+
+  vocab_size: int
+  d_model: int
+  d_kv: int
+  d_ff: int
+  num_layers: int
+  num_decoder_layers: int
+  num_heads: int
+  relative_attention_num_buckets: int = 32
+  relative_attention_max_distance: int = 128
+  layer_norm_epsilon: float = 1e-6
+  hidden_act: str = 'relu'
+  gated: bool = False
+  tie_word_embeddings: bool = True
+  scale_decoder_outputs: bool = True
+  dropout_rate: float = 0.0
+  decoder_start_token_id: int = 0
+  pad_token_id: Optional[int] = 0
+  eos_token_id: tuple = (1,)
+  model_type: str = 't5'
+  dtype: str = 'float32'
+  remat: bool = False
+
+  def validate(self):
+    """Raises ValueError, naming the field, if the settings make no model."""
+    for name in (
+      'vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_layers',
+      'num_decoder_layers', 'num_heads', 'relative_attention_max_distance',
+    ):  # fmt: skip
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name} must be a positive integer, not {value!r}.')
+    buckets = self.relative_attention_num_buckets
+    if buckets < 4 or buckets % 2:
+      raise ValueError(
+        'relative_attention_num_buckets must be an even number of at least 4, '
+        f'not {buckets}.'
+      )
+    if self.relative_attention_max_distance <= buckets // 2:
+      raise ValueError(
+        f'relative_attention_max_distance must exceed {buckets // 2}, half '
+        f'the buckets, not {self.relative_attention_max_distance}.'
+      )
+    if self.hidden_act not in ACTIVATIONS:
+      raise ValueError(
+        f'activation {self.hidden_act!r} is not supported; supported are '
+        f'{", ".join(sorted(ACTIVATIONS))}.'
+      )
+    if not 0.0 <= self.dropout_rate < 1.0:
+      raise ValueError(
+        f'dropout_rate must be in [0, 1), not {self.dropout_rate}.'
+      )
+    if self.dtype not in ('float32', 'bfloat16'):
+      raise ValueError(
+        f"dtype must be 'float32' or 'bfloat16', not {self.dtype!r}."
+      )
+
+
+def from_hf(
+  config: Mapping[str, Any], *, has_head: Optional[bool] = None
+) -> T5Config:
+  """Reads a Hugging Face config.json, of transformers 4 or 5.
+
+  transformers 5 writes `tie_word_embeddings: true` for every T5 and keeps the
+  meaning of the old flag in `scale_decoder_outputs`; whether the head is a
+  table of its own is then known from the weights alone.
+
+  Args:
+    config: the parsed file.
+    has_head: whether the weights hold an own `lm_head`; None: believe the
+      config.
+
+  Raises:
+    ValueError: a setting is missing or not supported.
+  """
+  kind = config['model_type']
+  tied = config.get('tie_word_embeddings', True)
+  act = config.get('feed_forward_proj', 'relu' if kind == 't5' else None)
+  act = act or 'gated-gelu'
+  gated = act.startswith('gated-')
+  name = act.removeprefix('gated-')
+  if act == 'gated-gelu':
+    name = 'gelu_new'
+  try:
+    made = T5Config(
+      vocab_size=config['vocab_size'],
+      d_model=config['d_model'],
+      d_kv=config['d_kv'],
+      d_ff=config['d_ff'],
+      num_layers=config['num_layers'],
+      num_decoder_layers=(
+        config.get('num_decoder_layers') or config['num_layers']
+      ),
+      num_heads=config['num_heads'],
+      relative_attention_num_buckets=config.get(
+        'relative_attention_num_buckets', 32
+      ),
+      relative_attention_max_distance=config.get(
+        'relative_attention_max_distance', 128
+      ),
+      layer_norm_epsilon=config.get('layer_norm_epsilon', 1e-6),
+      hidden_act=name,
+      gated=gated,
+      tie_word_embeddings=tied if has_head is None else not has_head,
+      scale_decoder_outputs=(
+        kind == 't5' and config.get('scale_decoder_outputs', tied)
+      ),
+      decoder_start_token_id=_start_id(config),
+      pad_token_id=config.get('pad_token_id', 0),
+      eos_token_id=ids(config.get('eos_token_id', 1)),
+      model_type=kind,
+    )
+  except KeyError as error:
+    raise ValueError(
+      f'config.json of this {kind} model lacks {error.args[0]!r}.'
+    ) from None
+  made.validate()
+  return made
+
+
+def _start_id(config) -> int:
+  for name in ('decoder_start_token_id', 'pad_token_id'):
+    if config.get(name) is not None:
+      return config[name]
+  return 0
+
+
+def to_hf(config: T5Config) -> dict:
+  """Returns the config.json of `config`, read alike by transformers 4 and 5."""
+  act = config.hidden_act
+  if config.gated:
+    act = 'gated-gelu' if act == 'gelu_new' else f'gated-{act}'
+  eos = list(config.eos_token_id)
+  return {
+    'architectures': [ARCHITECTURES[config.model_type]],
+    'model_type': config.model_type,
+    'is_encoder_decoder': True,
+    'vocab_size': config.vocab_size,
+    'd_model': config.d_model,
+    'd_kv': config.d_kv,
+    'd_ff': config.d_ff,
+    'num_layers': config.num_layers,
+    'num_decoder_layers': config.num_decoder_layers,
+    'num_heads': config.num_heads,
+    'relative_attention_num_buckets': config.relative_attention_num_buckets,
+    'relative_attention_max_distance': config.relative_attention_max_distance,
+    'layer_norm_epsilon': config.layer_norm_epsilon,
+    'feed_forward_proj': act,
+    'dropout_rate': config.dropout_rate,
+    'tie_word_embeddings': config.tie_word_embeddings,
+    'scale_decoder_outputs': config.scale_decoder_outputs,
+    'decoder_start_token_id': config.decoder_start_token_id,
+    'pad_token_id': config.pad_token_id,
+    'eos_token_id': eos[0] if len(eos) == 1 else eos or None,
+  }
