@@ -1,0 +1,244 @@
+"""What speculative decoding should gain, in closed form.
+
+Symbols: alpha, the mean probability that a draft token is accepted; gamma,
+draft tokens a round; c, the time of one drafter step over that of one target
+step with a single token. All formulas take the acceptances of a round as
+independent and equally likely, which real models only roughly obey.
+
+References:
+  Leviathan, Kalman, Matias. Fast inference from Transformers via speculative
+    decoding. ICML 2023. https://arxiv.org/abs/2211.17192
+  Daliri, Musco, Suresh. Coupling without communication and drafter-invariant
+    speculative decoding. 2024. https://arxiv.org/abs/2408.07978
+  Xiao et al. ParallelSpec: parallel drafter for efficient speculative
+    decoding. 2024. https://arxiv.org/abs/2410.05589
+"""
+
+from typing import Callable, NamedTuple, Sequence, Union
+
+import numpy as np
+
+# Time of the target's pass over a block of gamma + 1 tokens over that of one
+# token: a number for every gamma alike, a table indexed by gamma, a function of
+# gamma, or None where the pass is as cheap as a single token's.
+VerifyCost = Union[None, float, Sequence[float], Callable[[int], float]]
+
+
+class Best(NamedTuple):
+  """A draft length and what it gains; gamma 0 stands for plain decoding."""
+
+  gamma: int
+  factor: float
+
+
+def _check(alpha: float, gamma: int) -> None:
+  if not 0 <= alpha <= 1:
+    raise ValueError(f'alpha is a probability in [0, 1], not {alpha}.')
+  if gamma < 0 or gamma != int(gamma):
+    raise ValueError(f'gamma is a whole number of at least 0, not {gamma}.')
+
+
+def _check_ratio(name: str, value: float) -> None:
+  if not value >= 0:
+    raise ValueError(f'{name} is a ratio of at least 0, not {value}.')
+
+
+def _verify_cost(verify_cost: VerifyCost, gamma: int) -> float:
+  if verify_cost is None:
+    return 1.0
+  if callable(verify_cost):
+    cost = float(verify_cost(gamma))
+  elif np.ndim(verify_cost) == 0:
+    cost = float(verify_cost)
+  else:
+    if gamma >= len(verify_cost):
+      raise ValueError(
+        f'verify_cost has {len(verify_cost)} entries, so it says nothing '
+        f'about gamma = {gamma}; it is indexed by gamma from 0.'
+      )
+    cost = float(verify_cost[gamma])
+  if not cost > 0:
+    raise ValueError(f'A verify cost must be positive, not {cost}.')
+  return cost
+
+
+def expected_tokens(alpha: float, gamma: int) -> float:
+  """Mean tokens a target run yields, 1 + alpha + ... + alpha^gamma.
+
+  Leviathan et al. 2023, equation 1: (1 - alpha^(gamma+1)) / (1 - alpha), the
+  mean of a capped geometric variable, the target's own token included.
+
+  Args:
+    alpha: in [0, 1].
+    gamma: at least 0.
+
+  Returns:
+    Tokens a run, in [1, gamma + 1].
+
+  Raises:
+    ValueError: outside these ranges.
+  """
+  _check(alpha, gamma)
+  return float(np.sum(float(alpha) ** np.arange(gamma + 1)))
+
+
+def expected_tokens_by_position(rates: Sequence[float]) -> float:
+  """Mean tokens a run yields when slot i is accepted with its own rate.
+
+  Args:
+    rates: for each draft slot, the probability of being accepted given that all
+      slots before it were.
+
+  Returns:
+    1 + r_1 + r_1 r_2 + ...; equal rates give `expected_tokens`.
+  """
+  return 1.0 + float(np.sum(np.cumprod(np.asarray(rates, float))))
+
+
+def accepted_over_drafted(alpha: float, gamma: int) -> float:
+  """Mean accepted share of all drafted tokens; never alpha but at gamma = 1.
+
+  Slots behind the first refusal are drafted in vain, so this falls with gamma:
+  alpha = 0.75 and gamma = 7 give 0.371.
+  """
+  _check(alpha, gamma)
+  if gamma == 0:
+    raise ValueError('Without draft tokens there is no accepted share.')
+  return (expected_tokens(alpha, gamma) - 1.0) / gamma
+
+
+def walltime_factor(
+  alpha: float, gamma: int, c: float, verify_cost: VerifyCost = None
+) -> float:
+  """Predicted speed over plain decoding, for a drafter of gamma steps.
+
+  Leviathan et al. 2023, theorem 3.8, E / (gamma c + 1), with the 1 replaced by
+  what a block of gamma + 1 tokens really costs the target.
+
+  Args:
+    alpha: in [0, 1].
+    gamma: draft steps a round, at least 0.
+    c: drafter step time over target step time.
+    verify_cost: see `VerifyCost`.
+
+  Returns:
+    The factor; above 1 is faster.
+
+  Raises:
+    ValueError: outside these ranges.
+  """
+  _check_ratio('c', c)
+  tokens = expected_tokens(alpha, gamma)
+  return tokens / (_verify_cost(verify_cost, gamma) + gamma * c)
+
+
+def one_pass_factor(
+  alpha: float, gamma: int, c: float, verify_cost: VerifyCost = None
+) -> float:
+  """Predicted speed for a drafter that proposes all gamma tokens in one pass.
+
+  As `walltime_factor`, but the drafter is paid once a round (Xiao et al. 2024).
+  `c` is the time of that pass over one target step.
+  """
+  _check_ratio('c', c)
+  tokens = expected_tokens(alpha, gamma)
+  drafting = c if gamma else 0.0
+  return tokens / (_verify_cost(verify_cost, gamma) + drafting)
+
+
+def operations_factor(alpha: float, gamma: int, c_hat: float) -> float:
+  """Arithmetic spent a token over plain decoding's; at least 1.
+
+  Leviathan et al. 2023, theorem 3.11:
+  (1 - alpha) (gamma c_hat + gamma + 1) / (1 - alpha^(gamma+1)).
+
+  Args:
+    alpha: in [0, 1].
+    gamma: at least 0.
+    c_hat: operations a token of the drafter over those of the target.
+  """
+  _check_ratio('c_hat', c_hat)
+  return (gamma * c_hat + gamma + 1) / expected_tokens(alpha, gamma)
+
+
+def best_gamma(
+  alpha: float,
+  c: float,
+  max_gamma: int,
+  verify_cost: VerifyCost = None,
+  *,
+  one_pass: bool = False,
+) -> Best:
+  """The draft length of the largest predicted factor.
+
+  With `verify_cost=None` some length gains whenever alpha > c, and the factor
+  is then at least (1 + alpha) / (1 + c) (Leviathan et al. 2023, corollary 3.9).
+
+  Args:
+    alpha: in [0, 1].
+    c: as in `walltime_factor` or, with `one_pass`, as in `one_pass_factor`.
+    max_gamma: longest draft considered, at least 0.
+    verify_cost: see `VerifyCost`; a table needs max_gamma + 1 entries.
+    one_pass: whether the drafter needs one pass for all its tokens.
+
+  Returns:
+    `Best`; the shorter draft on ties, and gamma 0 where drafting only loses.
+  """
+  _check(alpha, max_gamma)
+  factor = one_pass_factor if one_pass else walltime_factor
+  best = Best(0, 1.0)
+  for gamma in range(1, max_gamma + 1):
+    gain = factor(alpha, gamma, c, verify_cost)
+    if gain > best.factor:
+      best = Best(gamma, gain)
+  return best
+
+
+def divergence(p, q) -> np.ndarray:
+  """D_LK(p, q) = sum |p - (p + q) / 2|, the total variation distance.
+
+  Leviathan et al. 2023, definition 3.2: symmetric, in [0, 1], 0 only for p = q
+  and 1 only for disjoint supports. One minus it is the acceptance probability.
+
+  Args:
+    p: [..., V], rows that sum to 1.
+    q: [..., V].
+
+  Returns:
+    float64 [...].
+  """
+  p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
+  return np.abs(p - (p + q) / 2).sum(axis=-1)
+
+
+def acceptance(p, q) -> np.ndarray:
+  """Acceptance probability of a ratio rule, sum min(p, q): [..., V] -> [...].
+
+  Leviathan et al. 2023, theorem 3.5.
+  """
+  p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
+  return np.minimum(p, q).sum(axis=-1)
+
+
+def match_acceptance(p, q) -> np.ndarray:
+  """Acceptance probability of independent samples, sum p q: [..., V] -> [...].
+
+  For a point mass q it is p of that token.
+  """
+  p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
+  return (p * q).sum(axis=-1)
+
+
+def coupled_acceptance(p, q) -> np.ndarray:
+  """Acceptance probability under shared Gumbel noise: [..., V] -> [...].
+
+  sum_x 1 / sum_y max(p_y / p_x, q_y / q_x) over tokens of positive p and q;
+  never below (1 - D) / (1 + D), D = `divergence` (Daliri et al. 2024).
+  """
+  p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
+  both = (p > 0) & (q > 0)
+  px, qx = np.where(both, p, 1.0), np.where(both, q, 1.0)
+  ratio = np.maximum(
+    p[..., None, :] / px[..., :, None], q[..., None, :] / qx[..., :, None]
+  ).sum(axis=-1)
+  return np.where(both, 1.0 / ratio, 0.0).sum(axis=-1)
