@@ -15,92 +15,59 @@ References:
 
 from typing import NamedTuple, Optional
 
-from flax import struct
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
+from specjax.decoding import emit as emit_lib
 from specjax.decoding import warp as warp_lib
+from specjax.decoding.state import EOS
+from specjax.decoding.state import LENGTH
+from specjax.decoding.state import NAN
+from specjax.decoding.state import RUNNING
+from specjax.decoding.state import DecodeState
+from specjax.decoding.state import Generation
+from specjax.decoding.state import Params
+from specjax.decoding.state import Rounds
 
-# Why a row stopped.
-RUNNING, EOS, LENGTH, NAN = range(4)
+__all__ = [
+  'EOS',
+  'LENGTH',
+  'NAN',
+  'RUNNING',
+  'DecodeState',
+  'Generation',
+  'Params',
+  'Recipe',
+  'Rounds',
+  'capacity_for',
+  'finish',
+  'generate',
+  'run',
+  'start',
+]
 
 
 class Recipe(NamedTuple):
-  """What to decode with; hashable, so it can be a static argument."""
+  """What to decode with; hashable, so it can be a static argument.
+
+  Attributes:
+    target: the model whose law the output has.
+    drafter: what proposes.
+    verifier: the rule that decides.
+    warp: static switches of the warp.
+    widths: draft widths to compile, ascending, the last one K. Each round is
+      verified at the smallest that holds the longest draft of the live rows,
+      so that a round without a draft costs a plain step. Empty: K alone.
+      Chains only.
+  """
 
   target: base.CachedLM
   drafter: base.Drafter
   verifier: base.Verifier
   warp: warp_lib.WarpSpec
-
-
-@struct.dataclass
-class Params:
-  """Parameters of the target and of the drafter (None if it has none)."""
-
-  target: base.PyTree
-  drafter: base.PyTree = None
-
-
-@struct.dataclass
-class Rounds:
-  """One column a round, for counting afterwards. All int32 [B, R].
-
-  Attributes:
-    drafted: proposed tokens (empty slots not counted).
-    accepted: emitted tokens that were drafted.
-    emitted: emitted tokens; 0 once a row is finished.
-  """
-
-  drafted: base.Array
-  accepted: base.Array
-  emitted: base.Array
-
-
-@struct.dataclass
-class DecodeState:
-  """Everything the next round needs; rollback is an integer in `cache`."""
-
-  context: base.Context
-  last_token: base.Array
-  cache: base.PyTree
-  hidden: tuple
-  drafter: base.PyTree
-  status: base.Array
-  num_rounds: base.Array
-  rounds: Rounds
-
-
-@struct.dataclass
-class Generation:
-  """What was generated.
-
-  Attributes:
-    tokens: int32 [B, L], prompt (for an encoder-decoder: the start token)
-      followed by the new tokens; zeros after them.
-    prompt_length: int32 [B].
-    num_tokens: int32 [B], new tokens, an end token included.
-    status: int32 [B], one of EOS, LENGTH, NAN (RUNNING if `run` was stopped).
-    num_rounds: int32 [], target calls of the batch, prefill not counted.
-    rounds: `Rounds`.
-  """
-
-  tokens: base.Array
-  prompt_length: base.Array
-  num_tokens: base.Array
-  status: base.Array
-  num_rounds: base.Array
-  rounds: Rounds
-
-
-class Emission(NamedTuple):
-  """Tokens that survive end tokens, budgets and finished rows."""
-
-  tokens: base.Array  # [B, P + 1]
-  count: base.Array  # [B]
-  status: base.Array  # [B]
+  widths: tuple[int, ...] = ()
 
 
 def capacity_for(recipe: Recipe, prompt_width: int, max_new_tokens: int) -> int:
@@ -245,13 +212,43 @@ def finish(state: DecodeState) -> Generation:
 
 
 def _round(recipe: Recipe, params: Params, state: DecodeState) -> DecodeState:
-  """One round: propose, extend, warp, verify, emit, commit, observe."""
-  context = state.context
+  """One round: propose, then verify at the width the draft needs."""
   draft, drafter = recipe.drafter.propose(
     params.drafter,
     state.drafter,
-    base.View(context, state.last_token, state.cache, state.hidden),
+    base.View(state.context, state.last_token, state.cache, state.hidden),
   )
+  state = state.replace(drafter=drafter)
+  widths = recipe.widths or (recipe.drafter.num_draft,)
+  if len(widths) == 1:
+    return _verify(recipe, params, state, draft)
+  # A `lax.switch` would copy the caches every round (and wait for the host on
+  # a GPU). Loops that run once or not at all do the same in place.
+  proposed = jnp.sum(draft.tokens != base.EMPTY, axis=1)
+  longest = jnp.max(jnp.where(state.status == RUNNING, proposed, 0))
+  choice = jnp.searchsorted(jnp.asarray(widths[:-1]), longest)
+  carry = state, choice.astype(jnp.int32)
+  for index, width in enumerate(widths):
+    part = base.Draft(
+      draft.tokens[:, :width],
+      None if draft.log_probs is None else draft.log_probs[:, :width],
+    )
+    carry = lax.while_loop(
+      lambda carry, index=index: carry[1] == index,
+      lambda carry, part=part: (
+        _verify(recipe, params, carry[0], part),
+        jnp.full((), len(widths), jnp.int32),
+      ),
+      carry,
+    )
+  return carry[0]
+
+
+def _verify(
+  recipe: Recipe, params: Params, state: DecodeState, draft: base.Draft
+) -> DecodeState:
+  """Extend, warp, verify, emit, commit and observe."""
+  context = state.context
   block = jnp.concatenate(
     [state.last_token[:, None], jnp.maximum(draft.tokens, 0)], axis=1
   )
@@ -261,34 +258,38 @@ def _round(recipe: Recipe, params: Params, state: DecodeState) -> DecodeState:
   path, path_length = _histories(recipe, draft)
   logits = warp_lib.warp(recipe.warp, scored.logits, context, path, path_length)
   verdict = recipe.verifier.verify(context, draft, logits)
-  emission = _emit(state, draft, verdict, _finite(scored.logits))
-  hidden = _along_path(scored.hidden, verdict)
+  emission = emit_lib.emit(
+    state, draft, verdict, emit_lib.finite(scored.logits)
+  )
   count = emission.count
   accepted = jnp.minimum(verdict.num_accepted, count)
-  length = context.length + count
-  drafter = recipe.drafter.observe(
-    params.drafter,
-    drafter,
-    base.Observation(emission.tokens, count, hidden, length, accepted),
+  observation = base.Observation(
+    tokens=emit_lib.pad(emission.tokens, recipe.drafter.max_path + 1),
+    num_tokens=count,
+    hidden=_along_path(recipe, scored.hidden, verdict),
+    length=context.length + count,
+    num_accepted=accepted,
   )
   proposed = jnp.sum(draft.tokens != base.EMPTY, axis=1, dtype=jnp.int32)
   live = state.status == RUNNING
   return DecodeState(
     context=context.replace(
-      tokens=_write(context.tokens, emission.tokens, context.length, count),
-      length=length,
+      tokens=emit_lib.write(
+        context.tokens, emission.tokens, context.length, count
+      ),
+      length=observation.length,
     ),
     last_token=jnp.where(
       count > 0,
-      _take(emission.tokens, jnp.maximum(count - 1, 0)),
+      emit_lib.take(emission.tokens, jnp.maximum(count - 1, 0)),
       state.last_token,
     ),
     cache=recipe.target.commit(cache, count, verdict.path),
-    hidden=hidden,
-    drafter=drafter,
+    hidden=observation.hidden,
+    drafter=recipe.drafter.observe(params.drafter, state.drafter, observation),
     status=emission.status,
     num_rounds=state.num_rounds + 1,
-    rounds=_record(
+    rounds=emit_lib.record(
       state.rounds,
       state.num_rounds,
       drafted=jnp.where(live, proposed, 0),
@@ -296,71 +297,6 @@ def _round(recipe: Recipe, params: Params, state: DecodeState) -> DecodeState:
       emitted=count,
     ),
   )
-
-
-def _emit(
-  state: DecodeState,
-  draft: base.Draft,
-  verdict: base.Verdict,
-  finite: base.Array,
-) -> Emission:
-  """The one place that knows end tokens, budgets and finished rows.
-
-  Args:
-    state: before the round.
-    draft: the proposal.
-    verdict: the verifier's decision on it.
-    finite: bool [B, T], whether a slot's logits can be trusted.
-
-  Returns:
-    `Emission` of at most P + 1 tokens a row.
-  """
-  drafted = draft.tokens
-  if verdict.path is not None:
-    drafted = jnp.take_along_axis(
-      drafted, jnp.maximum(verdict.path - 1, 0), axis=1
-    )
-  num_accepted = verdict.num_accepted[:, None]
-  slot = jnp.arange(drafted.shape[1] + 1)[None]
-  tokens = jnp.where(
-    slot < num_accepted,
-    jnp.pad(drafted, ((0, 0), (0, 1))),
-    jnp.where(slot == num_accepted, verdict.next_token[:, None], 0),
-  )
-  controls = state.context.controls
-  is_end = jnp.any(tokens[..., None] == controls.eos_ids, axis=-1)
-  is_end &= slot <= num_accepted
-  first_end = jnp.argmax(is_end, axis=1)
-  has_end = jnp.any(is_end, axis=1)
-  produced = state.context.length - state.context.prompt_length
-  count = jnp.where(has_end, first_end + 1, verdict.num_accepted + 1)
-  count = jnp.minimum(count, controls.max_new_tokens - produced)
-  has_end &= first_end < count
-
-  bad = ~jnp.all(finite | ~_judged(verdict, finite.shape[1]), axis=1)
-  live = state.status == RUNNING
-  count = jnp.where(live & ~bad, count, 0)
-  spent = produced + count >= controls.max_new_tokens
-  status = jnp.where(spent, LENGTH, RUNNING)
-  status = jnp.where(has_end, EOS, status)
-  status = jnp.where(bad, NAN, status)
-  status = jnp.where(live, status, state.status)
-  return Emission(tokens, count, status)
-
-
-def _judged(verdict: base.Verdict, width: int) -> base.Array:
-  """bool [B, T]: slots whose logits decided an emitted token."""
-  slot = jnp.arange(width)[None]
-  if verdict.path is None:
-    return slot <= verdict.num_accepted[:, None]
-  step = jnp.arange(verdict.path.shape[1])[None]
-  path = jnp.where(step < verdict.num_accepted[:, None], verdict.path, 0)
-  return jnp.any(slot[..., None] == path[:, None], axis=-1) | (slot == 0)
-
-
-def _finite(logits: base.Array) -> base.Array:
-  """bool [B, T]: no NaN among a slot's logits, and a finite largest one."""
-  return jnp.isfinite(jnp.max(logits, axis=-1))
 
 
 def _histories(recipe: Recipe, draft: base.Draft):
@@ -373,10 +309,11 @@ def _histories(recipe: Recipe, draft: base.Draft):
   return warp_lib.tree_paths(draft.tokens, draft.tree, recipe.drafter.max_path)
 
 
-def _along_path(hidden: tuple, verdict: base.Verdict) -> tuple:
+def _along_path(recipe, hidden: tuple, verdict: base.Verdict) -> tuple:
   """States at slot 0 and the accepted path: tuple of [B, P + 1, D]."""
   if verdict.path is None:
-    return hidden
+    width = recipe.drafter.max_path + 1
+    return tuple(emit_lib.pad(states, width) for states in hidden)
   slots = jnp.pad(verdict.path, ((0, 0), (1, 0)))
   return tuple(
     jnp.take_along_axis(states, slots[..., None], axis=1) for states in hidden
@@ -392,33 +329,3 @@ def _empty_hidden(recipe, params, prefilled) -> tuple:
     recipe.target.extend, params.target, prefilled.cache, block
   )
   return tuple(jnp.zeros(h.shape, h.dtype) for h in scored.hidden)
-
-
-def _record(rounds: Rounds, index, **columns) -> Rounds:
-  """Writes one column of the trace."""
-  return Rounds(
-    **{
-      name: lax.dynamic_update_slice(
-        getattr(rounds, name),
-        column[:, None].astype(jnp.int32),
-        (jnp.zeros((), index.dtype), index),
-      )
-      for name, column in columns.items()
-    }
-  )
-
-
-def _take(rows: base.Array, index: base.Array) -> base.Array:
-  """rows[b, index[b]]."""
-  return jnp.take_along_axis(rows, index[:, None], axis=1)[:, 0]
-
-
-def _write(buffer, rows, start, count) -> base.Array:
-  """Writes the first count[b] entries of rows[b] at start[b], in place."""
-
-  def write_row(buffer, row, start, count):
-    old = lax.dynamic_slice(buffer, (start,), row.shape)
-    new = jnp.where(jnp.arange(row.shape[0]) < count, row, old)
-    return lax.dynamic_update_slice(buffer, new, (start,))
-
-  return jax.vmap(write_row)(buffer, rows, start, count)

@@ -380,3 +380,21 @@ def test_counts_after_a_cut():
   assert cut.block_efficiency == 2.5
   assert stats.add([whole, cut]).num_tokens == 13
   assert stats.add([]).acceptance_rate is None
+
+
+@pytest.mark.parametrize('widths', [(0, 5), (0, 1, 3, 5), (2, 5)])
+def test_narrower_blocks_change_nothing(widths):
+  target = fakes.markov_lm(VOCAB)
+  params = fakes.markov_params(0, VOCAB)
+  prompt = _prompt(4)
+  settings, controls = _controls(4, eos=(), new=30)
+  recipe = build.recipe(target, 'prompt_lookup', num_draft=5)
+  call = build.compiled(recipe._replace(widths=widths), 30)
+  got = jax.device_get(call(generate_lib.Params(params), prompt, controls))
+  want = _greedy_reference(params, prompt, False, (), 30)
+  assert _new_tokens(got) == want
+  plain = build.compiled(recipe, 30)(
+    generate_lib.Params(params), prompt, controls
+  )
+  np.testing.assert_array_equal(got.rounds.drafted, plain.rounds.drafted)
+  np.testing.assert_array_equal(got.rounds.accepted, plain.rounds.accepted)

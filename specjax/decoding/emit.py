@@ -1,0 +1,127 @@
+"""From a verdict to tokens in the buffer.
+
+Here alone end tokens, budgets and finished rows are known.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from specjax import base
+from specjax.decoding.state import EOS
+from specjax.decoding.state import LENGTH
+from specjax.decoding.state import NAN
+from specjax.decoding.state import RUNNING
+from specjax.decoding.state import DecodeState
+from specjax.decoding.state import Rounds
+
+
+class Emission(NamedTuple):
+  """Tokens that survive end tokens, budgets and finished rows."""
+
+  tokens: base.Array  # [B, P + 1]
+  count: base.Array  # [B]
+  status: base.Array  # [B]
+
+
+def emit(
+  state: DecodeState,
+  draft: base.Draft,
+  verdict: base.Verdict,
+  finite: base.Array,
+) -> Emission:
+  """Cuts a verdict at end tokens and budgets; finished rows emit nothing.
+
+  Args:
+    state: before the round.
+    draft: the proposal.
+    verdict: the verifier's decision on it.
+    finite: bool [B, T], whether a slot's logits can be trusted.
+
+  Returns:
+    `Emission` of at most P + 1 tokens a row.
+  """
+  drafted = draft.tokens
+  if verdict.path is not None:
+    drafted = jnp.take_along_axis(
+      drafted, jnp.maximum(verdict.path - 1, 0), axis=1
+    )
+  num_accepted = verdict.num_accepted[:, None]
+  slot = jnp.arange(drafted.shape[1] + 1)[None]
+  tokens = jnp.where(
+    slot < num_accepted,
+    jnp.pad(drafted, ((0, 0), (0, 1))),
+    jnp.where(slot == num_accepted, verdict.next_token[:, None], 0),
+  )
+  controls = state.context.controls
+  is_end = jnp.any(tokens[..., None] == controls.eos_ids, axis=-1)
+  is_end &= slot <= num_accepted
+  first_end = jnp.argmax(is_end, axis=1)
+  has_end = jnp.any(is_end, axis=1)
+  produced = state.context.length - state.context.prompt_length
+  count = jnp.where(has_end, first_end + 1, verdict.num_accepted + 1)
+  count = jnp.minimum(count, controls.max_new_tokens - produced)
+  has_end &= first_end < count
+
+  bad = ~jnp.all(finite | ~_judged(verdict, finite.shape[1]), axis=1)
+  live = state.status == RUNNING
+  count = jnp.where(live & ~bad, count, 0)
+  spent = produced + count >= controls.max_new_tokens
+  status = jnp.where(spent, LENGTH, RUNNING)
+  status = jnp.where(has_end, EOS, status)
+  status = jnp.where(bad, NAN, status)
+  status = jnp.where(live, status, state.status)
+  return Emission(tokens, count, status)
+
+
+def _judged(verdict: base.Verdict, width: int) -> base.Array:
+  """bool [B, T]: slots whose logits decided an emitted token."""
+  slot = jnp.arange(width)[None]
+  if verdict.path is None:
+    return slot <= verdict.num_accepted[:, None]
+  step = jnp.arange(verdict.path.shape[1])[None]
+  path = jnp.where(step < verdict.num_accepted[:, None], verdict.path, 0)
+  return jnp.any(slot[..., None] == path[:, None], axis=-1) | (slot == 0)
+
+
+def finite(logits: base.Array) -> base.Array:
+  """bool [B, T]: no NaN among a slot's logits, and a finite largest one."""
+  return jnp.isfinite(jnp.max(logits, axis=-1))
+
+
+def record(rounds: Rounds, index, **columns) -> Rounds:
+  """Writes one column of the trace."""
+  return Rounds(
+    **{
+      name: lax.dynamic_update_slice(
+        getattr(rounds, name),
+        column[:, None].astype(jnp.int32),
+        (jnp.zeros((), index.dtype), index),
+      )
+      for name, column in columns.items()
+    }
+  )
+
+
+def pad(rows: base.Array, width: int) -> base.Array:
+  """Zeros behind rows [B, n, ...] up to `width`."""
+  missing = width - rows.shape[1]
+  return jnp.pad(rows, [(0, 0), (0, missing)] + [(0, 0)] * (rows.ndim - 2))
+
+
+def take(rows: base.Array, index: base.Array) -> base.Array:
+  """rows[b, index[b]]."""
+  return jnp.take_along_axis(rows, index[:, None], axis=1)[:, 0]
+
+
+def write(buffer, rows, start, count) -> base.Array:
+  """Writes the first count[b] entries of rows[b] at start[b], in place."""
+
+  def write_row(buffer, row, start, count):
+    old = lax.dynamic_slice(buffer, (start,), row.shape)
+    new = jnp.where(jnp.arange(row.shape[0]) < count, row, old)
+    return lax.dynamic_update_slice(buffer, new, (start,))
+
+  return jax.vmap(write_row)(buffer, rows, start, count)
