@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from specjax.base import CachedLM
-from specjax.models import decoder, t5
+from specjax.models import decoder
+from specjax.models import t5
 from specjax.models.cache import Cache
 from specjax.models.decoder import Decoder
 from specjax.models.decoder_config import DecoderConfig

@@ -15,7 +15,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from specjax.base import Array, Tree
+from specjax.base import Array
+from specjax.base import Tree
 
 
 @struct.dataclass

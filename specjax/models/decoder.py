@@ -22,19 +22,19 @@ from typing import Optional
 from flax import linen as nn
 import jax.numpy as jnp
 
-from specjax.base import CachedLM, Prefilled, Scored
+from specjax.base import CachedLM
+from specjax.base import Prefilled
+from specjax.base import Scored
 from specjax.models import cache as cache_lib
 from specjax.models.decoder_config import DecoderConfig
-from specjax.models.layers import (
-  ACTIVATIONS,
-  Embedding,
-  Linear,
-  Norm,
-  attend,
-  rope_angles,
-  rotate,
-  to_columns,
-)
+from specjax.models.layers import ACTIVATIONS
+from specjax.models.layers import Embedding
+from specjax.models.layers import Linear
+from specjax.models.layers import Norm
+from specjax.models.layers import attend
+from specjax.models.layers import rope_angles
+from specjax.models.layers import rotate
+from specjax.models.layers import to_columns
 
 
 def _linear(config, features, use_bias):
@@ -70,8 +70,8 @@ class SelfAttention(nn.Module):
 
   def __call__(self, x, angles, mask, past, start, deterministic):
     c = self.config
-    heads = lambda y: y.reshape(*y.shape[:2], -1, c.head_dim)
-    q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+    heads = (*x.shape[:2], -1, c.head_dim)
+    q, k, v = (part(x).reshape(heads) for part in (self.q, self.k, self.v))
     if c.qk_norm:
       q, k = self.q_norm(q), self.k_norm(k)
     if angles is not None:

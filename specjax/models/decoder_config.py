@@ -1,29 +1,14 @@
-"""Settings of the decoder-only family, and their Hugging Face spelling.
+"""Settings of the decoder-only family.
 
 One frozen dataclass covers Llama 2/3, Mistral, Qwen2, Qwen3, GPT-2, BitNet and
 Gemma 1/2/3: a family is nothing but a set of switches.
 """
 
 import dataclasses
-import math
-from typing import Any, Mapping, Optional
+from typing import Optional
 
-from specjax.models.layers import ACTIVATIONS, Rope
-
-ARCHITECTURES = {
-  'llama': 'LlamaForCausalLM',
-  'mistral': 'MistralForCausalLM',
-  'qwen2': 'Qwen2ForCausalLM',
-  'qwen3': 'Qwen3ForCausalLM',
-  'gpt2': 'GPT2LMHeadModel',
-  'bitnet': 'BitNetForCausalLM',
-  'gemma': 'GemmaForCausalLM',
-  'gemma2': 'Gemma2ForCausalLM',
-  'gemma3_text': 'Gemma3ForCausalLM',
-}
-
-_GEMMAS = ('gemma', 'gemma2', 'gemma3_text')
-_ROPE_KINDS = ('default', 'linear', 'llama3')
+from specjax.models.layers import ACTIVATIONS
+from specjax.models.layers import Rope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,202 +130,8 @@ class DecoderConfig:
       )
 
 
-def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
-  """Reads a Hugging Face config.json, of transformers 4 or 5.
-
-  Raises:
-    ValueError: a setting that this library does not compute is asked for, or
-      one that it needs is missing.
-  """
-  model_type = config['model_type']
-  try:
-    made = _gpt2(config) if model_type == 'gpt2' else _llama_like(config)
-  except KeyError as error:
-    raise ValueError(
-      f'config.json of this {model_type} model lacks {error.args[0]!r}.'
-    ) from None
-  made.validate()
-  return made
-
-
-def ids(value) -> tuple:
+def token_ids(value) -> tuple:
   """Returns end ids as a tuple, from None, an int or a list."""
   if value is None:
     return ()
   return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-
-
-def _gpt2(config) -> DecoderConfig:
-  for name, needed in (
-    ('scale_attn_weights', True),
-    ('scale_attn_by_inverse_layer_idx', False),
-    ('add_cross_attention', False),
-  ):
-    if config.get(name, needed) != needed:
-      raise ValueError(
-        f'GPT-2 with {name}={config[name]} is not supported; only {needed} is.'
-      )
-  width, heads = config['n_embd'], config['n_head']
-  return DecoderConfig(
-    model_type='gpt2',
-    vocab_size=config['vocab_size'],
-    hidden_size=width,
-    intermediate_size=config.get('n_inner') or 4 * width,
-    num_hidden_layers=config['n_layer'],
-    num_attention_heads=heads,
-    num_key_value_heads=heads,
-    head_dim=width // heads,
-    max_position_embeddings=config['n_positions'],
-    hidden_act=config.get('activation_function', 'gelu_new'),
-    norm_eps=config.get('layer_norm_epsilon', 1e-5),
-    tie_word_embeddings=config.get('tie_word_embeddings', True),
-    rope=None,
-    layer_norm=True,
-    qkv_bias=True,
-    out_bias=True,
-    mlp_bias=True,
-    gated=False,
-    bos_token_id=config.get('bos_token_id'),
-    pad_token_id=config.get('pad_token_id'),
-    eos_token_id=ids(config.get('eos_token_id')),
-  )
-
-
-def _llama_like(config) -> DecoderConfig:
-  kind = config['model_type']
-  gemma = kind in _GEMMAS
-  width, heads = config['hidden_size'], config['num_attention_heads']
-  layers = config['num_hidden_layers']
-  head_dim = config.get('head_dim')
-  if head_dim is None:
-    head_dim = {'qwen3': 128, 'gemma': 256, 'gemma2': 256}.get(kind)
-    head_dim = head_dim or (256 if gemma else width // heads)
-  bias = config.get('attention_bias', False)
-  window, sliding = _windows(config, layers)
-  rope, local_rope = _ropes(config)
-  if config.get('use_bidirectional_attention'):
-    raise ValueError(
-      f'{kind} with use_bidirectional_attention=true is not supported; only '
-      'causal attention is.'
-    )
-  activation = config.get('hidden_act', 'silu')
-  if gemma:
-    activation = config.get('hidden_activation') or 'gelu_pytorch_tanh'
-  capped = kind == 'gemma2'
-  return DecoderConfig(
-    model_type=kind,
-    vocab_size=config['vocab_size'],
-    hidden_size=width,
-    intermediate_size=config['intermediate_size'],
-    num_hidden_layers=layers,
-    num_attention_heads=heads,
-    num_key_value_heads=config.get('num_key_value_heads') or heads,
-    head_dim=head_dim,
-    max_position_embeddings=config['max_position_embeddings'],
-    hidden_act=activation,
-    norm_eps=config.get('rms_norm_eps', 1e-6),
-    tie_word_embeddings=config.get('tie_word_embeddings', gemma),
-    sliding_window=window,
-    sliding_layers=sliding,
-    rope=rope,
-    local_rope=local_rope,
-    norm_offset=1.0 if gemma else 0.0,
-    qkv_bias=kind == 'qwen2' or bias,
-    out_bias=kind != 'qwen2' and bias,
-    mlp_bias=config.get('mlp_bias', False),
-    qk_norm=kind in ('qwen3', 'gemma3_text'),
-    sub_norm=kind == 'bitnet',
-    post_norm=kind in ('gemma2', 'gemma3_text'),
-    embed_scale=math.sqrt(width) if gemma else 1.0,
-    query_pre_attn_scalar=(
-      config.get('query_pre_attn_scalar', 256)
-      if kind in ('gemma2', 'gemma3_text')
-      else None
-    ),
-    # Gemma 3 keeps the field but never applies it.
-    attn_logit_softcapping=(
-      config.get('attn_logit_softcapping', 50.0) if capped else None
-    ),
-    final_logit_softcapping=config.get(
-      'final_logit_softcapping', 30.0 if capped else None
-    ),
-    bos_token_id=config.get('bos_token_id'),
-    pad_token_id=config.get('pad_token_id'),
-    eos_token_id=ids(config.get('eos_token_id')),
-  )
-
-
-def _windows(config, layers):
-  """Returns (sliding_window or None, one bool a layer)."""
-  kind = config['model_type']
-  window = config.get('sliding_window')
-  if kind in ('gemma2', 'gemma3_text'):
-    window = config.get('sliding_window', 4096)
-  if kind in ('qwen2', 'qwen3') and not config.get('use_sliding_window'):
-    window = None
-  if window is None or kind in ('llama', 'bitnet', 'gemma'):
-    return None, ()
-  types = config.get('layer_types')
-  if types is not None:
-    for name in types:
-      if name not in ('sliding_attention', 'full_attention'):
-        raise ValueError(
-          f'layer type {name!r} is not supported; supported are '
-          "'full_attention' and 'sliding_attention'."
-        )
-    return window, tuple(name == 'sliding_attention' for name in types)
-  if kind == 'mistral':
-    return window, (True,) * layers
-  if kind == 'gemma2':
-    return window, tuple(i % 2 == 0 for i in range(layers))
-  if kind == 'gemma3_text':
-    every = config.get('sliding_window_pattern', 6)
-    return window, tuple((i + 1) % every != 0 for i in range(layers))
-  first = config.get('max_window_layers', 28)
-  return window, tuple(i >= first for i in range(layers))
-
-
-def _ropes(config):
-  """Returns the rotary settings of (full layers, windowed layers or None)."""
-  kind = config['model_type']
-  given = config.get('rope_parameters')
-  if kind == 'gemma3_text':
-    given = given or {}
-    full = given.get('full_attention') or config.get('rope_scaling') or {}
-    local = given.get('sliding_attention') or {}
-    return (
-      _rope(full, config.get('rope_theta', 1e6), config),
-      _rope(local, config.get('rope_local_base_freq', 1e4), config),
-    )
-  settings = given or config.get('rope_scaling') or {}
-  theta = config.get('rope_theta', 5e5 if kind == 'bitnet' else 1e4)
-  return _rope(settings, theta, config), None
-
-
-def _rope(settings, theta, config) -> Rope:
-  kind = settings.get('rope_type') or settings.get('type') or 'default'
-  if kind not in _ROPE_KINDS:
-    raise ValueError(
-      f'rope type {kind!r} is not supported; supported are '
-      f'{", ".join(_ROPE_KINDS)}.'
-    )
-  if settings.get('partial_rotary_factor', 1.0) != 1.0:
-    raise ValueError(
-      'partial_rotary_factor is not supported; only 1.0 is, not '
-      f'{settings["partial_rotary_factor"]}.'
-    )
-  rope = Rope(theta=float(settings.get('rope_theta') or theta), kind=kind)
-  if kind == 'default':
-    return rope
-  rope = dataclasses.replace(rope, factor=float(settings['factor']))
-  if kind == 'linear':
-    return rope
-  return dataclasses.replace(
-    rope,
-    low_freq_factor=float(settings['low_freq_factor']),
-    high_freq_factor=float(settings['high_freq_factor']),
-    original_max_position_embeddings=int(
-      settings.get('original_max_position_embeddings')
-      or config['max_position_embeddings']
-    ),
-  )

@@ -26,17 +26,17 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from specjax.base import CachedLM, Prefilled, Scored
+from specjax.base import CachedLM
+from specjax.base import Prefilled
+from specjax.base import Scored
 from specjax.models import cache as cache_lib
-from specjax.models.layers import (
-  ACTIVATIONS,
-  Embedding,
-  Linear,
-  Norm,
-  attend,
-  relative_buckets,
-  to_columns,
-)
+from specjax.models.layers import ACTIVATIONS
+from specjax.models.layers import Embedding
+from specjax.models.layers import Linear
+from specjax.models.layers import Norm
+from specjax.models.layers import attend
+from specjax.models.layers import relative_buckets
+from specjax.models.layers import to_columns
 from specjax.models.t5_config import T5Config
 
 
@@ -139,7 +139,7 @@ class T5Layer(nn.Module):
     Returns:
       ([B, T, D], (keys, values)), the latter with the block written.
     """
-    drop = lambda y: self.drop(y, deterministic=deterministic)
+    drop = functools.partial(self.drop, deterministic=deterministic)
     y = self.attn_norm(x)
     kept = self.attn.project(y)
     if past is not None:
@@ -427,12 +427,14 @@ def make_lm(
       {'params': params}, prompt.tokens, mask, capacity, method='prefill'
     )
     shape = (batch * config.num_heads, config.d_kv, capacity)
-    empty = lambda: tuple(
-      jnp.zeros(shape, config.dtype) for _ in range(config.num_decoder_layers)
-    )
+    # Arrays of their own, so that a caller can donate the cache.
+    empty = [
+      jnp.zeros(shape, config.dtype)
+      for _ in range(2 * config.num_decoder_layers)
+    ]
     made = cache_lib.Cache(
-      keys=empty(),
-      values=empty(),
+      keys=tuple(empty[::2]),
+      values=tuple(empty[1::2]),
       length=jnp.zeros((batch,), jnp.int32),
       cross_keys=tuple(k for k, _ in sources),
       cross_values=tuple(v for _, v in sources),

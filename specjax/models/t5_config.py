@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Mapping, Optional
 
-from specjax.models.decoder_config import ids
+from specjax.models.decoder_config import token_ids
 from specjax.models.layers import ACTIVATIONS
 
 ARCHITECTURES = {
@@ -89,9 +89,7 @@ class T5Config:
       )
 
 
-def from_hf(
-  config: Mapping[str, Any], *, has_head: Optional[bool] = None
-) -> T5Config:
+def from_hf(config: Mapping[str, Any]) -> T5Config:
   """Reads a Hugging Face config.json, of transformers 4 or 5.
 
   transformers 5 writes `tie_word_embeddings: true` for every T5 and keeps the
@@ -100,8 +98,6 @@ def from_hf(
 
   Args:
     config: the parsed file.
-    has_head: whether the weights hold an own `lm_head`; None: believe the
-      config.
 
   Raises:
     ValueError: a setting is missing or not supported.
@@ -134,13 +130,13 @@ def from_hf(
       layer_norm_epsilon=config.get('layer_norm_epsilon', 1e-6),
       hidden_act=name,
       gated=gated,
-      tie_word_embeddings=tied if has_head is None else not has_head,
+      tie_word_embeddings=tied,
       scale_decoder_outputs=(
         kind == 't5' and config.get('scale_decoder_outputs', tied)
       ),
       decoder_start_token_id=_start_id(config),
       pad_token_id=config.get('pad_token_id', 0),
-      eos_token_id=ids(config.get('eos_token_id', 1)),
+      eos_token_id=token_ids(config.get('eos_token_id', 1)),
       model_type=kind,
     )
   except KeyError as error:

@@ -1,0 +1,177 @@
+"""From a Hugging Face folder, or a hub id, to a model ready to decode."""
+
+import dataclasses
+import os
+import re
+from typing import Any, NamedTuple, Optional
+
+from specjax import models
+from specjax.base import CachedLM
+from specjax.models import hf
+
+_TOKENIZER_FILES = (
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'tokenizer.model',
+  'spiece.model',
+  'vocab.json',
+)
+
+_HUB_ID = re.compile(r'[\w.-]+/[\w.-]+')
+
+
+class Model(NamedTuple):
+  """A loaded model.
+
+  Attributes:
+    params: the parameter tree, without the 'params' level.
+    config: `T5Config` or `DecoderConfig`; its dtype is the compute dtype.
+    module: the Flax module: `module.apply({'params': params}, ...)`.
+    tokenizer: a transformers tokenizer, or None if the folder has none.
+    lm: `CachedLM`; call its functions with `params`.
+    eos_ids: tuple of int, ids that end a text; empty if none is known.
+    pad_id: int, a harmless id for padding.
+    name: the folder or hub id as given.
+  """
+
+  params: Any
+  config: models.Config
+  module: Any
+  tokenizer: Any
+  lm: CachedLM
+  eos_ids: tuple
+  pad_id: int
+  name: str
+
+
+def load(
+  folder_or_hub_id,
+  *,
+  dtype: Optional[str] = None,
+  hidden_layers: tuple = (),
+) -> Model:
+  """Loads a model and its tokenizer. Needs no PyTorch.
+
+  Args:
+    folder_or_hub_id: a folder with config.json, safetensors weights and
+      tokenizer files, or `organisation/name` on the Hugging Face hub.
+    dtype: 'float32' or 'bfloat16', for parameters, computing and cache; None:
+      bfloat16 if the weights are stored so, else float32.
+    hidden_layers: states that `lm` returns; see `models.make_lm`.
+
+  Returns:
+    `Model`. Its logits have V entries, V being the smaller of the embedding
+    table's rows and the tokenizer's ids, so that rows which only pad the table
+    have no probability.
+
+  Raises:
+    FileNotFoundError, ValueError: one sentence naming what is wrong.
+  """
+  name = os.fspath(folder_or_hub_id)
+  if dtype is not None and str(dtype) not in ('float32', 'bfloat16'):
+    raise ValueError(f"dtype must be 'float32' or 'bfloat16', not {dtype!r}.")
+  folder = _folder(name)
+  config, params = hf.load(folder, dtype=dtype)
+  generation = hf.read_json(folder, 'generation_config.json') or {}
+  start = generation.get('decoder_start_token_id')
+  if start is not None and isinstance(config, models.T5Config):
+    config = dataclasses.replace(config, decoder_start_token_id=start)
+  tokenizer = load_tokenizer(folder)
+  eos_ids = _ids(generation.get('eos_token_id')) or config.eos_token_id
+  if not eos_ids and tokenizer is not None:
+    eos_ids = _ids(tokenizer.eos_token_id)
+  return Model(
+    params=params,
+    config=config,
+    module=models.make_module(config),
+    tokenizer=tokenizer,
+    lm=models.make_lm(
+      config,
+      vocab_size=_vocab_size(config, tokenizer),
+      hidden_layers=tuple(hidden_layers),
+    ),
+    eos_ids=eos_ids,
+    pad_id=_pad_id(generation, config, tokenizer, eos_ids),
+    name=name,
+  )
+
+
+def load_tokenizer(folder: str):
+  """Returns the folder's tokenizer, or None if it holds no tokenizer files.
+
+  Raises:
+    ValueError: there are tokenizer files but they do not load.
+  """
+  present = [
+    name
+    for name in _TOKENIZER_FILES
+    if os.path.isfile(os.path.join(folder, name))
+  ]
+  if not present:
+    return None
+  import transformers  # Slow to import, and needed here alone.
+
+  try:
+    return transformers.AutoTokenizer.from_pretrained(
+      folder, local_files_only=True
+    )
+  except Exception:
+    # A bare tokenizer.json is enough, whatever class its model wants.
+    if 'tokenizer.json' in present:
+      try:
+        return transformers.PreTrainedTokenizerFast.from_pretrained(
+          folder, local_files_only=True
+        )
+      except Exception as second:
+        error = second
+    reason = ' '.join(str(error).split())
+    raise ValueError(
+      f'the tokenizer files in {folder} do not load: {reason}'
+    ) from None
+
+
+def _folder(name: str) -> str:
+  """Returns the folder itself, or a hub repository's local copy."""
+  if os.path.isdir(name):
+    return name
+  if not _HUB_ID.fullmatch(name):
+    raise FileNotFoundError(
+      f'there is no folder {name}, nor is it a hub id like organisation/name.'
+    )
+  try:
+    import huggingface_hub
+
+    return huggingface_hub.snapshot_download(
+      name,
+      allow_patterns=['*.json', '*.safetensors', '*.model', '*.txt', '*.jinja'],
+    )
+  except Exception as error:
+    reason = str(error).strip().split('\n')[0].rstrip('. ')
+    raise FileNotFoundError(
+      f'there is no folder {name}, and it cannot be fetched from the Hugging '
+      f'Face hub ({type(error).__name__}: {reason}).'
+    ) from None
+
+
+def _ids(value) -> tuple:
+  if value is None:
+    return ()
+  return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def _vocab_size(config, tokenizer) -> int:
+  if tokenizer is None:
+    return config.vocab_size
+  # The largest id, not the number of ids: numbering may have holes.
+  return min(config.vocab_size, max(tokenizer.get_vocab().values()) + 1)
+
+
+def _pad_id(generation, config, tokenizer, eos_ids) -> int:
+  given = (
+    generation.get('pad_token_id'),
+    config.pad_token_id,
+    tokenizer.pad_token_id if tokenizer is not None else None,
+    *eos_ids,
+  )
+  inside = [i for i in given if i is not None and 0 <= i < config.vocab_size]
+  return inside[0] if inside else 0

@@ -1,0 +1,302 @@
+"""A decoder-only model's settings in Hugging Face's spelling, both ways.
+
+config.json files of transformers 4 (`rope_theta`, `rope_scaling`) and 5
+(`rope_parameters`) are read; what is written is read by both.
+"""
+
+import dataclasses
+import math
+from typing import Any, Mapping
+
+from specjax.models.decoder_config import DecoderConfig
+from specjax.models.decoder_config import token_ids
+from specjax.models.layers import Rope
+
+ARCHITECTURES = {
+  'llama': 'LlamaForCausalLM',
+  'mistral': 'MistralForCausalLM',
+  'qwen2': 'Qwen2ForCausalLM',
+  'qwen3': 'Qwen3ForCausalLM',
+  'gpt2': 'GPT2LMHeadModel',
+  'bitnet': 'BitNetForCausalLM',
+  'gemma': 'GemmaForCausalLM',
+  'gemma2': 'Gemma2ForCausalLM',
+  'gemma3_text': 'Gemma3ForCausalLM',
+}
+
+_GEMMAS = ('gemma', 'gemma2', 'gemma3_text')
+_ROPE_KINDS = ('default', 'linear', 'llama3')
+
+
+def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
+  """Reads a Hugging Face config.json, of transformers 4 or 5.
+
+  Raises:
+    ValueError: a setting that this library does not compute is asked for, or
+      one that it needs is missing.
+  """
+  model_type = config['model_type']
+  try:
+    made = _gpt2(config) if model_type == 'gpt2' else _llama_like(config)
+  except KeyError as error:
+    raise ValueError(
+      f'config.json of this {model_type} model lacks {error.args[0]!r}.'
+    ) from None
+  made.validate()
+  return made
+
+
+def _gpt2(config) -> DecoderConfig:
+  for name, needed in (
+    ('scale_attn_weights', True),
+    ('scale_attn_by_inverse_layer_idx', False),
+    ('add_cross_attention', False),
+  ):
+    if config.get(name, needed) != needed:
+      raise ValueError(
+        f'GPT-2 with {name}={config[name]} is not supported; only {needed} is.'
+      )
+  width, heads = config['n_embd'], config['n_head']
+  return DecoderConfig(
+    model_type='gpt2',
+    vocab_size=config['vocab_size'],
+    hidden_size=width,
+    intermediate_size=config.get('n_inner') or 4 * width,
+    num_hidden_layers=config['n_layer'],
+    num_attention_heads=heads,
+    num_key_value_heads=heads,
+    head_dim=width // heads,
+    max_position_embeddings=config['n_positions'],
+    hidden_act=config.get('activation_function', 'gelu_new'),
+    norm_eps=config.get('layer_norm_epsilon', 1e-5),
+    tie_word_embeddings=config.get('tie_word_embeddings', True),
+    rope=None,
+    layer_norm=True,
+    qkv_bias=True,
+    out_bias=True,
+    mlp_bias=True,
+    gated=False,
+    bos_token_id=config.get('bos_token_id'),
+    pad_token_id=config.get('pad_token_id'),
+    eos_token_id=token_ids(config.get('eos_token_id')),
+  )
+
+
+def _llama_like(config) -> DecoderConfig:
+  kind = config['model_type']
+  gemma = kind in _GEMMAS
+  width, heads = config['hidden_size'], config['num_attention_heads']
+  layers = config['num_hidden_layers']
+  head_dim = config.get('head_dim')
+  if head_dim is None:
+    head_dim = {'qwen3': 128, 'gemma': 256, 'gemma2': 256}.get(kind)
+    head_dim = head_dim or (256 if gemma else width // heads)
+  bias = config.get('attention_bias', False)
+  window, sliding = _windows(config, layers)
+  rope, local_rope = _ropes(config)
+  if config.get('use_bidirectional_attention'):
+    raise ValueError(
+      f'{kind} with use_bidirectional_attention=true is not supported; only '
+      'causal attention is.'
+    )
+  activation = config.get('hidden_act', 'silu')
+  if gemma:
+    activation = config.get('hidden_activation') or 'gelu_pytorch_tanh'
+  capped = kind == 'gemma2'
+  return DecoderConfig(
+    model_type=kind,
+    vocab_size=config['vocab_size'],
+    hidden_size=width,
+    intermediate_size=config['intermediate_size'],
+    num_hidden_layers=layers,
+    num_attention_heads=heads,
+    num_key_value_heads=config.get('num_key_value_heads') or heads,
+    head_dim=head_dim,
+    max_position_embeddings=config['max_position_embeddings'],
+    hidden_act=activation,
+    norm_eps=config.get('rms_norm_eps', 1e-6),
+    tie_word_embeddings=config.get('tie_word_embeddings', gemma),
+    sliding_window=window,
+    sliding_layers=sliding,
+    rope=rope,
+    local_rope=local_rope,
+    norm_offset=1.0 if gemma else 0.0,
+    qkv_bias=kind == 'qwen2' or bias,
+    out_bias=kind != 'qwen2' and bias,
+    mlp_bias=config.get('mlp_bias', False),
+    qk_norm=kind in ('qwen3', 'gemma3_text'),
+    sub_norm=kind == 'bitnet',
+    post_norm=kind in ('gemma2', 'gemma3_text'),
+    embed_scale=math.sqrt(width) if gemma else 1.0,
+    query_pre_attn_scalar=(
+      config.get('query_pre_attn_scalar', 256)
+      if kind in ('gemma2', 'gemma3_text')
+      else None
+    ),
+    # Gemma 3 keeps the field but never applies it.
+    attn_logit_softcapping=(
+      config.get('attn_logit_softcapping', 50.0) if capped else None
+    ),
+    final_logit_softcapping=config.get(
+      'final_logit_softcapping', 30.0 if capped else None
+    ),
+    bos_token_id=config.get('bos_token_id'),
+    pad_token_id=config.get('pad_token_id'),
+    eos_token_id=token_ids(config.get('eos_token_id')),
+  )
+
+
+def _windows(config, layers):
+  """Returns (sliding_window or None, one bool a layer)."""
+  kind = config['model_type']
+  window = config.get('sliding_window')
+  if kind in ('gemma2', 'gemma3_text'):
+    window = config.get('sliding_window', 4096)
+  if kind in ('qwen2', 'qwen3') and not config.get('use_sliding_window'):
+    window = None
+  if window is None or kind in ('llama', 'bitnet', 'gemma'):
+    return None, ()
+  types = config.get('layer_types')
+  if types is not None:
+    for name in types:
+      if name not in ('sliding_attention', 'full_attention'):
+        raise ValueError(
+          f'layer type {name!r} is not supported; supported are '
+          "'full_attention' and 'sliding_attention'."
+        )
+    return window, tuple(name == 'sliding_attention' for name in types)
+  if kind == 'mistral':
+    return window, (True,) * layers
+  if kind == 'gemma2':
+    return window, tuple(i % 2 == 0 for i in range(layers))
+  if kind == 'gemma3_text':
+    every = config.get('sliding_window_pattern', 6)
+    return window, tuple((i + 1) % every != 0 for i in range(layers))
+  first = config.get('max_window_layers', 28)
+  return window, tuple(i >= first for i in range(layers))
+
+
+def _ropes(config):
+  """Returns the rotary settings of (full layers, windowed layers or None)."""
+  kind = config['model_type']
+  given = config.get('rope_parameters')
+  if kind == 'gemma3_text':
+    given = given or {}
+    full = given.get('full_attention') or config.get('rope_scaling') or {}
+    local = given.get('sliding_attention') or {}
+    return (
+      _rope(full, config.get('rope_theta', 1e6), config),
+      _rope(local, config.get('rope_local_base_freq', 1e4), config),
+    )
+  settings = given or config.get('rope_scaling') or {}
+  theta = config.get('rope_theta', 5e5 if kind == 'bitnet' else 1e4)
+  return _rope(settings, theta, config), None
+
+
+def _rope(settings, theta, config) -> Rope:
+  kind = settings.get('rope_type') or settings.get('type') or 'default'
+  if kind not in _ROPE_KINDS:
+    raise ValueError(
+      f'rope type {kind!r} is not supported; supported are '
+      f'{", ".join(_ROPE_KINDS)}.'
+    )
+  if settings.get('partial_rotary_factor', 1.0) != 1.0:
+    raise ValueError(
+      'partial_rotary_factor is not supported; only 1.0 is, not '
+      f'{settings["partial_rotary_factor"]}.'
+    )
+  rope = Rope(theta=float(settings.get('rope_theta') or theta), kind=kind)
+  if kind == 'default':
+    return rope
+  rope = dataclasses.replace(rope, factor=float(settings['factor']))
+  if kind == 'linear':
+    return rope
+  return dataclasses.replace(
+    rope,
+    low_freq_factor=float(settings['low_freq_factor']),
+    high_freq_factor=float(settings['high_freq_factor']),
+    original_max_position_embeddings=int(
+      settings.get('original_max_position_embeddings')
+      or config['max_position_embeddings']
+    ),
+  )
+
+
+def to_hf(config: DecoderConfig) -> dict:
+  """Returns the config.json of `config`."""
+  eos = list(config.eos_token_id)
+  made = {
+    'architectures': [ARCHITECTURES[config.model_type]],
+    'model_type': config.model_type,
+    'vocab_size': config.vocab_size,
+    'tie_word_embeddings': config.tie_word_embeddings,
+    'bos_token_id': config.bos_token_id,
+    'pad_token_id': config.pad_token_id,
+    'eos_token_id': eos[0] if len(eos) == 1 else eos or None,
+  }
+  if config.model_type == 'gpt2':
+    return made | {
+      'n_embd': config.hidden_size,
+      'n_inner': config.intermediate_size,
+      'n_layer': config.num_hidden_layers,
+      'n_head': config.num_attention_heads,
+      'n_positions': config.max_position_embeddings,
+      'activation_function': config.hidden_act,
+      'layer_norm_epsilon': config.norm_eps,
+    }
+  gemma = config.model_type in _GEMMAS
+  made |= {
+    'hidden_size': config.hidden_size,
+    'intermediate_size': config.intermediate_size,
+    'num_hidden_layers': config.num_hidden_layers,
+    'num_attention_heads': config.num_attention_heads,
+    'num_key_value_heads': config.num_key_value_heads,
+    'head_dim': config.head_dim,
+    'max_position_embeddings': config.max_position_embeddings,
+    'hidden_activation' if gemma else 'hidden_act': config.hidden_act,
+    'rms_norm_eps': config.norm_eps,
+    'attention_bias': config.out_bias,
+    'rope_parameters': _write_rope(config.rope),
+    'rope_theta': config.rope.theta,
+  }
+  if config.model_type == 'llama':
+    made['mlp_bias'] = config.mlp_bias
+  if config.local_rope is not None:
+    del made['rope_theta']
+    made['rope_parameters'] = {
+      'full_attention': _write_rope(config.rope),
+      'sliding_attention': _write_rope(config.local_rope),
+    }
+  if config.model_type in ('gemma2', 'gemma3_text'):
+    made['query_pre_attn_scalar'] = config.query_pre_attn_scalar
+    made['attn_logit_softcapping'] = config.attn_logit_softcapping
+    made['final_logit_softcapping'] = config.final_logit_softcapping
+  return made | _write_windows(config)
+
+
+def _write_windows(config):
+  if config.model_type == 'mistral':
+    return {'sliding_window': config.sliding_window}
+  if not config.sliding_layers:
+    return {}
+  return {
+    'sliding_window': config.sliding_window,
+    'use_sliding_window': True,
+    'layer_types': [
+      'sliding_attention' if sliding else 'full_attention'
+      for sliding in config.sliding_layers
+    ],
+  }
+
+
+def _write_rope(rope):
+  made = {'rope_type': rope.kind, 'rope_theta': rope.theta}
+  if rope.kind in ('linear', 'llama3'):
+    made['factor'] = rope.factor
+  if rope.kind == 'llama3':
+    made['low_freq_factor'] = rope.low_freq_factor
+    made['high_freq_factor'] = rope.high_freq_factor
+    made['original_max_position_embeddings'] = (
+      rope.original_max_position_embeddings
+    )
+  return made
