@@ -1,3 +1,15 @@
-"""Exact speculative decoding and drafter training in JAX."""
+"""Exact speculative decoding and drafter training in JAX.
 
+model = specjax.load('target_folder')
+draft = specjax.load('draft_folder')
+print(specjax.generate(model, 'Once upon a time', drafter=draft)[0].text)
+"""
+
+from specjax.api import Answer
+from specjax.api import generate
+from specjax.decode_config import DecodeConfig
+from specjax.loading import load
+from specjax.loading import Model
+
+__all__ = ['Answer', 'DecodeConfig', 'Model', 'generate', 'load']
 __version__ = '0.1.0'

@@ -1,0 +1,71 @@
+"""Decodes a file of prompts, speculatively where a drafter is given.
+
+  python -m decode.main --target=FOLDER --drafter=FOLDER --input=prompts.txt
+
+Standard output holds one line for each prompt; everything else goes to
+standard error.
+"""
+
+import pathlib
+import sys
+from typing import Sequence
+
+from absl import flags
+
+from specjax import cli
+from specjax import decode_file
+
+CONFIG = pathlib.Path(__file__).parent.parent / 'configs' / 'decode.py'
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  def text(name, default, words):
+    flags.DEFINE_string(name, default, words, flag_values=values)
+
+  text('target', None, 'The model that decides: a folder or a hub id.')
+  text('drafter', 'none', 'A folder or hub id, prompt_lookup, or none.')
+  text('input', None, 'Prompts: a text file, a .jsonl file, or -.')
+  text('output', '-', 'Where answers go: a text file, a .jsonl file, or -.')
+  text('stats', '', 'Writes the numbers of the run to this JSON file.')
+  flags.DEFINE_bool(
+    'resume', False, 'Goes on with an interrupted output.', flag_values=values
+  )
+  flags.DEFINE_enum(
+    'baseline',
+    'first',
+    decode_file.BASELINES,
+    'Which part is decoded plainly too, to measure the ratio.',
+    flag_values=values,
+  )
+
+
+def main(argv: Sequence[str]) -> None:
+  cli.prepare_process()
+  values, config = cli.parse(
+    argv, doc=__doc__, define=define_flags, default_config=CONFIG
+  )
+  for name in ('target', 'input'):
+    if not values[name].value:
+      raise flags.Error(f'--{name} is needed; --help shows all options.')
+  if values.resume and values.output == '-':
+    raise flags.Error('--resume needs an --output file to go on with.')
+  decode_file.decode_file(
+    decode_file.Request(
+      target=values.target,
+      drafter=values.drafter,
+      source=values.input,
+      output=values.output,
+      stats=values.stats,
+      resume=values.resume,
+      baseline=values.baseline,
+      config=config,
+    )
+  )
+
+
+def run() -> None:
+  sys.exit(cli.call(main))
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,250 @@
+"""Generation from text or token arrays, in one call.
+
+  model = specjax.load('folder')
+  draft = specjax.load('smaller_folder')
+  answers = specjax.generate(model, ['Once upon a time'], drafter=draft)
+  print(answers[0].text)
+
+`generate` is `plan` followed by `stream`. `plan` does all checking before any
+work is done; `stream` yields finished batches in the order of the prompts.
+"""
+
+import dataclasses
+import functools
+import time
+from typing import Iterator, Optional, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import jobs
+from specjax import loading
+from specjax import text as text_lib
+from specjax.decode_config import DecodeConfig
+from specjax.decoding import build
+from specjax.decoding import generate as generate_lib
+from specjax.decoding import stats
+from specjax.jobs import Job
+from specjax.jobs import plan
+from specjax.jobs import Row
+
+# Rounds between two looks for stop strings.
+ROUNDS_BETWEEN_STOPS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """One generated continuation.
+
+  Attributes:
+    prompt: the prompt's text ('' for token prompts of a model without a
+      tokenizer).
+    text: what was generated, cut before a stop string.
+    tokens: its ids; the end token, or the token that completes a stop string,
+      is the last one.
+    finish_reason: 'eos', 'length' or 'stop'.
+    counts: `stats.Counts` of these tokens.
+    prompt_index: place of the prompt, from 0.
+    sequence: which of the prompt's answers, from 0.
+  """
+
+  prompt: str
+  text: str
+  tokens: tuple[int, ...]
+  finish_reason: str
+  counts: stats.Counts
+  prompt_index: int
+  sequence: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Answers in order, and the seconds it took to decode them."""
+
+  answers: tuple[Answer, ...]
+  seconds: float
+
+
+def generate(
+  model: loading.Model,
+  prompts: jobs.Prompts,
+  *,
+  drafter: jobs.Drafter = None,
+  config: Optional[DecodeConfig] = None,
+  **settings,
+) -> list[Answer]:
+  """Decodes prompts, speculatively where a drafter is given.
+
+  Args:
+    model: the target, from `specjax.load`.
+    prompts: a string, a list of strings, chats (lists of messages) or token
+      ids, an int array [S] or [N, S], or a `base.Prompt`.
+    drafter: a model, 'prompt_lookup', or None for plain decoding.
+    config: `DecodeConfig`; by default its defaults.
+    **settings: fields of it that differ, for instance `temperature=0.7`.
+
+  Returns:
+    An `Answer` for each prompt (`num_return_sequences` for each), in order.
+
+  Raises:
+    ValueError: for bad settings or prompts, before anything is decoded.
+    FloatingPointError: if a row's logits are not finite.
+    MemoryError: if the device is too small for the batch.
+  """
+  job = plan(model, prompts, drafter=drafter, config=config, **settings)
+  return [answer for batch in stream(job) for answer in batch.answers]
+
+
+def warm_up(job: Job) -> float:
+  """Compiles every program the job needs; returns the seconds it took."""
+  begin = time.perf_counter()
+  for width in sorted({width for _, _, width in job.batches}):
+    _decode(job, (), width)
+  return time.perf_counter() - begin
+
+
+def stream(job: Job) -> Iterator[Batch]:
+  """Decodes batch by batch.
+
+  Args:
+    job: from `plan`.
+
+  Yields:
+    `Batch`es whose answers, one after the other, are those of `job.rows`.
+
+  Raises:
+    FloatingPointError, MemoryError: see `generate`.
+  """
+  done = 0
+  for first, end, width in job.batches:
+    if first > done:
+      yield Batch(tuple(map(_blank, job.rows[done:first])), 0.0)
+    rows = job.rows[first:end]
+    live = [row for row in rows if row.tokens]
+    begin = time.perf_counter()
+    generation = _decode(job, live, width)
+    seconds = time.perf_counter() - begin
+    answers, failure = [], None
+    for row in rows:
+      if not row.tokens:
+        answers.append(_blank(row))
+        continue
+      place = live.index(row)
+      if generation.status[place] == generate_lib.NAN:
+        failure = _not_finite(row, int(generation.num_tokens[place]))
+        break
+      answers.append(_answer(job, row, generation, place))
+    yield Batch(tuple(answers), seconds)
+    if failure:
+      raise failure
+    done = end
+  if done < len(job.rows):
+    yield Batch(tuple(map(_blank, job.rows[done:])), 0.0)
+
+
+def _decode(job: Job, rows: Sequence[Row], width: int):
+  """Decodes rows, filled up to the batch size; a `Generation` of numpy."""
+  prompt, controls = jobs.batch_inputs(job, rows, width)
+  most = text_lib.bucket(int(np.max(job.config.max_new_tokens)))
+  try:
+    if job.config.stops():
+      generation = _decode_with_stops(job, rows, prompt, controls, most)
+    else:
+      generate_batch = build.compiled(job.recipe, most)
+      generation = generate_batch(job.params, prompt, controls)
+    return jax.device_get(generation)
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    raise MemoryError(
+      f'The device has too little memory for {job.batch_size} rows of {width} '
+      f'prompt tokens and {most} new ones; lower batch_size or '
+      'max_new_tokens, or use dtype=bfloat16.'
+    ) from None
+
+
+def _decode_with_stops(job, rows, prompt, controls, most: int):
+  """As `build.compiled`, but looks for stop strings every few rounds."""
+  state = _start(job.recipe, job.params, prompt, controls, max_new_tokens=most)
+  ended = np.zeros(job.batch_size, bool)
+  while True:
+    state, generation = _advance(job.recipe, job.params, state, ended)
+    status = np.asarray(generation.status)
+    if not np.any(status == generate_lib.RUNNING):
+      return generation
+    seen = jax.device_get(generation)
+    for place in range(len(rows)):
+      if status[place] == generate_lib.RUNNING:
+        new = _new_tokens(seen, place)
+        ended[place] = bool(
+          text_lib.find_stop(job.tokenizer, new, job.config.stops())
+        )
+
+
+_start = jax.jit(
+  generate_lib.start, static_argnames=('recipe', 'max_new_tokens')
+)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _advance(recipe, params, state, ended):
+  """Some more rounds, for the rows that have not ended."""
+  over = ended & (state.status == generate_lib.RUNNING)
+  state = state.replace(
+    status=jnp.where(over, generate_lib.LENGTH, state.status)
+  )
+  state = generate_lib.run(
+    recipe, params, state, max_rounds=ROUNDS_BETWEEN_STOPS
+  )
+  return state, generate_lib.finish(state)
+
+
+def _new_tokens(generation, place: int) -> list[int]:
+  begin = int(generation.prompt_length[place])
+  end = begin + int(generation.num_tokens[place])
+  return generation.tokens[place, begin:end].tolist()
+
+
+def _answer(job: Job, row: Row, generation, place: int) -> Answer:
+  """Cuts one row at a stop string and counts what is left."""
+  tokens = _new_tokens(generation, place)
+  ended = generation.status[place] == generate_lib.EOS
+  reason = 'eos' if ended else 'length'
+  stop = text_lib.find_stop(job.tokenizer, tokens, job.config.stops())
+  if stop:
+    tokens, text, reason = tokens[: stop[0]], stop[1], 'stop'
+  else:
+    text = text_lib.decode(job.tokenizer, tokens)
+  rounds = generation.rounds
+  counts = stats.count_row(
+    rounds.drafted[place],
+    rounds.accepted[place],
+    rounds.emitted[place],
+    len(tokens),
+    job.recipe.drafter.max_path,
+  )
+  return Answer(
+    row.prompt,
+    text,
+    tuple(tokens),
+    reason,
+    counts,
+    row.prompt_index,
+    row.sequence,
+  )
+
+
+def _blank(row: Row) -> Answer:
+  """The answer to a blank prompt: nothing."""
+  return Answer(
+    row.prompt, '', (), 'length', stats.Counts(), row.prompt_index, row.sequence
+  )
+
+
+def _not_finite(row: Row, count: int) -> FloatingPointError:
+  return FloatingPointError(
+    f"Prompt {row.prompt_index + 1}: the target's logits are not finite after "
+    f'{count} new tokens, so nothing was sampled from them; check the weights, '
+    'or use dtype=float32.'
+  )

@@ -1,0 +1,180 @@
+"""Settings of a decoding job: what `--config.field=value` can change."""
+
+import dataclasses
+import json
+import numbers
+from typing import Any, Callable, Sequence, Union
+
+import numpy as np
+
+from specjax.decoding import build
+from specjax.decoding import verify as verify_lib
+
+LARGEST = 2**31 - 1
+DTYPES = ('float32', 'bfloat16', 'stored')
+
+# What may differ from prompt to prompt; one value serves all of them.
+PER_PROMPT = (
+  'temperature',
+  'top_k',
+  'top_p',
+  'min_p',
+  'repetition_penalty',
+  'lenience',
+  'beta',
+  'tau',
+  'max_new_tokens',
+  'seed',
+)
+
+
+@dataclasses.dataclass
+class DecodeConfig:
+  """How to decode. From Python, the fields named in `PER_PROMPT` also take one
+  value for each prompt.
+
+  Attributes:
+    num_draft: K, tokens drafted a round; 0 means plain decoding.
+    verify: 'auto' or a verifier's name: greedy, sampling, block, coupled,
+      match (exact), lenient, top_candidates (lossy). 'auto' is greedy at
+      temperature 0, else sampling for a draft model and match without one.
+    sampler: of plain sampling: gumbel or inverse_cdf.
+    temperature: 0 is greedy.
+    top_k: 0 keeps every token.
+    top_p: in (0, 1]; 1 keeps every token.
+    min_p: in [0, 1]; 0 keeps every token.
+    repetition_penalty: above 0; 1 changes nothing.
+    no_repeat_ngram_size: 0 allows every repetition.
+    lenience: in (0, 1]; of the lossy verifier `lenient`.
+    beta: at least 1, and
+    tau: at least 0; of the lossy verifier `top_candidates`.
+    max_new_tokens: budget of a prompt.
+    num_return_sequences: answers a prompt.
+    ignore_eos: decode on to the budget.
+    batch_size: rows decoded at a time.
+    seed: a prompt's randomness depends on this and on its place alone. One
+      seed for each prompt makes its place irrelevant too.
+    stop: a string that ends an answer, or several as a JSON list; \\n and \\t
+      stand for a line end and a tab.
+    dtype: float32, bfloat16, or stored (the checkpoint's own).
+    chat: wrap text prompts in the tokenizer's chat template.
+    prefix: put before every text prompt.
+    explain: measure step times after a run with a draft model and say why it
+      was faster or not.
+  """
+
+  num_draft: int = 4
+  verify: str = 'auto'
+  sampler: str = 'gumbel'
+  temperature: float = 0.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  repetition_penalty: float = 1.0
+  no_repeat_ngram_size: int = 0
+  lenience: float = 1.0
+  beta: int = 1
+  tau: float = 0.0
+  max_new_tokens: int = 128
+  num_return_sequences: int = 1
+  ignore_eos: bool = False
+  batch_size: int = 8
+  seed: int = 0
+  stop: str = ''
+  dtype: str = 'float32'
+  chat: bool = False
+  prefix: str = ''
+  explain: bool = True
+
+  def validate(self) -> None:
+    """Raises ValueError with one sentence about the first bad value."""
+    for name, lowest in _WHOLE.items():
+      _check(
+        self,
+        name,
+        lambda v: lowest <= v <= LARGEST and v == int(v),
+        f'a whole number, {lowest} or more (at most 2**31 - 1)',
+      )
+    for name, (good, what) in _REAL.items():
+      _check(self, name, good, what)
+    names = ('auto',) + tuple(verify_lib.NAMES)
+    _check_choice('verify', self.verify, names)
+    _check_choice('sampler', self.sampler, build.SAMPLERS)
+    _check_choice('dtype', self.dtype, DTYPES)
+    if not all(self.stops()):
+      raise ValueError('stop must not hold an empty string.')
+
+  def stops(self) -> tuple[str, ...]:
+    """The stop strings as a tuple."""
+    stop = self.stop
+    if isinstance(stop, str) and stop.startswith('['):
+      try:
+        stop = json.loads(stop, strict=False)
+      except ValueError:
+        stop = [stop]
+    if isinstance(stop, str):
+      unescaped = stop.replace('\\n', '\n').replace('\\t', '\t')
+      return (unescaped,) if stop else ()
+    if not all(isinstance(item, str) for item in stop):
+      raise ValueError(f'stop must hold strings, not {stop!r}.')
+    return tuple(stop)
+
+  def sampling(self, rows: Union[None, Sequence[int]] = None) -> build.Sampling:
+    """The values that shape the distribution.
+
+    Args:
+      rows: prompts whose values are wanted, in order; None for all as given.
+
+    Returns:
+      `build.Sampling`.
+    """
+    values = {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(build.Sampling)
+    }
+    if rows is not None:
+      values = {name: per_row(value, rows) for name, value in values.items()}
+    return build.Sampling(**values)
+
+
+def per_row(value: Any, rows: Sequence[int]) -> Any:
+  """Values of the given prompts, if there is one for each."""
+  return value if np.ndim(value) == 0 else np.asarray(value)[np.asarray(rows)]
+
+
+_WHOLE = {
+  'num_draft': 0,
+  'top_k': 0,
+  'no_repeat_ngram_size': 0,
+  'beta': 1,
+  'max_new_tokens': 0,
+  'num_return_sequences': 1,
+  'batch_size': 1,
+  'seed': 0,
+}
+
+_REAL: dict[str, tuple[Callable[[float], bool], str]] = {
+  'temperature': (lambda v: 0 <= v < np.inf, '0 or more'),
+  'top_p': (lambda v: 0 < v <= 1, 'above 0 and at most 1'),
+  'min_p': (lambda v: 0 <= v <= 1, 'between 0 and 1'),
+  'repetition_penalty': (lambda v: 0 < v < np.inf, 'above 0'),
+  'lenience': (lambda v: 0 < v <= 1, 'above 0 and at most 1'),
+  'tau': (lambda v: v >= 0, '0 or more'),
+}
+
+
+def _check(config, name: str, good: Callable[[Any], bool], what: str) -> None:
+  given = getattr(config, name)
+  if np.ndim(given) and name not in PER_PROMPT:
+    raise ValueError(f'{name} takes one value, not {len(given)}.')
+  for value in np.ravel(np.asarray(given, dtype=object)):
+    number = isinstance(value, (numbers.Real, np.number))
+    if not number or isinstance(value, bool) or not good(value):
+      raise ValueError(f'{name} must be {what}, not {value!r}.')
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+  if value not in choices:
+    raise ValueError(
+      f'{name} must be one of {", ".join(choices)}, not {value!r}.'
+    )

@@ -1,0 +1,215 @@
+"""Decodes a file of prompts: what the command `decode.main` does."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from typing import Any, Optional, Union
+
+import tqdm
+
+from specjax import api
+from specjax import cli
+from specjax import jobs
+from specjax import loading
+from specjax import output
+from specjax import report
+from specjax import text as text_lib
+from specjax.decode_config import DecodeConfig
+from specjax.decoding import build
+
+BASELINES = ('first', 'all', 'none')
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What to decode.
+
+  Attributes:
+    target: folder or hub id.
+    drafter: folder or hub id, 'prompt_lookup', or 'none'.
+    source: input file or '-'.
+    output: output file or '-'.
+    stats: JSON file for the numbers, or ''.
+    resume: go on with an interrupted output.
+    baseline: decode plainly too, to measure the ratio: the 'first' batch,
+      'all' of the prompts, or 'none'.
+    config: `DecodeConfig`.
+  """
+
+  target: str
+  drafter: str
+  source: str
+  output: str
+  stats: str
+  resume: bool
+  baseline: str
+  config: DecodeConfig
+
+
+def decode_file(request: Request) -> None:
+  """Does it; prints answers to the output and numbers to standard error.
+
+  Args:
+    request: what to decode.
+
+  Raises:
+    ValueError, OSError, FloatingPointError, MemoryError: in one sentence.
+  """
+  config = request.config
+  prompts = text_lib.read_prompts(request.source)
+  for path in filter(None, (request.output, request.stats)):
+    output.check_writable(path)
+  skip, keep_bytes = 0, 0
+  if request.resume:
+    skip, keep_bytes = output.count_answered(
+      request.output,
+      [text_lib.shown(prompt) for prompt in prompts],
+      config.num_return_sequences,
+    )
+    cli.note(f'{skip} answers are there already.')
+  target, drafter = load_models(request)
+  job = jobs.plan(target, prompts, drafter=drafter, config=config, skip=skip)
+  _warn(job, drafter)
+  _say_what_runs(request, job)
+  compile_seconds = api.warm_up(job)
+  found, answers = _run(request, job, keep_bytes, compile_seconds)
+  found |= _compare(request, job, target, drafter, prompts, skip, answers)
+  if request.stats:
+    found |= {'request': _plain(request)} | report.environment()
+    with open(request.stats, 'w', encoding='utf-8') as file:
+      file.write(json.dumps(found, indent=2) + '\n')
+
+
+def load_models(
+  request: Request,
+) -> tuple[loading.Model, Union[None, str, loading.Model]]:
+  """Loads the target and, where a model is named, the drafter."""
+  dtype = None if request.config.dtype == 'stored' else request.config.dtype
+  target = loading.load(request.target, dtype=dtype)
+  if request.drafter in ('', 'none') or not request.config.num_draft:
+    return target, None
+  if request.drafter in build.FREE_DRAFTERS:
+    return target, request.drafter
+  return target, loading.load(request.drafter, dtype=dtype)
+
+
+def _warn(job: jobs.Job, drafter) -> None:
+  """Tells what is allowed but perhaps not meant."""
+  verifier = job.recipe.verifier
+  if not verifier.exact and job.recipe.drafter.num_draft:
+    cli.note(
+      f"Note: the verifier {verifier.name} is lossy; the output's distribution "
+      "is not the target's."
+    )
+  if isinstance(drafter, loading.Model) and drafter.lm.max_positions:
+    longest = max((len(row.tokens) for row in job.rows), default=0)
+    budget = int(max(jobs.as_list(job.config.max_new_tokens)))
+    given = 1 if drafter.lm.is_encoder_decoder else longest
+    if given + budget > drafter.lm.max_positions:
+      cli.note(
+        f'Note: the drafter was made for {drafter.lm.max_positions} positions '
+        f'and rows may reach {given + budget}; drafts beyond will be poor, '
+        'the output stays exact.'
+      )
+
+
+def _say_what_runs(request: Request, job: jobs.Job) -> None:
+  recipe = job.recipe
+  how = 'plain decoding'
+  if recipe.drafter.num_draft:
+    how = (
+      f'drafter {request.drafter}, {recipe.drafter.num_draft} draft slots, '
+      f'verifier {recipe.verifier.name}'
+    )
+  cli.note(f'Target {request.target}: {how}, {request.config.dtype}.')
+
+
+def _run(request: Request, job: jobs.Job, keep_bytes: int, compile_seconds):
+  """Streams answers to the output; (numbers, answers)."""
+  answers, seconds = [], 0.0
+  bar = tqdm.tqdm(
+    total=len(job.rows), unit='answer', dynamic_ncols=True, file=cli.stderr()
+  )
+  try:
+    with output.writer(request.output, keep_bytes) as write, bar:
+      with contextlib.closing(api.stream(job)) as batches:
+        for batch in batches:
+          write(batch.answers)
+          answers += batch.answers
+          seconds += batch.seconds
+          bar.update(len(batch.answers))
+  except KeyboardInterrupt:
+    resume = '' if request.output == '-' else '; --resume continues it'
+    raise KeyboardInterrupt(
+      f'interrupted after {len(answers)} answers{resume}.'
+    ) from None
+  found = report.numbers(answers, seconds, compile_seconds)
+  cli.note(report.table(found))
+  return found, answers
+
+
+def _compare(
+  request, job, target, drafter, prompts, skip, answers
+) -> dict[str, Any]:
+  """Plain decoding beside it, and the reason of the ratio."""
+  if drafter is None or not job.batches:
+    return {}
+  added: dict[str, Any] = {}
+  if request.baseline != 'none':
+    added['baseline'] = _baseline(request, job, target, prompts, skip, answers)
+  if request.config.explain:
+    begin = time.perf_counter()
+    model = drafter if isinstance(drafter, loading.Model) else None
+    times = report.measure_steps(job, target, model)
+    found = report.numbers(answers, 1.0, 0.0)
+    parts, sentences = report.explain(
+      found, times, job.recipe.drafter.num_draft
+    )
+    parts['measuring_seconds'] = time.perf_counter() - begin
+    added['explanation'] = parts
+    cli.note(sentences)
+  return added
+
+
+def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
+  """Decodes plainly what was decoded speculatively, and compares."""
+  plain_job = jobs.plan(target, prompts, config=request.config, skip=skip)
+  if request.baseline == 'first':
+    job, plain_job = jobs.first_batch(job), jobs.first_batch(plain_job)
+  compile_seconds = api.warm_up(plain_job)
+  # The two take turns, so that both see the same state of the machine.
+  speculative, plain, plain_answers = 0.0, 0.0, []
+  for batch, again in zip(api.stream(plain_job), api.stream(job)):
+    plain += batch.seconds
+    speculative += again.seconds
+    plain_answers += batch.answers
+  found = report.numbers(plain_answers, plain, compile_seconds)
+  same = report.same_tokens(plain_answers, answers)
+  total = len(plain_answers)
+  tokens = sum(answer.counts.num_tokens for answer in answers[:total])
+  speed = tokens / speculative
+  found |= {
+    'speculative_tokens_per_second': speed,
+    'measured_factor': speed / found['tokens_per_second'],
+    'identical': same,
+    'compared': total,
+  }
+  cli.note(
+    f'Plain decoding of {total} answers: {found["tokens_per_second"]:.1f} '
+    f'tokens/s, speculative {speed:.1f}: measured factor '
+    f'{found["measured_factor"]:.2f}; identical tokens: {same} of {total}'
+    f'{_about_identity(job)}.'
+  )
+  return found
+
+
+def _about_identity(job: jobs.Job) -> str:
+  name = job.recipe.verifier.name
+  if name in ('greedy', 'coupled', 'match'):
+    return ''
+  return f' ({name} draws with noise of its own: the same law, other tokens)'
+
+
+def _plain(request: Request) -> dict[str, Optional[Any]]:
+  return dataclasses.asdict(request)

@@ -1,0 +1,162 @@
+"""Files of answers: whole lines only, in order, and resumable."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import sys
+import threading
+from typing import Any, Callable, Iterator, Sequence
+
+from specjax import text as text_lib
+from specjax.api import Answer
+
+Write = Callable[[Sequence[Answer]], None]
+
+
+def record(answer: Answer) -> dict[str, Any]:
+  """The fields of one JSON line; the README defines them."""
+  counts = answer.counts
+  return {
+    'prompt': answer.prompt,
+    'text': answer.text,
+    'tokens': list(answer.tokens),
+    'finish_reason': answer.finish_reason,
+    'num_tokens': counts.num_tokens,
+    'num_target_calls': counts.num_target_calls,
+    'num_drafted': counts.num_drafted,
+    'num_accepted': counts.num_accepted,
+    'num_tested': counts.num_tested,
+    'block_efficiency': counts.block_efficiency,
+    'acceptance_rate': counts.acceptance_rate,
+    'draft_acceptance_rate': counts.draft_acceptance_rate,
+    'mean_acceptance_length': counts.mean_acceptance_length,
+  }
+
+
+def line(answer: Answer, as_json: bool) -> str:
+  """One line of output, its end included."""
+  if as_json:
+    return json.dumps(record(answer), ensure_ascii=False) + '\n'
+  return text_lib.one_line(answer.text) + '\n'
+
+
+def check_writable(path: str) -> None:
+  """Raises OSError with a sentence if a file cannot be written; '-' can."""
+  if path == '-':
+    return
+  file = pathlib.Path(path)
+  if file.is_dir():
+    raise IsADirectoryError(f'{path} is a folder; give a file to write to.')
+  existed = file.exists()
+  try:
+    file.open('ab').close()
+  except OSError as error:
+    raise OSError(f'Cannot write to {path}: {error.strerror}.') from None
+  if not existed:
+    file.unlink()
+
+
+def count_answered(
+  path: str, prompts: Sequence[str], per_prompt: int
+) -> tuple[int, int]:
+  """Finds out how far an interrupted output came.
+
+  Args:
+    path: of the output.
+    prompts: the prompts' texts, which JSON lines are compared with.
+    per_prompt: answers a prompt.
+
+  Returns:
+    (answers of completed prompts, their bytes). A last line without its end,
+    and answers of a prompt that has not got all of them, do not count.
+
+  Raises:
+    ValueError: if the file answers something else.
+  """
+  file = pathlib.Path(path)
+  if not file.exists():
+    return 0, 0
+  lines = file.read_bytes().split(b'\n')[:-1]
+  if len(lines) > len(prompts) * per_prompt:
+    raise ValueError(
+      f'{path} has {len(lines)} lines for {len(prompts)} prompts, so it cannot '
+      'be resumed; give the input and settings it was begun with.'
+    )
+  if path.endswith('.jsonl'):
+    for number, row in enumerate(lines):
+      if _prompt_of(row) != prompts[number // per_prompt]:
+        raise ValueError(
+          f'{path}, line {number + 1} does not answer prompt '
+          f'{number // per_prompt + 1} of the input, so it cannot be resumed.'
+        )
+  count = len(lines) - len(lines) % per_prompt
+  return count, sum(len(row) + 1 for row in lines[:count])
+
+
+def _prompt_of(row: bytes) -> Any:
+  try:
+    parsed = json.loads(row)
+  except ValueError:
+    return None
+  return parsed.get('prompt') if isinstance(parsed, dict) else None
+
+
+@contextlib.contextmanager
+def writer(path: str, keep_bytes: int = 0) -> Iterator[Write]:
+  """Opens an output.
+
+  Args:
+    path: '-' for standard output, or a file; JSON lines if it ends in .jsonl.
+    keep_bytes: what is kept of an existing file.
+
+  Yields:
+    A function that writes answers and flushes. A signal waits for it to
+    finish and a failed write is taken back, so the file has whole lines only.
+  """
+  as_json = path.endswith('.jsonl')
+  if path == '-':
+    yield lambda answers: _write_whole(
+      sys.stdout, ''.join(line(answer, False) for answer in answers)
+    )
+    return
+  mode = 'r+' if keep_bytes else 'w'
+  with open(path, mode, encoding='utf-8', newline='') as file:
+    file.truncate(keep_bytes)
+    file.seek(0, os.SEEK_END)
+    yield lambda answers: _write_whole(
+      file, ''.join(line(answer, as_json) for answer in answers)
+    )
+
+
+def _write_whole(file, text: str) -> None:
+  start = None if file is sys.stdout else file.tell()
+  with _signals_wait():
+    try:
+      file.write(text)
+      file.flush()
+    except OSError as error:
+      if start is None:
+        raise
+      os.truncate(file.fileno(), start)
+      raise OSError(f'Cannot write to {file.name}: {error.strerror}.') from None
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+  """Handles SIGINT and SIGTERM after the block instead of inside it."""
+  arrived = []
+  before = {}
+  if threading.current_thread() is threading.main_thread():
+    for number in (signal.SIGINT, signal.SIGTERM):
+      before[number] = signal.signal(
+        number, lambda number, frame: arrived.append(number)
+      )
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+  if arrived:
+    raise KeyboardInterrupt

@@ -1,0 +1,236 @@
+"""The numbers of a decoding run, and why it was faster than plain or not."""
+
+import dataclasses
+import functools
+import time
+from typing import Any, Optional, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import base
+from specjax import loading
+from specjax import theory
+from specjax.api import Answer
+from specjax.decoding import stats
+from specjax.jobs import Job
+
+TIMED_STEPS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTimes:
+  """Seconds of the parts of a round, and their ratios.
+
+  Attributes:
+    target: a target step with one token a row.
+    block: the target's pass over a block of K + 1 tokens a row.
+    drafter: a drafter step with one token a row; 0 without a model.
+  """
+
+  target: float
+  block: float
+  drafter: float
+
+  @property
+  def cost_ratio(self) -> float:
+    """c: drafter step over target step."""
+    return self.drafter / self.target
+
+  @property
+  def block_cost(self) -> float:
+    """The block's pass over a target step."""
+    return self.block / self.target
+
+
+def numbers(answers: Sequence[Answer], seconds: float, compile_seconds: float):
+  """Totals of a run, for the end of it and for `--stats`.
+
+  Args:
+    answers: all of them.
+    seconds: spent decoding, compilation not included.
+    compile_seconds: spent compiling.
+
+  Returns:
+    A JSON-able dict; the README defines its fields.
+  """
+  total = stats.add([answer.counts for answer in answers])
+  return {
+    'prompts': len({answer.prompt_index for answer in answers}),
+    'answers': len(answers),
+    'tokens': total.num_tokens,
+    'seconds': seconds,
+    'tokens_per_second': total.num_tokens / seconds if seconds else None,
+    'compile_seconds': compile_seconds,
+    'target_calls': total.num_target_calls,
+    'drafted': total.num_drafted,
+    'accepted': total.num_accepted,
+    'tested': total.num_tested,
+    'block_efficiency': total.block_efficiency,
+    'acceptance_rate': total.acceptance_rate,
+    'draft_acceptance_rate': total.draft_acceptance_rate,
+    'mean_acceptance_length': total.mean_acceptance_length,
+    'acceptance_by_position': total.acceptance_by_position,
+    'accepted_histogram': list(total.accepted_histogram),
+  }
+
+
+def table(found: dict[str, Any]) -> str:
+  """The totals as a person reads them."""
+  rows = [
+    ('prompts', f'{found["prompts"]}'),
+    ('tokens', f'{found["tokens"]}'),
+    ('tokens/s', _number(found['tokens_per_second'], 1)),
+    ('compile seconds', f'{found["compile_seconds"]:.1f}'),
+    ('target calls', f'{found["target_calls"]}'),
+    ('block efficiency', _number(found['block_efficiency'], 3)),
+    ('acceptance rate', _number(found['acceptance_rate'], 3)),
+    (
+      'by position',
+      ' '.join(_number(x, 3) for x in found['acceptance_by_position']) or '-',
+    ),
+  ]
+  return '\n'.join(f'  {name:<17} {value}' for name, value in rows)
+
+
+def _number(value: Optional[float], digits: int) -> str:
+  return '-' if value is None else f'{value:.{digits}f}'
+
+
+def same_tokens(left: Sequence[Answer], right: Sequence[Answer]) -> int:
+  """How many answers have the same tokens."""
+  return sum(a.tokens == b.tokens for a, b in zip(left, right))
+
+
+def measure_steps(
+  job: Job, target: loading.Model, drafter: Optional[loading.Model]
+) -> StepTimes:
+  """Times the parts of a round, each in a compiled loop of its own.
+
+  Args:
+    job: gives the batch size, K and a typical number of committed tokens.
+    target: the target.
+    drafter: the draft model, or None.
+
+  Returns:
+    `StepTimes`, each the best of three.
+  """
+  width = min((w for _, _, w in job.batches), default=16)
+  block = job.recipe.drafter.num_draft + 1
+  batch = job.batch_size
+  return StepTimes(
+    target=_step_seconds(target, batch, width, 1),
+    block=_step_seconds(target, batch, width, block),
+    drafter=_step_seconds(drafter, batch, width, 1) if drafter else 0.0,
+  )
+
+
+def _step_seconds(model, batch: int, width: int, block: int) -> float:
+  run = functools.partial(_steps, model.lm, model.params, batch, width, block)
+  jax.block_until_ready(run(1))
+  begin = [_elapsed(run, 1) for _ in range(3)]
+  whole = [_elapsed(run, 1 + TIMED_STEPS) for _ in range(3)]
+  return max(min(whole) - min(begin), 1e-9) / TIMED_STEPS
+
+
+def _elapsed(run, count: int) -> float:
+  begin = time.perf_counter()
+  jax.block_until_ready(run(count))
+  return time.perf_counter() - begin
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def _steps(lm: base.CachedLM, params, batch, width, block, count):
+  """Extends a cache `count` times by a block and takes it back each time."""
+  prompt = base.Prompt(
+    jnp.ones((batch, width), jnp.int32), jnp.full((batch,), width, jnp.int32)
+  )
+  cache = lm.prefill(params, prompt, capacity=width + block + 1).cache
+
+  def step(_, carry):
+    cache, tokens = carry
+    scored, cache = lm.extend(params, cache, tokens)
+    best = jnp.argmax(scored.logits, axis=-1).astype(jnp.int32)
+    return lm.commit(cache, jnp.zeros((batch,), jnp.int32)), best
+
+  tokens = jnp.ones((batch, block), jnp.int32)
+  return jax.lax.fori_loop(0, count, step, (cache, tokens))[1]
+
+
+def explain(
+  found: dict[str, Any], times: StepTimes, num_draft: int
+) -> tuple[dict[str, Any], str]:
+  """Says what speed the measured parts predict, and what limits it.
+
+  Args:
+    found: from `numbers`.
+    times: from `measure_steps`.
+    num_draft: K.
+
+  Returns:
+    (the numbers, a few sentences). The predicted factor is the block
+    efficiency over what a round costs in target steps (Leviathan et al. 2023,
+    theorem 3.8, with the measured efficiency and the block's real cost).
+  """
+  alpha = found['acceptance_rate']
+  if alpha is None:
+    return {}, 'Nothing was drafted, so the speed is that of plain decoding.'
+  c, block = times.cost_ratio, times.block_cost
+  efficiency = found['block_efficiency']
+  factor = efficiency / (block + num_draft * c)
+
+  def block_cost(gamma: int) -> float:
+    return 1 + (block - 1) * gamma / num_draft
+
+  best = theory.best_gamma(alpha, c, max(num_draft, 8), block_cost)
+  parts = {
+    'target_step_seconds': times.target,
+    'block_seconds': times.block,
+    'drafter_step_seconds': times.drafter,
+    'cost_ratio': c,
+    'block_cost': block,
+    'predicted_factor': factor,
+    'best_num_draft': best.gamma,
+    'best_predicted_factor': best.factor,
+  }
+  sentences = [
+    f'A draft step costs c = {c:.2f} of a target step and a block of '
+    f'{num_draft + 1} costs {block:.2f}; with acceptance {alpha:.3f} and '
+    f'{efficiency:.2f} tokens a round the predicted factor is {factor:.2f}.'
+  ]
+  sentences.append(_reason(factor, efficiency, block, num_draft * c))
+  if best.gamma == 0:
+    sentences.append(
+      'By the same formula no num_draft gains with this drafter.'
+    )
+  elif best.gamma != num_draft:
+    sentences.append(
+      f'By the same formula the best num_draft is {best.gamma}, with '
+      f'{best.factor:.2f}.'
+    )
+  return parts, ' '.join(sentences)
+
+
+def _reason(factor, efficiency, block, drafting) -> str:
+  if factor >= 1:
+    return 'So it is faster: a round yields more tokens than it costs steps.'
+  if efficiency <= block:
+    return (
+      'So it is slower: too few drafted tokens are accepted to pay even for '
+      'the wider block.'
+    )
+  return (
+    'So it is slower: the drafter is too expensive for its acceptance '
+    f'({drafting:.2f} target steps of drafting a round).'
+  )
+
+
+def environment() -> dict[str, str]:
+  """Device and versions, for `--stats`."""
+  device = jax.devices()[0]
+  return {
+    'device': f'{device.platform} {device.device_kind}',
+    'jax': jax.__version__,
+    'numpy': np.__version__,
+  }
