@@ -1,0 +1,42 @@
+"""The demo's target: English to German, T5-type, on Tatoeba sentence pairs.
+
+  python -m train.tokenizer --input=train.en-de.tsv --output=TOKENIZER
+  python -m train.main --config=configs/demo_target.py --workdir=DIR \
+      --config.data.train=train.en-de.tsv --config.data.valid=valid.en-de.tsv \
+      --config.tokenizer=TOKENIZER
+
+About 10 million parameters. Half of the pairs are joined to passages of 4 to
+8 sentences, so that long outputs are learnt too.
+"""
+
+from specjax.training import config as config_lib
+from specjax.training import data
+
+
+def get_config(arg: str = '') -> config_lib.TrainConfig:
+  """`arg` 'quick' makes a run of a minute that shows the mechanics."""
+  config = config_lib.TrainConfig(
+      task='target', name='specjax demo target, English to German',
+      tokenizer='demo_tokenizer', steps=2200, seed=0, log_every=20,
+      eval_every=300, save_every=0, save_minutes=4.0, keep_last=3,
+      eval_prompts=0, export_dtype='bfloat16',
+      licence='CC BY 2.0',
+      data_note=(
+          'English-German sentence pairs of www.manythings.org/anki and '
+          'tatoeba.org'),
+      model=config_lib.ModelConfig(
+          family='t5', width=256, layers=6, heads=4, head_dim=64, mlp=512),
+      data=data.DataConfig(
+          kind='pairs', train='train.en-de.tsv', valid='valid.en-de.tsv',
+          source_length=92, target_length=96, batch_rows=22,
+          joined_fraction=0.5),
+      optimizer=config_lib.OptimizerConfig(
+          name='adamw', learning_rate=2e-3, schedule='cosine',
+          warmup_steps=200, weight_decay=0.01, clip=1.0, ema=0.99),
+      objective=config_lib.ObjectiveConfig(label_smoothing=0.1))
+  if arg == 'quick':
+    config.steps, config.eval_every = 50, 50
+    config.data.max_examples = 2000
+  elif arg:
+    raise ValueError(f"Unknown variant {arg!r}; known is 'quick'.")
+  return config

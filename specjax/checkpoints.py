@@ -1,0 +1,100 @@
+"""Orbax checkpoints of a run: saving, keeping, restoring.
+
+Saving is asynchronous and atomic: a step's folder appears under its own name
+only when it is complete, so a run killed in the middle of a save leaves the
+previous checkpoint whole, and a disk that fills up costs the new one alone.
+"""
+
+import logging
+import os
+from typing import Any, Optional
+
+import jax
+from orbax import checkpoint as ocp
+
+from specjax import base
+
+_POLICY = ocp.checkpoint_managers.preservation_policy
+_RANK = 'rank'
+
+
+def open_manager(folder: str, keep_last: int = 3) -> ocp.CheckpointManager:
+  """Opens (and makes) the folder of a run's checkpoints.
+
+  Args:
+    folder: where the step folders are.
+    keep_last: newest checkpoints to keep, beside the best one.
+
+  Returns:
+    `ocp.CheckpointManager`; close it to finish what is being written.
+  """
+  # Orbax tells of every file on the root logger otherwise.
+  logging.getLogger('absl').setLevel(logging.WARNING)
+  policy = _POLICY.AnyPreservationPolicy([
+      _POLICY.LatestN(keep_last),
+      _POLICY.BestN(
+          get_metric_fn=lambda m: m[_RANK], n=1,
+          keep_checkpoints_without_metrics=False),
+  ])
+  return ocp.CheckpointManager(
+      os.path.abspath(folder),
+      options=ocp.CheckpointManagerOptions(
+          preservation_policy=policy, cleanup_tmp_directories=True,
+          enable_async_checkpointing=True, step_prefix=None,
+          best_fn=lambda m: m[_RANK]))
+
+
+def save(
+    manager: ocp.CheckpointManager, step: int, state: base.PyTree,
+    rank: Optional[float] = None):
+  """Starts saving `state` as `step`; the arrays may be reused on return.
+
+  Args:
+    manager: of `open_manager`.
+    step: its number; a step already saved is not saved again.
+    state: pytree of arrays.
+    rank: how good the state is, larger being better; None if unknown, and
+      then it is not kept as the best.
+  """
+  if step in manager.all_steps():
+    return
+  manager.save(
+      step, args=ocp.args.StandardSave(state),
+      metrics=None if rank is None else {_RANK: float(rank)}, force=True)
+
+
+def latest_step(manager: ocp.CheckpointManager) -> Optional[int]:
+  """The newest complete step, or None."""
+  return manager.latest_step()
+
+
+def abstract(tree: base.PyTree, sharding: Any = None) -> base.PyTree:
+  """Shapes and dtypes of a pytree, each to be restored onto `sharding`."""
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def restore(
+    manager: ocp.CheckpointManager, step: int,
+    like: base.PyTree) -> base.PyTree:
+  """Reads a step.
+
+  Args:
+    manager: of `open_manager`.
+    step: an existing step.
+    like: pytree of `jax.ShapeDtypeStruct` (see `abstract`), with shardings to
+      restore onto.
+
+  Returns:
+    the pytree that was saved, placed as `like` says.
+
+  Raises:
+    ValueError: the checkpoint holds another structure or other shapes.
+  """
+  try:
+    return manager.restore(step, args=ocp.args.StandardRestore(like))
+  except (KeyError, TypeError, ValueError) as e:
+    first = str(e).strip().splitlines()[0] if str(e).strip() else repr(e)
+    raise ValueError(
+        f'Checkpoint {step} in {manager.directory} does not fit this model: '
+        f'{first}') from e

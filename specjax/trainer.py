@@ -1,0 +1,178 @@
+"""A whole run: build, train, measure with the real decoder, export.
+
+Training knows nothing of decoding; here the two meet. What is measured at an
+evaluation is what a user of the drafter will see: acceptance rate and block
+efficiency of speculative decoding on held-out prompts.
+"""
+
+import os
+from typing import Any, Callable, Optional
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import api
+from specjax import base
+from specjax import checkpoints
+from specjax import loading
+from specjax import models
+from specjax.decoding import build as recipes
+from specjax.decoding import generate as generate_lib
+from specjax.decoding import stats
+from specjax.training import build
+from specjax.training import config as config_lib
+from specjax.training import export
+from specjax.training import metrics as metrics_lib
+from specjax.training import on_policy
+from specjax.training import packing
+from specjax.training import state as state_lib
+from specjax.training import train
+
+Report = Callable[[str], None]
+
+
+def run(
+    config: config_lib.TrainConfig, workdir: str, *, command: str = '',
+    report: Report = print) -> train.Outcome:
+  """Trains until the end or a signal; a finished run is exported.
+
+  Args:
+    config: settings.
+    workdir: folder of the run. Called again with it, a stopped run goes on
+      and a finished one is exported anew.
+    command: what the user typed, for the model card.
+    report: takes lines of information.
+
+  Returns:
+    `train.Outcome`.
+
+  Raises:
+    FileNotFoundError, ValueError, FloatingPointError: one sentence.
+  """
+  train.check_workdir(workdir, config)
+  parts = build.build(
+      config, process_index=jax.process_index(),
+      process_count=jax.process_count())
+  for source in parts.sources:
+    _tell_left_out(source, report)
+  rewrite = None
+  if config.data.on_policy_fraction:
+    rewrite = on_policy.make(
+        generator(parts), config.seed, config.data.on_policy_fraction)
+  outcome = train.train(
+      parts, workdir, measure=measurer(parts), on_policy=rewrite,
+      report=report)
+  if not outcome.stopped and jax.process_index() == 0:
+    folder = _export(parts, outcome, workdir, command)
+    report(f'Exported to {folder}.')
+  return outcome
+
+
+def _tell_left_out(source, report):
+  if source.skipped:
+    report(f'Left out {source.skipped} bad lines.')
+  if source.too_long:
+    report(
+        f'Left out {source.too_long} examples longer than a row (see '
+        'data.source_length and data.target_length).')
+
+
+def _export(parts, outcome, workdir, command):
+  config = parts.config
+  params = state_lib.best_params(outcome.state)
+  if config.average_last > 1:
+    manager = checkpoints.open_manager(
+        os.path.join(workdir, train.CHECKPOINTS), config.keep_last)
+    like = checkpoints.abstract(outcome.state)
+    params = export.final_params(manager, like, config.average_last)
+    manager.close()
+  measured = outcome.metrics or _last_metrics(workdir)
+  return export.export(
+      parts, params, os.path.join(workdir, export.FOLDER), steps=outcome.step,
+      metrics=measured, command=command)
+
+
+def _last_metrics(workdir):
+  rows = [r for r in metrics_lib.read(workdir) if r['kind'] == 'eval']
+  if not rows:
+    return {}
+  return {k: v for k, v in rows[-1].items()
+          if k not in ('step', 'kind') and v is not None}
+
+
+def as_model(parts: build.Run, params: base.PyTree) -> loading.Model:
+  """The trained model with these parameters, as `specjax.load` gives one."""
+  config = parts.model_config
+  size = max(parts.tokenizer.get_vocab().values()) + 1
+  vocab_size = min(config.vocab_size, size)
+  return loading.Model(
+      params=params, config=config, module=parts.module,
+      tokenizer=parts.tokenizer,
+      lm=models.make_lm(config, vocab_size=vocab_size),
+      eos_ids=tuple(config.eos_token_id), pad_id=config.pad_token_id,
+      name=parts.config.name)
+
+
+def held_out_prompts(parts: build.Run) -> list[np.ndarray]:
+  """Token rows to decode: held-out sources, or beginnings of held-out text."""
+  if parts.valid_source is None:
+    return []
+  stream = parts.valid_source.sides[0]
+  count = min(parts.config.eval_prompts, len(stream.offsets) - 1)
+  rows = [packing.get(stream, i) for i in range(count)]
+  if parts.config.data.kind == 'text':
+    rows = [row[:max(len(row) // 4, 1)] for row in rows]
+  return rows
+
+
+def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
+  """Makes `(params) -> dict` that decodes the held-out prompts.
+
+  A drafter is measured by greedy speculative decoding with its teacher:
+  'acceptance_rate' and 'block_efficiency'. A target has no drafter yet and is
+  measured by nothing but its loss.
+
+  Returns:
+    the function, or None where there is nothing to measure.
+  """
+  prompts = held_out_prompts(parts)
+  if parts.teacher is None or not prompts:
+    return None
+  config = parts.config
+
+  def measure(params):
+    # Single-device decoding: the parameters may be spread over a mesh.
+    params = jax.tree.map(jnp.asarray, jax.device_get(params))
+    answers = api.generate(
+        parts.teacher, prompts, drafter=as_model(parts, params),
+        num_draft=config.eval_draft, max_new_tokens=config.eval_new_tokens,
+        batch_size=min(8, len(prompts)), temperature=0.0)
+    counts = stats.add([answer.counts for answer in answers])
+    return {
+        'acceptance_rate': counts.acceptance_rate or 0.0,
+        'block_efficiency': counts.block_efficiency or 0.0,
+    }
+
+  return measure
+
+
+def generator(parts: build.Run) -> on_policy.Generate:
+  """Makes the drafter's own sampling at temperature 1, for on-policy data."""
+  settings = parts.config.data
+  lm = as_model(parts, None).lm
+  sampling = recipes.Sampling(temperature=1.0)
+  recipe = recipes.recipe(lm, None, warp=sampling.warp_spec())
+  most = settings.target_length
+  sample = recipes.compiled(recipe, most)
+
+  def generate(params, prompt, key):
+    rows = prompt.tokens.shape[0]
+    controls = sampling.controls(
+        jax.random.split(key, rows), most, parts.model_config.eos_token_id)
+    out = sample(generate_lib.Params(params), prompt, controls)
+    place = out.prompt_length[:, None] + jnp.arange(most)
+    place = jnp.minimum(place, out.tokens.shape[1] - 1)
+    return jnp.take_along_axis(out.tokens, place, 1), out.num_tokens
+
+  return generate

@@ -1,0 +1,219 @@
+"""From settings to the things a run is made of."""
+
+import dataclasses
+from typing import Any, Callable, NamedTuple, Optional
+
+import jax
+import numpy as np
+
+from specjax import base
+from specjax import loading
+from specjax import models
+from specjax import text
+from specjax.training import config as config_lib
+from specjax.training import data as data_lib
+from specjax.training import objectives
+from specjax.training import step as step_lib
+
+
+class Run(NamedTuple):
+  """What a run is made of.
+
+  Attributes:
+    config: `config_lib.TrainConfig`.
+    model_config: of the trained model.
+    module: its Flax module.
+    network: the module as training sees it.
+    objective: `step_lib.Objective`.
+    frozen: the teacher's parameters, or {}.
+    teacher: `loading.Model`, or None.
+    tokenizer: of the trained model.
+    init: `(key) -> params`, fresh or read from a folder.
+    batches: of training.
+    valid: of held-out data, or None.
+    sources: what was read: `data_lib.Source`s.
+    valid_source: held-out `data_lib.Source`, or None.
+  """
+
+  config: config_lib.TrainConfig
+  model_config: Any
+  module: Any
+  network: objectives.Network
+  objective: step_lib.Objective
+  frozen: base.PyTree
+  teacher: Optional[loading.Model]
+  tokenizer: Any
+  init: Callable[[base.Array], base.PyTree]
+  batches: data_lib.Batches
+  valid: Optional[data_lib.Batches]
+  sources: list
+  valid_source: Any
+
+
+def network_of(module: Any) -> objectives.Network:
+  """`Network` of a T5 or decoder module."""
+  if isinstance(module.config, models.T5Config):
+    return objectives.t5_network(module)
+  return objectives.decoder_network(module)
+
+
+def model_config(
+    config: config_lib.TrainConfig, vocab_size: int, start_id: int,
+    pad_id: int, eos_id: int) -> Any:
+  """`T5Config` or `DecoderConfig` of a new model."""
+  shape = config.model
+  if shape.family == 't5':
+    return models.T5Config(
+        vocab_size=vocab_size, d_model=shape.width, d_kv=shape.head_dim,
+        d_ff=shape.mlp, num_layers=shape.encoder_layers or shape.layers,
+        num_decoder_layers=shape.layers, num_heads=shape.heads,
+        hidden_act=shape.activation, gated=shape.gated,
+        tie_word_embeddings=shape.tie_embeddings,
+        scale_decoder_outputs=shape.tie_embeddings,
+        decoder_start_token_id=start_id, pad_token_id=pad_id,
+        eos_token_id=(eos_id,))
+  return models.DecoderConfig(
+      model_type='llama', vocab_size=vocab_size, hidden_size=shape.width,
+      intermediate_size=shape.mlp, num_hidden_layers=shape.layers,
+      num_attention_heads=shape.heads,
+      num_key_value_heads=shape.kv_heads or shape.heads,
+      head_dim=shape.head_dim, hidden_act=shape.activation,
+      gated=shape.gated, tie_word_embeddings=shape.tie_embeddings,
+      max_position_embeddings=shape.max_positions,
+      bos_token_id=None, pad_token_id=pad_id, eos_token_id=(eos_id,))
+
+
+def _tokenizer(config, teacher, initial):
+  """The tokenizer a run uses; teacher and drafter must agree."""
+  given = None
+  if config.tokenizer:
+    given = loading.load_tokenizer(config.tokenizer)
+    if given is None:
+      raise FileNotFoundError(
+          f'No tokenizer in {config.tokenizer}; train.tokenizer makes one.')
+  chosen = given
+  for model in (teacher, initial):
+    if model is None:
+      continue
+    if model.tokenizer is None:
+      raise ValueError(f'{model.name} holds no tokenizer.')
+    if chosen is not None:
+      text.check_same_vocabulary(model.tokenizer, chosen)
+    chosen = chosen or model.tokenizer
+  if chosen.eos_token_id is None:
+    raise ValueError('The tokenizer has no end-of-sequence token.')
+  return chosen
+
+
+def encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
+  """texts -> ids, through the fast tokenizer's own batching."""
+  def encode(texts):
+    if not texts:
+      return []
+    return tokenizer(list(texts), verbose=False).input_ids
+  return encode
+
+
+def _round_up(n, multiple=64):
+  return -(-n // multiple) * multiple
+
+
+def build(
+    config: config_lib.TrainConfig, *, process_index: int = 0,
+    process_count: int = 1) -> Run:
+  """Reads models and data and makes what training needs.
+
+  Args:
+    config: validated settings.
+    process_index, process_count: this host and how many there are.
+
+  Returns:
+    `Run`.
+
+  Raises:
+    FileNotFoundError, ValueError: one sentence about what is wrong.
+  """
+  config.validate()
+  teacher = loading.load(config.teacher) if config.teacher else None
+  initial = (
+      loading.load(config.init_from, dtype='float32')
+      if config.init_from else None)
+  tokenizer = _tokenizer(config, teacher, initial)
+  eos_id = tokenizer.eos_token_id
+  pad_id = tokenizer.pad_token_id
+  pad_id = eos_id if pad_id is None else pad_id
+  start_id = pad_id
+  if initial is not None:
+    made = initial.config
+  else:
+    size = _round_up(max(tokenizer.get_vocab().values()) + 1)
+    if teacher is not None:
+      size = teacher.config.vocab_size
+      start_id = getattr(teacher.config, 'decoder_start_token_id', start_id)
+    made = model_config(config, size, start_id, pad_id, eos_id)
+  made = dataclasses.replace(
+      made, dtype=config.compute_dtype, dropout_rate=config.model.dropout,
+      remat=config.remat == 'full')
+  _check_kind(config, made, teacher)
+  start_id = getattr(made, 'decoder_start_token_id', None)
+  module = models.make_module(made)
+  network = network_of(module)
+  if teacher is None:
+    objective = objectives.cross_entropy_objective(network, config.objective)
+  else:
+    objective = objectives.distillation_objective(
+        network, network_of(teacher.module), config.objective)
+  init = network.init if initial is None else lambda key: initial.params
+  sources, valid_source = _sources(config, tokenizer, eos_id)
+  shared = dict(
+      start_id=start_id, process_index=process_index,
+      process_count=process_count)
+  batches = data_lib.make_batches(
+      config.data, sources, seed=config.seed, **shared)
+  valid = None
+  if valid_source is not None:
+    valid = data_lib.make_batches(
+        dataclasses.replace(config.data, labelled_fraction=0.0),
+        [valid_source], seed=0, **shared)
+  return Run(
+      config, made, module, network, objective,
+      {} if teacher is None else teacher.params, teacher, tokenizer, init,
+      batches, valid, sources, valid_source)
+
+
+def _check_kind(config, made, teacher):
+  is_pairs = isinstance(made, models.T5Config)
+  if is_pairs != (config.data.kind == 'pairs'):
+    wanted = 'pairs' if is_pairs else 'text'
+    raise ValueError(
+        f"An {'encoder-decoder' if is_pairs else 'decoder-only model'} learns "
+        f'from data.kind={wanted!r}, not {config.data.kind!r}.')
+  if teacher is not None and is_pairs != isinstance(
+      teacher.config, models.T5Config):
+    raise ValueError(
+        'Teacher and drafter must both be encoder-decoders or both '
+        'decoder-only.')
+
+
+def _sources(config, tokenizer, eos_id):
+  settings = config.data
+  encode = encoder(tokenizer)
+  load = data_lib.load_pairs if settings.kind == 'pairs' else data_lib.load_text
+  sources = []
+  if settings.labelled_fraction < 1:
+    sources.append(
+        load(settings, data_lib.files(settings.train), encode, eos_id))
+  if settings.labelled_fraction > 0:
+    sources.append(
+        load(settings, data_lib.files(settings.labelled), encode, eos_id))
+  if settings.kind == 'pairs' and settings.joined_fraction > 0:
+    data_lib.check_joinable(encode, ['It is late.', 'Go home.'], eos_id)
+  valid = None
+  if settings.valid:
+    valid = load(settings, data_lib.files(settings.valid), encode, eos_id)
+  return sources, valid
+
+
+def num_parameters(params: base.PyTree) -> int:
+  """How many numbers a parameter tree holds."""
+  return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))

@@ -1,0 +1,279 @@
+"""Settings of a training run, as a config file returns them.
+
+The dataclasses are mutable because command-line overrides assign to their
+fields; a run validates them once and changes nothing afterwards.
+"""
+
+import dataclasses
+import math
+
+from specjax.training import data as data_lib
+from specjax.training import losses
+
+TASKS = ('target', 'drafter')
+FAMILIES = ('t5', 'decoder')
+OPTIMIZERS = ('adamw', 'adafactor')
+SCHEDULES = ('cosine', 'rsqrt', 'constant')
+REMAT = ('none', 'full')
+
+
+@dataclasses.dataclass
+class ModelConfig:
+  """Shape of a new model; ignored where weights are given.
+
+  Attributes:
+    family: 't5' (encoder-decoder) or 'decoder'.
+    width: D.
+    layers: decoder layers (and encoder layers unless given).
+    encoder_layers: of a T5; 0 takes `layers`.
+    heads, head_dim: attention heads and their width.
+    kv_heads: key-value heads of a decoder; 0 takes `heads`.
+    mlp: width of the feed-forward layer.
+    activation: of the feed-forward layer; with `gated`, of its gate.
+    gated: two input projections, one of them a gate.
+    tie_embeddings: the output projection is the embedding table.
+    dropout: share of activations set to 0 in training.
+    max_positions: of a decoder.
+  """
+
+  family: str = 't5'
+  width: int = 256
+  layers: int = 6
+  encoder_layers: int = 0
+  heads: int = 4
+  head_dim: int = 64
+  kv_heads: int = 0
+  mlp: int = 512
+  activation: str = 'relu'
+  gated: bool = False
+  tie_embeddings: bool = True
+  dropout: float = 0.0
+  max_positions: int = 2048
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+  """How parameters move.
+
+  Attributes:
+    name: 'adamw' or 'adafactor'.
+    learning_rate: at the peak.
+    schedule: 'cosine' (to 0 at the last step), 'rsqrt' or 'constant', after
+      `warmup_steps` of linear rise.
+    weight_decay: decoupled; matrices only.
+    b1, b2, eps: of AdamW.
+    clip: largest global norm of a gradient; 0 clips nothing.
+    accumulation: batches summed into one step.
+    ema: decay of the averaged weights that are evaluated and exported;
+      0 keeps none.
+  """
+
+  name: str = 'adamw'
+  learning_rate: float = 1e-3
+  schedule: str = 'cosine'
+  warmup_steps: int = 200
+  weight_decay: float = 0.0
+  b1: float = 0.9
+  b2: float = 0.98
+  eps: float = 1e-8
+  clip: float = 1.0
+  accumulation: int = 1
+  ema: float = 0.0
+
+
+@dataclasses.dataclass
+class ObjectiveConfig:
+  """What is minimised.
+
+  Attributes:
+    name: one of `losses.NAMES`.
+    temperature: of both distributions in the soft objectives.
+    beta: of 'jsd'.
+    label_smoothing: of 'cross_entropy'.
+    hard_weight: share of the loss that is cross entropy on the data's tokens,
+      beside a soft objective.
+    chunk: positions scored at once; 0 scores the whole row. Logits of both
+      models exist for one chunk at a time, also in the backward pass.
+  """
+
+  name: str = 'cross_entropy'
+  temperature: float = 1.0
+  beta: float = 0.5
+  label_smoothing: float = 0.0
+  hard_weight: float = 0.0
+  chunk: int = 0
+
+
+@dataclasses.dataclass
+class TrainConfig:
+  """A training run.
+
+  Attributes:
+    task: 'target' (a model on data) or 'drafter' (distilled from `teacher`).
+    name: of the model, in its card.
+    tokenizer: folder of the tokenizer; '' takes the teacher's.
+    teacher: folder of the target a drafter learns from.
+    init_from: folder of exported weights to continue from; '' starts anew.
+    steps: optimiser steps of the whole run.
+    seed: of initial weights, data order and dropout.
+    compute_dtype: 'float32' or 'bfloat16'; parameters are float32.
+    remat: 'none', or 'full' to recompute activations in the backward pass.
+    data_parallel: devices the batch is split over; 0 takes all.
+    log_every, eval_every, save_every: steps between lines of metrics,
+      evaluations and checkpoints; 0 for `eval_every` evaluates at the end
+      only, and for `save_every` saves at the end only.
+    save_minutes: also save when this many minutes passed; 0 does not.
+    keep_last: checkpoints kept, beside the best.
+    average_last: exported weights are the mean of this many last checkpoints;
+      1 exports the last one (or its EMA).
+    eval_batches: held-out batches for the loss.
+    eval_prompts: held-out prompts decoded for acceptance, block efficiency.
+    eval_draft: draft tokens K of that decoding.
+    eval_new_tokens: budget of each of those prompts.
+    export_dtype: dtype of the exported weights.
+    licence: of the data, for the model card.
+    data_note: where the data come from, for the model card.
+  """
+
+  task: str = 'target'
+  name: str = 'model'
+  tokenizer: str = ''
+  teacher: str = ''
+  init_from: str = ''
+  steps: int = 1000
+  seed: int = 0
+  compute_dtype: str = 'float32'
+  remat: str = 'none'
+  data_parallel: int = 0
+  log_every: int = 20
+  eval_every: int = 500
+  save_every: int = 500
+  save_minutes: float = 0.0
+  keep_last: int = 3
+  average_last: int = 1
+  eval_batches: int = 8
+  eval_prompts: int = 32
+  eval_draft: int = 4
+  eval_new_tokens: int = 64
+  export_dtype: str = 'float32'
+  licence: str = ''
+  data_note: str = ''
+  model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  data: data_lib.DataConfig = dataclasses.field(
+      default_factory=data_lib.DataConfig)
+  optimizer: OptimizerConfig = dataclasses.field(
+      default_factory=OptimizerConfig)
+  objective: ObjectiveConfig = dataclasses.field(
+      default_factory=ObjectiveConfig)
+
+  def validate(self):
+    """Raises ValueError with one sentence for a setting that cannot work."""
+    _one_of('task', self.task, TASKS)
+    _one_of('model.family', self.model.family, FAMILIES)
+    _one_of('optimizer.name', self.optimizer.name, OPTIMIZERS)
+    _one_of('optimizer.schedule', self.optimizer.schedule, SCHEDULES)
+    _one_of('remat', self.remat, REMAT)
+    _one_of('compute_dtype', self.compute_dtype, ('float32', 'bfloat16'))
+    _one_of('export_dtype', self.export_dtype, ('float32', 'bfloat16'))
+    losses.check_name(self.objective.name)
+    _at_least('steps', self.steps, 1)
+    for name in ('log_every', 'keep_last', 'average_last', 'eval_draft',
+                 'eval_new_tokens'):
+      _at_least(name, getattr(self, name), 1)
+    for name in ('eval_every', 'save_every', 'eval_batches', 'eval_prompts',
+                 'save_minutes', 'data_parallel'):
+      _at_least(name, getattr(self, name), 0)
+    for name in ('width', 'layers', 'heads', 'head_dim', 'mlp'):
+      _at_least(f'model.{name}', getattr(self.model, name), 1)
+    _between('model.dropout', self.model.dropout, 0, 0.95)
+    self._validate_learning()
+    self.data.validate()
+    if self.task == 'drafter' and not self.teacher:
+      raise ValueError("task='drafter' needs teacher=FOLDER of its target.")
+    if self.task == 'target' and not self.tokenizer and not self.init_from:
+      raise ValueError(
+          'A new target needs tokenizer=FOLDER; train.tokenizer makes one.')
+    if self.task == 'target' and self.objective.name != 'cross_entropy':
+      raise ValueError(
+          f'objective.name={self.objective.name!r} compares with a teacher; a '
+          "target has none and learns by 'cross_entropy'.")
+    if self.task == 'target' and self.data.on_policy_fraction:
+      raise ValueError('data.on_policy_fraction is for drafters.')
+
+  def _validate_learning(self):
+    optimizer, objective = self.optimizer, self.objective
+    if not (math.isfinite(optimizer.learning_rate)
+            and optimizer.learning_rate > 0):
+      raise ValueError(
+          'optimizer.learning_rate must be a positive number, not '
+          f'{optimizer.learning_rate}.')
+    _at_least('optimizer.warmup_steps', optimizer.warmup_steps, 0)
+    _at_least('optimizer.accumulation', optimizer.accumulation, 1)
+    _at_least('optimizer.weight_decay', optimizer.weight_decay, 0)
+    _at_least('optimizer.clip', optimizer.clip, 0)
+    _between('optimizer.ema', optimizer.ema, 0, 0.999999)
+    _between('optimizer.b1', optimizer.b1, 0, 0.999999)
+    _between('optimizer.b2', optimizer.b2, 0, 0.999999)
+    _at_least('objective.chunk', objective.chunk, 0)
+    _between('objective.label_smoothing', objective.label_smoothing, 0, 0.95)
+    _between('objective.hard_weight', objective.hard_weight, 0, 1)
+    if not (math.isfinite(objective.temperature) and objective.temperature > 0):
+      raise ValueError(
+          'objective.temperature must be a positive number, not '
+          f'{objective.temperature}.')
+    if not 0 < objective.beta < 1:
+      raise ValueError(
+          'objective.beta must lie strictly between 0 and 1, not '
+          f'{objective.beta}.')
+
+
+def _one_of(name, value, allowed):
+  if value not in allowed:
+    raise ValueError(
+        f'{name} must be one of {", ".join(map(repr, allowed))}, not '
+        f'{value!r}.')
+
+
+def _at_least(name, value, least):
+  # Written so that NaN fails too.
+  if not value >= least:
+    raise ValueError(f'{name} must be at least {least}, not {value}.')
+
+
+def _between(name, value, low, high):
+  if not low <= value <= high:
+    raise ValueError(
+        f'{name} must lie between {low} and {high}, not {value}.')
+
+
+def to_dict(config: TrainConfig) -> dict:
+  """Nested plain dict of a config."""
+  return dataclasses.asdict(config)
+
+
+# What may differ between two runs in one workdir: it changes no parameter.
+_FREE = frozenset({
+    'log_every', 'eval_every', 'save_every', 'save_minutes', 'keep_last',
+    'average_last', 'eval_batches', 'eval_prompts', 'eval_draft',
+    'eval_new_tokens', 'export_dtype', 'licence', 'data_note', 'name',
+    'data.threads', 'data.valid', 'data_parallel', 'objective.chunk', 'remat',
+})
+
+
+def difference(old: dict, new: dict, prefix: str = '') -> str:
+  """Names the first field that makes `new` another run than `old`, or ''."""
+  for key in sorted(set(old) | set(new)):
+    path = prefix + key
+    if path in _FREE:
+      continue
+    if key not in old or key not in new:
+      where = 'this config' if key not in new else 'the run in it'
+      return f'{path} is missing from {where}'
+    a, b = old[key], new[key]
+    if isinstance(a, dict) and isinstance(b, dict):
+      inner = difference(a, b, f'{path}.')
+      if inner:
+        return inner
+    elif a != b:
+      return f'{path} is {b!r} here and {a!r} there'
+  return ''

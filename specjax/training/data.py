@@ -1,0 +1,332 @@
+"""Batches by number: the input of training.
+
+`batches` is a `grain.MapDataset` whose element i is the batch of step i, a
+pure function of the settings, the seed and i. Resuming is starting at a step;
+the number of reading threads or hosts changes no batch.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Callable, NamedTuple, Optional
+
+import grain
+import numpy as np
+
+from specjax.training import packing
+from specjax.training import readers
+
+# How many finished epoch plans stay in memory: a reader at the border of two
+# epochs alternates between them.
+_PLANS_KEPT = 3
+
+
+@dataclasses.dataclass
+class DataConfig:
+  """What to train on.
+
+  Attributes:
+    kind: 'pairs' (source and target) or 'text' (documents).
+    train: files, comma-separated (.tsv, .jsonl or plain text).
+    valid: held-out files, comma-separated.
+    labelled: files of target-generated pairs, comma-separated (.jsonl).
+    labelled_fraction: share of the examples taken from `labelled` instead of
+      `train`; 0 is ground truth alone and 1 is target-generated alone.
+    on_policy_fraction: share of the batches whose targets the drafter itself
+      generates at that step.
+    source_field, target_field, text_fields: names in JSON lines
+      (`text_fields` comma-separated, joined by a newline).
+    skip_bad_lines: count and leave out bad lines instead of stopping.
+    source_length, target_length: tokens of a row on each side.
+    batch_rows: rows of a batch, over all hosts.
+    pack: put several examples into one row.
+    joined_fraction: share of the pairs that are joined to passages.
+    join_min, join_max: pairs in a passage.
+    max_examples: use only the first examples; 0 uses all.
+    threads: reading threads.
+  """
+
+  kind: str = 'pairs'
+  train: str = ''
+  valid: str = ''
+  labelled: str = ''
+  labelled_fraction: float = 0.0
+  on_policy_fraction: float = 0.0
+  source_field: str = 'source'
+  target_field: str = 'target'
+  text_fields: str = 'text'
+  skip_bad_lines: bool = False
+  source_length: int = 128
+  target_length: int = 128
+  batch_rows: int = 32
+  pack: bool = True
+  joined_fraction: float = 0.0
+  join_min: int = 4
+  join_max: int = 8
+  max_examples: int = 0
+  threads: int = 1
+
+  def validate(self):
+    """Raises ValueError with one sentence for a setting that cannot work."""
+    if self.kind not in ('pairs', 'text'):
+      raise ValueError(
+          f"data.kind must be 'pairs' or 'text', not {self.kind!r}.")
+    for name in ('source_length', 'target_length', 'batch_rows', 'threads',
+                 'join_min'):
+      if getattr(self, name) < 1:
+        raise ValueError(
+            f'data.{name} must be at least 1, not {getattr(self, name)}.')
+    for name in ('labelled_fraction', 'on_policy_fraction', 'joined_fraction'):
+      value = getattr(self, name)
+      if not 0 <= value <= 1:
+        raise ValueError(
+            f'data.{name} must lie between 0 and 1, not {value}.')
+    if self.join_max < self.join_min:
+      raise ValueError(
+          f'data.join_max ({self.join_max}) must not be below data.join_min '
+          f'({self.join_min}).')
+    if not self.train and self.labelled_fraction < 1:
+      raise ValueError('data.train names no file to train on.')
+    if self.labelled_fraction > 0 and not self.labelled:
+      raise ValueError(
+          'data.labelled_fraction is above 0 but data.labelled names no file; '
+          'train.label writes one.')
+    if self.on_policy_fraction > 0 and self.pack:
+      raise ValueError(
+          'data.on_policy_fraction needs data.pack=False: the drafter answers '
+          'one source a row.')
+
+
+class Source(NamedTuple):
+  """Tokenised examples in memory.
+
+  Attributes:
+    sides: token streams of equal count: (source, target), or (text,).
+    skipped: lines left out as bad.
+    too_long: examples left out because they do not fit a row.
+  """
+
+  sides: tuple[packing.Stream, ...]
+  skipped: int
+  too_long: int
+
+
+def files(names: str) -> list[str]:
+  """Splits a comma-separated list of files."""
+  return [name.strip() for name in names.split(',') if name.strip()]
+
+
+def _encode(values, encode, eos_id):
+  """Texts or ready ids to lists of ids that end with `eos_id`."""
+  texts = [v for v in values if isinstance(v, str)]
+  encoded = iter(encode(texts))
+  out = []
+  for value in values:
+    ids = list(next(encoded) if isinstance(value, str) else value)
+    if not ids or ids[-1] != eos_id:
+      ids.append(eos_id)
+    out.append(ids)
+  return out
+
+
+def load_pairs(
+    config: DataConfig, paths: list[str],
+    encode: Callable[[list[str]], list[list[int]]], eos_id: int) -> Source:
+  """Reads and tokenises sentence pairs; every side ends with `eos_id`."""
+  sources, targets, skipped = readers.read_pairs(
+      paths, fields=(config.source_field, config.target_field),
+      skip_bad_lines=config.skip_bad_lines)
+  if config.max_examples:
+    sources = sources[:config.max_examples]
+    targets = targets[:config.max_examples]
+  pairs = list(zip(
+      _encode(sources, encode, eos_id), _encode(targets, encode, eos_id)))
+  fitting = [
+      (s, t) for s, t in pairs
+      if len(s) <= config.source_length and len(t) <= config.target_length]
+  if not fitting:
+    raise ValueError(
+        f'No pair fits {config.source_length} source and '
+        f'{config.target_length} target tokens; raise data.source_length and '
+        'data.target_length.')
+  sides = tuple(packing.stream(side) for side in zip(*fitting))
+  return Source(sides, skipped, len(pairs) - len(fitting))
+
+
+def load_text(
+    config: DataConfig, paths: list[str],
+    encode: Callable[[list[str]], list[list[int]]], eos_id: int) -> Source:
+  """Reads and tokenises documents, cut to pieces that fit a row."""
+  documents = readers.read_documents(paths, fields=files(config.text_fields))
+  if config.max_examples:
+    documents = documents[:config.max_examples]
+  pieces = []
+  for ids in _encode(documents, encode, eos_id):
+    pieces += packing.cut(np.asarray(ids, np.int32), config.target_length)
+  pieces = [p for p in pieces if len(p) > 1]
+  if not pieces:
+    raise ValueError(f'No text of two tokens or more in {", ".join(paths)}.')
+  return Source((packing.stream(pieces),), 0, 0)
+
+
+def check_joinable(encode, texts: list[str], eos_id: int):
+  """Raises ValueError unless token-wise joining spells the joined text.
+
+  Passages are joined as tokens, because joining anew in every epoch must not
+  tokenise anew. Sentencepiece-like tokenizers mark a word by the space before
+  it and allow that; byte-level ones do not.
+  """
+  first, second = texts[0], texts[-1]
+  parts = _encode([first, second], encode, eos_id)
+  whole, = _encode([f'{first} {second}'], encode, eos_id)
+  if parts[0][:-1] + parts[1] != whole:
+    raise ValueError(
+        'This tokenizer spells a sentence differently after another one, so '
+        'pairs cannot be joined to passages; set data.joined_fraction=0.')
+
+
+def _limits(config):
+  if config.kind == 'text':
+    return (config.target_length,)
+  return (config.source_length, config.target_length)
+
+
+def _epoch_sources(config, sources, rng):
+  """Which (source, item) pairs an epoch visits, in order: int [n, 2]."""
+  counts = [len(packing.lengths(s.sides[0])) for s in sources]
+  if len(sources) == 1:
+    return np.stack([np.zeros(counts[0], int), rng.permutation(counts[0])], 1)
+  # A mixture of ground truth (0) and labelled (1): as many examples as the
+  # larger of the two parts holds, each source in its own random order.
+  fraction = config.labelled_fraction
+  total = max(counts)
+  which = (rng.permutation(total) < round(fraction * total)).astype(int)
+  items = np.zeros(total, int)
+  for s, count in enumerate(counts):
+    wanted = int((which == s).sum())
+    repeats = -(-wanted // count) if wanted else 0
+    order = [rng.permutation(count) for _ in range(repeats)]
+    if wanted:
+      items[which == s] = np.concatenate(order)[:wanted]
+  return np.stack([which, items], 1)
+
+
+def _plan_epoch(config, sources, seed, epoch):
+  """Examples of every row of an epoch: list of rows of lists of items."""
+  rng = np.random.default_rng([seed, epoch])
+  visits = _epoch_sources(config, sources, rng)
+  limits = _limits(config)
+  # A text piece of n tokens fills n - 1 places.
+  less = 1 if config.kind == 'text' else 0
+  sizes = np.stack([
+      np.concatenate([packing.lengths(s.sides[side]) for s in sources]) - less
+      for side in range(len(limits))], 1)
+  starts = np.cumsum([0] + [len(packing.lengths(s.sides[0])) for s in sources])
+  flat = starts[visits[:, 0]] + visits[:, 1]
+  num_joined = int(round(config.joined_fraction * len(flat)))
+  if config.kind == 'text':
+    num_joined = 0
+  examples = packing.group(
+      flat, [sizes[:, side] for side in range(len(limits))], limits,
+      num_joined, (config.join_min, config.join_max), rng)
+  examples = [examples[i] for i in rng.permutation(len(examples))]
+  taken = np.stack([sizes[e].sum(0) for e in examples])
+  rows = packing.pack(taken, limits, config.pack)
+  rows = [rows[i] for i in rng.permutation(len(rows))]
+  return [[examples[i] for i in row] for row in rows]
+
+
+class Batches(NamedTuple):
+  """Random access to batches.
+
+  Attributes:
+    get: `(step) -> dict of numpy arrays`, this host's part of the batch.
+    epoch_of: `(step) -> (epoch, step within it, steps in it)`.
+  """
+
+  get: Callable[[int], dict[str, np.ndarray]]
+  epoch_of: Callable[[int], tuple[int, int, int]]
+
+
+def make_batches(
+    config: DataConfig, sources: list[Source], *, seed: int,
+    start_id: Optional[int] = None, process_index: int = 0,
+    process_count: int = 1) -> Batches:
+  """Makes the batches of every step.
+
+  Args:
+    config: `DataConfig`.
+    sources: one `Source`, or ground truth and labelled for a mixture.
+    seed: of the order.
+    start_id: the decoder's start token (pairs).
+    process_index, process_count: which rows of the batch this host gets.
+
+  Returns:
+    `Batches`. The last batch of an epoch is filled up with empty rows, so
+    every example occurs exactly once in an epoch.
+
+  Raises:
+    ValueError: `batch_rows` is not divisible by the hosts.
+  """
+  if config.batch_rows % process_count:
+    raise ValueError(
+        f'data.batch_rows={config.batch_rows} cannot be divided by '
+        f'{process_count} hosts.')
+  plan = functools.lru_cache(_PLANS_KEPT)(
+      functools.partial(_plan_epoch, config, sources, seed))
+  counts = []
+  firsts = np.cumsum([0] + [len(packing.lengths(s.sides[0])) for s in sources])
+
+  def epoch_of(step):
+    epoch, before = 0, 0
+    while True:
+      if epoch == len(counts):
+        counts.append(-(-len(plan(epoch)) // config.batch_rows))
+      if step < before + counts[epoch]:
+        return epoch, step - before, counts[epoch]
+      before += counts[epoch]
+      epoch += 1
+
+  def tokens(items, side):
+    s = int(np.searchsorted(firsts, items[0], 'right')) - 1
+    if len(items) == 1:
+      return packing.get(sources[s].sides[side], items[0] - firsts[s])
+    parts = []
+    for item in items:
+      s = int(np.searchsorted(firsts, item, 'right')) - 1
+      parts.append(packing.get(sources[s].sides[side], item - firsts[s]))
+    return np.concatenate([p[:-1] for p in parts[:-1]] + parts[-1:])
+
+  def get(step):
+    epoch, index, _ = epoch_of(int(step))
+    rows = plan(epoch)
+    first = index * config.batch_rows
+    mine = rows[first:first + config.batch_rows][process_index::process_count]
+    num_rows = config.batch_rows // process_count
+    if config.kind == 'text':
+      return packing.text_rows(
+          [[(tokens(e, 0), 1) for e in row] for row in mine],
+          config.target_length, num_rows)
+    return packing.pair_rows(
+        [[(tokens(e, 0), tokens(e, 1)) for e in row] for row in mine],
+        config.source_length, config.target_length, num_rows, start_id)
+
+  return Batches(get, epoch_of)
+
+
+def dataset(batches: Batches, num_steps: int) -> Any:
+  """`grain.MapDataset` of `num_steps` elements; element i is step i's batch."""
+  return grain.MapDataset.range(num_steps).map(batches.get)
+
+
+def iterate(
+    batches: Batches, first_step: int, num_steps: int, *, threads: int = 1):
+  """Iterates over the batches of steps first_step..num_steps-1, read ahead.
+
+  Reading uses threads of this process: worker processes would need parsed
+  absl flags, and a batch costs far less than a training step.
+  """
+  if first_step >= num_steps:
+    return iter(())
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8)
+  ahead = dataset(batches, num_steps)[first_step:]
+  return iter(ahead.to_iter_dataset(options))

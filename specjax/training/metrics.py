@@ -1,0 +1,110 @@
+"""Where a run's numbers go: `metrics.jsonl`, TensorBoard files, curves."""
+
+import json
+import math
+import os
+from typing import Callable, NamedTuple
+
+import matplotlib
+import tensorboardX
+
+FILE = 'metrics.jsonl'
+CURVES = 'curves.png'
+
+
+class Writer(NamedTuple):
+  """Attributes:
+    write: `(step, kind, values)`; `kind` is 'train' or 'eval', `values` a dict
+      of floats.
+    close: flushes.
+  """
+
+  write: Callable[[int, str, dict], None]
+  close: Callable[[], None]
+
+
+def open_writer(workdir: str, first_step: int = 0) -> Writer:
+  """Opens the metrics of a run.
+
+  Args:
+    workdir: of the run.
+    first_step: lines after this step, left by a run that went further than
+      its last checkpoint, are dropped: they will be written again.
+  """
+  path = os.path.join(workdir, FILE)
+  kept = [m for m in read(workdir) if m['step'] <= first_step]
+  temporary = path + '.new'
+  with open(temporary, 'w', encoding='utf-8') as f:
+    f.writelines(json.dumps(m) + '\n' for m in kept)
+  os.replace(temporary, path)
+  lines = open(path, 'a', encoding='utf-8')
+  board = tensorboardX.SummaryWriter(os.path.join(workdir, 'tensorboard'))
+
+  def write(step, kind, values):
+    values = {k: float(v) for k, v in values.items()}
+    # JSON knows no nan.
+    clean = {
+        k: round(v, 6) if math.isfinite(v) else None
+        for k, v in values.items()}
+    lines.write(json.dumps({'step': step, 'kind': kind, **clean}) + '\n')
+    lines.flush()
+    for name, value in values.items():
+      board.add_scalar(f'{kind}/{name}', value, step)
+
+  def close():
+    lines.close()
+    board.close()
+
+  return Writer(write, close)
+
+
+def read(workdir: str) -> list[dict]:
+  """The lines of `metrics.jsonl`; a last line cut short is left out."""
+  path = os.path.join(workdir, FILE)
+  if not os.path.exists(path):
+    return []
+  out = []
+  with open(path, encoding='utf-8') as f:
+    for line in f:
+      try:
+        out.append(json.loads(line))
+      except json.JSONDecodeError:
+        break
+  return out
+
+
+_PANELS = (
+    ('loss', 'loss per token'),
+    ('acceptance_rate', 'share of drafted tokens accepted'),
+    ('block_efficiency', 'tokens per target call'),
+    ('tokens_per_second', 'tokens per second'),
+)
+
+
+def plot(workdir: str) -> str:
+  """Draws `curves.png` from `metrics.jsonl`; returns its path."""
+  matplotlib.use('Agg')
+  from matplotlib import pyplot as plt  # pylint: disable=g-import-not-at-top
+
+  rows = read(workdir)
+  panels = [p for p in _PANELS if any(r.get(p[0]) is not None for r in rows)]
+  panels = panels or [_PANELS[0]]
+  figure, axes = plt.subplots(
+      1, len(panels), figsize=(4.5 * len(panels), 3.5), squeeze=False)
+  for axis, (name, title) in zip(axes[0], panels):
+    for kind, style in (('train', '-'), ('eval', 'o-')):
+      points = [
+          (r['step'], r[name]) for r in rows
+          if r['kind'] == kind and r.get(name) is not None]
+      if points:
+        axis.plot(*zip(*points), style, label=kind, markersize=3)
+    axis.set_title(title)
+    axis.set_xlabel('step')
+    axis.grid(alpha=0.3)
+    if axis.lines:
+      axis.legend()
+  figure.tight_layout()
+  path = os.path.join(workdir, CURVES)
+  figure.savefig(path, dpi=110)
+  plt.close(figure)
+  return path

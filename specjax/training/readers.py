@@ -1,0 +1,167 @@
+"""Text files to examples, with one clear sentence for each bad input."""
+
+import json
+import os
+from typing import Iterator, Sequence
+
+MAX_REPORTED = 80
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+  """Yields (line number from 1, line without its end)."""
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f'Data file {path} does not exist.')
+  if os.path.getsize(path) == 0:
+    raise ValueError(f'Data file {path} is empty.')
+  number = 0
+  with open(path, 'rb') as f:
+    for number, raw in enumerate(f, 1):
+      try:
+        text = raw.decode('utf-8')
+      except UnicodeDecodeError as e:
+        raise ValueError(
+            f'{path}, line {number}: not UTF-8 (byte {e.start} of the line is '
+            f'{raw[e.start]:#04x}); convert the file to UTF-8.') from None
+      yield number, text.rstrip('\r\n')
+
+
+def _json_line(path: str, number: int, line: str) -> dict:
+  try:
+    record = json.loads(line)
+  except json.JSONDecodeError as e:
+    raise ValueError(
+        f'{path}, line {number}: not a JSON object ({e.msg}).') from None
+  if not isinstance(record, dict):
+    raise ValueError(f'{path}, line {number}: not a JSON object.')
+  return record
+
+
+def _pair(path, number, line, fields):
+  """One line to (source, target); ValueError says what is wrong with it."""
+  if path.endswith('.jsonl'):
+    record = _json_line(path, number, line)
+    values = []
+    for field in fields:
+      value = record.get(field)
+      is_ids = isinstance(value, list) and all(
+          type(v) is int for v in value)
+      if not isinstance(value, str) and not is_ids:
+        raise ValueError(
+            f'{path}, line {number}: the field {field!r} must be a string or '
+            f'a list of token ids; the fields are {sorted(record)}.')
+      values.append(value)
+    source, target = values
+  else:
+    if '\t' not in line:
+      raise ValueError(
+          f'{path}, line {number}: no tab between source and target: '
+          f'{line[:MAX_REPORTED]!r}.')
+    source, target = line.split('\t')[:2]
+  if not len(source) or not len(target):
+    raise ValueError(f'{path}, line {number}: source or target is empty.')
+  return source, target
+
+
+def read_pairs(
+    paths: Sequence[str], *, fields: tuple[str, str] = ('source', 'target'),
+    skip_bad_lines: bool = False) -> tuple[list, list, int]:
+  """Reads sentence pairs.
+
+  Args:
+    paths: `.tsv` files (source, tab, target; later columns are ignored) or
+      `.jsonl` files, whose two `fields` hold strings or lists of token ids.
+    fields: names of the two fields in JSON lines.
+    skip_bad_lines: count and leave out bad lines instead of raising.
+
+  Returns:
+    (sources, targets, number of lines left out).
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    ValueError: a file is empty or not UTF-8, or a line is bad.
+  """
+  sources, targets, skipped = [], [], 0
+  for path in paths:
+    for number, line in _lines(path):
+      if not line.strip():
+        continue
+      try:
+        source, target = _pair(path, number, line, fields)
+      except ValueError:
+        if not skip_bad_lines:
+          raise
+        skipped += 1
+        continue
+      sources.append(source)
+      targets.append(target)
+  if not sources:
+    raise ValueError(
+        f'No sentence pair in {", ".join(paths) or "an empty list of files"}.')
+  return sources, targets, skipped
+
+
+def read_text(
+    paths: Sequence[str], *, field: str = '') -> Iterator[str]:
+  """Yields texts: lines of a text file, columns of a TSV, fields of JSON lines.
+
+  Args:
+    paths: `.tsv`, `.jsonl` or plain-text files.
+    field: for JSON lines, the field to take; '' takes every string field.
+
+  Raises:
+    FileNotFoundError, ValueError: as `read_pairs`.
+  """
+  for path in paths:
+    for number, line in _lines(path):
+      if path.endswith('.jsonl'):
+        record = _json_line(path, number, line)
+        if field and not isinstance(record.get(field), str):
+          raise ValueError(
+              f'{path}, line {number}: no string field {field!r}; the fields '
+              f'are {sorted(record)}.')
+        keys = [field] if field else sorted(record)
+        yield from (record[k] for k in keys if isinstance(record[k], str))
+      elif path.endswith('.tsv'):
+        yield from (column for column in line.split('\t') if column)
+      elif line.strip():
+        yield line
+
+
+def read_documents(
+    paths: Sequence[str], *, fields: Sequence[str] = ('text',)) -> list[str]:
+  """Reads documents for a decoder-only model.
+
+  Args:
+    paths: `.jsonl` files, one document a line made of `fields` joined by a
+      newline; or plain-text files, whose paragraphs (runs of non-empty lines)
+      are the documents.
+    fields: names of the fields; those that a record lacks are left out, and
+      a record with none of them is an error.
+
+  Raises:
+    FileNotFoundError, ValueError: as `read_pairs`.
+  """
+  documents = []
+  for path in paths:
+    paragraph = []
+    for number, line in _lines(path):
+      if path.endswith('.jsonl'):
+        record = _json_line(path, number, line)
+        parts = [record[k] for k in fields if isinstance(record.get(k), str)]
+        if not parts:
+          raise ValueError(
+              f'{path}, line {number}: none of the fields {list(fields)}; the '
+              f'fields are {sorted(record)}.')
+        documents.append('\n'.join(parts))
+      elif line.strip():
+        paragraph.append(line)
+      elif paragraph:
+        documents.append('\n'.join(paragraph))
+        paragraph = []
+    if paragraph:
+      documents.append('\n'.join(paragraph))
+  documents = [d for d in documents if d.strip()]
+  if not documents:
+    raise ValueError(
+        f'No text in {", ".join(paths) or "an empty list of files"}.')
+  return documents

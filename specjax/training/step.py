@@ -1,0 +1,120 @@
+"""One optimiser step, compiled once."""
+
+from typing import Callable, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from specjax import base
+from specjax.training import state as state_lib
+
+
+class Objective(NamedTuple):
+  """What a family of models is trained for.
+
+  Attributes:
+    init: `(key) -> params`.
+    loss: `(params, frozen, batch, key or None) -> (total, weight, sums)`:
+      the loss summed over positions, how many positions it counts, and a dict
+      of further sums; `key` draws dropout and None means evaluation.
+      `frozen` is what is read and never trained, such as a teacher's
+      parameters.
+  """
+
+  init: Callable[..., base.PyTree]
+  loss: Callable[..., tuple[base.Array, base.Array, dict]]
+
+
+def _gradients(objective, params, frozen, batch, key):
+  """Gradient of the summed loss, and the sums."""
+
+  def scalar(params):
+    total, weight, sums = objective.loss(params, frozen, batch, key)
+    return total, dict(sums, loss=total, weight=weight)
+
+  grads, sums = jax.grad(scalar, has_aux=True)(params)
+  return grads, sums
+
+
+def make_train_step(
+    objective: Objective, optimizer: optax.GradientTransformation, *,
+    seed: int, ema: float = 0.0, accumulation: int = 1) -> Callable[..., tuple]:
+  """Makes the compiled step.
+
+  Args:
+    objective: `Objective`.
+    optimizer: the gradient transformation.
+    seed: of dropout; step s uses fold_in(key(seed), s) and nothing else, so a
+      resumed run draws the same noise.
+    ema: decay of the averaged weights, 0 where the state keeps none.
+    accumulation: the batch is cut into this many parts along the rows, whose
+      gradients are added before one update; the result is that of the whole
+      batch, because the loss is divided by the positions of all parts.
+
+  Returns:
+    `(state, frozen, batch) -> (state, metrics)`; the state is donated. Float32
+    scalars in `metrics`: 'loss' (mean over positions), 'weight' (positions),
+    'grad_norm' before clipping, and the means of the objective's sums.
+  """
+
+  def accumulate(params, frozen, batch, key):
+    if accumulation == 1:
+      return _gradients(objective, params, frozen, batch, key)
+    parts = jax.tree.map(
+        lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch)
+    keys = jax.random.split(key, accumulation)
+    shapes = jax.eval_shape(
+        lambda: _gradients(
+            objective, params, frozen, jax.tree.map(lambda x: x[0], parts),
+            keys[0]))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def add(carry, part):
+      new = _gradients(objective, params, frozen, *part)
+      return jax.tree.map(jnp.add, carry, new), None
+
+    return lax.scan(add, zeros, (parts, keys))[0]
+
+  def train_step(state, frozen, batch):
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    grads, sums = accumulate(state.params, frozen, batch, key)
+    weight = jnp.maximum(sums['weight'], 1.0)
+    grads = jax.tree.map(lambda g: g / weight, grads)
+    updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = state.ema
+    if ema:
+      average = state_lib.update_ema(average, params, ema, state.step)
+    metrics = _means(sums)
+    metrics['grad_norm'] = optax.global_norm(grads)
+    state = state_lib.TrainState(
+        step=state.step + 1, params=params, opt_state=opt_state, ema=average)
+    return state, metrics
+
+  return jax.jit(train_step, donate_argnums=0)
+
+
+def _means(sums):
+  weight = jnp.maximum(sums['weight'], 1.0)
+  means = {k: v / weight for k, v in sums.items() if k != 'weight'}
+  return dict(means, weight=sums['weight'])
+
+
+def make_eval_step(objective: Objective) -> Callable[..., dict]:
+  """Makes `(params, frozen, batch) -> sums` without dropout; see `mean`."""
+
+  def eval_step(params, frozen, batch):
+    total, weight, sums = objective.loss(params, frozen, batch, None)
+    return dict(sums, loss=total, weight=weight)
+
+  return jax.jit(eval_step)
+
+
+def mean(all_sums: list[dict]) -> dict[str, float]:
+  """Mean over positions of the sums of several batches."""
+  totals = {k: sum(float(s[k]) for s in all_sums) for k in all_sums[0]}
+  weight = max(totals.pop('weight'), 1.0)
+  return {k: v / weight for k, v in totals.items()}

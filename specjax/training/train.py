@@ -1,0 +1,327 @@
+"""The training loop: steps, metrics, evaluations, checkpoints, stopping."""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from typing import Any, Callable, NamedTuple, Optional
+
+import jax
+import numpy as np
+import tqdm
+
+from specjax import checkpoints
+from specjax.training import build as build_lib
+from specjax.training import config as config_lib
+from specjax.training import data as data_lib
+from specjax.training import metrics as metrics_lib
+from specjax.training import optimizers
+from specjax.training import state as state_lib
+from specjax.training import step as step_lib
+
+CONFIG_FILE = 'config.json'
+CHECKPOINTS = 'checkpoints'
+
+
+class Outcome(NamedTuple):
+  """How a run ended.
+
+  Attributes:
+    state: the last `TrainState`.
+    step: steps done.
+    stopped: whether a signal stopped it before its last step.
+    metrics: of the last evaluation.
+  """
+
+  state: state_lib.TrainState
+  step: int
+  stopped: bool
+  metrics: dict
+
+
+def _plain(config):
+  # Through JSON, so that both sides hold lists and not tuples.
+  return json.loads(json.dumps(config_lib.to_dict(config)))
+
+
+def check_workdir(workdir: str, config: config_lib.TrainConfig):
+  """Checks that a folder is new or belongs to this run; writes nothing.
+
+  Raises:
+    ValueError: it holds a run of other settings; names the first field that
+      differs.
+  """
+  path = os.path.join(workdir, CONFIG_FILE)
+  if not os.path.exists(path):
+    return
+  with open(path, encoding='utf-8') as f:
+    old = json.load(f)
+  found = config_lib.difference(old, _plain(config))
+  if found:
+    raise ValueError(
+        f'{workdir} holds a run of another config: {found}; take another '
+        '--workdir or the same settings.')
+
+
+def _claim_workdir(workdir, config):
+  """Makes a run's folder and writes its settings."""
+  check_workdir(workdir, config)
+  os.makedirs(workdir, exist_ok=True)
+  path = os.path.join(workdir, CONFIG_FILE)
+  temporary = path + '.new'
+  with open(temporary, 'w', encoding='utf-8') as f:
+    json.dump(_plain(config), f, indent=2)
+    f.write('\n')
+  os.replace(temporary, path)
+
+
+class Placement(NamedTuple):
+  """Where arrays go: parameters everywhere, batch rows split over devices."""
+
+  replicated: Any
+  rows: Any
+
+
+def placement(config: config_lib.TrainConfig) -> Placement:
+  """Makes the one-axis mesh of data parallelism.
+
+  Raises:
+    ValueError: more devices are asked for than there are, or a batch (or one
+      of its accumulated parts) cannot be divided by the devices.
+  """
+  devices = jax.devices()
+  count = config.data_parallel or len(devices)
+  if count > len(devices):
+    raise ValueError(
+        f'data_parallel={count} but there are {len(devices)} devices.')
+  rows, parts = config.data.batch_rows, config.optimizer.accumulation
+  if rows % (count * parts):
+    parted = f' times {parts} accumulated parts' if parts > 1 else ''
+    raise ValueError(
+        f'data.batch_rows={rows} cannot be divided by {count} '
+        f'device{"s" if count > 1 else ""}{parted}.')
+  mesh = jax.sharding.Mesh(np.asarray(devices[:count]), ('data',))
+  spec = jax.sharding.PartitionSpec
+  return Placement(
+      jax.sharding.NamedSharding(mesh, spec()),
+      jax.sharding.NamedSharding(mesh, spec('data')))
+
+
+def _put(batch, sharding):
+  return {
+      k: jax.make_array_from_process_local_data(sharding, v)
+      for k, v in batch.items()}
+
+
+def _tokens(batch):
+  """How many tokens of a batch are real."""
+  names = ('source_segments', 'target_segments', 'segments')
+  return sum(int((batch[n] > 0).sum()) for n in names if n in batch)
+
+
+def _install(flag: dict):
+  """Lets SIGTERM and SIGINT end the run after the current step."""
+  def handler(number, frame):
+    del frame
+    if flag.get('signal'):
+      raise KeyboardInterrupt
+    flag['signal'] = number
+
+  previous = {}
+  try:
+    for number in (signal.SIGTERM, signal.SIGINT):
+      previous[number] = signal.signal(number, handler)
+  except ValueError:  # Not the main thread: then nobody signals us.
+    pass
+  return previous
+
+
+def evaluate(
+    run: build_lib.Run, eval_step: Callable[..., dict], params: Any,
+    place: Placement) -> dict[str, float]:
+  """Mean loss (and the objective's other means) over held-out batches."""
+  if run.valid is None or not run.config.eval_batches:
+    return {}
+  _, _, available = run.valid.epoch_of(0)
+  sums = [
+      eval_step(params, run.frozen, _put(run.valid.get(i), place.rows))
+      for i in range(min(run.config.eval_batches, available))]
+  return step_lib.mean(sums)
+
+
+def _rank(values: dict) -> Optional[float]:
+  """What 'best' means: acceptance where it is known, else held-out loss."""
+  for name in ('acceptance_rate', 'acceptance'):
+    if values.get(name) is not None:
+      return values[name]
+  return -values['loss'] if 'loss' in values else None
+
+
+def train(
+    run: build_lib.Run, workdir: str, *,
+    measure: Optional[Callable[[Any], dict]] = None,
+    on_policy: Optional[Callable[[Any, dict, int], dict]] = None,
+    report: Callable[[str], None] = print) -> Outcome:
+  """Trains until the last step, a signal, or a non-finite loss.
+
+  Args:
+    run: of `build_lib.build`.
+    workdir: folder of this run; if it holds checkpoints, the newest is
+      continued and the result is the same as without the stop.
+    measure: `(params) -> dict` of floats, called at evaluations beside the
+      held-out loss, for instance to decode prompts speculatively.
+    on_policy: `(params, batch, step) -> batch`, which may replace the targets
+      by what the trained model generates itself.
+    report: prints a line of information.
+
+  Returns:
+    `Outcome`.
+
+  Raises:
+    FloatingPointError: a loss or gradient is not finite; names the step and
+      the last good checkpoint.
+    ValueError: as `check_workdir` and `placement`.
+  """
+  config = run.config
+  place = placement(config)
+  _claim_workdir(workdir, config)
+  manager = checkpoints.open_manager(
+      os.path.join(workdir, CHECKPOINTS), config.keep_last)
+  optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
+  state, first = _first_state(run, optimizer, manager, place)
+  if first:
+    report(f'Continuing {workdir} at step {first}.')
+  run = run._replace(frozen=jax.device_put(run.frozen, place.replicated))
+  writer = metrics_lib.open_writer(workdir, first)
+  eval_step = step_lib.make_eval_step(run.objective)
+
+  def look(state):
+    params = state_lib.best_params(state)
+    values = evaluate(run, eval_step, params, place)
+    return values | (measure(params) if measure is not None else {})
+
+  flag = {}
+  previous = _install(flag)
+  try:
+    outcome = _loop(
+        run, state, first, optimizer, writer, place, look, on_policy,
+        lambda *args: checkpoints.save(manager, *args), flag)
+  except FloatingPointError as e:
+    manager.wait_until_finished()
+    last = checkpoints.latest_step(manager)
+    where = 'there is no checkpoint yet' if last is None else (
+        'the last good checkpoint is '
+        f'{os.path.join(workdir, CHECKPOINTS, str(last))}')
+    raise FloatingPointError(
+        f'{e}; {where}. A smaller optimizer.learning_rate usually helps.'
+    ) from None
+  finally:
+    for number, handler in previous.items():
+      signal.signal(number, handler)
+    writer.close()
+    manager.close()
+  metrics_lib.plot(workdir)
+  return outcome
+
+
+def _first_state(run, optimizer, manager, place):
+  """The newest checkpoint, or a fresh state; and its step."""
+  config = run.config
+
+  def make(key):
+    return state_lib.create(run.init(key), optimizer, config.optimizer.ema)
+
+  key = jax.random.key(config.seed)
+  step = checkpoints.latest_step(manager)
+  if step is None:
+    return jax.jit(make, out_shardings=place.replicated)(key), 0
+  like = checkpoints.abstract(jax.eval_shape(make, key), place.replicated)
+  return checkpoints.restore(manager, step, like), step
+
+
+def _loop(
+    run, state, first, optimizer, writer, place, look, on_policy, save, flag):
+  """The steps themselves; `save(step, state, rank)` starts a checkpoint."""
+  config = run.config
+  train_step = step_lib.make_train_step(
+      run.objective, optimizer, seed=config.seed, ema=config.optimizer.ema,
+      accumulation=config.optimizer.accumulation)
+  bar = tqdm.tqdm(
+      total=config.steps, initial=first, unit='step', file=sys.stderr,
+      dynamic_ncols=True, mininterval=1.0)
+  schedule = optimizers.make_schedule(config.optimizer, config.steps)
+  step, seen, rows, tokens = first, {}, [], 0
+  started = saved_at = time.time()
+  for batch in data_lib.iterate(
+      run.batches, first, config.steps, threads=config.data.threads):
+    placed = _put(batch, place.rows)
+    if on_policy is not None:
+      placed = on_policy(state.params, placed, step)
+    state, values = train_step(state, run.frozen, placed)
+    step += 1
+    values = {k: float(v) for k, v in values.items()}
+    _check_finite(values, step)
+    rows.append(values)
+    tokens += _tokens(batch)
+    bar.update()
+    done = step == config.steps
+    if done or step % config.log_every == 0:
+      values = _means(rows, tokens, started)
+      rows, tokens, started = [], 0, time.time()
+      writer.write(step, 'train', values | _where(run, schedule, step))
+      bar.set_postfix_str(
+          f"loss {values['loss']:.3f}, "
+          f"{values['tokens_per_second']:.0f} tokens/s")
+    fresh = {}
+    if done or (config.eval_every and step % config.eval_every == 0):
+      fresh = look(state)
+      if fresh:
+        seen = fresh
+        writer.write(step, 'eval', fresh)
+        bar.write(_line(step, fresh), file=sys.stderr)
+      rows, tokens, started = [], 0, time.time()
+    if done or flag.get('signal') or _is_time(config, step, saved_at):
+      save(step, state, _rank(fresh))
+      saved_at = time.time()
+    if flag.get('signal'):
+      break
+  bar.close()
+  return Outcome(state, step, step < config.steps, seen)
+
+
+def _is_time(config, step, saved_at):
+  """Whether a checkpoint is due."""
+  if config.save_every and step % config.save_every == 0:
+    return True
+  minutes = (time.time() - saved_at) / 60
+  return bool(config.save_minutes) and minutes >= config.save_minutes
+
+
+def _means(rows, tokens, started):
+  """Means of the steps' values, and tokens a second."""
+  out = {k: float(np.mean([row[k] for row in rows])) for k in rows[0]}
+  spent = max(time.time() - started, 1e-9)
+  return out | {'tokens_per_second': tokens / spent}
+
+
+def _where(run, schedule, step):
+  return {
+      'learning_rate': float(schedule(step - 1)),
+      'epoch': run.batches.epoch_of(step - 1)[0],
+  }
+
+
+def _line(step, values):
+  shown = ', '.join(
+      f'{k.replace("_", " ")} {v:.4g}' for k, v in values.items())
+  return f'step {step}: {shown}'
+
+
+def _check_finite(values, step):
+  if math.isfinite(values['loss']) and math.isfinite(values['grad_norm']):
+    return
+  raise FloatingPointError(
+      f"Step {step}: the loss is {values['loss']} and the gradient's norm "
+      f"{values['grad_norm']}")
