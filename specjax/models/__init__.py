@@ -90,6 +90,7 @@ def init_params(config: Config, key, *, dtype: Optional[str] = None):
   return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
+@functools.lru_cache(maxsize=None)
 def abstract_params(config: Config):
   """Returns the parameter tree as shapes, float32, computing nothing."""
   return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))

@@ -192,8 +192,9 @@ def load(folder: str, *, dtype=None):
   embed = _strip_prefix(files, embed)['embed', 'weight'].name
   own = _own_head(files, embed, config.tie_word_embeddings)
   config = dataclasses.replace(config, tie_word_embeddings=not own)
-  shapes = dict(names.flat(abstract_params(config)))
-  sources = _strip_prefix(files, names.sources(config, abstract_params(config)))
+  abstract = abstract_params(config)
+  shapes = dict(names.flat(abstract))
+  sources = _strip_prefix(files, names.sources(config, abstract))
   tensors = _read_all(folder, files, sources, shapes, config)
   if dtype is None:
     stored = tensors[embed].dtype

@@ -1,0 +1,156 @@
+"""Logits equal Hugging Face's, teacher-forced and through the cache."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specjax import loading
+from specjax.base import Prompt
+from specjax.models import hf
+from tests import shared
+from tests.models import reference
+
+TOLERANCE = 1e-4
+WIDTHS = (1, 3, 5)
+LENGTHS = (9, 2, 6)
+
+
+def close(ours, theirs):
+  np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=0)
+
+
+def blocks(module, lm, params, prompt, follow):
+  """Logits of blocks of several widths, one after the other, [B, 9, V]."""
+  cache = lm.prefill(params, prompt, capacity=24).cache
+  logits, at = [], 0
+  for width in WIDTHS:
+    scored, cache = lm.extend(params, cache, follow[:, at : at + width])
+    # Committed in two steps, one of them too far and taken back.
+    cache = lm.commit(cache, jnp.full(len(LENGTHS), width + 2))
+    cache = lm.commit(cache, jnp.full(len(LENGTHS), -2))
+    logits.append(scored.logits)
+    at += width
+  return jnp.concatenate(logits, axis=1)
+
+
+def check_decoder(model, torch_model, torch):
+  """Compares whole rows, and ragged rows through the cache."""
+  size = max(LENGTHS) + sum(WIDTHS)
+  vocab = model.config.vocab_size
+  tokens = np.random.default_rng(0).integers(0, vocab, (len(LENGTHS), size))
+  with torch.no_grad():
+    theirs = torch_model(torch.tensor(tokens)).logits.numpy()
+  follow = np.stack(
+    [row[n - 1 : n - 1 + sum(WIDTHS)] for row, n in zip(tokens, LENGTHS)]
+  )
+
+  @jax.jit
+  def run(params, tokens, follow):
+    whole = model.module.apply({'params': params}, tokens)
+    prompt = Prompt(tokens[:, : max(LENGTHS)], jnp.array(LENGTHS))
+    return whole, blocks(model.module, model.lm, params, prompt, follow)
+
+  whole, cached = run(model.params, tokens, follow)
+  assert whole.dtype == jnp.float32
+  close(whole, theirs)
+  for row, start in enumerate(LENGTHS):
+    close(cached[row], theirs[row, start - 1 : start - 1 + sum(WIDTHS)])
+
+
+def check_t5(model, torch_model, torch):
+  rng = np.random.default_rng(0)
+  source = rng.integers(1, 60, (len(LENGTHS), 20))
+  lengths = np.array([20, 5, 13])
+  seen = np.arange(20) < lengths[:, None]
+  target = rng.integers(0, 60, (len(LENGTHS), 21))
+  target[:, 0] = model.lm.start_id
+  with torch.no_grad():
+    theirs = torch_model(
+      input_ids=torch.tensor(source),
+      attention_mask=torch.tensor(seen.astype(np.int64)),
+      decoder_input_ids=torch.tensor(target),
+    ).logits.numpy()
+
+  @jax.jit
+  def run(params, source, target):
+    whole = model.module.apply({'params': params}, source, seen, target)
+    prompt = Prompt(source, jnp.array(lengths))
+    pre = model.lm.prefill(params, prompt, capacity=24)
+    scored, cache = model.lm.extend(params, pre.cache, target[:, :12])
+    cache = model.lm.commit(cache, jnp.full(3, 12))
+    second, cache = model.lm.extend(params, cache, target[:, 12:15])
+    # Rows stand at different lengths from here on.
+    cache = model.lm.commit(cache, jnp.array([3, 1, 2]))
+    place = jnp.array([15, 13, 14])[:, None] + jnp.arange(5)
+    third, _ = model.lm.extend(
+      params, cache, jnp.take_along_axis(target, place, axis=1)
+    )
+    return whole, scored.logits, second.logits, third.logits, pre.last_token
+
+  whole, first, second, third, last = run(model.params, source, target)
+  close(whole, theirs)
+  close(first, theirs[:, :12])
+  close(second, theirs[:, 12:15])
+  for row, start in enumerate((15, 13, 14)):
+    close(third[row], theirs[row, start : start + 5])
+  assert last.tolist() == [model.lm.start_id] * 3
+
+
+@pytest.mark.parametrize('name', reference.FAMILIES)
+def test_equals_transformers(name, torch, tmp_path):
+  theirs = reference.build(name, torch)
+  model = loading.load(reference.save(theirs, tmp_path / 'model'))
+  assert model.config.dtype == 'float32'
+  check = check_t5 if name in reference.T5S else check_decoder
+  check(model, theirs, torch)
+  check_round_trip(model, theirs, torch, tmp_path / 'again')
+
+
+def check_round_trip(model, theirs, torch, folder):
+  """What we write, transformers reads, and it says the same."""
+  hf.save_hf(folder, model.params, model.config)
+  again, info = type(theirs).from_pretrained(
+    folder, output_loading_info=True, attn_implementation='eager'
+  )
+  assert not info['missing_keys'] and not info['unexpected_keys']
+  assert not info['mismatched_keys']
+  ids = torch.arange(1, 13)[None]
+  more = {'decoder_input_ids': ids} if model.lm.is_encoder_decoder else {}
+  with torch.no_grad():
+    before = theirs(ids, **more).logits.numpy()
+    after = again.eval()(ids, **more).logits.numpy()
+  np.testing.assert_allclose(after, before, atol=1e-6)
+  # Our own reading of it is the same model.
+  ours = loading.load(str(folder))
+  assert ours.config == model.config
+  jax.tree.map(np.testing.assert_array_equal, ours.params, model.params)
+
+
+@pytest.mark.parametrize('name', ['stories260K', 'llama2xs', 'bitllama3M'])
+def test_real_checkpoints(name, torch):
+  import transformers
+
+  folder = shared.weights(name)
+  model = loading.load(folder)
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+  check_decoder(model, theirs, torch)
+
+
+def test_old_config_spelling(torch, tmp_path):
+  """transformers 4 kept rotary settings in rope_theta and rope_scaling."""
+  theirs = reference.build('llama3_rope', torch)
+  folder = reference.save(theirs, tmp_path)
+  path = tmp_path / 'config.json'
+  config = json.loads(path.read_text())
+  rope = config.pop('rope_parameters')
+  config['rope_theta'] = rope.pop('rope_theta')
+  config['rope_scaling'] = rope
+  new = hf.parse_config(hf.read_config(folder))
+  path.write_text(json.dumps(config))
+  assert hf.parse_config(hf.read_config(folder)) == new
+  rope['type'] = rope.pop('rope_type')
+  path.write_text(json.dumps(config))
+  assert hf.parse_config(hf.read_config(folder)) == new
