@@ -73,10 +73,28 @@ def node_keys(
   Returns:
     Typed keys [B, num_nodes].
   """
-  shape = (row_key.shape[0], num_nodes)
+  nodes = jnp.arange(num_nodes)
+  return round_keys(row_key, length, nodes, jnp.full_like(nodes, role))
+
+
+def round_keys(
+  row_key: Array, length: Array, nodes: Array, roles: Array
+) -> Array:
+  """As `node_keys`, for pairs of a node and a role.
+
+  Args:
+    row_key: typed PRNG keys [B].
+    length: int32 [B], committed tokens when the round starts.
+    nodes: int32 [n].
+    roles: int32 [n].
+
+  Returns:
+    Typed keys [B, n]. Asking for all keys of a round at once compiles faster.
+  """
+  shape = (row_key.shape[0], nodes.shape[0])
   keys = jnp.broadcast_to(_fold(row_key, length)[:, None], shape)
-  keys = _fold(keys, jnp.broadcast_to(jnp.arange(num_nodes), shape))
-  return _fold_constant(keys, role)
+  keys = _fold(keys, jnp.broadcast_to(nodes, shape))
+  return _fold(keys, jnp.broadcast_to(roles, shape))
 
 
 def uniform(keys: Array) -> Array:

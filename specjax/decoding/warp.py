@@ -14,7 +14,9 @@ from typing import Optional
 from jax import lax
 import jax.numpy as jnp
 
-from specjax.base import Array, Context, Tree
+from specjax.base import Array
+from specjax.base import Context
+from specjax.base import Tree
 from specjax.decoding import sampling
 
 

@@ -17,8 +17,10 @@ from specjax.base import Verifier
 from specjax.decoding import sampling as _noise
 from specjax.decoding.verify.block import block
 from specjax.decoding.verify.greedy import greedy
-from specjax.decoding.verify.match import coupled, match
-from specjax.decoding.verify.ratio import lenient, sampling
+from specjax.decoding.verify.match import coupled
+from specjax.decoding.verify.match import match
+from specjax.decoding.verify.ratio import lenient
+from specjax.decoding.verify.ratio import sampling
 from specjax.decoding.verify.top_candidates import top_candidates
 
 _PLAIN = {

@@ -12,7 +12,11 @@ import functools
 
 import jax.numpy as jnp
 
-from specjax.base import Array, Context, Draft, Verdict, Verifier
+from specjax.base import Array
+from specjax.base import Context
+from specjax.base import Draft
+from specjax.base import Verdict
+from specjax.base import Verifier
 from specjax.decoding.verify import common
 
 
@@ -66,13 +70,13 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   h = jnp.where(below > 0, zi / jnp.where(below > 0, below, 1.0), 1.0)
   h = jnp.where(length == drafted, wi, h)
   h = jnp.where(jnp.isnan(wi), 0.0, h)
-  u = common.accept_noise(context, num_draft)
+  u, keys = common.round_noise(context, num_draft)
   passed = (u < h) & (length <= drafted)
   num_accepted = jnp.max(
     jnp.where(passed, length, 0), axis=1, initial=0
   ).astype(jnp.int32)
   next_token = common.next_from_residual(
-    context,
+    keys,
     draft,
     logits,
     log_normaliser,

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from specjax.base import Array, Context, Draft
+from specjax.base import Array
+from specjax.base import Context
+from specjax.base import Draft
 from specjax.decoding import sampling
 
 
@@ -69,12 +71,20 @@ def target_samples(context: Context, logits: Array, sampler: str) -> Array:
   return sampling.categorical(logits, keys, sampler)
 
 
-def accept_noise(context: Context, num_draft: int) -> Array:
-  """Uniforms [B, K] of this round's acceptance tests."""
-  keys = sampling.node_keys(
-    context.controls.row_key, context.length, num_draft, sampling.ACCEPT
+def round_noise(context: Context, num_draft: int) -> tuple[Array, Array]:
+  """This round's randomness for a ratio rule.
+
+  Returns:
+    Uniforms [B, K] of the acceptance tests, and the keys [B] of the token that
+    follows. One such token a round, so node 0 serves whatever its slot.
+  """
+  keys = sampling.round_keys(
+    context.controls.row_key,
+    context.length,
+    jnp.asarray([*range(num_draft), 0]),
+    jnp.asarray([sampling.ACCEPT] * num_draft + [sampling.RESIDUAL]),
   )
-  return sampling.uniform(keys)
+  return sampling.uniform(keys[:, :num_draft]), keys[:, num_draft]
 
 
 def probabilities_at(draft: Draft, logits: Array) -> tuple[Array, Array, Array]:
@@ -112,7 +122,7 @@ def draft_row(draft: Draft, slot: Array, vocab_size: int) -> Array:
 
 
 def next_from_residual(
-  context: Context,
+  keys: Array,
   draft: Draft,
   logits: Array,
   log_normaliser: Array,
@@ -127,7 +137,7 @@ def next_from_residual(
   unnormalised; should rounding leave no mass at all, p is drawn from.
 
   Args:
-    context: whose round it is.
+    keys: typed keys [B].
     draft: the draft.
     logits: float32 [B, T, V].
     log_normaliser: float32 [B, T].
@@ -141,8 +151,4 @@ def next_from_residual(
   q = draft_row(draft, slot, logits.shape[-1])
   weights = jnp.maximum(p_scale[:, None] * p - q_scale[:, None] * q, 0.0)
   weights = jnp.where((weights.sum(axis=-1) > 0)[:, None], weights, p)
-  # One such draw a round, so node 0 serves whatever the slot.
-  keys = sampling.node_keys(
-    context.controls.row_key, context.length, 1, sampling.RESIDUAL
-  )
-  return sampling.draw(weights, keys[:, 0])
+  return sampling.draw(weights, keys)

@@ -11,7 +11,11 @@ import functools
 
 import jax.numpy as jnp
 
-from specjax.base import Array, Context, Draft, Verdict, Verifier
+from specjax.base import Array
+from specjax.base import Context
+from specjax.base import Draft
+from specjax.base import Verdict
+from specjax.base import Verifier
 from specjax.decoding import sampling as noise
 from specjax.decoding.verify import common
 
@@ -31,13 +35,13 @@ def _ratio(
     num_accepted int32 [B] and next_token int32 [B].
   """
   p, q, log_normaliser = common.probabilities_at(draft, logits)
-  u = common.accept_noise(context, draft.tokens.shape[1])
+  u, keys = common.round_noise(context, draft.tokens.shape[1])
   # As a product, and strict: a token of p = 0 is refused even by u = 0, one of
   # p >= q is kept by every u < 1, and NaN refuses.
   ok = (u * lenience[:, None] * q < p) & common.filled(draft)
   num_accepted = common.count_leading(ok)
   next_token = common.next_from_residual(
-    context,
+    keys,
     draft,
     logits,
     log_normaliser,

@@ -9,7 +9,11 @@ import functools
 
 import jax.numpy as jnp
 
-from specjax.base import Array, Context, Draft, Verdict, Verifier
+from specjax.base import Array
+from specjax.base import Context
+from specjax.base import Draft
+from specjax.base import Verdict
+from specjax.base import Verifier
 from specjax.decoding import sampling
 from specjax.decoding.verify import common
 
