@@ -15,6 +15,8 @@ ROOT = pathlib.Path(__file__).parent
 LEAVES = ('configs', 'decode', 'train')
 
 COMMANDS = {
+  'specjax-benchmark': 'specjax.decode.benchmark:run',
+  'specjax-certify': 'specjax.decode.certify:run',
   'specjax-decode': 'specjax.decode.main:run',
 }
 

@@ -59,7 +59,7 @@ def autoregressive(
     logits = warp_lib.warp(
       warp, logits[:, None], context, path[:, None], path_length
     )[:, 0]
-    keys = _keys(noise, context, index, num_draft)
+    keys = draft_keys(noise, context, index, num_draft)
     if keys is None:
       tokens = sampling.argmax(logits)
     elif noise == 'round':
@@ -112,7 +112,7 @@ def autoregressive(
   return base.Drafter(init, propose, observe, num_draft, num_draft)
 
 
-def _keys(noise, context, index, num_draft):
+def draft_keys(noise, context, index, num_draft):
   """Keys [B] for the draw of slot `index`, or None to take the argmax."""
   row_key = context.controls.row_key
   if noise == 'argmax':

@@ -1,0 +1,75 @@
+"""Measures speculative decoding on your models, prompts and machine.
+
+  python -m decode.benchmark --target=FOLDER --drafter=FOLDER,prompt_lookup \
+      --input=prompts.txt --output=report
+
+Standard output holds the table; everything else goes to standard error. With
+--output, a folder is filled with results.json, report.md, plots and
+explorer.html. The exit status is 1 if some row's tokens are not what they must
+be.
+"""
+
+import pathlib
+import sys
+from typing import Sequence
+
+from absl import flags
+
+from specjax import cli
+from specjax.benchmark import runner
+from specjax.benchmark import table
+
+CONFIG = pathlib.Path(__file__).parent.parent / 'configs' / 'bench.py'
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  def text(name, default, words):
+    flags.DEFINE_string(name, default, words, flag_values=values)
+
+  def many(name, words):
+    flags.DEFINE_multi_string(name, [], words, flag_values=values)
+
+  text('target', None, 'A folder, a hub id, or shape:NAME (random weights).')
+  many(
+    'drafter',
+    'Folders, shape:NAME, prompt_lookup, unigram, bigram, simulated:RATE or '
+    'none; several with commas or by repeating the flag.',
+  )
+  text('input', '', "Prompts: text, JSON lines or Spec-Bench's question.jsonl.")
+  many('peer', 'transformers, transformers-compile or ctranslate2.')
+  text('output', '', 'A folder for the report.')
+
+
+def split(values: Sequence[str]) -> tuple[str, ...]:
+  return tuple(part for value in values for part in value.split(',') if part)
+
+
+def main(argv: Sequence[str]) -> None:
+  cli.prepare_process()
+  values, config = cli.parse(
+    argv, doc=__doc__, define=define_flags, default_config=CONFIG
+  )
+  if not values.target:
+    raise flags.Error('--target is needed; --help shows all options.')
+  results = runner.run(
+    runner.Request(
+      target=values.target,
+      drafters=split(values.drafter),
+      source=values.input,
+      peers=split(values.peer),
+      config=config,
+    ),
+    cli.note,
+  )
+  print(table.text(results.rows), flush=True)
+  failed = runner.failures(results.rows)
+  if failed:
+    raise ValueError(f'{len(failed)} rows failed their check; see the notes.')
+
+
+def run() -> None:
+  sys.exit(cli.call(main))
+
+
+if __name__ == '__main__':
+  run()

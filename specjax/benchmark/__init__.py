@@ -1,0 +1,8 @@
+"""Measured speed beside predicted speed; see `run` and `report`."""
+
+from specjax.benchmark.config import BenchmarkConfig
+from specjax.benchmark.runner import Request
+from specjax.benchmark.runner import Results
+from specjax.benchmark.runner import run
+
+__all__ = ['BenchmarkConfig', 'Request', 'Results', 'run']

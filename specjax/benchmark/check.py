@@ -1,0 +1,216 @@
+"""Are the outputs what they must be?
+
+At temperature 0 an exact rule gives the tokens of plain decoding; so do
+`coupled` and `match` at any temperature, with the same seed. The other rules
+are exact in law only, and there the same drafter is run under a rule of the
+former kind: that checks the caches, the rollback and the counting, which are
+the same code.
+
+Passes over blocks of different widths round differently, so that a near tie
+may fall the other way. A first difference counts as such where the two tokens'
+scores differ by less than `TOLERANCE`, or where plain decoding done with blocks
+of the same width gives the same tokens.
+"""
+
+import functools
+from typing import NamedTuple, Optional, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import base
+from specjax.benchmark.cases import Batch
+from specjax.benchmark.cases import Case
+from specjax.benchmark.cases import TARGET_SAMPLE_RULES
+from specjax.decoding import build
+from specjax.decoding import drafters
+from specjax.decoding import generate as generate_lib
+from specjax.decoding import sampling
+from specjax.decoding import warp as warp_lib
+from specjax.decoding.drafters import Script
+
+OK, FAILED, INCONCLUSIVE, LOSSY = 'ok', 'FAILED', 'INCONCLUSIVE', 'lossy'
+TOLERANCE = {'float32': 1e-3, 'bfloat16': 0.06}
+
+
+class Check(NamedTuple):
+  """A verdict on a row.
+
+  Attributes:
+    verdict: 'ok', 'FAILED', 'INCONCLUSIVE' (nothing was drafted) or 'lossy'
+      (the rule changes the target's law, so nothing must be equal).
+    note: why, for a reader.
+    equal: rows equal to plain decoding.
+    near_ties: rows equal up to a near tie.
+    rows: all rows.
+  """
+
+  verdict: str
+  note: str
+  equal: int = 0
+  near_ties: int = 0
+  rows: int = 0
+
+
+def new_tokens(generation, row: int) -> list[int]:
+  """Generated ids of one row of a `Generation` on the host."""
+  begin = int(generation.prompt_length[row])
+  end = begin + int(generation.num_tokens[row])
+  return generation.tokens[row, begin:end].tolist()
+
+
+def judged_alike(case: Case) -> bool:
+  """Whether the case's own tokens must be those of plain decoding."""
+  if not case.recipe.warp.sampled:
+    return True
+  return case.verifier in TARGET_SAMPLE_RULES
+
+
+def twin_verifier(case: Case) -> str:
+  """The rule under which a case exact in law alone is checked."""
+  return 'coupled' if case.drafter.kind == 'model' else 'match'
+
+
+def check(
+  case: Case,
+  batches: Sequence[Batch],
+  plain: Sequence,
+  ours: Sequence,
+  params: generate_lib.Params,
+  config,
+) -> Check:
+  """Compares a case's generations with those of plain decoding.
+
+  Args:
+    case: whose rule gives equal tokens, or is lossy.
+    batches: the prompts.
+    plain: `Generation` of numpy arrays for each batch.
+    ours: likewise, of the case.
+    params: the case's.
+    config: `BenchmarkConfig`.
+
+  Returns:
+    `Check`.
+  """
+  bad = [g for g in ours if np.any(g.status == generate_lib.NAN)]
+  if bad:
+    return Check(FAILED, 'the logits of some row are not finite')
+  if not sum(int(g.rounds.drafted.sum()) for g in ours):
+    return Check(INCONCLUSIVE, 'nothing was drafted')
+  pairs = [
+    (index, row, new_tokens(a, row), new_tokens(b, row))
+    for index, (a, b) in enumerate(zip(plain, ours))
+    for row in range(len(a.num_tokens))
+  ]
+  unequal = [pair for pair in pairs if pair[2] != pair[3]]
+  equal = len(pairs) - len(unequal)
+  if not case.exact:
+    note = f'{equal} of {len(pairs)} rows as in plain decoding'
+    return Check(LOSSY, note, equal, 0, len(pairs))
+  ties, wrong = 0, []
+  for index, row, expected, got in unequal:
+    gap = None
+    if config.sampler == 'gumbel' or not case.recipe.warp.sampled:
+      gap = _gap(case, batches[index], row, expected, got, params)
+    if gap is not None and gap < TOLERANCE[config.dtype]:
+      ties += 1
+    else:
+      wrong.append((index, row, expected, got))
+  for index in sorted({pair[0] for pair in wrong}):
+    same_width = _same_width(case, batches[index], plain[index], params)
+    saved = [
+      pair for pair in wrong
+      if pair[0] == index and new_tokens(same_width, pair[1]) == pair[3]
+    ]  # fmt: skip
+    ties += len(saved)
+    wrong = [pair for pair in wrong if pair not in saved]
+  if wrong:
+    return Check(FAILED, _tell(batches, wrong), equal, ties, len(pairs))
+  note = f'{ties} of {len(pairs)} rows part at a near tie' if ties else ''
+  return Check(OK, note, equal, ties, len(pairs))
+
+
+def _tell(batches, wrong) -> str:
+  index, row, expected, got = wrong[0]
+  at = first_difference(expected, got)
+  prompt = batches[index].rows[row] + 1
+  return (
+    f'{len(wrong)} rows differ from plain decoding; prompt {prompt} at new '
+    f'token {at}: {got[at : at + 3]} for {expected[at : at + 3]}'
+  )
+
+
+def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
+  """Index of the first token at which two rows part."""
+  for index, (a, b) in enumerate(zip(left, right)):
+    if a != b:
+      return index
+  return min(len(left), len(right))
+
+
+def _gap(case, batch, row, expected, got, params) -> Optional[float]:
+  """By how much plain decoding preferred its token at the first difference.
+
+  None where one row merely ended earlier.
+  """
+  at = first_difference(expected, got)
+  if at >= min(len(expected), len(got)):
+    return None
+  budget = int(batch.controls.max_new_tokens.max())
+  padded = np.zeros((1, budget + 1), np.int32)
+  padded[0, :at] = expected[:at]
+  one = jax.tree.map(lambda x: x[row : row + 1], batch.prompt)
+  controls = jax.tree.map(lambda x: x[row : row + 1], batch.controls)
+  controls = controls.replace(eos_ids=batch.controls.eos_ids)
+  scores = np.asarray(
+    _scores(
+      case.recipe.target, case.recipe.warp, params.target, one, controls,
+      jnp.asarray(padded), jnp.int32(at),
+    )
+  )  # fmt: skip
+  return float(scores[expected[at]] - scores[got[at]])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _scores(lm, spec, params, prompt, controls, new, at):
+  """What the choice of new token `at` was made by: float32 [V]."""
+  width = new.shape[1]
+  capacity = prompt.tokens.shape[1] + 2 * width + 2
+  prefilled = lm.prefill(params, prompt, capacity=capacity)
+  block = jnp.concatenate([prefilled.last_token[:, None], new[:, :-1]], 1)
+  scored, _ = lm.extend(
+    params, prefilled.cache, block, slots=jnp.full((1, 1), at)
+  )
+  given = 1 if lm.is_encoder_decoder else prompt.length[0]
+  length = jnp.full((1,), given + at, jnp.int32)
+  tokens = jnp.zeros((1, capacity), jnp.int32)
+  context = base.Context(tokens, length, length, controls)
+  scores = warp_lib.warp(spec, scored.logits, context)[:, 0]
+  if spec.sampled:
+    keys = sampling.position_keys(
+      controls.row_key, length[:, None], sampling.TARGET
+    )
+    noise = sampling.gumbel(keys[:, 0], scores.shape[-1])
+    hot = controls.temperature[:, None] > 0
+    scores = scores + jnp.where(hot, noise, 0.0)
+  return scores[0]
+
+
+def _same_width(case: Case, batch: Batch, plain, params):
+  """Plain decoding done with blocks of the case's width."""
+  lm = case.recipe.target
+  drafter = drafters.simulated(
+    num_draft=case.num_draft, vocab_size=lm.vocab_size
+  )
+  recipe = case.recipe._replace(drafter=drafter, widths=())
+  budget = int(batch.controls.max_new_tokens.max())
+  rows = np.zeros((len(plain.num_tokens), budget), np.int32)
+  for row in range(len(rows)):
+    tokens = new_tokens(plain, row)
+    rows[row, : len(tokens)] = tokens
+  # Tokens that plain decoding did not take: hardly any will be accepted.
+  script = Script(jnp.asarray(rows), jnp.float32(0.0))
+  generate = build.compiled(recipe, budget)
+  made = generate(params.replace(drafter=script), batch.prompt, batch.controls)
+  return jax.device_get(made)

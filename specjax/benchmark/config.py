@@ -1,0 +1,133 @@
+"""Settings of a benchmark: what `--config.field=value` can change."""
+
+import dataclasses
+import math
+
+from specjax.decoding import build
+from specjax.decoding import verify as verify_lib
+
+DTYPES = ('float32', 'bfloat16')
+
+
+@dataclasses.dataclass
+class BenchmarkConfig:
+  """What to measure. Tuples are swept: every combination is a row.
+
+  Attributes:
+    num_draft: draft lengths K.
+    verify: verifiers, or 'auto' (see `DecodeConfig.verify`).
+    temperature: 0 is greedy.
+    batch_size: rows decoded at a time.
+    max_new_tokens: budget of a prompt.
+    num_prompts: how many prompts are used; 0 takes all of the file.
+    prompt_length: tokens of a random prompt, for targets without a tokenizer.
+    max_prompt_tokens: longer prompts are cut behind this many; 0 cuts nothing.
+    repetitions: timed passes over all prompts; medians are reported.
+    warmup: untimed passes before them.
+    ignore_eos: decode on to the budget, so that every engine makes the same
+      number of tokens.
+    dtype: float32 or bfloat16, for every model and engine.
+    sampler: of plain sampling: gumbel or inverse_cdf.
+    top_k: 0 keeps every token.
+    top_p: in (0, 1]; 1 keeps every token.
+    seed: of random weights, random prompts and sampling.
+    chat: wrap text prompts in the tokenizer's chat template.
+    prefix: put before every text prompt.
+    parts: time the parts of a round apart (draft, verify), for the prediction.
+    table_prompts: unigram and bigram drafters count the target's own answers to
+      so many further prompts of the file; 0: they count the prompts measured.
+    threads: of the peers; 0 takes the cores this process may use.
+    max_draft: longest draft that `--plan` considers.
+    explore: prompts shown in full in explorer.html.
+  """
+
+  num_draft: tuple = (4,)
+  verify: tuple = ('auto',)
+  temperature: tuple = (0.0,)
+  batch_size: tuple = (1,)
+  max_new_tokens: int = 128
+  num_prompts: int = 8
+  prompt_length: int = 64
+  max_prompt_tokens: int = 0
+  repetitions: int = 5
+  warmup: int = 1
+  ignore_eos: bool = False
+  dtype: str = 'float32'
+  sampler: str = 'gumbel'
+  top_k: int = 0
+  top_p: float = 1.0
+  seed: int = 0
+  chat: bool = False
+  prefix: str = ''
+  parts: bool = True
+  table_prompts: int = 0
+  threads: int = 0
+  max_draft: int = 8
+  explore: int = 20
+
+  def validate(self) -> None:
+    """Raises ValueError with one sentence about the first bad value."""
+    self.verify = tuple(
+      part for name in self.verify for part in str(name).split(',')
+    )
+    names = ('auto',) + tuple(verify_lib.NAMES)
+    for name in self.verify:
+      _check_choice('verify', name, names)
+    _check_choice('sampler', self.sampler, build.SAMPLERS)
+    _check_choice('dtype', self.dtype, DTYPES)
+    for field, lowest in _WHOLE.items():
+      values = getattr(self, field)
+      values = values if isinstance(values, tuple) else (values,)
+      if not values:
+        raise ValueError(f'{field} must hold at least one value.')
+      for value in values:
+        if not _is_whole(value) or value < lowest:
+          raise ValueError(
+            f'{field} must be a whole number of at least {lowest}, not {value}.'
+          )
+    for value in self.temperature or ('nothing',):
+      if not _is_number(value) or not 0 <= value < math.inf:
+        raise ValueError(f'temperature must be 0 or more, not {value}.')
+    if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
+      raise ValueError(
+        f'top_p must be above 0 and at most 1, not {self.top_p}.'
+      )
+
+  def sampling(self, temperature: float) -> build.Sampling:
+    """The values that shape the distribution, at one temperature."""
+    return build.Sampling(
+      temperature=float(temperature), top_k=self.top_k, top_p=self.top_p
+    )
+
+
+_WHOLE = {
+  'num_draft': 1,
+  'batch_size': 1,
+  'max_new_tokens': 1,
+  'num_prompts': 0,
+  'prompt_length': 1,
+  'max_prompt_tokens': 0,
+  'repetitions': 1,
+  'warmup': 0,
+  'top_k': 0,
+  'seed': 0,
+  'table_prompts': 0,
+  'threads': 0,
+  'max_draft': 1,
+  'explore': 0,
+}
+
+
+def _is_number(value) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_choice(name: str, value, choices) -> None:
+  if value not in choices:
+    raise ValueError(
+      f'{name} must be one of {", ".join(choices)}, not {value!r}.'
+    )

@@ -1,0 +1,222 @@
+"""Runs cases side by side and times them.
+
+Compilation is done ahead and counted apart. Every engine decodes all prompts
+once to warm up; then the engines take turns, in a rotating order, so that what
+slows the machine for a while slows all of them. Medians are taken over the
+repetitions of each batch.
+"""
+
+import functools
+import gc
+import time
+from typing import Any, Callable, NamedTuple, Optional, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import base
+from specjax.benchmark import memory
+from specjax.benchmark.cases import Batch
+from specjax.benchmark.cases import Case
+from specjax.decoding import generate as generate_lib
+from specjax.decoding.drafters import Script
+
+# A pause after a peer ran, for its waiting threads to stop spinning.
+PAUSE_SECONDS = 0.25
+
+
+class Timing(NamedTuple):
+  """Seconds of one batch; prefill and decode are 0 where not told apart."""
+
+  total: float
+  prefill: float = 0.0
+  decode: float = 0.0
+
+
+class Engine(NamedTuple):
+  """Something that decodes batches.
+
+  Attributes:
+    label: for progress.
+    run: takes the index of a batch; returns `Timing` and its result.
+    pause: takes the index of a batch and a number of rounds; returns the
+      `generate.DecodeState` after so many. None for peers.
+    compile_seconds: what it took to make ready.
+    program_bytes: temporary memory of the compiled program, or None.
+  """
+
+  label: str
+  run: Callable[[int], tuple[Timing, Any]]
+  pause: Optional[Callable[[int, int], Any]] = None
+  compile_seconds: float = 0.0
+  program_bytes: Optional[int] = None
+
+
+class Measured(NamedTuple):
+  """Timings of an engine.
+
+  Attributes:
+    engine: the engine.
+    results: a result for each batch: `generate.Generation` of numpy arrays, or
+      what a peer gives.
+    timings: `Timing` arrays, float64 [repetitions, batches, 3].
+    peak_bytes: `memory.Peak` of one pass.
+  """
+
+  engine: Engine
+  results: list
+  timings: np.ndarray
+  peak: memory.Peak
+
+  @property
+  def seconds(self) -> np.ndarray:
+    """Median seconds, float64 [batches, 3]: total, prefill, decode."""
+    return np.median(self.timings, axis=0)
+
+
+_start = jax.jit(
+  generate_lib.start, static_argnames=('recipe', 'max_new_tokens', 'capacity')
+)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _run(recipe, params, state, rounds):
+  state = generate_lib.run(recipe, params, state, max_rounds=rounds)
+  return state, generate_lib.finish(state)
+
+
+def capacity(cases: Sequence[Case], width: int, config) -> int:
+  """One capacity for all cases, so that they share timings of their parts."""
+  return max(
+    generate_lib.capacity_for(case.recipe, width, config.max_new_tokens)
+    for case in cases
+  )
+
+
+def params_for(case: Case, continuation: Optional[base.Array]):
+  """The case's parameters for a batch whose plain continuation is known."""
+  if case.drafter is None or case.drafter.kind != 'simulated':
+    return case.params
+  script = Script(continuation, jnp.float32(case.drafter.rate))
+  return case.params.replace(drafter=script)
+
+
+def engine(
+  case: Case,
+  batches: Sequence[Batch],
+  config,
+  room: Callable[[int], int],
+  continuations: Optional[Sequence[base.Array]] = None,
+) -> Engine:
+  """Compiles a case for the widths of its batches.
+
+  Args:
+    case: what to run.
+    batches: its prompts.
+    config: `BenchmarkConfig`.
+    room: capacity for a prompt width.
+    continuations: for each batch int32 [B, N], what plain decoding gave;
+      needed by simulated drafters.
+  """
+  params = [
+    params_for(case, continuations[i] if continuations else None)
+    for i in range(len(batches))
+  ]
+  programs, temporary = {}, 0
+  begin = time.perf_counter()
+  for batch, given in zip(batches, params):
+    width = batch.prompt.tokens.shape[1]
+    if width in programs:
+      continue
+    static = dict(max_new_tokens=config.max_new_tokens, capacity=room(width))
+    inputs = case.recipe, given, batch.prompt, batch.controls
+    start = _start.lower(*inputs, **static).compile()
+    state = jax.eval_shape(
+      lambda *rest, static=static: generate_lib.start(
+        case.recipe, *rest, **static
+      ),
+      *inputs[1:],
+    )
+    run = _run.lower(case.recipe, given, state, jnp.int32(0)).compile()
+    programs[width] = start, run
+    temporary = max(temporary, _temporary_bytes(run))
+  seconds = time.perf_counter() - begin
+
+  every = jnp.int32(config.max_new_tokens)
+
+  def call(index: int):
+    batch = batches[index]
+    start, run = programs[batch.prompt.tokens.shape[1]]
+    begin = time.perf_counter()
+    state = start(params[index], batch.prompt, batch.controls)
+    jax.block_until_ready(state)
+    middle = time.perf_counter()
+    _, generation = run(params[index], state, every)
+    jax.block_until_ready(generation)
+    end = time.perf_counter()
+    timing = Timing(end - begin, middle - begin, end - middle)
+    return timing, jax.device_get(generation)
+
+  def pause(index: int, rounds: int):
+    batch = batches[index]
+    start, run = programs[batch.prompt.tokens.shape[1]]
+    state = start(params[index], batch.prompt, batch.controls)
+    return run(params[index], state, jnp.int32(rounds))[0]
+
+  label = f'{case.name} K={case.num_draft} {case.verifier}'.strip()
+  return Engine(label, call, pause, seconds, temporary)
+
+
+def _temporary_bytes(program) -> int:
+  try:
+    return int(program.memory_analysis().temp_size_in_bytes)
+  except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
+    return 0
+
+
+def measure(
+  engines: Sequence[Engine],
+  num_batches: int,
+  config,
+  tell: Callable[[str], None] = lambda text: None,
+) -> list[Measured]:
+  """Runs all engines over all batches, taking turns.
+
+  Args:
+    engines: at least one.
+    num_batches: of each pass.
+    config: `BenchmarkConfig`.
+    tell: is told of progress.
+
+  Returns:
+    `Measured` for each engine.
+  """
+  results, peaks = [], []
+  for item in engines:
+    tell(f'warming up {item.label}')
+    memory.reset_peak()
+    for _ in range(max(config.warmup, 1)):
+      outputs = [item.run(index)[1] for index in range(num_batches)]
+    results.append(outputs)
+    peaks.append(memory.peak())
+  timings = np.zeros((config.repetitions, len(engines), num_batches, 3))
+  gc.collect()
+  gc.disable()
+  try:
+    for repetition in range(config.repetitions):
+      for offset in range(len(engines)):
+        place = (repetition + offset) % len(engines)
+        tell(
+          f'repetition {repetition + 1} of {config.repetitions}: '
+          f'{engines[place].label}'
+        )
+        time.sleep(PAUSE_SECONDS)
+        for index in range(num_batches):
+          timings[repetition, place, index] = engines[place].run(index)[0]
+  finally:
+    gc.enable()
+  return [
+    Measured(item, results[i], timings[:, i], peaks[i])
+    for i, item in enumerate(engines)
+  ]

@@ -1,0 +1,194 @@
+"""Other engines, each in a process of its own, fed over a pipe.
+
+A peer gets the same weights, prompts, precision, threads and number of new
+tokens. It never shares a process with JAX: the thread pools of two engines in
+one process slow both (a factor of two was seen).
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from specjax.benchmark.cases import Batch
+from specjax.benchmark.measure import Engine
+from specjax.benchmark.measure import Timing
+
+NAMES = ('transformers', 'transformers-compile', 'ctranslate2')
+_NEEDS = {
+  'transformers': ('torch', 'transformers'),
+  'transformers-compile': ('torch', 'transformers'),
+  'ctranslate2': ('ctranslate2', 'torch', 'transformers'),
+}
+_WORKERS = {
+  'transformers': 'peer_transformers.py',
+  'transformers-compile': 'peer_transformers.py',
+  'ctranslate2': 'peer_ctranslate2.py',
+}
+
+
+def check(names: Sequence[str]) -> None:
+  """Refuses unknown peers and those whose packages are missing.
+
+  Raises:
+    ValueError: one sentence.
+  """
+  for name in names:
+    if name not in NAMES:
+      raise ValueError(
+        f'Unknown peer {name!r}; give one of {", ".join(NAMES)}.'
+      )
+    missing = [p for p in _NEEDS[name] if importlib.util.find_spec(p) is None]
+    if missing:
+      raise ValueError(
+        f'--peer={name} needs the package {missing[0]}, which is not '
+        f'installed; pip install {missing[0]}, or leave --peer out.'
+      )
+
+
+def threads(config) -> int:
+  """Threads a peer may use: as many as this process may."""
+  if config.threads:
+    return config.threads
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def job(
+  peer: str,
+  target: str,
+  drafter: Optional[str],
+  num_draft: int,
+  temperature: float,
+  batches: Sequence[Batch],
+  model: Any,
+  config,
+  device: str,
+) -> dict:
+  """What a worker is told, as JSON.
+
+  Args:
+    peer: one of `NAMES`.
+    target: folder of the target.
+    drafter: a folder, 'prompt_lookup', or None for plain decoding.
+    num_draft: K.
+    temperature: 0 is greedy.
+    batches: the prompts.
+    model: the target's `loading.Model`.
+    config: `BenchmarkConfig`.
+    device: JAX's name of the platform.
+  """
+  rows = [
+    [
+      row[:length].tolist()
+      for row, length in zip(
+        np.asarray(batch.prompt.tokens), np.asarray(batch.prompt.length)
+      )
+    ]
+    for batch in batches
+  ]
+  eos_ids = [] if config.ignore_eos else [int(i) for i in model.eos_ids]
+  return {
+    'peer': peer,
+    'target': target,
+    'drafter': drafter,
+    'num_draft': num_draft,
+    'temperature': temperature,
+    'top_k': config.top_k,
+    'top_p': config.top_p,
+    'batches': rows,
+    'max_new_tokens': config.max_new_tokens,
+    'eos_ids': eos_ids,
+    'pad_id': model.pad_id,
+    'is_encoder_decoder': model.lm.is_encoder_decoder,
+    'start_id': model.lm.start_id,
+    'dtype': config.dtype,
+    'threads': threads(config),
+    'seed': config.seed,
+    'device': 'cuda' if device in ('gpu', 'cuda') else 'cpu',
+  }
+
+
+class Worker(NamedTuple):
+  """A started peer.
+
+  Attributes:
+    run: takes the index of a batch; returns `Timing` and what it counted.
+    versions: of its packages.
+    load_seconds: what it took to load.
+  """
+
+  run: Callable[[int], tuple[Timing, Any]]
+  versions: dict
+  load_seconds: float
+
+
+@contextlib.contextmanager
+def started(told: dict) -> Iterator[Worker]:
+  """Starts a peer's process and ends it afterwards.
+
+  Args:
+    told: from `job`.
+
+  Raises:
+    ValueError: if the peer reports an error or ends early.
+  """
+  file = pathlib.Path(__file__).parent / _WORKERS[told['peer']]
+  environment = dict(os.environ)
+  environment['OMP_NUM_THREADS'] = str(told['threads'])
+  environment['TOKENIZERS_PARALLELISM'] = 'false'
+  if told['peer'] == 'ctranslate2':
+    # Its threads sleep between steps otherwise, and waking them costs more
+    # than the step.
+    environment['OMP_WAIT_POLICY'] = 'ACTIVE'
+  process = subprocess.Popen(
+    [sys.executable, '-P', str(file)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    env=environment,
+  )
+
+  def run(index: int) -> tuple[Timing, Any]:
+    answer = _ask(process, told['peer'], {'run': index})
+    return Timing(answer['seconds']), answer
+
+  try:
+    ready = _ask(process, told['peer'], told)
+    yield Worker(run, ready['versions'], ready['seconds'])
+  finally:
+    with contextlib.suppress(BrokenPipeError):
+      process.stdin.close()
+    try:
+      process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.wait()
+    process.stdout.close()
+
+
+def _ask(process: subprocess.Popen, peer: str, message: dict) -> dict:
+  """Sends one line and reads the answer's."""
+  line = ''
+  with contextlib.suppress(BrokenPipeError):
+    process.stdin.write(json.dumps(message) + '\n')
+    process.stdin.flush()
+    line = process.stdout.readline()
+  if not line:
+    raise ValueError(f'The peer {peer} ended early; see its message above.')
+  answer = json.loads(line)
+  if 'error' in answer:
+    raise ValueError(f'The peer {peer} failed: {answer["error"]}')
+  return answer
+
+
+def engine(worker: Worker, label: str) -> Engine:
+  """A started worker as something to measure."""
+  return Engine(label, worker.run, None, worker.load_seconds, None)

@@ -1,0 +1,248 @@
+"""Prompts of a benchmark: text, JSON lines, Spec-Bench's file, or random ids.
+
+References:
+  Xia et al. Unlocking efficiency in large language model inference: a
+    comprehensive survey of speculative decoding. Findings of ACL 2024.
+    https://github.com/hemingkx/Spec-Bench
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Callable, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from specjax import loading
+from specjax import text as text_lib
+
+# Spec-Bench's file names MT-bench by its eight subjects.
+MT_BENCH = (
+  'writing',
+  'roleplay',
+  'reasoning',
+  'math',
+  'coding',
+  'extraction',
+  'stem',
+  'humanities',
+)
+OTHERS = (
+  'translation',
+  'summarization',
+  'qa',
+  'math_reasoning',
+  'rag',
+)
+
+
+class Prompt(NamedTuple):
+  """One prompt.
+
+  Attributes:
+    tokens: ids.
+    text: as a person wrote it, '' for random ids.
+    category: of Spec-Bench, else ''.
+    turn: 0, or 1 for the second turn of a chat.
+  """
+
+  tokens: tuple[int, ...]
+  text: str = ''
+  category: str = ''
+  turn: int = 0
+
+
+class Question(NamedTuple):
+  """A line of Spec-Bench: its category and one or two turns."""
+
+  category: str
+  turns: tuple[str, ...]
+
+
+# Given prompts, what the target answers greedily; for second turns.
+Answer = Callable[[Sequence[Prompt]], list[list[int]]]
+
+
+def collect(
+  target: loading.Model, path: str, config, answer: Optional[Answer] = None
+) -> list[Prompt]:
+  """Reads or makes the prompts.
+
+  Args:
+    target: whose tokenizer is used.
+    path: a file for `text.read_prompts`, Spec-Bench's `question.jsonl`, or ''
+      for random ids (of a shape).
+    config: `BenchmarkConfig`.
+    answer: needed where a chat has a second turn.
+
+  Returns:
+    At least one prompt.
+
+  Raises:
+    ValueError, FileNotFoundError: one sentence naming what is wrong.
+  """
+  if not path:
+    if target.tokenizer is not None:
+      raise ValueError(
+        f'The target {target.name} needs prompts: name a file with --input.'
+      )
+    return random_prompts(target, config)
+  if target.tokenizer is None:
+    raise ValueError(
+      f'The target {target.name} has no tokenizer, so it reads no text; leave '
+      '--input out and random tokens are used.'
+    )
+  questions = read_spec_bench(path)
+  if questions:
+    prompts = _spec_bench(target, questions, config, answer)
+  else:
+    sources = [s for s in text_lib.read_prompts(path) if s]
+    sources = sources[: config.num_prompts or None]
+    prompts = [
+      Prompt(tuple(_encode(target, s, config)), text_lib.shown(s))
+      for s in sources
+    ]
+  if config.max_prompt_tokens:
+    prompts = [
+      p._replace(tokens=p.tokens[: config.max_prompt_tokens]) for p in prompts
+    ]
+  if not prompts:
+    raise ValueError(f'{path} holds nothing but blank lines.')
+  return prompts
+
+
+def further(target: loading.Model, path: str, config) -> list[Prompt]:
+  """The `config.table_prompts` prompts behind those that are measured.
+
+  Raises:
+    ValueError: if the file has no more.
+  """
+  more = dataclasses.replace(
+    config, num_prompts=config.num_prompts + config.table_prompts
+  )
+  prompts = collect(target, path, more)
+  rest = prompts[config.num_prompts :] if config.num_prompts else []
+  if not rest:
+    raise ValueError(
+      f'{path} has no prompts beyond the {config.num_prompts or "all"} that '
+      'are measured; lower --config.num_prompts or set '
+      '--config.table_prompts=0.'
+    )
+  return rest
+
+
+def random_prompts(target: loading.Model, config) -> list[Prompt]:
+  """Ids drawn evenly, for models whose text means nothing."""
+  rng = np.random.default_rng(config.seed)
+  shape = (config.num_prompts or 8, config.prompt_length)
+  rows = rng.integers(min(3, target.lm.vocab_size - 1), target.lm.vocab_size,
+                      shape)  # fmt: skip
+  return [Prompt(tuple(int(i) for i in row)) for row in rows]
+
+
+def read_spec_bench(path: str) -> list[Question]:
+  """Questions of a file in Spec-Bench's form; empty if it has another form."""
+  file = pathlib.Path(path)
+  if file.suffix != '.jsonl' or not file.is_file():
+    return []
+  try:
+    rows = [
+      json.loads(line)
+      for line in file.read_text(encoding='utf-8').splitlines()
+      if line.strip()
+    ]
+  except ValueError:
+    return []  # the general reader says what is wrong, and where
+  questions = []
+  for row in rows:
+    if not isinstance(row, dict) or 'turns' not in row:
+      return []
+    turns = row['turns']
+    if not isinstance(turns, list) or not all(
+      isinstance(turn, str) for turn in turns
+    ):
+      raise ValueError(f'{path}: "turns" must be a list of strings.')
+    name = str(row.get('category', ''))
+    name = 'mt_bench' if name in MT_BENCH else name
+    questions.append(Question(name, tuple(turns[:2])))
+  return questions
+
+
+def balanced(questions: Sequence[Question], count: int) -> list[Question]:
+  """The first of each category in turn, `count` in all (0: everything)."""
+  if not count or count >= len(questions):
+    return list(questions)
+  by_category = {}
+  for question in questions:
+    by_category.setdefault(question.category, []).append(question)
+  chosen = []
+  rank = 0
+  while len(chosen) < count:
+    chosen += [qs[rank] for qs in by_category.values() if rank < len(qs)]
+    rank += 1
+  return chosen[:count]
+
+
+def _spec_bench(target, questions, config, answer) -> list[Prompt]:
+  """First turns, then second turns on the target's own greedy replies."""
+  questions = balanced(questions, config.num_prompts)
+  firsts = []
+  for question in questions:
+    source = _chat(target, [question.turns[0]])
+    tokens = tuple(_encode(target, source, config))
+    tokens = tokens[: config.max_prompt_tokens or None]
+    firsts.append(Prompt(tokens, question.turns[0], question.category))
+  two = [i for i, question in enumerate(questions) if len(question.turns) > 1]
+  if not two or answer is None:
+    return firsts
+  replies = answer([firsts[i] for i in two])
+  seconds = []
+  for i, reply in zip(two, replies):
+    first, second = questions[i].turns
+    said = text_lib.decode(target.tokenizer, reply)
+    source = _chat(target, [first, said, second])
+    tokens = tuple(_encode(target, source, config))
+    seconds.append(Prompt(tokens, second, questions[i].category, 1))
+  return firsts + seconds
+
+
+def _chat(target: loading.Model, turns: Sequence[str]):
+  """Messages where the tokenizer has a template, else plain text."""
+  if getattr(target.tokenizer, 'chat_template', None):
+    roles = ('user', 'assistant')
+    return [
+      {'role': roles[i % 2], 'content': turn} for i, turn in enumerate(turns)
+    ]
+  return '\n\n'.join(turns)
+
+
+def _encode(target, source, config) -> list[int]:
+  tokens = text_lib.encode(
+    target.tokenizer, source, chat=config.chat, prefix=config.prefix
+  )
+  return tokens or [target.pad_id]
+
+
+def fitting(
+  prompts: Sequence[Prompt], target: loading.Model, config, longest_draft: int
+) -> list[Prompt]:
+  """Drops prompts that the target's positions cannot hold.
+
+  Raises:
+    ValueError: if none is left.
+  """
+  most = target.lm.max_positions
+  if most is None:
+    return list(prompts)
+  given = 1 if target.lm.is_encoder_decoder else None
+  room = most - config.max_new_tokens - longest_draft
+  kept = [p for p in prompts if (given or len(p.tokens)) <= room]
+  if not kept:
+    shortest = min(given or len(p.tokens) for p in prompts)
+    raise ValueError(
+      f'No prompt fits: the target was made for {most} positions, and '
+      f'{config.max_new_tokens} new tokens, {longest_draft} draft slots and '
+      f'the shortest prompt ({shortest}) need more; lower '
+      '--config.max_new_tokens or set --config.max_prompt_tokens.'
+    )
+  return kept

@@ -1,0 +1,385 @@
+"""Measures everything that was asked for."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import platform
+import sys
+from typing import Any, Callable, NamedTuple, Optional, Sequence
+
+import flax
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+
+from specjax import loading
+from specjax.benchmark import cases as cases_lib
+from specjax.benchmark import check as check_lib
+from specjax.benchmark import measure as measure_lib
+from specjax.benchmark import parts as parts_lib
+from specjax.benchmark import peers as peers_lib
+from specjax.benchmark import prompts as prompts_lib
+from specjax.benchmark import rows as rows_lib
+from specjax.benchmark import subjects as subjects_lib
+from specjax.benchmark.config import BenchmarkConfig
+from specjax.decoding import build
+
+Tell = Callable[[str], None]
+
+
+class Request(NamedTuple):
+  """What to measure.
+
+  Attributes:
+    target: a folder, a hub id or 'shape:NAME'.
+    drafters: names; see `subjects.DRAFTERS`.
+    source: a file of prompts, or '' for random ones (of a shape).
+    peers: names of `peers.NAMES`.
+    config: `BenchmarkConfig`, validated.
+  """
+
+  target: str
+  drafters: tuple[str, ...]
+  source: str
+  peers: tuple[str, ...]
+  config: BenchmarkConfig
+
+
+class Setup(NamedTuple):
+  """What was loaded for a request."""
+
+  target: loading.Model
+  subjects: list[subjects_lib.Subject]
+  prompts: list[prompts_lib.Prompt]
+  tables: dict
+
+
+class Results(NamedTuple):
+  """What was found.
+
+  Attributes:
+    rows: dicts, one a measurement; `report.SCHEMA` documents them.
+    environment: device, versions and flags.
+    runs: for the explorer: (row, batches, generations) of each of our cases.
+    setup: what was measured.
+  """
+
+  rows: list[dict]
+  environment: dict
+  runs: list[tuple]
+  setup: Setup
+
+
+def prepare(request: Request, tell: Tell) -> Setup:
+  """Loads the models and the prompts.
+
+  Raises:
+    ValueError, FileNotFoundError: one sentence naming what is wrong.
+  """
+  config = request.config
+  peers_lib.check(request.peers)
+  tell(f'loading {request.target}')
+  target = subjects_lib.load(
+    request.target, dtype=config.dtype, seed=config.seed
+  )
+  subjects = [
+    subject
+    for name in request.drafters
+    if (subject := subjects_lib.drafter(name, target, config))
+  ]
+  answer = _answerer(target, config)
+  prompts = prompts_lib.collect(target, request.source, config, answer)
+  longest = max(config.num_draft) if subjects else 0
+  kept = prompts_lib.fitting(prompts, target, config, longest)
+  if len(kept) < len(prompts):
+    tell(f'{len(prompts) - len(kept)} prompts are too long and left out')
+  tables = {}
+  kinds = {s.kind for s in subjects} & set(subjects_lib.TABLE_ORDER)
+  if kinds:
+    rows = [prompt.tokens for prompt in kept]
+    if config.table_prompts and request.source:
+      more = prompts_lib.further(target, request.source, config)
+      rows = answer(prompts_lib.fitting(more, target, config, longest))
+    tables = subjects_lib.tables(rows, target.lm.vocab_size, kinds)
+  return Setup(target, subjects, kept, tables)
+
+
+def _answerer(target: loading.Model, config) -> prompts_lib.Answer:
+  """Greedy replies of the target, for second turns."""
+
+  def answer(prompts):
+    case = cases_lib.plain(target, config, 0.0, 1)
+    decode = build.compiled(case.recipe, config.max_new_tokens)
+    replies = []
+    for batch in cases_lib.batches(prompts, target, config, 0.0, 1):
+      made = jax.device_get(decode(case.params, batch.prompt, batch.controls))
+      tokens = check_lib.new_tokens(made, 0)
+      replies.append([t for t in tokens if t not in target.eos_ids])
+    return replies
+
+  return answer
+
+
+def run(request: Request, tell: Tell = lambda text: None) -> Results:
+  """Measures every combination of drafter, verifier, K, temperature and batch.
+
+  Args:
+    request: what to measure.
+    tell: is told of progress, a line at a time.
+
+  Returns:
+    `Results`.
+
+  Raises:
+    ValueError, FileNotFoundError: one sentence naming what is wrong.
+  """
+  setup = prepare(request, tell)
+  config = request.config
+  environment = describe(request)
+  rows, runs = [], []
+  for temperature in config.temperature:
+    for batch_size in config.batch_size:
+      cases = cases_lib.grid(
+        setup.target,
+        setup.subjects,
+        config,
+        float(temperature),
+        batch_size,
+        setup.tables,
+      )
+      _group(request, setup, cases, environment, rows, runs, tell)
+  for row in rows:
+    row['environment'] = environment
+  return Results(rows, environment, runs, setup)
+
+
+def _group(request, setup, cases, environment, rows, runs, tell) -> None:
+  """Measures the cases of one temperature and batch size, and peers."""
+  config, first = request.config, cases[0]
+  batches = cases_lib.batches(
+    setup.prompts, setup.target, config, first.temperature, first.batch_size
+  )
+
+  def room(width: int) -> int:
+    return measure_lib.capacity(cases, width, config)
+
+  tell(f'compiling {len(cases)} cases')
+  plain_engine = measure_lib.engine(first, batches, config, room)
+  continuations = [
+    _continuation(plain_engine.run(i)[1], config) for i in range(len(batches))
+  ]
+  engines = [plain_engine] + [
+    measure_lib.engine(case, batches, config, room, continuations)
+    for case in cases[1:]
+  ]
+  with contextlib.ExitStack() as stack:
+    asked = _start_peers(request, setup, cases, batches, stack, environment)
+    engines += [peer[1] for peer in asked]
+    measured = measure_lib.measure(engines, len(batches), config, tell)
+  plain, by_width = measured[0], {}
+  for case, found in zip(cases, measured):
+    tell(f'timing the parts of {found.engine.label}')
+    row, counts = _our_row(request, case, found, plain, setup, batches,
+                           continuations, by_width)  # fmt: skip
+    rows.append(row)
+    runs.append((row, batches, found.results))
+  for (fields, _), found in zip(asked, measured[len(cases) :]):
+    rows.append(_peer_row(request, fields, found, plain, setup, batches))
+
+
+def _continuation(generation, config) -> jax.Array:
+  """Plain new tokens of a batch: int32 [B, max_new_tokens], zeros behind."""
+  made = np.zeros((len(generation.num_tokens), config.max_new_tokens), np.int32)
+  for row in range(len(made)):
+    tokens = check_lib.new_tokens(generation, row)
+    made[row, : len(tokens)] = tokens
+  return jnp.asarray(made)
+
+
+def _our_row(
+  request, case, found, plain, setup, batches, continuations, by_width
+):
+  config = request.config
+  counts = rows_lib.counts_of(case, found.results)
+  params = measure_lib.params_for(case, continuations[0])
+  parts = None
+  if config.parts:
+    half = int(found.results[0].num_rounds) // 2
+    state = found.engine.pause(0, half)
+    parts = parts_lib.round_parts(case, params, state, by_width, found.results)
+  outcome = None
+  if case.drafter:
+    outcome = _checked(case, found, plain, setup, batches, continuations,
+                       config)  # fmt: skip
+  row = _fields(request, case.name, case.verifier, case.num_draft,
+                case.temperature, case.batch_size, setup)  # fmt: skip
+  row |= {'engine': 'specjax', 'exact': case.exact}
+  row |= rows_lib.speed(found, plain)
+  row |= rows_lib.drafting(counts)
+  row |= rows_lib.parts_and_prediction(case, found, plain, counts, parts)
+  row['ms_per_step'] = row['round_ms']
+  row['by_category'] = rows_lib.by_category(
+    setup.prompts, batches, found, plain, case
+  )
+  row |= rows_lib.verdict(outcome)
+  return row, counts
+
+
+def _checked(case, found, plain, setup, batches, continuations, config):
+  """Checks a case, or its twin under a rule that gives equal tokens."""
+  params = measure_lib.params_for(case, continuations[0])
+  if check_lib.judged_alike(case) or not case.exact:
+    return check_lib.check(
+      case, batches, plain.results, found.results, params, config
+    )
+  twin = cases_lib.speculative(
+    setup.target,
+    case.drafter,
+    config,
+    case.temperature,
+    case.batch_size,
+    case.num_draft,
+    check_lib.twin_verifier(case),
+    setup.tables,
+  )
+  decode = build.compiled(twin.recipe, config.max_new_tokens)
+  made = [
+    jax.device_get(decode(twin.params, batch.prompt, batch.controls))
+    for batch in batches
+  ]
+  outcome = check_lib.check(
+    twin, batches, plain.results, made, twin.params, config
+  )
+  drafted = sum(int(g.rounds.drafted.sum()) for g in found.results)
+  if not drafted:
+    return check_lib.Check(check_lib.INCONCLUSIVE, 'nothing was drafted')
+  note = f'checked under {twin.verifier}'
+  return outcome._replace(note='; '.join(filter(None, (note, outcome.note))))
+
+
+def _fields(request, drafter, verifier, num_draft, temperature, batch, setup):
+  return {
+    'target': request.target,
+    'drafter': drafter,
+    'verifier': verifier,
+    'num_draft': num_draft,
+    'temperature': temperature,
+    'batch_size': batch,
+    'dtype': request.config.dtype,
+    'num_prompts': len(setup.prompts),
+    'mode': 'speculative' if num_draft else 'plain',
+  }
+
+
+def _start_peers(request, setup, cases, batches, stack, environment):
+  """Starts every peer's process; returns (fields of its row, engine) pairs."""
+  asked = []
+  models = {s.name: s.model for s in setup.subjects if s.kind == 'model'}
+  if not request.peers:
+    return asked
+  folders = stack.enter_context(
+    subjects_lib.exported(setup.target, *models.values())
+  )
+  local = dict(zip(models, folders[1:]))
+  for peer in request.peers:
+    for drafter, num_draft in _peer_modes(peer, cases):
+      told = peers_lib.job(
+        peer,
+        folders[0],
+        local.get(drafter, drafter),
+        num_draft,
+        cases[0].temperature,
+        batches,
+        setup.target,
+        request.config,
+        jax.default_backend(),
+      )
+      worker = stack.enter_context(peers_lib.started(told))
+      environment['versions'] |= worker.versions
+      environment['peer_threads'] = told['threads']
+      label = f'{peer} {drafter or "plain"} K={num_draft}'
+      fields = _fields(
+        request, drafter or 'none', 'own', num_draft, cases[0].temperature,
+        cases[0].batch_size, setup,
+      )  # fmt: skip
+      asked.append((fields | {'engine': peer}, peers_lib.engine(worker, label)))
+  return asked
+
+
+def _peer_modes(peer: str, cases) -> list[tuple[Optional[str], int]]:
+  """(drafter, K) of what a peer can do; assistance works at batch 1 alone."""
+  modes = [(None, 0)]
+  if peer == 'transformers' and cases[0].batch_size == 1:
+    for case in cases[1:]:
+      mode = case.name, case.num_draft
+      kinds = ('model', 'prompt_lookup')
+      if case.drafter.kind in kinds and mode not in modes:
+        modes.append(mode)
+  return modes
+
+
+def _peer_row(request, fields, found, plain, setup, batches) -> dict[str, Any]:
+  row = dict(fields) | rows_lib.speed(found, plain)
+  row['peak_memory_bytes'] = max(r['peak_bytes'] for r in found.results)
+  row['exact'] = None
+  row['by_category'] = rows_lib.by_category(
+    setup.prompts, batches, found, plain, None
+  )
+  pairs = [
+    (result['tokens'][i], check_lib.new_tokens(ours, i))
+    for result, ours in zip(found.results, plain.results)
+    for i in range(len(result['tokens']))
+  ]
+  row |= {'check': None, 'check_note': ''}
+  if fields['temperature'] == 0:
+    equal = sum(a == b for a, b in pairs)
+    row['check_note'] = f'{equal} of {len(pairs)} rows as ours'
+  return row
+
+
+def describe(request: Request) -> dict[str, Any]:
+  """Device, versions and flags, for every row."""
+  device = jax.devices()[0]
+  return {
+    'device': device.device_kind,
+    'platform': device.platform,
+    'num_devices': jax.device_count(),
+    'processor': _processor(),
+    'cores': peers_lib.threads(request.config),
+    'system': platform.platform(),
+    'versions': {
+      'python': platform.python_version(),
+      'jax': jax.__version__,
+      'jaxlib': jaxlib.__version__,
+      'flax': flax.__version__,
+      'transformers': importlib.metadata.version('transformers'),
+      'numpy': np.__version__,
+    },
+    'flags': {
+      name: os.environ[name]
+      for name in ('XLA_FLAGS', 'JAX_PLATFORMS', 'OMP_NUM_THREADS', 'NPROC')
+      if name in os.environ
+    },
+    'command': sys.argv[1:],
+    'time': datetime.datetime.now(datetime.timezone.utc).isoformat(
+      timespec='seconds'
+    ),
+  }
+
+
+def _processor() -> str:
+  try:
+    with open('/proc/cpuinfo', encoding='utf-8') as file:
+      for line in file:
+        if line.startswith('model name'):
+          return line.split(':', 1)[1].strip()
+  except OSError:
+    pass
+  return platform.processor() or platform.machine()
+
+
+def failures(rows: Sequence[dict]) -> list[dict]:
+  """Rows whose check failed."""
+  return [row for row in rows if row.get('check') == check_lib.FAILED]

@@ -1,0 +1,228 @@
+"""What is measured: models from folders, or of named shapes, and drafters.
+
+A `shape:` model has the size of a known one and random weights: its speed is
+that of the real thing and its text is noise. Nothing is downloaded for it.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import tempfile
+from typing import NamedTuple, Optional
+
+import jax
+
+from specjax import loading
+from specjax import models
+from specjax import text as text_lib
+from specjax.decoding import drafters
+from specjax.models import hf
+
+_T5 = dict(vocab_size=32128, d_kv=64)
+_LLAMA = dict(vocab_size=32000, max_position_embeddings=2048)
+
+SHAPES = {
+  't5-tiny': models.T5Config(
+    512, 64, 16, 128, num_layers=2, num_decoder_layers=2, num_heads=4
+  ),
+  't5-mini': models.T5Config(
+    d_model=384, d_ff=1536, num_layers=4, num_decoder_layers=4, num_heads=8,
+    **(_T5 | {'d_kv': 32}),
+  ),
+  't5-small': models.T5Config(
+    d_model=512, d_ff=2048, num_layers=6, num_decoder_layers=6, num_heads=8,
+    **_T5,
+  ),
+  't5-base': models.T5Config(
+    d_model=768, d_ff=3072, num_layers=12, num_decoder_layers=12, num_heads=12,
+    **_T5,
+  ),
+  't5-large': models.T5Config(
+    d_model=1024, d_ff=4096, num_layers=24, num_decoder_layers=24,
+    num_heads=16, **_T5,
+  ),
+  't5-3b': models.T5Config(
+    d_model=1024, d_ff=16384, num_layers=24, num_decoder_layers=24,
+    num_heads=32, **(_T5 | {'d_kv': 128}),
+  ),
+  'llama-tiny': models.DecoderConfig(
+    512, 64, 172, 3, 4, 2, 16, max_position_embeddings=512
+  ),
+  'llama-68m': models.DecoderConfig(
+    hidden_size=768, intermediate_size=3072, num_hidden_layers=2,
+    num_attention_heads=12, num_key_value_heads=12, head_dim=64, **_LLAMA,
+  ),
+  'llama-160m': models.DecoderConfig(
+    hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+    num_attention_heads=12, num_key_value_heads=12, head_dim=64, **_LLAMA,
+  ),
+  'llama-1b': models.DecoderConfig(
+    hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
+    num_attention_heads=32, num_key_value_heads=4, head_dim=64, **_LLAMA,
+  ),
+  'llama-8b': models.DecoderConfig(
+    vocab_size=128256, hidden_size=4096, intermediate_size=14336,
+    num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+    head_dim=128, max_position_embeddings=8192,
+  ),
+}  # fmt: skip
+
+TABLE_ORDER = {'unigram': 1, 'bigram': 2}
+FREE = ('prompt_lookup', 'unigram', 'bigram')
+DRAFTERS = (
+  'a folder, shape:NAME, prompt_lookup, unigram, bigram, simulated:RATE or none'
+)
+
+
+class Subject(NamedTuple):
+  """A drafter as a row of the benchmark wants it.
+
+  Attributes:
+    name: as the user wrote it.
+    kind: 'model', 'prompt_lookup', 'unigram', 'bigram' or 'simulated'.
+    model: `loading.Model` of kind 'model'.
+    rate: acceptance of kind 'simulated'.
+  """
+
+  name: str
+  kind: str
+  model: Optional[loading.Model] = None
+  rate: float = 1.0
+
+
+def load(name: str, *, dtype: str, seed: int = 0) -> loading.Model:
+  """Loads a folder or hub id, or makes a model of a named shape.
+
+  Args:
+    name: of a folder, or 'shape:' and a name of `SHAPES`.
+    dtype: 'float32' or 'bfloat16'.
+    seed: of random weights.
+
+  Returns:
+    `loading.Model`; a shape has no tokenizer and no end tokens.
+
+  Raises:
+    ValueError, FileNotFoundError: one sentence naming what is wrong.
+  """
+  if not is_shape(name):
+    return loading.load(name, dtype=dtype)
+  shape = name.removeprefix('shape:')
+  if shape not in SHAPES:
+    raise ValueError(
+      f'There is no shape {shape!r}; there are {", ".join(SHAPES)}.'
+    )
+  config = dataclasses.replace(SHAPES[shape], dtype=dtype, eos_token_id=())
+  params = models.init_params(config, jax.random.key(seed), dtype=dtype)
+  return loading.Model(
+    params=params,
+    config=config,
+    module=models.make_module(config),
+    tokenizer=None,
+    lm=models.make_lm(config),
+    eos_ids=(),
+    pad_id=0,
+    name=name,
+  )
+
+
+def is_shape(name: str) -> bool:
+  """Whether a name means random weights of a known size."""
+  return name.startswith('shape:')
+
+
+def drafter(name: str, target: loading.Model, config) -> Optional[Subject]:
+  """Resolves a drafter's name; None for 'none'.
+
+  Args:
+    name: one of `DRAFTERS`.
+    target: the model it drafts for.
+    config: `BenchmarkConfig`.
+
+  Raises:
+    ValueError, FileNotFoundError: one sentence naming what is wrong.
+  """
+  if name in ('none', ''):
+    return None
+  if name in FREE:
+    return Subject(name, name)
+  if name.startswith('simulated'):
+    return Subject(name, 'simulated', rate=_rate(name))
+  if not is_shape(name) and not os.path.isdir(name) and '/' not in name:
+    raise ValueError(f'Unknown drafter {name!r}; give {DRAFTERS}.')
+  # Another seed: a drafter equal to the target would agree with it always.
+  model = load(name, dtype=config.dtype, seed=config.seed + 1)
+  text_lib.check_same_vocabulary(target.tokenizer, model.tokenizer)
+  vocab_size = min(target.lm.vocab_size, model.lm.vocab_size)
+  if (target.tokenizer is None) != (model.tokenizer is None):
+    raise ValueError(
+      f'The target {target.name} and the drafter {name} must both have a '
+      'tokenizer, or neither.'
+    )
+  if model.lm.vocab_size != target.lm.vocab_size:
+    if target.lm.vocab_size > vocab_size:
+      raise ValueError(
+        f'The drafter {name} scores {vocab_size} tokens but the target '
+        f'{target.lm.vocab_size}; take one with as many.'
+      )
+    model = model._replace(
+      lm=models.make_lm(model.config, vocab_size=vocab_size)
+    )
+  return Subject(name, 'model', model=model)
+
+
+def tables(rows, vocab_size: int, kinds) -> dict:
+  """Parameters of table drafters.
+
+  Args:
+    rows: texts to count, as ids.
+    vocab_size: V.
+    kinds: 'unigram', 'bigram' or both.
+  """
+  return {
+    kind: drafters.count_table(rows, order=order, vocab_size=vocab_size)
+    for kind, order in TABLE_ORDER.items()
+    if kind in kinds
+  }
+
+
+def _rate(name: str) -> float:
+  text = name.removeprefix('simulated').removeprefix(':')
+  try:
+    rate = float(text)
+  except ValueError:
+    rate = -1.0
+  if not 0 <= rate <= 1:
+    raise ValueError(
+      f'{name!r} must name an acceptance rate from 0 to 1, such as '
+      'simulated:0.8.'
+    )
+  return rate
+
+
+@contextlib.contextmanager
+def exported(*loaded: Optional[loading.Model]):
+  """Folders that a peer can read, of models in the order given.
+
+  A model from a folder is that folder; a shape is written to a temporary one,
+  which is removed at the end. None gives None.
+  """
+  with contextlib.ExitStack() as stack:
+    folders = []
+    for model in loaded:
+      if model is None or not is_shape(model.name):
+        folders.append(None if model is None else _local(model.name))
+        continue
+      folder = stack.enter_context(tempfile.TemporaryDirectory())
+      hf.save_hf(folder, model.params, model.config)
+      folders.append(folder)
+    yield folders
+
+
+@functools.lru_cache(maxsize=None)
+def _local(name: str) -> str:
+  if os.path.isdir(name):
+    return os.path.abspath(name)
+  import huggingface_hub
+
+  return huggingface_hub.snapshot_download(name, local_files_only=True)

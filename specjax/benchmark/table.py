@@ -1,0 +1,83 @@
+"""The table that the command prints."""
+
+from typing import Any, Optional, Sequence
+
+COLUMNS = (
+  ('engine', 'engine', '{}'),
+  ('drafter', 'drafter', '{}'),
+  ('verifier', 'verify', '{}'),
+  ('num_draft', 'K', '{}'),
+  ('temperature', 'T', '{:g}'),
+  ('batch_size', 'batch', '{}'),
+  ('tokens_per_second', 'tokens/s', '{:.1f}'),
+  ('ms_per_token', 'ms/token', '{:.2f}'),
+  ('speedup', 'speed-up', '{:.2f}'),
+  ('speedup_spec_bench', '(Spec-Bench)', '{:.2f}'),
+  ('predicted', 'predicted', '{:.2f}'),
+  ('measured_over_predicted', 'meas/pred', '{:.2f}'),
+  ('loop_efficiency', 'loop eff.', '{:.2f}'),
+  ('block_efficiency', 'tokens/call', '{:.2f}'),
+  ('acceptance_rate', 'accept', '{:.3f}'),
+  ('draft_acceptance_rate', 'acc/drafted', '{:.3f}'),
+  ('draft_ms', 'draft ms', '{:.2f}'),
+  ('verify_ms', 'verify ms', '{:.2f}'),
+  ('overhead_ms', 'other ms', '{:.2f}'),
+  ('compile_seconds', 'compile s', '{:.1f}'),
+  ('peak_memory_bytes', 'peak MB', None),
+  ('check', 'check', '{}'),
+)
+
+
+def cell(row: dict, key: str, form: Optional[str]) -> str:
+  """One value as shown; '-' where there is none."""
+  value = row.get(key)
+  if value is None or value == '':
+    return '-'
+  return f'{value / 1e6:.0f}' if form is None else form.format(value)
+
+
+def text(rows: Sequence[dict]) -> str:
+  """All rows in aligned columns, with notes below."""
+  cells = [[title for _, title, _ in COLUMNS]]
+  cells += [[cell(row, key, form) for key, _, form in COLUMNS] for row in rows]
+  widths = [max(map(len, column)) for column in zip(*cells)]
+  lines = [
+    '  '.join(value.ljust(width) for value, width in zip(line, widths)).rstrip()
+    for line in cells
+  ]
+  lines += [
+    f'note: {row["engine"]} {row["drafter"]} {row["verifier"]} '
+    f'K={row["num_draft"]} T={row["temperature"]:g} batch '
+    f'{row["batch_size"]}: {row["check_note"]}'
+    for row in rows
+    if row.get('check_note')
+  ]
+  return '\n'.join(lines + ratios(rows))
+
+
+def ratios(rows: Sequence[dict]) -> list[str]:
+  """Our tokens a second over each peer's, where both did the same."""
+  lines = []
+  for peer in rows:
+    if peer['engine'] == 'specjax':
+      continue
+    ours = [row for row in rows if _same(row, peer)]
+    for row in ours:
+      ratio = row['tokens_per_second'] / peer['tokens_per_second']
+      lines.append(f'ratio: {_named(row, peer)}: {ratio:.2f}')
+  return lines
+
+
+def _same(row: dict[str, Any], peer: dict[str, Any]) -> bool:
+  keys = ('drafter', 'num_draft', 'temperature', 'batch_size', 'dtype')
+  return row['engine'] == 'specjax' and all(row[k] == peer[k] for k in keys)
+
+
+def _named(row: dict, peer: dict) -> str:
+  what = 'plain decoding'
+  if row['num_draft']:
+    what = f'drafter {row["drafter"]}, K={row["num_draft"]}, {row["verifier"]}'
+  return (
+    f'specjax over {peer["engine"]}, {row["target"]}, {what}, '
+    f'T={row["temperature"]:g}, batch {row["batch_size"]}, {row["dtype"]}'
+  )

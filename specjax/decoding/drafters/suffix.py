@@ -1,0 +1,255 @@
+"""Drafts what followed the longest repeated end of the context.
+
+Searched are the context itself, an encoder's source, and a corpus of earlier
+outputs (the drafter's parameters, `corpus.Index`; None for no corpus). How much
+is drafted follows from the length of the match and from how often it was
+continued alike; all of it is read off verified tokens only, so that dropping
+slots never biases the output.
+
+References:
+  Oliaro et al. SuffixDecoding. NeurIPS 2025. https://arxiv.org/abs/2411.04975
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple, Optional
+
+from flax import struct
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from specjax import base
+from specjax.decoding import corpus as corpus_lib
+from specjax.decoding.drafters import matching
+
+
+@dataclasses.dataclass(frozen=True)
+class SuffixSpec:
+  """Settings of `suffix`; hashable.
+
+  Attributes:
+    num_draft: K, most tokens (nodes of a tree) drafted a round.
+    max_depth: a match is shorter than this many tokens.
+    min_match: no match shorter than this is used.
+    factor: a match of m tokens drafts at most floor(m * factor + offset).
+    offset: see `factor`.
+    min_token_prob: a draft ends before a token whose probability, estimated by
+      counting, is below this.
+    min_score: a draft that promises fewer accepted tokens than this is not
+      proposed: verifying it would cost more than it brings.
+    max_matches: W, matches that are counted: the longest, then the latest.
+      Counts are those of the definition where no more than W exist.
+    max_wait: after rounds in which nothing drafted was accepted, a row is not
+      searched again for 1, 2, 4, ... rounds, at most this many; 0 searches in
+      every round.
+    max_path: 0 drafts a chain; more, a tree with paths of at most this length.
+  """
+
+  num_draft: int = 8
+  max_depth: int = 24
+  min_match: int = 1
+  factor: float = 1.0
+  offset: float = 0.0
+  min_token_prob: float = 0.1
+  min_score: float = 0.0
+  max_matches: int = 8
+  max_wait: int = 0
+  max_path: int = 0
+
+  def validate(self) -> None:
+    """Raises ValueError with one sentence about the first bad value."""
+    for name, low, high in (
+      ('num_draft', 1, None),
+      ('max_depth', 2, corpus_lib.INDEX_DEPTH),
+      ('min_match', 1, self.max_depth - 1),
+      ('max_matches', 1, 128),
+      ('max_wait', 0, 2**20),
+      ('max_path', 0, self.num_draft),
+      ('factor', 0, None),
+      ('min_token_prob', 0, 1),
+    ):
+      value = getattr(self, name)
+      if value < low or (high is not None and value > high):
+        most = '' if high is None else f' and at most {high}'
+        raise ValueError(
+          f'{name} of the suffix drafter must be at least {low}{most}, not '
+          f'{value}.'
+        )
+
+
+@struct.dataclass
+class SuffixState:
+  """State of `suffix`.
+
+  Attributes:
+    source: `base.Prompt` of an encoder, or None.
+    wait: int32 [B], rounds left without a search.
+    misses: int32 [B], searches in a row that brought nothing.
+    drafted: int32 [B], tokens proposed in this round.
+  """
+
+  source: Optional[base.Prompt]
+  wait: base.Array
+  misses: base.Array
+  drafted: base.Array
+
+
+class Found(NamedTuple):
+  """What a search promises.
+
+  Attributes:
+    tokens: int32 [B, K], `EMPTY` where nothing is drafted.
+    score: float32 [B], accepted tokens expected.
+    tree: `base.Tree`, or None for a chain.
+  """
+
+  tokens: base.Array
+  score: base.Array
+  tree: Optional[base.Tree]
+
+
+def start(spec: SuffixSpec, prompt, search_source: bool) -> SuffixState:
+  """State before the first round."""
+  del spec
+  zero = jnp.zeros((prompt.tokens.shape[0],), jnp.int32)
+  return SuffixState(prompt if search_source else None, zero, zero, zero)
+
+
+def search(
+  spec: SuffixSpec,
+  index: Optional[corpus_lib.Index],
+  source: Optional[base.Prompt],
+  context: base.Context,
+) -> Found:
+  """Searches context, source and corpus.
+
+  Args:
+    spec: settings.
+    index: the corpus, or None.
+    source: an encoder's source, or None.
+    context: what is committed.
+
+  Returns:
+    The draft of the best score; of equal ones, that of the context.
+  """
+  span = spec.max_path or spec.num_draft
+  wanted = matching.pattern(context, spec.max_depth)
+  near = matching.local(context, source, wanted, spec.max_matches, span)
+  found = _draft(spec, near, True)
+  if index is not None:
+    far = matching.in_corpus(index, wanted, spec.max_matches, span)
+    other = _draft(spec, far, False)
+    ours = found.score >= other.score - 1e-5
+    found = jax.tree.map(
+      lambda a, b: jnp.where(ours.reshape(-1, *[1] * (a.ndim - 1)), a, b),
+      found,
+      other,
+    )
+  worth = (found.score > 0) & (found.score >= spec.min_score - 1e-5)
+  return found._replace(
+    tokens=jnp.where(worth[:, None], found.tokens, base.EMPTY),
+    score=jnp.where(worth, found.score, 0.0),
+  )
+
+
+def search_due(
+  spec: SuffixSpec,
+  index: Optional[corpus_lib.Index],
+  state: SuffixState,
+  context: base.Context,
+) -> Found:
+  """`search`, for rows that do not wait; free of cost if all of them do."""
+  if not spec.max_wait:
+    return search(spec, index, state.source, context)
+  due = state.wait == 0
+
+  def body(carry):
+    del carry
+    return jnp.asarray(False), search(spec, index, state.source, context)
+
+  shapes = jax.eval_shape(lambda: body(None)[1])
+  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  # A loop that runs once or not at all: cheaper than a `cond` where a device
+  # would have to ask the host.
+  _, found = lax.while_loop(
+    lambda carry: carry[0], body, (jnp.any(due), nothing)
+  )
+  return found._replace(
+    tokens=jnp.where(due[:, None], found.tokens, base.EMPTY),
+    score=jnp.where(due, found.score, 0.0),
+  )
+
+
+def learn(
+  spec: SuffixSpec, state: SuffixState, num_accepted: base.Array
+) -> SuffixState:
+  """Lets rows wait whose searches bring nothing.
+
+  Args:
+    spec: settings.
+    state: after `propose`, which set `drafted`.
+    num_accepted: int32 [B], tokens of the suffix draft that were accepted.
+  """
+  if not spec.max_wait:
+    return state
+  searched = state.wait == 0
+  hit = searched & (num_accepted > 0)
+  misses = jnp.where(hit, 0, state.misses + searched)
+  pause = jnp.minimum(2 ** jnp.clip(misses - 1, 0, 20), spec.max_wait)
+  pause = jnp.where(misses > 0, pause, 0)
+  return state.replace(
+    misses=misses, wait=jnp.where(searched, pause, state.wait - 1)
+  )
+
+
+@functools.lru_cache(maxsize=None)
+def suffix(
+  spec: SuffixSpec = SuffixSpec(), *, search_source: bool = False
+) -> base.Drafter:
+  """Makes the drafter; its parameters are a `corpus.Index` or None.
+
+  Args:
+    spec: settings.
+    search_source: whether the prompt is an encoder's source.
+
+  Returns:
+    A drafter of point masses: verify with `greedy`, `match` or `coupled`.
+
+  Raises:
+    ValueError: on settings out of range.
+  """
+  spec.validate()
+
+  def init(index, prompt, prefilled, *, capacity):
+    del index, prefilled, capacity
+    return start(spec, prompt, search_source)
+
+  def propose(index, state, view):
+    found = search_due(spec, index, state, view.context)
+    drafted = jnp.sum(found.tokens != base.EMPTY, axis=1, dtype=jnp.int32)
+    draft = base.Draft(found.tokens, tree=found.tree)
+    return draft, state.replace(drafted=drafted)
+
+  def observe(index, state, observation):
+    del index
+    return learn(spec, state, observation.num_accepted)
+
+  return base.Drafter(
+    init, propose, observe, spec.num_draft, spec.max_path or spec.num_draft
+  )
+
+
+def _draft(spec, matches, is_local) -> Found:
+  """The best draft from one searched text."""
+  depth = spec.max_depth - 1
+  votes = matching.count(matches, depth, is_local)
+  most = matching.lengths(depth, spec.num_draft, spec.factor, spec.offset)
+  most[: spec.min_match - 1] = 0
+  if spec.max_path:
+    tokens, score, tree = matching.tree(
+      matches, votes, most, spec.min_token_prob, spec.num_draft
+    )
+    return Found(tokens, score, tree)
+  tokens, score = matching.path(matches, votes, most, spec.min_token_prob)
+  return Found(tokens, score, None)

@@ -1,0 +1,157 @@
+"""Drafts from a table of counts: unigrams or bigrams.
+
+The cheapest drafters that Leviathan et al. measure: no network, one gather a
+token, and an acceptance that is low but not nothing.
+
+References:
+  Leviathan et al. 2023, section 4.1 and table 3.
+"""
+
+import functools
+from typing import Optional, Sequence
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import base
+from specjax.decoding import sampling
+from specjax.decoding import warp as warp_lib
+from specjax.decoding.drafters.autoregressive import draft_keys
+
+# Largest V of a bigram table: one gigabyte.
+LARGEST_BIGRAM = 16384
+
+
+@struct.dataclass
+class Table:
+  """Parameters of `table`.
+
+  Attributes:
+    log_probs: float32 [V] for unigrams, [V, V] for bigrams, whose row belongs
+      to the token before.
+  """
+
+  log_probs: base.Array
+
+
+def count_table(
+  rows: Sequence[Sequence[int]],
+  *,
+  order: int,
+  vocab_size: int,
+  smoothing: float = 1.0,
+) -> Table:
+  """Makes a table from token rows.
+
+  Args:
+    rows: texts as ids.
+    order: 1 or 2.
+    vocab_size: V. A table of order 2 takes 4 V^2 bytes.
+    smoothing: how many times the unigram law (of order 1: the even law) counts
+      as having been seen, so that no token has probability 0.
+
+  Returns:
+    `Table`, each row of which sums to 1.
+
+  Raises:
+    ValueError: if there is nothing to count, or the order is another.
+  """
+  if order not in (1, 2):
+    raise ValueError(f'A table drafter has order 1 or 2, not {order}.')
+  if order == 2 and vocab_size > LARGEST_BIGRAM:
+    raise ValueError(
+      f'A bigram table of {vocab_size} tokens is too large; at most '
+      f'{LARGEST_BIGRAM} fit. Use unigram.'
+    )
+  ids = [np.asarray(row, np.int64) for row in rows if len(row)]
+  if not ids:
+    raise ValueError('A table drafter needs some text to count.')
+  single = np.bincount(np.concatenate(ids), minlength=vocab_size)
+  single = single + smoothing / vocab_size
+  single = single / single.sum()
+  if order == 1:
+    return Table(jnp.asarray(np.log(single), jnp.float32))
+  double = np.repeat(
+    np.asarray(smoothing * single, np.float32)[None], vocab_size, axis=0
+  )
+  for row in ids:
+    np.add.at(double, (row[:-1], row[1:]), 1.0)
+  double /= double.sum(axis=1, keepdims=True)
+  return Table(jnp.asarray(np.log(double), jnp.float32))
+
+
+@functools.lru_cache(maxsize=None)
+def table(
+  *,
+  order: int,
+  num_draft: int,
+  noise: str,
+  needs_log_probs: bool,
+  warp: warp_lib.WarpSpec,
+  sampler: str = 'gumbel',
+) -> base.Drafter:
+  """Drafts each token from the one before it alone.
+
+  Args:
+    order: 1 (every token from the same law) or 2.
+    num_draft: K, at least 1.
+    noise: how to draw, see `base.Verifier`.
+    needs_log_probs: whether to keep the distributions drawn from.
+    warp: the same switches as the target's.
+    sampler: of position-keyed noise, as in plain sampling.
+
+  Returns:
+    A drafter whose params are a `Table`.
+
+  Raises:
+    ValueError: if `num_draft` is less than 1.
+  """
+  if num_draft < 1:
+    raise ValueError(f'num_draft must be at least 1, not {num_draft}.')
+
+  def init(params, prompt, prefilled, *, capacity):
+    del params, prompt, prefilled, capacity
+    return ()
+
+  def propose(params, state, view):
+    context, last = view.context, view.last_token
+    drawn, laws = [], []
+    for index in range(num_draft):
+      law, token = _draw(params, context, last, drawn, index)
+      drawn.append(token)
+      laws.append(law)
+      last = token
+    tokens = jnp.stack(drawn, axis=1)
+    log_probs: Optional[base.Array] = None
+    if needs_log_probs:
+      log_probs = jax.nn.log_softmax(jnp.stack(laws, axis=1))
+    return base.Draft(tokens, log_probs), state
+
+  def _draw(params, context, last, drawn, index):
+    batch = last.shape[0]
+    logits = params.log_probs
+    logits = (
+      logits[last] if order == 2 else jnp.broadcast_to(
+        logits, (batch,) + logits.shape
+      )
+    )  # fmt: skip
+    path = jnp.full((batch, num_draft), base.EMPTY, jnp.int32)
+    for place, token in enumerate(drawn):
+      path = path.at[:, place].set(token)
+    length = jnp.full((batch, 1), index, jnp.int32)
+    law = warp_lib.warp(warp, logits[:, None], context, path[:, None], length)[
+      :, 0
+    ]
+    keys = draft_keys(noise, context, index, num_draft)
+    if keys is None:
+      return law, sampling.argmax(law)
+    how = 'inverse_cdf' if noise == 'round' else sampler
+    return law, sampling.categorical(law, keys, how)
+
+  def observe(params, state, observation):
+    del params, observation
+    return state
+
+  return base.Drafter(init, propose, observe, num_draft, num_draft)
