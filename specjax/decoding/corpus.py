@@ -1,0 +1,229 @@
+"""Earlier outputs that a drafter may copy from: kept, saved and indexed.
+
+A `Corpus` lives on the host and is a bounded ring of whole token sequences,
+oldest first, with a separator after each. Its `Index` is what a compiled
+program searches: the text and its suffix array, at the capacity's static size,
+so that a growing corpus recompiles nothing. The array sorts positions by the
+text read *backwards* from them, because a drafter looks for what ends like the
+tokens it has.
+
+References:
+  Oliaro et al. SuffixDecoding. NeurIPS 2025. https://arxiv.org/abs/2411.04975
+  Manber, Myers. Suffix arrays. SIAM J. Comput. 1993 (prefix doubling).
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from typing import Iterable, Sequence, Union
+
+from flax import struct
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import base
+
+# Stands between sequences; equal to no token.
+SEPARATOR = -2
+MAGIC = b'specjax corpus 1\n'
+# Positions and match lengths share an int32 when matches are ranked.
+LARGEST_CAPACITY = 2**23
+# Suffixes are told apart by this many tokens, which bounds the match length.
+INDEX_DEPTH = 64
+
+
+@struct.dataclass
+class Index:
+  """A searchable corpus; a drafter's parameters.
+
+  Attributes:
+    text: int32 [C], sequences with separators; separators after the last.
+    order: int32 [C], positions in the order of the text read backwards from
+      them; the first `size` count, separators do not.
+    size: int32 [].
+  """
+
+  text: base.Array
+  order: base.Array
+  size: base.Array
+
+
+@struct.dataclass
+class Corpus:
+  """Token sequences of one tokenizer.
+
+  Attributes:
+    text: int32 [n] numpy array, each sequence followed by `SEPARATOR`.
+    capacity: most entries of `text`; older sequences make room.
+    fingerprint: of the tokenizer (`text.fingerprint`).
+  """
+
+  text: np.ndarray
+  capacity: int = struct.field(pytree_node=False)
+  fingerprint: str = struct.field(pytree_node=False)
+
+
+def empty(capacity: int, fingerprint: str) -> Corpus:
+  """A corpus without sequences.
+
+  Raises:
+    ValueError: unless 2 <= capacity <= `LARGEST_CAPACITY`.
+  """
+  if not 2 <= capacity <= LARGEST_CAPACITY:
+    raise ValueError(
+      'The capacity of a corpus must be between 2 and '
+      f'{LARGEST_CAPACITY} tokens, not {capacity}.'
+    )
+  return Corpus(np.zeros((0,), np.int32), capacity, fingerprint)
+
+
+def add(corpus: Corpus, sequences: Iterable[Sequence[int]]) -> Corpus:
+  """Appends sequences; the oldest leave, whole, when there is no room.
+
+  Args:
+    corpus: the corpus so far; it is not changed.
+    sequences: rows of token ids; empty ones are skipped.
+
+  Raises:
+    ValueError: if a sequence and its separator exceed the capacity, or an id
+      is negative.
+  """
+  parts = [corpus.text]
+  for sequence in sequences:
+    row = np.asarray(sequence, np.int32).reshape(-1)
+    if row.size + 1 > corpus.capacity:
+      raise ValueError(
+        f'A sequence of {row.size} tokens needs a corpus with a capacity of '
+        f'at least {row.size + 1}, not {corpus.capacity}.'
+      )
+    if row.size and row.min() < 0:
+      raise ValueError(
+        f'A corpus holds token ids of at least 0, not {row.min()}.'
+      )
+    if row.size:
+      parts += [row, np.array([SEPARATOR], np.int32)]
+  return corpus.replace(text=_fit(np.concatenate(parts), corpus.capacity))
+
+
+def sequences(corpus: Corpus) -> list[np.ndarray]:
+  """The sequences kept, oldest first."""
+  ends = np.flatnonzero(corpus.text == SEPARATOR)
+  return [part[part >= 0] for part in np.split(corpus.text, ends)][:-1]
+
+
+def save(corpus: Corpus, path: Union[str, os.PathLike]) -> None:
+  """Writes the corpus to a file, whole or not at all."""
+  path = pathlib.Path(path)
+  body = corpus.text.astype('<i4').tobytes()
+  header = {
+    'fingerprint': corpus.fingerprint,
+    'entries': int(corpus.text.size),
+    'sha256': hashlib.sha256(body).hexdigest(),
+  }
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+  try:
+    with os.fdopen(handle, 'wb') as file:
+      file.write(MAGIC + json.dumps(header).encode() + b'\n' + body)
+    os.replace(name, path)
+  except BaseException:
+    os.unlink(name)
+    raise
+
+
+def load(
+  path: Union[str, os.PathLike], capacity: int, fingerprint: str
+) -> Corpus:
+  """Reads a corpus, keeping its latest sequences that fit.
+
+  Args:
+    path: a file that `save` wrote.
+    capacity: most entries; need not be that of the corpus saved.
+    fingerprint: of the tokenizer in use.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it is not a corpus, is damaged, is of another tokenizer, or
+      not even its last sequence fits.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'There is no corpus file {path}.')
+  data = path.read_bytes()
+  if not data.startswith(MAGIC):
+    raise ValueError(
+      f'{path} is not a specjax corpus; give a file written by --corpus.'
+    )
+  head, _, body = data[len(MAGIC) :].partition(b'\n')
+  damaged = f'{path} is truncated or damaged; delete it to start a new corpus.'
+  try:
+    header = json.loads(head)
+    whole = (
+      len(body) == 4 * header['entries']
+      and hashlib.sha256(body).hexdigest() == header['sha256']
+    )
+    theirs = header['fingerprint']
+  except (ValueError, KeyError, TypeError):
+    raise ValueError(damaged) from None
+  if not whole:
+    raise ValueError(damaged)
+  if theirs != fingerprint:
+    raise ValueError(
+      f'The corpus {path} was written with another tokenizer (fingerprint '
+      f'{theirs}, not {fingerprint}); use one corpus file for each tokenizer.'
+    )
+  text = np.frombuffer(body, '<i4').astype(np.int32)
+  kept = _fit(text, empty(capacity, fingerprint).capacity)
+  if text.size and not kept.size:
+    raise ValueError(
+      f'A capacity of {capacity} holds not one sequence of the corpus {path}.'
+    )
+  return Corpus(kept, capacity, fingerprint)
+
+
+def index(corpus: Corpus) -> Index:
+  """Sorts the corpus for search, on the host: O(n log n) array operations.
+
+  Returns:
+    `Index` with arrays of `corpus.capacity` entries, whatever is filled.
+  """
+  text = np.full((corpus.capacity,), SEPARATOR, np.int32)
+  text[: corpus.text.size] = corpus.text
+  order = np.zeros((corpus.capacity,), np.int32)
+  ranked = _backward_order(corpus.text)
+  order[: ranked.size] = ranked
+  return Index(
+    jnp.asarray(text), jnp.asarray(order), jnp.asarray(ranked.size, jnp.int32)
+  )
+
+
+def _fit(text: np.ndarray, capacity: int) -> np.ndarray:
+  """Drops whole sequences from the front until at most `capacity` remain."""
+  if text.size <= capacity:
+    return text
+  ends = np.flatnonzero(text == SEPARATOR) + 1
+  return text[ends[np.searchsorted(ends, text.size - capacity)] :]
+
+
+def _backward_order(text: np.ndarray) -> np.ndarray:
+  """Positions sorted by up to `INDEX_DEPTH` tokens read backwards.
+
+  Reading stops at a separator, and a text that stops sorts before one that
+  goes on. Among equal texts the latest position comes first.
+  """
+  position = np.arange(text.size)
+  is_token = text >= 0
+  before = np.maximum.accumulate(np.where(is_token, -1, position))
+  available = position - before  # tokens back to the sequence's start
+  rank = np.where(is_token, text + 1, 0).astype(np.int64)
+  width = 1
+  while width < INDEX_DEPTH:
+    older = rank[np.maximum(position - width, 0)]
+    older = np.where(available > width, older, 0)
+    pair = rank * (older.max(initial=0) + 1) + older
+    rank = np.unique(pair, return_inverse=True)[1] + 1
+    width *= 2
+  order = np.lexsort((-position, rank))
+  return order[is_token[order]].astype(np.int32)
