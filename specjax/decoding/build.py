@@ -177,6 +177,8 @@ def recipe(
     verifier = verify_lib.make(name, sampler=sampler)
     return generate_lib.Recipe(target, drafters.nothing(), verifier, warp)
   verifier = verify_lib.make(name, sampler=sampler)
+  # Lenience judges rows of temperature 0 by their gaps, which one-hot hides.
+  target_warp = dataclasses.replace(warp, one_hot=name != 'lenient')
   if isinstance(drafter, base.CachedLM):
     _check_fit(target, drafter)
     made = drafters.autoregressive(
@@ -196,7 +198,7 @@ def recipe(
       f'Unknown drafter {drafter!r}; use a draft model or one of '
       f'{FREE_DRAFTERS}.'
     )
-  return generate_lib.Recipe(target, made, verifier, warp)
+  return generate_lib.Recipe(target, made, verifier, target_warp)
 
 
 def _check_fit(target: base.CachedLM, drafter: base.CachedLM) -> None:
