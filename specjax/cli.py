@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.util
+import inspect
 import os
 import pathlib
 import signal
@@ -221,11 +222,14 @@ def _check_overrides(argv: Sequence[str], config: Any) -> None:
 
 def _print_help(doc: str, values: flags.FlagValues, config: Any) -> None:
   print(doc.strip(), '\n\nFlags:')
-  print('\n'.join(values.main_module_help().splitlines()[1:]) or values)
+  shown = values.main_module_help().splitlines()
+  print(
+    '\n'.join(line for line in shown if not line.endswith('.py:')).strip('\n')
+  )
   print('\nConfig fields (--config.NAME=VALUE) and their values:')
   for field in dataclasses.fields(config):
     print(f'  {field.name} = {getattr(config, field.name)!r}')
-  print((type(config).__doc__ or '').rstrip())
+  print('\n' + inspect.cleandoc(type(config).__doc__ or ''))
 
 
 def prepare_process() -> None:

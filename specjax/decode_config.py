@@ -137,9 +137,9 @@ class DecodeConfig:
     return build.Sampling(**values)
 
 
-def per_row(value: Any, rows: Sequence[int]) -> Any:
+def per_row(value: Any, rows: Union[int, Sequence[int]]) -> Any:
   """Values of the given prompts, if there is one for each."""
-  return value if np.ndim(value) == 0 else np.asarray(value)[np.asarray(rows)]
+  return value if np.ndim(value) == 0 else np.asarray(value)[rows]
 
 
 _WHOLE = {

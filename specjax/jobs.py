@@ -20,6 +20,7 @@ from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 
 Drafter = Union[None, str, loading.Model]
+_WHOLE = (int, np.integer)
 Prompts = Union[str, Sequence[Any], np.ndarray, jax.Array, base.Prompt]
 
 
@@ -94,10 +95,10 @@ def plan(
     warp=config.sampling().warp_spec(),
     sampler=config.sampler,
   )
-  encoded = _encode(model.tokenizer, prompts, config)
+  encoded = _encode(model, prompts, config)
   _check_per_prompt(config, len(encoded))
   for index, (_, tokens) in enumerate(encoded):
-    _check_prompt(recipe, config, index, tokens)
+    _check_length(recipe, config, index, tokens)
   if config.stops() and model.tokenizer is None:
     raise ValueError(
       'Stop strings need a tokenizer, and the target has none; leave stop '
@@ -183,8 +184,9 @@ def _fold_keys(seed, index, sequence):
   return jax.random.fold_in(key, index)
 
 
-def _encode(tokenizer, prompts: Prompts, config) -> list[tuple[str, list[int]]]:
+def _encode(model, prompts: Prompts, config) -> list[tuple[str, list[int]]]:
   """(text to show, ids) of every prompt."""
+  tokenizer = model.tokenizer
   if isinstance(prompts, str):
     prompts = [prompts]
   elif isinstance(prompts, base.Prompt):
@@ -192,14 +194,14 @@ def _encode(tokenizer, prompts: Prompts, config) -> list[tuple[str, list[int]]]:
     prompts = [row[:n] for row, n in zip(np.asarray(prompts.tokens), lengths)]
   elif isinstance(prompts, (np.ndarray, jax.Array)):
     prompts = list(np.atleast_2d(np.asarray(prompts)))
-  elif len(prompts) and isinstance(prompts[0], (int, np.integer)):
+  elif _is_chat(prompts) or isinstance(next(iter(prompts), 0.5), _WHOLE):
     prompts = [prompts]
   if not len(prompts):
     raise ValueError('There is no prompt; give at least one.')
   encoded = []
   for index, prompt in enumerate(prompts):
     is_text = isinstance(prompt, str)
-    is_chat = not is_text and len(prompt) and isinstance(prompt[0], dict)
+    is_chat = _is_chat(prompt)
     if is_text or is_chat:
       if tokenizer is None:
         raise ValueError(
@@ -208,6 +210,7 @@ def _encode(tokenizer, prompts: Prompts, config) -> list[tuple[str, list[int]]]:
       tokens = text_lib.encode(
         tokenizer, prompt, chat=config.chat, prefix=config.prefix
       )
+      _check_ids(model.lm, index, tokens)
       encoded.append((text_lib.shown(prompt), tokens))
       continue
     tokens = np.asarray(prompt)
@@ -216,8 +219,18 @@ def _encode(tokenizer, prompts: Prompts, config) -> list[tuple[str, list[int]]]:
         f'Prompt {index + 1} is neither text, nor messages, nor a row of '
         f'token ids (it has shape {tokens.shape} and type {tokens.dtype}).'
       )
+    _check_ids(model.lm, index, tokens)
     encoded.append((text_lib.decode(tokenizer, tokens), tokens.tolist()))
   return encoded
+
+
+def _is_chat(prompt: Any) -> bool:
+  return (
+    isinstance(prompt, (list, tuple))
+    and len(prompt) > 0
+    and isinstance(prompt[0], dict)
+    and 'role' in prompt[0]
+  )
 
 
 def _check_per_prompt(config: DecodeConfig, count: int) -> None:
@@ -230,16 +243,19 @@ def _check_per_prompt(config: DecodeConfig, count: int) -> None:
       )
 
 
-def _check_prompt(recipe, config, index: int, tokens: Sequence[int]) -> None:
-  """Refuses ids that mean nothing and lengths the target cannot hold."""
-  lm = recipe.target
+def _check_ids(lm: base.CachedLM, index: int, tokens: Sequence[int]) -> None:
   for token in (min(tokens, default=0), max(tokens, default=0)):
     if not 0 <= token < lm.vocab_size:
       raise ValueError(
         f'Prompt {index + 1} holds the token id {token}, but the target knows '
         f'ids from 0 to {lm.vocab_size - 1}.'
       )
-  budget = int(per_row(config.max_new_tokens, [index]))
+
+
+def _check_length(recipe, config, index: int, tokens: Sequence[int]) -> None:
+  """Refuses what the target's positions cannot hold."""
+  lm = recipe.target
+  budget = int(per_row(config.max_new_tokens, index))
   given = 1 if lm.is_encoder_decoder else len(tokens)
   needed = given + budget + recipe.drafter.num_draft
   if lm.max_positions is None or needed <= lm.max_positions or not tokens:

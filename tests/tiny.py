@@ -1,7 +1,8 @@
-"""A tiny tokenizer for tests; built here, so that nothing is downloaded."""
+"""A tiny tokenizer and tiny models for tests; nothing is downloaded."""
 
 import json
 
+import jax
 import tokenizers
 from tokenizers import decoders
 from tokenizers import models
@@ -9,6 +10,9 @@ from tokenizers import pre_tokenizers
 from tokenizers import processors
 from tokenizers import trainers
 import transformers
+
+from specjax import models as models_lib
+from specjax.models import hf
 
 CORPUS = (
   'the cat sat on the mat',
@@ -52,3 +56,49 @@ def tokenizer(kind: str = 'decoder', swap=None, size: int = 96):
     eos_token='</s>',
     unk_token='<unk>',
   )
+
+
+DECODER = models_lib.DecoderConfig(
+  vocab_size=96,
+  hidden_size=32,
+  intermediate_size=48,
+  num_hidden_layers=1,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  head_dim=8,
+  max_position_embeddings=128,
+  eos_token_id=(2,),
+  bos_token_id=1,
+  pad_token_id=0,
+)
+T5 = models_lib.T5Config(
+  vocab_size=96,
+  d_model=32,
+  d_kv=8,
+  d_ff=48,
+  num_layers=1,
+  num_decoder_layers=1,
+  num_heads=4,
+  eos_token_id=(2,),
+)
+
+
+def save(folder, config=DECODER, *, seed: int = 0, swap=None) -> str:
+  """Writes a randomly initialised model with its tokenizer.
+
+  Args:
+    folder: where to.
+    config: `DECODER`, `T5` or a variation of them.
+    seed: of the weights; they are enlarged, so that the likeliest token is
+      clearly so.
+    swap: see `tokenizer`.
+
+  Returns:
+    The folder, as a string.
+  """
+  params = models_lib.init_params(config, jax.random.key(seed))
+  params = jax.tree.map(lambda x: x * (4 if x.ndim > 1 else 1), params)
+  hf.save_hf(str(folder), params, config)
+  kind = 't5' if isinstance(config, models_lib.T5Config) else 'decoder'
+  tokenizer(kind, swap).save_pretrained(str(folder))
+  return str(folder)

@@ -1,0 +1,328 @@
+"""The decode command: its output, its numbers, its messages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors
+
+from decode import main
+import specjax
+from specjax import api
+from specjax import cli
+from tests import tiny
+
+LINES = ['the cat', '', 'a dog ran to the', 'one two three', 'the red house']
+FIELDS = {
+  'prompt',
+  'text',
+  'tokens',
+  'finish_reason',
+  'num_tokens',
+  'num_target_calls',
+  'num_drafted',
+  'num_accepted',
+  'num_tested',
+  'block_efficiency',
+  'acceptance_rate',
+  'draft_acceptance_rate',
+  'mean_acceptance_length',
+}
+QUICK = ('--baseline=none', '--config.explain=false')
+SHAPE = ('--config.max_new_tokens=12', '--config.batch_size=2')
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  root = tmp_path_factory.mktemp('models')
+  return {
+    'target': tiny.save(root / 'target', seed=0),
+    'drafter': tiny.save(root / 'drafter', seed=1),
+    'swapped': tiny.save(root / 'swapped', seed=1, swap=('cat', 'dog')),
+    't5': tiny.save(root / 't5', tiny.T5, seed=2),
+  }
+
+
+@pytest.fixture
+def source(tmp_path):
+  path = tmp_path / 'prompts.txt'
+  path.write_text('\n'.join(LINES) + '\n')
+  return str(path)
+
+
+@pytest.fixture(autouse=True)
+def no_cache_of_the_users(monkeypatch):
+  monkeypatch.setattr(cli, 'prepare_process', lambda: None)
+
+
+def call(*argv):
+  return cli.call(main.main, ['decode.main', *argv])
+
+
+def decode(folders, source, *argv):
+  return call(
+    f'--target={folders["target"]}', f'--input={source}', *SHAPE, *argv
+  )
+
+
+def test_one_line_a_prompt_and_everything_else_elsewhere(
+  folders, source, tmp_path, capsys
+):
+  stats = tmp_path / 'stats.json'
+  status = decode(
+    folders, source, f'--drafter={folders["drafter"]}', f'--stats={stats}'
+  )
+  captured = capsys.readouterr()
+  assert status == 0, captured.err
+  answers = specjax.generate(
+    specjax.load(folders['target']), LINES, max_new_tokens=12
+  )
+  expected = [answer.text.replace('\n', '\\n') for answer in answers]
+  assert captured.out.split('\n') == expected + ['']
+  for words in (
+    'tokens/s',
+    'compile seconds',
+    'target calls',
+    'block efficiency',
+    'acceptance rate',
+    'by position',
+    'measured factor',
+    'identical tokens: 3 of 3',
+    'c = ',
+    'predicted factor',
+  ):
+    assert words in captured.err, words
+  found = json.loads(stats.read_text())
+  assert found['prompts'] == 5
+  assert found['tokens'] == sum(a.counts.num_tokens for a in answers)
+  assert found['baseline']['identical'] == found['baseline']['compared'] == 3
+  assert found['explanation']['predicted_factor'] > 0
+  assert len(found['acceptance_by_position']) == 4
+
+
+def test_json_lines_hold_the_fields_and_add_up(folders, source, tmp_path):
+  path, stats = tmp_path / 'out.jsonl', tmp_path / 'stats.json'
+  status = decode(
+    folders,
+    source,
+    '--drafter=prompt_lookup',
+    f'--output={path}',
+    f'--stats={stats}',
+    '--config.ignore_eos',
+    *QUICK,
+  )
+  assert status == 0
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  assert [row['prompt'] for row in rows] == LINES
+  for row in rows:
+    assert set(row) == FIELDS
+    assert row['num_tokens'] == len(row['tokens'])
+    assert row['num_accepted'] <= row['num_tested'] <= row['num_drafted']
+    assert row['finish_reason'] == 'length'
+    calls = row['num_target_calls']
+    assert row['num_accepted'] + calls == row['num_tokens'] or not calls
+    if calls:
+      assert row['block_efficiency'] == row['num_tokens'] / calls
+    if row['num_tested']:
+      rate = row['num_accepted'] / row['num_tested']
+      assert row['acceptance_rate'] == rate
+  found = json.loads(stats.read_text())
+  for total, field in (
+    ('tokens', 'num_tokens'),
+    ('target_calls', 'num_target_calls'),
+    ('drafted', 'num_drafted'),
+    ('accepted', 'num_accepted'),
+    ('tested', 'num_tested'),
+  ):
+    assert found[total] == sum(row[field] for row in rows)
+
+
+def test_coupled_sampling_equals_plain_sampling(folders, source, capsys):
+  sampled = ('--config=configs/decode.py:reproduce', '--config.seed=4', *QUICK)
+  outputs = []
+  for drafter in ('none', folders['drafter']):
+    assert decode(folders, source, f'--drafter={drafter}', *sampled) == 0
+    outputs.append(capsys.readouterr().out)
+  assert outputs[0] == outputs[1]
+  assert len(set(outputs[0].split('\n'))) > 3
+
+
+def test_resume_continues_whole_lines(folders, source, tmp_path, capsys):
+  more = ('--config.num_return_sequences=2', '--config.temperature=1', *QUICK)
+  for name in ('whole.txt', 'whole.jsonl'):
+    whole = tmp_path / name
+    assert decode(folders, source, f'--output={whole}', *more) == 0
+    data = whole.read_bytes()
+    assert data.count(b'\n') == 10
+    ends = [i + 1 for i, byte in enumerate(data) if byte == ord('\n')]
+    for cut in (0, ends[0], ends[1] - 1, ends[4] + 1, ends[-1]):
+      part = tmp_path / f'part{cut}{whole.suffix}'
+      part.write_bytes(data[:cut])
+      assert decode(folders, source, f'--output={part}', '--resume', *more) == 0
+      assert part.read_bytes() == data
+  capsys.readouterr()
+  (tmp_path / 'other.txt').write_text('something else\n')
+  status = decode(
+    folders, tmp_path / 'other.txt', f'--output={whole}', '--resume', *more
+  )
+  assert status == 1
+  assert 'cannot be resumed' in capsys.readouterr().err
+  assert whole.read_bytes() == data
+
+
+@pytest.mark.parametrize('name', ['out.txt', 'out.jsonl'])
+def test_an_interrupt_leaves_whole_lines(
+  folders, source, tmp_path, capsys, monkeypatch, name
+):
+  path = tmp_path / name
+  real = api.stream
+
+  def interrupted(job):
+    for batch in real(job):
+      yield batch
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(api, 'stream', interrupted)
+  status = decode(folders, source, f'--output={path}', *QUICK)
+  assert status == 1
+  assert '--resume continues it' in capsys.readouterr().err
+  data = path.read_bytes()
+  assert data.endswith(b'\n') and 2 <= data.count(b'\n') < 5
+  monkeypatch.setattr(api, 'stream', real)
+  assert decode(folders, source, f'--output={path}', '--resume', *QUICK) == 0
+  assert path.read_bytes().startswith(data)
+  assert path.read_bytes().count(b'\n') == 5
+
+
+def test_logits_that_are_not_finite_end_the_run(
+  folders, source, tmp_path, capsys
+):
+  model = specjax.load(folders['target'])
+  bad = jax.tree.map(lambda x: np.asarray(x) * np.nan, model.params)
+  from specjax.models import hf
+
+  hf.save_hf(str(tmp_path / 'bad'), bad, model.config)
+  model.tokenizer.save_pretrained(str(tmp_path / 'bad'))
+  path = tmp_path / 'out.txt'
+  status = call(
+    f'--target={tmp_path / "bad"}',
+    f'--input={source}',
+    f'--output={path}',
+    *SHAPE,
+    *QUICK,
+  )
+  assert status == 1
+  assert 'Prompt 1: ' in capsys.readouterr().err
+  assert path.read_text() == ''
+
+
+@pytest.mark.parametrize(
+  'argv, status, words',
+  [
+    (['--input=x'], 2, '--target is needed'),
+    (['--target=x'], 2, '--input is needed'),
+    (['--target=x', '--input=y', '--frobnicate=1'], 2, 'frobnicate'),
+    (['stray', '--target=x', '--input=y'], 2, "Unexpected argument 'stray'"),
+    (['--config=none.py'], 2, 'There is no config file none.py'),
+    (['--config=configs/decode.py:nonsense'], 2, 'no recipe'),
+    (['--config.top_q=1'], 2, 'Unknown config field top_q; did you mean top_'),
+    (['--config.top_p.x=1'], 2, 'Unknown config field top_p.x'),
+    (['--config.top_k=many'], 2, 'top_k'),
+    (['--config.top_k=-3'], 2, 'top_k must be a whole number'),
+    (['--config.temperature=nan'], 2, 'temperature must be 0 or more'),
+    (['--config.num_draft=-1'], 2, 'num_draft must be'),
+    (['--config.stop=["a", ""]'], 2, 'stop must not hold an empty string'),
+    (['--resume', '--target=x', '--input=y'], 2, '--resume needs an --output'),
+    (['--baseline=some', '--target=x', '--input=y'], 2, 'baseline'),
+  ],
+)
+def test_bad_usage_is_told_in_one_line(argv, status, words, capsys):
+  assert call(*argv) == status
+  captured = capsys.readouterr()
+  assert captured.out == ''
+  assert captured.err.count('\n') == 1
+  assert captured.err.startswith('error: ') and words in captured.err
+
+
+def test_what_cannot_be_done_is_told_in_one_line(
+  folders, source, tmp_path, capsys
+):
+  bad = tmp_path / 'bad.txt'
+  bad.write_bytes(b'fine\nb\xe4d\n')
+  empty = tmp_path / 'empty.txt'
+  empty.write_bytes(b'')
+  bare = tmp_path / 'bare'
+  bare.mkdir()
+  long = tmp_path / 'long.txt'
+  long.write_text('the cat\n' + 'the cat ' * 80 + '\n')
+  torn = tmp_path / 'torn'
+  torn.mkdir()
+  for name in os.listdir(folders['target']):
+    data = (tmp_path / folders['target'] / name).read_bytes()
+    (torn / name).write_bytes(
+      data[: len(data) // 2] if '.safe' in name else data
+    )
+  partial = tmp_path / 'partial'
+  partial.mkdir()
+  for name in os.listdir(folders['target']):
+    data = (tmp_path / folders['target'] / name).read_bytes()
+    (partial / name).write_bytes(data)
+  tensors = safetensors.load_file(partial / 'model.safetensors')
+  gone = sorted(tensors)[1]
+  del tensors[gone]
+  safetensors.save_file(tensors, partial / 'model.safetensors')
+  out = tmp_path / 'out.txt'
+  cases = [
+    ([f'--input={tmp_path}/none.txt'], 'no input file'),
+    ([f'--input={tmp_path}'], 'is a folder'),
+    ([f'--input={bad}'], 'line 2 is not UTF-8'),
+    ([f'--input={empty}'], 'is empty'),
+    ([f'--input={long}'], 'Prompt 2 has'),
+    ([f'--target={tmp_path}/none'], 'no folder'),
+    ([f'--target={bare}'], 'config.json'),
+    ([f'--target={torn}'], 'model.safetensors'),
+    ([f'--target={partial}'], gone),
+    ([f'--drafter={folders["swapped"]}'], 'first differing id'),
+    ([f'--drafter={folders["t5"]}'], 'encoder-decoder'),
+    (['--config.chat=true'], 'no chat template'),
+    ([f'--output={tmp_path}/no/such/out.txt'], 'Cannot write to'),
+    ([f'--stats={tmp_path}/no/such/stats.json'], 'Cannot write to'),
+    ([f'--output={tmp_path}'], 'is a folder'),
+  ]
+  for argv, words in cases:
+    status = decode(folders, source, f'--output={out}', *QUICK, *argv)
+    captured = capsys.readouterr()
+    assert status == 1, words
+    assert captured.out == ''
+    assert words in captured.err and captured.err.count('\n') == 1, captured.err
+    assert not out.exists()
+
+
+def test_help_shows_flags_and_config_fields(capsys):
+  with pytest.raises(SystemExit) as leaving:
+    main.main(['decode.main', '--help'])
+  assert leaving.value.code == 0
+  shown = capsys.readouterr().out
+  for words in ('--target', 'resume', 'top_p = 1.0', 'num_draft = 4'):
+    assert words in shown
+
+
+def test_the_command_in_a_process_of_its_own(folders, tmp_path):
+  """Standard input, standard output and the exit status, as a shell sees it."""
+  environment = os.environ | {'SPECJAX_CACHE': str(tmp_path)}
+  command = [sys.executable, '-m', 'decode.main', '--input=-', *SHAPE, *QUICK]
+  done = subprocess.run(
+    command + [f'--target={folders["target"]}'],
+    input='the cat\n\n'.encode(),
+    capture_output=True,
+    env=environment,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.count(b'\n') == 2
+  assert done.stdout.endswith(b'\n\n')
