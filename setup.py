@@ -18,6 +18,9 @@ COMMANDS = {
   'specjax-benchmark': 'specjax.decode.benchmark:run',
   'specjax-certify': 'specjax.decode.certify:run',
   'specjax-decode': 'specjax.decode.main:run',
+  'specjax-label': 'specjax.train.label:run',
+  'specjax-tokenizer': 'specjax.train.tokenizer:run',
+  'specjax-train': 'specjax.train.main:run',
 }
 
 

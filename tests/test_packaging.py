@@ -1,0 +1,81 @@
+"""What is installed, and that the README speaks of what there is."""
+
+import dataclasses
+import importlib
+import pathlib
+import re
+import runpy
+
+import pytest
+
+import specjax
+from specjax import api
+from specjax import output
+from specjax import report
+from specjax.decode_config import DecodeConfig
+from specjax.decoding import stats
+from specjax.decoding import verify
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+LEAVES = ('configs', 'decode', 'train')
+
+
+@pytest.fixture
+def arguments(monkeypatch):
+  """What setup.py hands to setuptools."""
+  setuptools = pytest.importorskip('setuptools', reason='needs setuptools')
+  found = {}
+  monkeypatch.setattr(setuptools, 'setup', lambda **given: found.update(given))
+  runpy.run_path(str(ROOT / 'setup.py'))
+  return found
+
+
+def test_every_source_file_is_installed(arguments):
+  assert arguments['version'] == specjax.__version__ == '0.1.0'
+  where = arguments['package_dir']
+  installed = set()
+  for package in arguments['packages']:
+    head, _, tail = package.partition('.')
+    leaf = tail.split('.')[0]
+    path = where.get(f'{head}.{leaf}')
+    parts = tail.split('.')[1:] if path else package.split('.')
+    folder = ROOT.joinpath(*([path] if path else []), *parts)
+    installed |= set(folder.glob('*.py'))
+  sources = {
+    path for top in ('specjax',) + LEAVES for path in (ROOT / top).rglob('*.py')
+  }
+  assert sources == installed
+
+
+def test_every_command_has_its_function(arguments):
+  for line in arguments['entry_points']['console_scripts']:
+    name, module, function = re.fullmatch(
+      r'(specjax-\w+)=specjax\.([\w.]+):(\w+)', line
+    ).groups()
+    assert callable(getattr(importlib.import_module(module), function)), name
+
+
+def test_pytorch_is_no_dependency(arguments):
+  assert set(arguments['extras_require']) >= {'test', 'cuda', 'tpu', 'plots'}
+  needed = arguments['install_requires'] + sum(
+    arguments['extras_require'].values(), []
+  )
+  assert not [line for line in needed if line.startswith(('torch', 'tensorf'))]
+
+
+def test_the_readme_defines_every_field_and_option():
+  named = set(re.findall(r'`(\w+)`', README))
+  answer = api.Answer('', '', (), 'eos', stats.Counts(), 0)
+  fields = set(output.record(answer))
+  fields |= set(report.numbers([answer], 1.0, 0.0)) - {'tested', 'drafted'}
+  fields |= {field.name for field in dataclasses.fields(DecodeConfig)}
+  fields |= set(verify.NAMES)
+  assert not fields - named
+
+
+def test_relative_links_of_the_texts_lead_somewhere():
+  for name in ('README.md', 'CONTRIBUTING.md'):
+    text = (ROOT / name).read_text(encoding='utf-8')
+    for link in re.findall(r'\]\(([^)#]+)', text):
+      assert link.startswith('http') or (ROOT / link).exists(), link
