@@ -16,24 +16,45 @@ from specjax.training import data
 def get_config(arg: str = '') -> config_lib.TrainConfig:
   """`arg` 'quick' makes a run of a minute that shows the mechanics."""
   config = config_lib.TrainConfig(
-      task='target', name='specjax demo target, English to German',
-      tokenizer='demo_tokenizer', steps=2200, seed=0, log_every=20,
-      eval_every=300, save_every=0, save_minutes=4.0, keep_last=3,
-      eval_prompts=0, export_dtype='bfloat16',
-      licence='CC BY 2.0',
-      data_note=(
-          'English-German sentence pairs of www.manythings.org/anki and '
-          'tatoeba.org'),
-      model=config_lib.ModelConfig(
-          family='t5', width=256, layers=6, heads=4, head_dim=64, mlp=512),
-      data=data.DataConfig(
-          kind='pairs', train='train.en-de.tsv', valid='valid.en-de.tsv',
-          source_length=92, target_length=96, batch_rows=22,
-          joined_fraction=0.5),
-      optimizer=config_lib.OptimizerConfig(
-          name='adamw', learning_rate=2e-3, schedule='cosine',
-          warmup_steps=200, weight_decay=0.01, clip=1.0, ema=0.99),
-      objective=config_lib.ObjectiveConfig(label_smoothing=0.1))
+    task='target',
+    name='specjax demo target, English to German',
+    tokenizer='demo_tokenizer',
+    steps=8000,
+    seed=0,
+    log_every=20,
+    eval_every=500,
+    save_every=0,
+    save_minutes=4.0,
+    keep_last=3,
+    eval_prompts=0,
+    export_dtype='bfloat16',
+    licence='CC BY 2.0',
+    data_note=(
+      'English-German sentence pairs of www.manythings.org/anki and tatoeba.org'
+    ),
+    model=config_lib.ModelConfig(
+      family='t5', width=256, layers=6, heads=4, head_dim=64, mlp=512
+    ),
+    data=data.DataConfig(
+      kind='pairs',
+      train='train.en-de.tsv',
+      valid='valid.en-de.tsv',
+      source_length=92,
+      target_length=96,
+      batch_rows=16,
+      joined_fraction=0.5,
+    ),
+    optimizer=config_lib.OptimizerConfig(
+      name='adamw',
+      learning_rate=2e-3,
+      schedule='rsqrt',
+      warmup_steps=300,
+      weight_decay=0.01,
+      clip=1.0,
+      ema=0.998,
+    ),
+    objective=config_lib.ObjectiveConfig(label_smoothing=0.1),
+  )
   if arg == 'quick':
     config.steps, config.eval_every = 50, 50
     config.data.max_examples = 2000

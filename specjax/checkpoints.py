@@ -16,6 +16,8 @@ from specjax import base
 
 _POLICY = ocp.checkpoint_managers.preservation_policy
 _RANK = 'rank'
+# The rank of a state that nobody has measured: below every measured one.
+_UNKNOWN = -1e30
 
 
 def open_manager(folder: str, keep_last: int = 3) -> ocp.CheckpointManager:
@@ -30,23 +32,29 @@ def open_manager(folder: str, keep_last: int = 3) -> ocp.CheckpointManager:
   """
   # Orbax tells of every file on the root logger otherwise.
   logging.getLogger('absl').setLevel(logging.WARNING)
-  policy = _POLICY.AnyPreservationPolicy([
+  policy = _POLICY.AnyPreservationPolicy(
+    [
       _POLICY.LatestN(keep_last),
-      _POLICY.BestN(
-          get_metric_fn=lambda m: m[_RANK], n=1,
-          keep_checkpoints_without_metrics=False),
-  ])
+      _POLICY.BestN(get_metric_fn=lambda m: m[_RANK], n=1),
+    ]
+  )
   return ocp.CheckpointManager(
-      os.path.abspath(folder),
-      options=ocp.CheckpointManagerOptions(
-          preservation_policy=policy, cleanup_tmp_directories=True,
-          enable_async_checkpointing=True, step_prefix=None,
-          best_fn=lambda m: m[_RANK]))
+    os.path.abspath(folder),
+    options=ocp.CheckpointManagerOptions(
+      preservation_policy=policy,
+      cleanup_tmp_directories=True,
+      enable_async_checkpointing=True,
+      best_fn=lambda m: m[_RANK],
+    ),
+  )
 
 
 def save(
-    manager: ocp.CheckpointManager, step: int, state: base.PyTree,
-    rank: Optional[float] = None):
+  manager: ocp.CheckpointManager,
+  step: int,
+  state: base.PyTree,
+  rank: Optional[float] = None,
+):
   """Starts saving `state` as `step`; the arrays may be reused on return.
 
   Args:
@@ -59,8 +67,11 @@ def save(
   if step in manager.all_steps():
     return
   manager.save(
-      step, args=ocp.args.StandardSave(state),
-      metrics=None if rank is None else {_RANK: float(rank)}, force=True)
+    step,
+    args=ocp.args.StandardSave(state),
+    metrics={_RANK: _UNKNOWN if rank is None else float(rank)},
+    force=True,
+  )
 
 
 def latest_step(manager: ocp.CheckpointManager) -> Optional[int]:
@@ -71,12 +82,13 @@ def latest_step(manager: ocp.CheckpointManager) -> Optional[int]:
 def abstract(tree: base.PyTree, sharding: Any = None) -> base.PyTree:
   """Shapes and dtypes of a pytree, each to be restored onto `sharding`."""
   return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+  )
 
 
 def restore(
-    manager: ocp.CheckpointManager, step: int,
-    like: base.PyTree) -> base.PyTree:
+  manager: ocp.CheckpointManager, step: int, like: base.PyTree
+) -> base.PyTree:
   """Reads a step.
 
   Args:
@@ -96,5 +108,6 @@ def restore(
   except (KeyError, TypeError, ValueError) as e:
     first = str(e).strip().splitlines()[0] if str(e).strip() else repr(e)
     raise ValueError(
-        f'Checkpoint {step} in {manager.directory} does not fit this model: '
-        f'{first}') from e
+      f'Checkpoint {step} in {manager.directory} does not fit this model: '
+      f'{first}'
+    ) from e

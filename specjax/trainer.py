@@ -33,8 +33,12 @@ Report = Callable[[str], None]
 
 
 def run(
-    config: config_lib.TrainConfig, workdir: str, *, command: str = '',
-    report: Report = print) -> train.Outcome:
+  config: config_lib.TrainConfig,
+  workdir: str,
+  *,
+  command: str = '',
+  report: Report = print,
+) -> train.Outcome:
   """Trains until the end or a signal; a finished run is exported.
 
   Args:
@@ -52,17 +56,18 @@ def run(
   """
   train.check_workdir(workdir, config)
   parts = build.build(
-      config, process_index=jax.process_index(),
-      process_count=jax.process_count())
+    config, process_index=jax.process_index(), process_count=jax.process_count()
+  )
   for source in parts.sources:
     _tell_left_out(source, report)
   rewrite = None
   if config.data.on_policy_fraction:
     rewrite = on_policy.make(
-        generator(parts), config.seed, config.data.on_policy_fraction)
+      generator(parts), config.seed, config.data.on_policy_fraction
+    )
   outcome = train.train(
-      parts, workdir, measure=measurer(parts), on_policy=rewrite,
-      report=report)
+    parts, workdir, measure=measurer(parts), on_policy=rewrite, report=report
+  )
   if not outcome.stopped and jax.process_index() == 0:
     folder = _export(parts, outcome, workdir, command)
     report(f'Exported to {folder}.')
@@ -74,8 +79,9 @@ def _tell_left_out(source, report):
     report(f'Left out {source.skipped} bad lines.')
   if source.too_long:
     report(
-        f'Left out {source.too_long} examples longer than a row (see '
-        'data.source_length and data.target_length).')
+      f'Left out {source.too_long} examples longer than a row (see '
+      'data.source_length and data.target_length).'
+    )
 
 
 def _export(parts, outcome, workdir, command):
@@ -83,22 +89,31 @@ def _export(parts, outcome, workdir, command):
   params = state_lib.best_params(outcome.state)
   if config.average_last > 1:
     manager = checkpoints.open_manager(
-        os.path.join(workdir, train.CHECKPOINTS), config.keep_last)
+      os.path.join(workdir, train.CHECKPOINTS), config.keep_last
+    )
     like = checkpoints.abstract(outcome.state)
     params = export.final_params(manager, like, config.average_last)
     manager.close()
   measured = outcome.metrics or _last_metrics(workdir)
   return export.export(
-      parts, params, os.path.join(workdir, export.FOLDER), steps=outcome.step,
-      metrics=measured, command=command)
+    parts,
+    params,
+    os.path.join(workdir, export.FOLDER),
+    steps=outcome.step,
+    metrics=measured,
+    command=command,
+  )
 
 
 def _last_metrics(workdir):
   rows = [r for r in metrics_lib.read(workdir) if r['kind'] == 'eval']
   if not rows:
     return {}
-  return {k: v for k, v in rows[-1].items()
-          if k not in ('step', 'kind') and v is not None}
+  return {
+    k: v
+    for k, v in rows[-1].items()
+    if k not in ('step', 'kind') and v is not None
+  }
 
 
 def as_model(parts: build.Run, params: base.PyTree) -> loading.Model:
@@ -107,11 +122,15 @@ def as_model(parts: build.Run, params: base.PyTree) -> loading.Model:
   size = max(parts.tokenizer.get_vocab().values()) + 1
   vocab_size = min(config.vocab_size, size)
   return loading.Model(
-      params=params, config=config, module=parts.module,
-      tokenizer=parts.tokenizer,
-      lm=models.make_lm(config, vocab_size=vocab_size),
-      eos_ids=tuple(config.eos_token_id), pad_id=config.pad_token_id,
-      name=parts.config.name)
+    params=params,
+    config=config,
+    module=parts.module,
+    tokenizer=parts.tokenizer,
+    lm=models.make_lm(config, vocab_size=vocab_size),
+    eos_ids=tuple(config.eos_token_id),
+    pad_id=config.pad_token_id,
+    name=parts.config.name,
+  )
 
 
 def held_out_prompts(parts: build.Run) -> list[np.ndarray]:
@@ -122,7 +141,7 @@ def held_out_prompts(parts: build.Run) -> list[np.ndarray]:
   count = min(parts.config.eval_prompts, len(stream.offsets) - 1)
   rows = [packing.get(stream, i) for i in range(count)]
   if parts.config.data.kind == 'text':
-    rows = [row[:max(len(row) // 4, 1)] for row in rows]
+    rows = [row[: max(len(row) // 4, 1)] for row in rows]
   return rows
 
 
@@ -145,13 +164,18 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
     # Single-device decoding: the parameters may be spread over a mesh.
     params = jax.tree.map(jnp.asarray, jax.device_get(params))
     answers = api.generate(
-        parts.teacher, prompts, drafter=as_model(parts, params),
-        num_draft=config.eval_draft, max_new_tokens=config.eval_new_tokens,
-        batch_size=min(8, len(prompts)), temperature=0.0)
+      parts.teacher,
+      prompts,
+      drafter=as_model(parts, params),
+      num_draft=config.eval_draft,
+      max_new_tokens=config.eval_new_tokens,
+      batch_size=min(8, len(prompts)),
+      temperature=0.0,
+    )
     counts = stats.add([answer.counts for answer in answers])
     return {
-        'acceptance_rate': counts.acceptance_rate or 0.0,
-        'block_efficiency': counts.block_efficiency or 0.0,
+      'acceptance_rate': counts.acceptance_rate or 0.0,
+      'block_efficiency': counts.block_efficiency or 0.0,
     }
 
   return measure
@@ -169,7 +193,8 @@ def generator(parts: build.Run) -> on_policy.Generate:
   def generate(params, prompt, key):
     rows = prompt.tokens.shape[0]
     controls = sampling.controls(
-        jax.random.split(key, rows), most, parts.model_config.eos_token_id)
+      jax.random.split(key, rows), most, parts.model_config.eos_token_id
+    )
     out = sample(generate_lib.Params(params), prompt, controls)
     place = out.prompt_length[:, None] + jnp.arange(most)
     place = jnp.minimum(place, out.tokens.shape[1] - 1)

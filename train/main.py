@@ -22,11 +22,17 @@ _DEFAULT = pathlib.Path(__file__).parents[1] / 'configs' / 'demo_target.py'
 
 def _define(values: flags.FlagValues):
   flags.DEFINE_string(
-      'workdir', None, 'Folder of the run: checkpoints, metrics, export.',
-      flag_values=values)
+    'workdir',
+    None,
+    'Folder of the run: checkpoints, metrics, export.',
+    flag_values=values,
+  )
   flags.DEFINE_string(
-      'init_from', None, 'Folder of exported weights to continue from, with '
-      'fresh optimiser state.', flag_values=values)
+    'init_from',
+    None,
+    'Folder of exported weights to continue from, with fresh optimiser state.',
+    flag_values=values,
+  )
 
 
 def _command(argv):
@@ -36,7 +42,8 @@ def _command(argv):
 def main(argv):
   cli.prepare_process()
   values, config = cli.parse(
-      argv, doc=__doc__, define=_define, default_config=_DEFAULT)
+    argv, doc=__doc__, define=_define, default_config=_DEFAULT
+  )
   if not values.workdir:
     raise flags.Error('--workdir=DIR is needed: the folder of the run.')
   if values.init_from:
@@ -45,11 +52,13 @@ def main(argv):
   from specjax import trainer
 
   outcome = trainer.run(
-      config, values.workdir, command=_command(argv), report=cli.note)
+    config, values.workdir, command=_command(argv), report=cli.note
+  )
   if outcome.stopped:
     cli.note(
-        f'Stopped and saved at step {outcome.step} of {config.steps}. To '
-        f'resume: {_command(argv)}')
+      f'Stopped and saved at step {outcome.step} of {config.steps}. To '
+      f'resume: {_command(argv)}'
+    )
 
 
 def run():

@@ -31,19 +31,28 @@ from specjax.training import readers
 PAD, EOS, UNK = '<pad>', '</s>', '<unk>'
 _BYTES = [f'<0x{i:02X}>' for i in range(256)]
 
+
 def _define(values: flags.FlagValues):
   flags.DEFINE_multi_string(
-      'input', None, 'Text to learn from: .tsv (every column), .jsonl (every '
-      'string field) or plain text, one example a line. May be repeated.',
-      flag_values=values)
+    'input',
+    None,
+    'Text to learn from: .tsv (every column), .jsonl (every '
+    'string field) or plain text, one example a line. May be repeated.',
+    flag_values=values,
+  )
   flags.DEFINE_string('output', None, 'Folder to write.', flag_values=values)
   flags.DEFINE_integer(
-      'vocab_size', 8192, 'Number of pieces, special ones and bytes included.',
-      flag_values=values)
+    'vocab_size',
+    8192,
+    'Number of pieces, special ones and bytes included.',
+    flag_values=values,
+  )
   flags.DEFINE_enum(
-      'kind', 'unigram', ['unigram', 'bpe'], 'Algorithm.', flag_values=values)
+    'kind', 'unigram', ['unigram', 'bpe'], 'Algorithm.', flag_values=values
+  )
   flags.DEFINE_bool(
-      'append_eos', True, 'Whether encoding appends </s>.', flag_values=values)
+    'append_eos', True, 'Whether encoding appends </s>.', flag_values=values
+  )
 
 
 def train_tokenizer(lines, vocab_size, kind='unigram', append_eos=True):
@@ -66,8 +75,9 @@ def train_tokenizer(lines, vocab_size, kind='unigram', append_eos=True):
     raise ValueError(f"kind must be 'unigram' or 'bpe', not {kind!r}.")
   if vocab_size < 320:
     raise ValueError(
-        f'vocab_size must be at least 320 (3 special and 256 byte pieces '
-        f'come first), not {vocab_size}.')
+      f'vocab_size must be at least 320 (3 special and 256 byte pieces '
+      f'come first), not {vocab_size}.'
+    )
   special = [PAD, EOS, UNK]
   space = pre_tokenizers.Metaspace(prepend_scheme='always')
   model = models.Unigram() if kind == 'unigram' else models.BPE(unk_token=UNK)
@@ -75,21 +85,29 @@ def train_tokenizer(lines, vocab_size, kind='unigram', append_eos=True):
   tokenizer.normalizer = normalizers.NFC()
   tokenizer.pre_tokenizer = space
   shared = dict(
-      vocab_size=vocab_size - len(_BYTES), special_tokens=special,
-      show_progress=False)
+    vocab_size=vocab_size - len(_BYTES),
+    special_tokens=special,
+    show_progress=False,
+  )
   trainer = (
-      trainers.UnigramTrainer(unk_token=UNK, **shared)
-      if kind == 'unigram' else trainers.BpeTrainer(min_frequency=2, **shared))
+    trainers.UnigramTrainer(unk_token=UNK, **shared)
+    if kind == 'unigram'
+    else trainers.BpeTrainer(min_frequency=2, **shared)
+  )
   tokenizer.train_from_iterator(lines, trainer)
   tokenizer = _with_bytes(tokenizer, special)
-  tokenizer.decoder = decoders.Sequence([
+  tokenizer.decoder = decoders.Sequence(
+    [
       decoders.ByteFallback(),
       decoders.Metaspace(prepend_scheme='always'),
-  ])
+    ]
+  )
   if append_eos:
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f'$A {EOS}', pair=f'$A {EOS} $B {EOS}',
-        special_tokens=[(EOS, special.index(EOS))])
+      single=f'$A {EOS}',
+      pair=f'$A {EOS} $B {EOS}',
+      special_tokens=[(EOS, special.index(EOS))],
+    )
   return tokenizer
 
 
@@ -116,11 +134,13 @@ def save(tokenizer, folder):
   os.makedirs(folder, exist_ok=True)
   tokenizer.save(os.path.join(folder, 'tokenizer.json'))
   settings = {
-      'tokenizer_class': 'PreTrainedTokenizerFast',
-      'pad_token': PAD, 'eos_token': EOS, 'unk_token': UNK,
-      'clean_up_tokenization_spaces': False,
-      'padding_side': 'right',
-      'model_max_length': 1000000,
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'pad_token': PAD,
+    'eos_token': EOS,
+    'unk_token': UNK,
+    'clean_up_tokenization_spaces': False,
+    'padding_side': 'right',
+    'model_max_length': 1000000,
   }
   path = os.path.join(folder, 'tokenizer_config.json')
   with open(path, 'w', encoding='utf-8') as f:
@@ -140,8 +160,11 @@ def main(argv):
   if not values.input or not values.output:
     raise flags.Error('--input=FILE and --output=DIR are needed.')
   tokenizer = train_tokenizer(
-      readers.read_text(values.input), values.vocab_size, values.kind,
-      values.append_eos)
+    readers.read_text(values.input),
+    values.vocab_size,
+    values.kind,
+    values.append_eos,
+  )
   save(tokenizer, values.output)
   cli.note(f'{tokenizer.get_vocab_size()} pieces written to {values.output}.')
 

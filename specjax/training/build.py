@@ -13,6 +13,7 @@ from specjax import text
 from specjax.training import config as config_lib
 from specjax.training import data as data_lib
 from specjax.training import objectives
+from specjax.training import readers
 from specjax.training import step as step_lib
 
 
@@ -58,29 +59,48 @@ def network_of(module: Any) -> objectives.Network:
 
 
 def model_config(
-    config: config_lib.TrainConfig, vocab_size: int, start_id: int,
-    pad_id: int, eos_id: int) -> Any:
+  config: config_lib.TrainConfig,
+  vocab_size: int,
+  start_id: int,
+  pad_id: int,
+  eos_id: int,
+) -> Any:
   """`T5Config` or `DecoderConfig` of a new model."""
   shape = config.model
   if shape.family == 't5':
     return models.T5Config(
-        vocab_size=vocab_size, d_model=shape.width, d_kv=shape.head_dim,
-        d_ff=shape.mlp, num_layers=shape.encoder_layers or shape.layers,
-        num_decoder_layers=shape.layers, num_heads=shape.heads,
-        hidden_act=shape.activation, gated=shape.gated,
-        tie_word_embeddings=shape.tie_embeddings,
-        scale_decoder_outputs=shape.tie_embeddings,
-        decoder_start_token_id=start_id, pad_token_id=pad_id,
-        eos_token_id=(eos_id,))
+      vocab_size=vocab_size,
+      d_model=shape.width,
+      d_kv=shape.head_dim,
+      d_ff=shape.mlp,
+      num_layers=shape.encoder_layers or shape.layers,
+      num_decoder_layers=shape.layers,
+      num_heads=shape.heads,
+      hidden_act=shape.activation,
+      gated=shape.gated,
+      tie_word_embeddings=shape.tie_embeddings,
+      scale_decoder_outputs=shape.tie_embeddings,
+      decoder_start_token_id=start_id,
+      pad_token_id=pad_id,
+      eos_token_id=(eos_id,),
+    )
   return models.DecoderConfig(
-      model_type='llama', vocab_size=vocab_size, hidden_size=shape.width,
-      intermediate_size=shape.mlp, num_hidden_layers=shape.layers,
-      num_attention_heads=shape.heads,
-      num_key_value_heads=shape.kv_heads or shape.heads,
-      head_dim=shape.head_dim, hidden_act=shape.activation,
-      gated=shape.gated, tie_word_embeddings=shape.tie_embeddings,
-      max_position_embeddings=shape.max_positions,
-      bos_token_id=None, pad_token_id=pad_id, eos_token_id=(eos_id,))
+    model_type='llama',
+    vocab_size=vocab_size,
+    hidden_size=shape.width,
+    intermediate_size=shape.mlp,
+    num_hidden_layers=shape.layers,
+    num_attention_heads=shape.heads,
+    num_key_value_heads=shape.kv_heads or shape.heads,
+    head_dim=shape.head_dim,
+    hidden_act=shape.activation,
+    gated=shape.gated,
+    tie_word_embeddings=shape.tie_embeddings,
+    max_position_embeddings=shape.max_positions,
+    bos_token_id=None,
+    pad_token_id=pad_id,
+    eos_token_id=(eos_id,),
+  )
 
 
 def _tokenizer(config, teacher, initial):
@@ -90,7 +110,8 @@ def _tokenizer(config, teacher, initial):
     given = loading.load_tokenizer(config.tokenizer)
     if given is None:
       raise FileNotFoundError(
-          f'No tokenizer in {config.tokenizer}; train.tokenizer makes one.')
+        f'No tokenizer in {config.tokenizer}; train.tokenizer makes one.'
+      )
   chosen = given
   for model in (teacher, initial):
     if model is None:
@@ -107,10 +128,12 @@ def _tokenizer(config, teacher, initial):
 
 def encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
   """texts -> ids, through the fast tokenizer's own batching."""
+
   def encode(texts):
     if not texts:
       return []
     return tokenizer(list(texts), verbose=False).input_ids
+
   return encode
 
 
@@ -119,8 +142,11 @@ def _round_up(n, multiple=64):
 
 
 def build(
-    config: config_lib.TrainConfig, *, process_index: int = 0,
-    process_count: int = 1) -> Run:
+  config: config_lib.TrainConfig,
+  *,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Run:
   """Reads models and data and makes what training needs.
 
   Args:
@@ -136,8 +162,10 @@ def build(
   config.validate()
   teacher = loading.load(config.teacher) if config.teacher else None
   initial = (
-      loading.load(config.init_from, dtype='float32')
-      if config.init_from else None)
+    loading.load(config.init_from, dtype='float32')
+    if config.init_from
+    else None
+  )
   tokenizer = _tokenizer(config, teacher, initial)
   eos_id = tokenizer.eos_token_id
   pad_id = tokenizer.pad_token_id
@@ -152,8 +180,11 @@ def build(
       start_id = getattr(teacher.config, 'decoder_start_token_id', start_id)
     made = model_config(config, size, start_id, pad_id, eos_id)
   made = dataclasses.replace(
-      made, dtype=config.compute_dtype, dropout_rate=config.model.dropout,
-      remat=config.remat == 'full')
+    made,
+    dtype=config.compute_dtype,
+    dropout_rate=config.model.dropout,
+    remat=config.remat == 'full',
+  )
   _check_kind(config, made, teacher)
   start_id = getattr(made, 'decoder_start_token_id', None)
   module = models.make_module(made)
@@ -162,23 +193,39 @@ def build(
     objective = objectives.cross_entropy_objective(network, config.objective)
   else:
     objective = objectives.distillation_objective(
-        network, network_of(teacher.module), config.objective)
+      network, network_of(teacher.module), config.objective
+    )
   init = network.init if initial is None else lambda key: initial.params
   sources, valid_source = _sources(config, tokenizer, eos_id)
   shared = dict(
-      start_id=start_id, process_index=process_index,
-      process_count=process_count)
+    start_id=start_id, process_index=process_index, process_count=process_count
+  )
   batches = data_lib.make_batches(
-      config.data, sources, seed=config.seed, **shared)
+    config.data, sources, seed=config.seed, **shared
+  )
   valid = None
   if valid_source is not None:
     valid = data_lib.make_batches(
-        dataclasses.replace(config.data, labelled_fraction=0.0),
-        [valid_source], seed=0, **shared)
+      dataclasses.replace(config.data, labelled_fraction=0.0),
+      [valid_source],
+      seed=0,
+      **shared,
+    )
   return Run(
-      config, made, module, network, objective,
-      {} if teacher is None else teacher.params, teacher, tokenizer, init,
-      batches, valid, sources, valid_source)
+    config,
+    made,
+    module,
+    network,
+    objective,
+    {} if teacher is None else teacher.params,
+    teacher,
+    tokenizer,
+    init,
+    batches,
+    valid,
+    sources,
+    valid_source,
+  )
 
 
 def _check_kind(config, made, teacher):
@@ -186,27 +233,38 @@ def _check_kind(config, made, teacher):
   if is_pairs != (config.data.kind == 'pairs'):
     wanted = 'pairs' if is_pairs else 'text'
     raise ValueError(
-        f"An {'encoder-decoder' if is_pairs else 'decoder-only model'} learns "
-        f'from data.kind={wanted!r}, not {config.data.kind!r}.')
+      f'An {"encoder-decoder" if is_pairs else "decoder-only model"} learns '
+      f'from data.kind={wanted!r}, not {config.data.kind!r}.'
+    )
   if teacher is not None and is_pairs != isinstance(
-      teacher.config, models.T5Config):
+    teacher.config, models.T5Config
+  ):
     raise ValueError(
-        'Teacher and drafter must both be encoder-decoders or both '
-        'decoder-only.')
+      'Teacher and drafter must both be encoder-decoders or both decoder-only.'
+    )
 
 
 def _sources(config, tokenizer, eos_id):
   settings = config.data
   encode = encoder(tokenizer)
-  load = data_lib.load_pairs if settings.kind == 'pairs' else data_lib.load_text
+  is_pairs = settings.kind == 'pairs'
+  load = data_lib.load_pairs if is_pairs else data_lib.load_text
   sources = []
   if settings.labelled_fraction < 1:
     sources.append(
-        load(settings, data_lib.files(settings.train), encode, eos_id))
+      load(settings, data_lib.files(settings.train), encode, eos_id)
+    )
   if settings.labelled_fraction > 0:
+    labelled = dataclasses.replace(
+      settings,
+      source_field=readers.LABELLED[0],
+      target_field=readers.LABELLED[1],
+    )
+    load_labelled = load if is_pairs else data_lib.load_labelled_text
     sources.append(
-        load(settings, data_lib.files(settings.labelled), encode, eos_id))
-  if settings.kind == 'pairs' and settings.joined_fraction > 0:
+      load_labelled(labelled, data_lib.files(settings.labelled), encode, eos_id)
+    )
+  if is_pairs and settings.joined_fraction > 0:
     data_lib.check_joinable(encode, ['It is late.', 'Go home.'], eos_id)
   valid = None
   if settings.valid:

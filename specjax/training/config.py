@@ -160,11 +160,14 @@ class TrainConfig:
   data_note: str = ''
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   data: data_lib.DataConfig = dataclasses.field(
-      default_factory=data_lib.DataConfig)
+    default_factory=data_lib.DataConfig
+  )
   optimizer: OptimizerConfig = dataclasses.field(
-      default_factory=OptimizerConfig)
+    default_factory=OptimizerConfig
+  )
   objective: ObjectiveConfig = dataclasses.field(
-      default_factory=ObjectiveConfig)
+    default_factory=ObjectiveConfig
+  )
 
   def validate(self):
     """Raises ValueError with one sentence for a setting that cannot work."""
@@ -177,11 +180,22 @@ class TrainConfig:
     _one_of('export_dtype', self.export_dtype, ('float32', 'bfloat16'))
     losses.check_name(self.objective.name)
     _at_least('steps', self.steps, 1)
-    for name in ('log_every', 'keep_last', 'average_last', 'eval_draft',
-                 'eval_new_tokens'):
+    for name in (
+      'log_every',
+      'keep_last',
+      'average_last',
+      'eval_draft',
+      'eval_new_tokens',
+    ):
       _at_least(name, getattr(self, name), 1)
-    for name in ('eval_every', 'save_every', 'eval_batches', 'eval_prompts',
-                 'save_minutes', 'data_parallel'):
+    for name in (
+      'eval_every',
+      'save_every',
+      'eval_batches',
+      'eval_prompts',
+      'save_minutes',
+      'data_parallel',
+    ):
       _at_least(name, getattr(self, name), 0)
     for name in ('width', 'layers', 'heads', 'head_dim', 'mlp'):
       _at_least(f'model.{name}', getattr(self.model, name), 1)
@@ -192,21 +206,25 @@ class TrainConfig:
       raise ValueError("task='drafter' needs teacher=FOLDER of its target.")
     if self.task == 'target' and not self.tokenizer and not self.init_from:
       raise ValueError(
-          'A new target needs tokenizer=FOLDER; train.tokenizer makes one.')
+        'A new target needs tokenizer=FOLDER; train.tokenizer makes one.'
+      )
     if self.task == 'target' and self.objective.name != 'cross_entropy':
       raise ValueError(
-          f'objective.name={self.objective.name!r} compares with a teacher; a '
-          "target has none and learns by 'cross_entropy'.")
+        f'objective.name={self.objective.name!r} compares with a teacher; a '
+        "target has none and learns by 'cross_entropy'."
+      )
     if self.task == 'target' and self.data.on_policy_fraction:
       raise ValueError('data.on_policy_fraction is for drafters.')
 
   def _validate_learning(self):
     optimizer, objective = self.optimizer, self.objective
-    if not (math.isfinite(optimizer.learning_rate)
-            and optimizer.learning_rate > 0):
+    if not (
+      math.isfinite(optimizer.learning_rate) and optimizer.learning_rate > 0
+    ):
       raise ValueError(
-          'optimizer.learning_rate must be a positive number, not '
-          f'{optimizer.learning_rate}.')
+        'optimizer.learning_rate must be a positive number, not '
+        f'{optimizer.learning_rate}.'
+      )
     _at_least('optimizer.warmup_steps', optimizer.warmup_steps, 0)
     _at_least('optimizer.accumulation', optimizer.accumulation, 1)
     _at_least('optimizer.weight_decay', optimizer.weight_decay, 0)
@@ -219,19 +237,21 @@ class TrainConfig:
     _between('objective.hard_weight', objective.hard_weight, 0, 1)
     if not (math.isfinite(objective.temperature) and objective.temperature > 0):
       raise ValueError(
-          'objective.temperature must be a positive number, not '
-          f'{objective.temperature}.')
+        'objective.temperature must be a positive number, not '
+        f'{objective.temperature}.'
+      )
     if not 0 < objective.beta < 1:
       raise ValueError(
-          'objective.beta must lie strictly between 0 and 1, not '
-          f'{objective.beta}.')
+        'objective.beta must lie strictly between 0 and 1, not '
+        f'{objective.beta}.'
+      )
 
 
 def _one_of(name, value, allowed):
   if value not in allowed:
     raise ValueError(
-        f'{name} must be one of {", ".join(map(repr, allowed))}, not '
-        f'{value!r}.')
+      f'{name} must be one of {", ".join(map(repr, allowed))}, not {value!r}.'
+    )
 
 
 def _at_least(name, value, least):
@@ -242,8 +262,7 @@ def _at_least(name, value, least):
 
 def _between(name, value, low, high):
   if not low <= value <= high:
-    raise ValueError(
-        f'{name} must lie between {low} and {high}, not {value}.')
+    raise ValueError(f'{name} must lie between {low} and {high}, not {value}.')
 
 
 def to_dict(config: TrainConfig) -> dict:
@@ -252,12 +271,29 @@ def to_dict(config: TrainConfig) -> dict:
 
 
 # What may differ between two runs in one workdir: it changes no parameter.
-_FREE = frozenset({
-    'log_every', 'eval_every', 'save_every', 'save_minutes', 'keep_last',
-    'average_last', 'eval_batches', 'eval_prompts', 'eval_draft',
-    'eval_new_tokens', 'export_dtype', 'licence', 'data_note', 'name',
-    'data.threads', 'data.valid', 'data_parallel', 'objective.chunk', 'remat',
-})
+_FREE = frozenset(
+  {
+    'log_every',
+    'eval_every',
+    'save_every',
+    'save_minutes',
+    'keep_last',
+    'average_last',
+    'eval_batches',
+    'eval_prompts',
+    'eval_draft',
+    'eval_new_tokens',
+    'export_dtype',
+    'licence',
+    'data_note',
+    'name',
+    'data.threads',
+    'data.valid',
+    'data_parallel',
+    'objective.chunk',
+    'remat',
+  }
+)
 
 
 def difference(old: dict, new: dict, prefix: str = '') -> str:

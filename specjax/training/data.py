@@ -69,31 +69,40 @@ class DataConfig:
     """Raises ValueError with one sentence for a setting that cannot work."""
     if self.kind not in ('pairs', 'text'):
       raise ValueError(
-          f"data.kind must be 'pairs' or 'text', not {self.kind!r}.")
-    for name in ('source_length', 'target_length', 'batch_rows', 'threads',
-                 'join_min'):
+        f"data.kind must be 'pairs' or 'text', not {self.kind!r}."
+      )
+    for name in (
+      'source_length',
+      'target_length',
+      'batch_rows',
+      'threads',
+      'join_min',
+    ):
       if getattr(self, name) < 1:
         raise ValueError(
-            f'data.{name} must be at least 1, not {getattr(self, name)}.')
+          f'data.{name} must be at least 1, not {getattr(self, name)}.'
+        )
     for name in ('labelled_fraction', 'on_policy_fraction', 'joined_fraction'):
       value = getattr(self, name)
       if not 0 <= value <= 1:
-        raise ValueError(
-            f'data.{name} must lie between 0 and 1, not {value}.')
+        raise ValueError(f'data.{name} must lie between 0 and 1, not {value}.')
     if self.join_max < self.join_min:
       raise ValueError(
-          f'data.join_max ({self.join_max}) must not be below data.join_min '
-          f'({self.join_min}).')
+        f'data.join_max ({self.join_max}) must not be below data.join_min '
+        f'({self.join_min}).'
+      )
     if not self.train and self.labelled_fraction < 1:
       raise ValueError('data.train names no file to train on.')
     if self.labelled_fraction > 0 and not self.labelled:
       raise ValueError(
-          'data.labelled_fraction is above 0 but data.labelled names no file; '
-          'train.label writes one.')
+        'data.labelled_fraction is above 0 but data.labelled names no file; '
+        'train.label writes one.'
+      )
     if self.on_policy_fraction > 0 and self.pack:
       raise ValueError(
-          'data.on_policy_fraction needs data.pack=False: the drafter answers '
-          'one source a row.')
+        'data.on_policy_fraction needs data.pack=False: the drafter answers '
+        'one source a row.'
+      )
 
 
 class Source(NamedTuple):
@@ -103,11 +112,14 @@ class Source(NamedTuple):
     sides: token streams of equal count: (source, target), or (text,).
     skipped: lines left out as bad.
     too_long: examples left out because they do not fit a row.
+    given: for text, int [n], how many tokens of each example are a prompt and
+      carry no loss, at least 1; None for pairs.
   """
 
   sides: tuple[packing.Stream, ...]
   skipped: int
   too_long: int
+  given: Optional[np.ndarray] = None
 
 
 def files(names: str) -> list[str]:
@@ -129,43 +141,90 @@ def _encode(values, encode, eos_id):
 
 
 def load_pairs(
-    config: DataConfig, paths: list[str],
-    encode: Callable[[list[str]], list[list[int]]], eos_id: int) -> Source:
+  config: DataConfig,
+  paths: list[str],
+  encode: Callable[[list[str]], list[list[int]]],
+  eos_id: int,
+) -> Source:
   """Reads and tokenises sentence pairs; every side ends with `eos_id`."""
   sources, targets, skipped = readers.read_pairs(
-      paths, fields=(config.source_field, config.target_field),
-      skip_bad_lines=config.skip_bad_lines)
-  if config.max_examples:
-    sources = sources[:config.max_examples]
-    targets = targets[:config.max_examples]
-  pairs = list(zip(
-      _encode(sources, encode, eos_id), _encode(targets, encode, eos_id)))
+    paths,
+    fields=(config.source_field, config.target_field),
+    skip_bad_lines=config.skip_bad_lines,
+  )
+  sources, targets = _first(config, sources), _first(config, targets)
+  pairs = list(
+    zip(_encode(sources, encode, eos_id), _encode(targets, encode, eos_id))
+  )
   fitting = [
-      (s, t) for s, t in pairs
-      if len(s) <= config.source_length and len(t) <= config.target_length]
+    (s, t)
+    for s, t in pairs
+    if len(s) <= config.source_length and len(t) <= config.target_length
+  ]
   if not fitting:
     raise ValueError(
-        f'No pair fits {config.source_length} source and '
-        f'{config.target_length} target tokens; raise data.source_length and '
-        'data.target_length.')
+      f'No pair fits {config.source_length} source and '
+      f'{config.target_length} target tokens; raise data.source_length and '
+      'data.target_length.'
+    )
   sides = tuple(packing.stream(side) for side in zip(*fitting))
   return Source(sides, skipped, len(pairs) - len(fitting))
 
 
+def _first(config, examples):
+  return examples[: config.max_examples] if config.max_examples else examples
+
+
+def load_labelled_text(
+  config: DataConfig,
+  paths: list[str],
+  encode: Callable[[list[str]], list[list[int]]],
+  eos_id: int,
+) -> Source:
+  """Reads prompts and a decoder-only target's continuations of them.
+
+  Only the continuation carries loss; an example that is longer than a row is
+  cut.
+  """
+  prompts, answers, skipped = readers.read_pairs(
+    paths, fields=readers.LABELLED, skip_bad_lines=config.skip_bad_lines
+  )
+  prompts, answers = _first(config, prompts), _first(config, answers)
+  examples, given, too_long = [], [], 0
+  for prompt, answer in zip(encode(prompts), answers):
+    # An end token after the prompt belongs to whole documents alone.
+    prompt = prompt[:-1] if prompt and prompt[-1] == eos_id else prompt
+    if len(prompt) > config.target_length:
+      too_long += 1
+      continue
+    examples.append((list(prompt) + answer)[: config.target_length + 1])
+    given.append(max(len(prompt), 1))
+  if not examples:
+    raise ValueError(
+      f'No prompt of {", ".join(paths)} fits {config.target_length} tokens; '
+      'raise data.target_length.'
+    )
+  return Source(
+    (packing.stream(examples),), skipped, too_long, np.asarray(given)
+  )
+
+
 def load_text(
-    config: DataConfig, paths: list[str],
-    encode: Callable[[list[str]], list[list[int]]], eos_id: int) -> Source:
+  config: DataConfig,
+  paths: list[str],
+  encode: Callable[[list[str]], list[list[int]]],
+  eos_id: int,
+) -> Source:
   """Reads and tokenises documents, cut to pieces that fit a row."""
   documents = readers.read_documents(paths, fields=files(config.text_fields))
-  if config.max_examples:
-    documents = documents[:config.max_examples]
+  documents = _first(config, documents)
   pieces = []
   for ids in _encode(documents, encode, eos_id):
     pieces += packing.cut(np.asarray(ids, np.int32), config.target_length)
   pieces = [p for p in pieces if len(p) > 1]
   if not pieces:
     raise ValueError(f'No text of two tokens or more in {", ".join(paths)}.')
-  return Source((packing.stream(pieces),), 0, 0)
+  return Source((packing.stream(pieces),), 0, 0, np.ones(len(pieces), np.int64))
 
 
 def check_joinable(encode, texts: list[str], eos_id: int):
@@ -177,11 +236,12 @@ def check_joinable(encode, texts: list[str], eos_id: int):
   """
   first, second = texts[0], texts[-1]
   parts = _encode([first, second], encode, eos_id)
-  whole, = _encode([f'{first} {second}'], encode, eos_id)
+  (whole,) = _encode([f'{first} {second}'], encode, eos_id)
   if parts[0][:-1] + parts[1] != whole:
     raise ValueError(
-        'This tokenizer spells a sentence differently after another one, so '
-        'pairs cannot be joined to passages; set data.joined_fraction=0.')
+      'This tokenizer spells a sentence differently after another one, so '
+      'pairs cannot be joined to passages; set data.joined_fraction=0.'
+    )
 
 
 def _limits(config):
@@ -217,17 +277,26 @@ def _plan_epoch(config, sources, seed, epoch):
   limits = _limits(config)
   # A text piece of n tokens fills n - 1 places.
   less = 1 if config.kind == 'text' else 0
-  sizes = np.stack([
+  sizes = np.stack(
+    [
       np.concatenate([packing.lengths(s.sides[side]) for s in sources]) - less
-      for side in range(len(limits))], 1)
+      for side in range(len(limits))
+    ],
+    1,
+  )
   starts = np.cumsum([0] + [len(packing.lengths(s.sides[0])) for s in sources])
   flat = starts[visits[:, 0]] + visits[:, 1]
   num_joined = int(round(config.joined_fraction * len(flat)))
   if config.kind == 'text':
     num_joined = 0
   examples = packing.group(
-      flat, [sizes[:, side] for side in range(len(limits))], limits,
-      num_joined, (config.join_min, config.join_max), rng)
+    flat,
+    [sizes[:, side] for side in range(len(limits))],
+    limits,
+    num_joined,
+    (config.join_min, config.join_max),
+    rng,
+  )
   examples = [examples[i] for i in rng.permutation(len(examples))]
   taken = np.stack([sizes[e].sum(0) for e in examples])
   rows = packing.pack(taken, limits, config.pack)
@@ -248,9 +317,14 @@ class Batches(NamedTuple):
 
 
 def make_batches(
-    config: DataConfig, sources: list[Source], *, seed: int,
-    start_id: Optional[int] = None, process_index: int = 0,
-    process_count: int = 1) -> Batches:
+  config: DataConfig,
+  sources: list[Source],
+  *,
+  seed: int,
+  start_id: Optional[int] = None,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Batches:
   """Makes the batches of every step.
 
   Args:
@@ -269,10 +343,12 @@ def make_batches(
   """
   if config.batch_rows % process_count:
     raise ValueError(
-        f'data.batch_rows={config.batch_rows} cannot be divided by '
-        f'{process_count} hosts.')
+      f'data.batch_rows={config.batch_rows} cannot be divided by '
+      f'{process_count} hosts.'
+    )
   plan = functools.lru_cache(_PLANS_KEPT)(
-      functools.partial(_plan_epoch, config, sources, seed))
+    functools.partial(_plan_epoch, config, sources, seed)
+  )
   counts = []
   firsts = np.cumsum([0] + [len(packing.lengths(s.sides[0])) for s in sources])
 
@@ -286,29 +362,38 @@ def make_batches(
       before += counts[epoch]
       epoch += 1
 
+  def locate(item):
+    s = int(np.searchsorted(firsts, item, 'right')) - 1
+    return sources[s], int(item - firsts[s])
+
   def tokens(items, side):
-    s = int(np.searchsorted(firsts, items[0], 'right')) - 1
-    if len(items) == 1:
-      return packing.get(sources[s].sides[side], items[0] - firsts[s])
     parts = []
     for item in items:
-      s = int(np.searchsorted(firsts, item, 'right')) - 1
-      parts.append(packing.get(sources[s].sides[side], item - firsts[s]))
+      source, i = locate(item)
+      parts.append(packing.get(source.sides[side], i))
     return np.concatenate([p[:-1] for p in parts[:-1]] + parts[-1:])
+
+  def text(items):
+    source, i = locate(items[0])
+    return packing.get(source.sides[0], i), int(source.given[i])
 
   def get(step):
     epoch, index, _ = epoch_of(int(step))
     rows = plan(epoch)
     first = index * config.batch_rows
-    mine = rows[first:first + config.batch_rows][process_index::process_count]
+    mine = rows[first : first + config.batch_rows][process_index::process_count]
     num_rows = config.batch_rows // process_count
     if config.kind == 'text':
       return packing.text_rows(
-          [[(tokens(e, 0), 1) for e in row] for row in mine],
-          config.target_length, num_rows)
+        [[text(e) for e in row] for row in mine], config.target_length, num_rows
+      )
     return packing.pair_rows(
-        [[(tokens(e, 0), tokens(e, 1)) for e in row] for row in mine],
-        config.source_length, config.target_length, num_rows, start_id)
+      [[(tokens(e, 0), tokens(e, 1)) for e in row] for row in mine],
+      config.source_length,
+      config.target_length,
+      num_rows,
+      start_id,
+    )
 
   return Batches(get, epoch_of)
 
@@ -319,7 +404,8 @@ def dataset(batches: Batches, num_steps: int) -> Any:
 
 
 def iterate(
-    batches: Batches, first_step: int, num_steps: int, *, threads: int = 1):
+  batches: Batches, first_step: int, num_steps: int, *, threads: int = 1
+):
   """Iterates over the batches of steps first_step..num_steps-1, read ahead.
 
   Reading uses threads of this process: worker processes would need parsed

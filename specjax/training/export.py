@@ -23,7 +23,8 @@ def average(trees: Sequence[base.PyTree]) -> base.PyTree:
 
 
 def final_params(
-    manager: Any, like: state_lib.TrainState, last: int) -> base.PyTree:
+  manager: Any, like: state_lib.TrainState, last: int
+) -> base.PyTree:
   """Mean over the newest `last` checkpoints of what each would evaluate.
 
   Args:
@@ -37,8 +38,14 @@ def final_params(
 
 
 def export(
-    run: build_lib.Run, params: base.PyTree, folder: str, *, steps: int,
-    metrics: Mapping[str, float], command: str) -> str:
+  run: build_lib.Run,
+  params: base.PyTree,
+  folder: str,
+  *,
+  steps: int,
+  metrics: Mapping[str, float],
+  command: str,
+) -> str:
   """Writes weights, config, tokenizer and model card.
 
   Args:
@@ -54,7 +61,8 @@ def export(
   """
   dtype = jnp.dtype(run.config.export_dtype)
   params = jax.tree.map(
-      lambda p: np.asarray(jax.device_get(p)).astype(dtype), params)
+    lambda p: np.asarray(jax.device_get(p)).astype(dtype), params
+  )
   os.makedirs(folder, exist_ok=True)
   run.tokenizer.save_pretrained(folder)
   card = model_card(run, params, steps=steps, metrics=metrics, command=command)
@@ -80,22 +88,28 @@ def _learning(run):
       text += f' (label smoothing {objective.label_smoothing:g})'
     return text + '.'
   teacher = os.path.basename(os.path.normpath(run.config.teacher))
-  parts = [
-      f'Distilled from `{teacher}` with the objective `{objective.name}`']
+  parts = [f'Distilled from `{teacher}` with the objective `{objective.name}`']
   if settings.labelled_fraction:
     parts.append(
-        f'{settings.labelled_fraction:.0%} of the examples hold the '
-        "target's own outputs")
+      f'{settings.labelled_fraction:.0%} of the examples hold the '
+      "target's own outputs"
+    )
   if settings.on_policy_fraction:
     parts.append(
-        f'{settings.on_policy_fraction:.0%} of the batches hold outputs that '
-        'the drafter generated itself')
+      f'{settings.on_policy_fraction:.0%} of the batches hold outputs that '
+      'the drafter generated itself'
+    )
   return '; '.join(parts) + '.'
 
 
 def model_card(
-    run: build_lib.Run, params: base.PyTree, *, steps: int,
-    metrics: Mapping[str, float], command: str) -> str:
+  run: build_lib.Run,
+  params: base.PyTree,
+  *,
+  steps: int,
+  metrics: Mapping[str, float],
+  command: str,
+) -> str:
   """Markdown that says what the model is and how it came to be."""
   config = run.config
   count = build_lib.num_parameters(params)
@@ -105,35 +119,59 @@ def model_card(
   kind = 'target' if run.teacher is None else 'drafter'
   examples = sum(len(s.sides[0].offsets) - 1 for s in run.sources)
   lines += [
-      '---', '', f'# {config.name}', '',
-      f'A {run.model_config.model_type} {kind} of {count / 1e6:.2f} million '
-      f'parameters, stored as {config.export_dtype}, trained with '
-      '[specjax](https://pypi.org/project/specjax/).', '',
-      '## Data', '',
-      f'{examples} examples of {_file_names(run)}.']
+    '---',
+    '',
+    f'# {config.name}',
+    '',
+    f'A {run.model_config.model_type} {kind} of {count / 1e6:.2f} million '
+    f'parameters, stored as {config.export_dtype}, trained with '
+    '[specjax](https://pypi.org/project/specjax/).',
+    '',
+    '## Data',
+    '',
+    f'{examples} examples of {_file_names(run)}.',
+  ]
   if config.data_note:
     lines.append(f'Source: {config.data_note}.')
   if config.licence:
     lines.append(f'Licence of the data: {config.licence}.')
   if config.data.kind == 'pairs' and config.data.joined_fraction:
     lines.append(
-        f'{config.data.joined_fraction:.0%} of the pairs were joined to '
-        f'passages of {config.data.join_min} to {config.data.join_max}.')
+      f'{config.data.joined_fraction:.0%} of the pairs were joined to '
+      f'passages of {config.data.join_min} to {config.data.join_max}.'
+    )
   lines += [
-      '', '## Training', '', _learning(run),
-      f'{steps} steps of {config.data.batch_rows} rows with '
-      f'{config.optimizer.name}, peak learning rate '
-      f'{config.optimizer.learning_rate:g} ({config.optimizer.schedule}), '
-      f'seed {config.seed}.', '', '```', command, '```', '']
+    '',
+    '## Training',
+    '',
+    _learning(run),
+    f'{steps} steps of {config.data.batch_rows} rows with '
+    f'{config.optimizer.name}, peak learning rate '
+    f'{config.optimizer.learning_rate:g} ({config.optimizer.schedule}), '
+    f'seed {config.seed}.',
+    '',
+    '```',
+    command,
+    '```',
+    '',
+  ]
   if metrics:
-    lines += ['## Metrics on held-out data', '', '| metric | value |',
-              '|---|---|']
     lines += [
-        f'| {name.replace("_", " ")} | {value:.4g} |'
-        for name, value in metrics.items()]
+      '## Metrics on held-out data',
+      '',
+      '| metric | value |',
+      '|---|---|',
+    ]
+    lines += [
+      f'| {name.replace("_", " ")} | {value:.4g} |'
+      for name, value in metrics.items()
+    ]
     lines.append('')
   lines += [
-      '## Limits', '',
-      'A small model, made to show speculative decoding and not to be relied '
-      'on: it knows only the kind of text it was trained on.', '']
+    '## Limits',
+    '',
+    'A small model, made to show speculative decoding and not to be relied '
+    'on: it knows only the kind of text it was trained on.',
+    '',
+  ]
   return '\n'.join(lines)

@@ -70,17 +70,18 @@ def _kl_tv(log_p, log_q, beta):
   """weight * KL + (1 - weight) * TV, with weight = exp(-3 acceptance)."""
   acceptance = lax.stop_gradient(_acceptance(log_p, log_q))
   weight = jnp.exp(-_HYBRID_RATE * acceptance)
-  return (weight * _kl(log_p, log_q)
-          + (1 - weight) * _total_variation(log_p, log_q, beta))
+  return weight * _kl(log_p, log_q) + (1 - weight) * _total_variation(
+    log_p, log_q, beta
+  )
 
 
 _SOFT: dict[str, Callable[..., base.Array]] = {
-    'forward_kl': _forward_kl,
-    'reverse_kl': _reverse_kl,
-    'jsd': _jsd,
-    'total_variation': _total_variation,
-    'negative_log_acceptance': _negative_log_acceptance,
-    'kl_tv': _kl_tv,
+  'forward_kl': _forward_kl,
+  'reverse_kl': _reverse_kl,
+  'jsd': _jsd,
+  'total_variation': _total_variation,
+  'negative_log_acceptance': _negative_log_acceptance,
+  'kl_tv': _kl_tv,
 }
 NAMES = ('cross_entropy',) + tuple(_SOFT)
 
@@ -89,12 +90,16 @@ def check_name(name: str):
   """Raises ValueError, listing the known objectives, for an unknown one."""
   if name not in NAMES:
     raise ValueError(
-        f'Unknown objective {name!r}; known are {", ".join(NAMES)}.')
+      f'Unknown objective {name!r}; known are {", ".join(NAMES)}.'
+    )
 
 
 def cross_entropy(
-    logits: base.Array, labels: base.Array, mask: base.Array,
-    label_smoothing: float = 0.0) -> base.Array:
+  logits: base.Array,
+  labels: base.Array,
+  mask: base.Array,
+  label_smoothing: float = 0.0,
+) -> base.Array:
   """-log q(label) at each position.
 
   Args:
@@ -119,10 +124,16 @@ def cross_entropy(
 
 
 def token_divergence(
-    name: str, target_logits: Optional[base.Array], draft_logits: base.Array,
-    mask: base.Array, temperature=1.0, *,
-    labels: Optional[base.Array] = None, beta: float = 0.5,
-    label_smoothing: float = 0.0) -> base.Array:
+  name: str,
+  target_logits: Optional[base.Array],
+  draft_logits: base.Array,
+  mask: base.Array,
+  temperature=1.0,
+  *,
+  labels: Optional[base.Array] = None,
+  beta: float = 0.5,
+  label_smoothing: float = 0.0,
+) -> base.Array:
   """The divergence at each position; arguments as in `divergence`.
 
   Returns:
@@ -133,8 +144,7 @@ def token_divergence(
   if name == 'cross_entropy':
     if labels is None:
       if target_logits is None:
-        raise ValueError(
-            "'cross_entropy' needs labels or the target's logits.")
+        raise ValueError("'cross_entropy' needs labels or the target's logits.")
       labels = jnp.argmax(target_logits, -1)
     return cross_entropy(draft_logits, labels, mask, label_smoothing)
   if target_logits is None:
@@ -151,10 +161,16 @@ def token_divergence(
 
 
 def divergence(
-    name: str, target_logits: Optional[base.Array], draft_logits: base.Array,
-    mask: base.Array, temperature=1.0, *,
-    labels: Optional[base.Array] = None, beta: float = 0.5,
-    label_smoothing: float = 0.0) -> base.Array:
+  name: str,
+  target_logits: Optional[base.Array],
+  draft_logits: base.Array,
+  mask: base.Array,
+  temperature=1.0,
+  *,
+  labels: Optional[base.Array] = None,
+  beta: float = 0.5,
+  label_smoothing: float = 0.0,
+) -> base.Array:
   """Mean distance of the drafter from the target over unmasked positions.
 
   Args:
@@ -182,7 +198,14 @@ def divergence(
       missing.
   """
   values = token_divergence(
-      name, target_logits, draft_logits, mask, temperature, labels=labels,
-      beta=beta, label_smoothing=label_smoothing)
+    name,
+    target_logits,
+    draft_logits,
+    mask,
+    temperature,
+    labels=labels,
+    beta=beta,
+    label_smoothing=label_smoothing,
+  )
   count = jnp.sum(mask.astype(jnp.float32))
   return jnp.sum(values) / jnp.maximum(count, 1.0)

@@ -14,9 +14,9 @@ CURVES = 'curves.png'
 
 class Writer(NamedTuple):
   """Attributes:
-    write: `(step, kind, values)`; `kind` is 'train' or 'eval', `values` a dict
-      of floats.
-    close: flushes.
+  write: `(step, kind, values)`; `kind` is 'train' or 'eval', `values` a dict
+    of floats.
+  close: flushes.
   """
 
   write: Callable[[int, str, dict], None]
@@ -44,8 +44,8 @@ def open_writer(workdir: str, first_step: int = 0) -> Writer:
     values = {k: float(v) for k, v in values.items()}
     # JSON knows no nan.
     clean = {
-        k: round(v, 6) if math.isfinite(v) else None
-        for k, v in values.items()}
+      k: round(v, 6) if math.isfinite(v) else None for k, v in values.items()
+    }
     lines.write(json.dumps({'step': step, 'kind': kind, **clean}) + '\n')
     lines.flush()
     for name, value in values.items():
@@ -74,10 +74,10 @@ def read(workdir: str) -> list[dict]:
 
 
 _PANELS = (
-    ('loss', 'loss per token'),
-    ('acceptance_rate', 'share of drafted tokens accepted'),
-    ('block_efficiency', 'tokens per target call'),
-    ('tokens_per_second', 'tokens per second'),
+  ('loss', 'loss per token'),
+  ('acceptance_rate', 'share of drafted tokens accepted'),
+  ('block_efficiency', 'tokens per target call'),
+  ('tokens_per_second', 'tokens per second'),
 )
 
 
@@ -90,12 +90,15 @@ def plot(workdir: str) -> str:
   panels = [p for p in _PANELS if any(r.get(p[0]) is not None for r in rows)]
   panels = panels or [_PANELS[0]]
   figure, axes = plt.subplots(
-      1, len(panels), figsize=(4.5 * len(panels), 3.5), squeeze=False)
+    1, len(panels), figsize=(4.5 * len(panels), 3.5), squeeze=False
+  )
   for axis, (name, title) in zip(axes[0], panels):
     for kind, style in (('train', '-'), ('eval', 'o-')):
       points = [
-          (r['step'], r[name]) for r in rows
-          if r['kind'] == kind and r.get(name) is not None]
+        (r['step'], r[name])
+        for r in rows
+        if r['kind'] == kind and r.get(name) is not None
+      ]
       if points:
         axis.plot(*zip(*points), style, label=kind, markersize=3)
     axis.set_title(title)

@@ -49,8 +49,8 @@ def _apply(module, params, call, key):
 
 def _logits(module):
   def logits(params, hidden):
-    return module.apply(
-        {'params': params}, hidden, method='logits_from_hidden')
+    return module.apply({'params': params}, hidden, method='logits_from_hidden')
+
   return logits
 
 
@@ -64,8 +64,12 @@ def t5_network(module: Any) -> Network:
       rest = dict(deterministic=key is None)
       encoded = net.encode(batch['source'], _same(source, source), **rest)
       return net.decode(
-          encoded, _same(target, source), batch['target_in'],
-          target_mask=_same(target, target), **rest)[0]
+        encoded,
+        _same(target, source),
+        batch['target_in'],
+        target_mask=_same(target, target),
+        **rest,
+      )[0]
 
     return _apply(module, params, call, key)
 
@@ -82,8 +86,12 @@ def decoder_network(module: Any) -> Network:
   def run(params, batch, key):
     def call(net):
       return net.hidden(
-          batch['tokens'], positions=batch['positions'],
-          segment_ids=batch['segments'], deterministic=key is None)
+        batch['tokens'],
+        positions=batch['positions'],
+        segment_ids=batch['segments'],
+        deterministic=key is None,
+      )
+
     return _apply(module, params, call, key)
 
   def init(key):
@@ -128,8 +136,8 @@ def _sum_chunks(chunk: int, function: Callable, arrays: Any) -> Any:
 
 
 def cross_entropy_objective(
-    network: Network,
-    config: config_lib.ObjectiveConfig) -> step_lib.Objective:
+  network: Network, config: config_lib.ObjectiveConfig
+) -> step_lib.Objective:
   """Trains a model on the tokens of the data."""
 
   def loss(params, frozen, batch, key):
@@ -143,8 +151,8 @@ def cross_entropy_objective(
       values = losses.cross_entropy(logits, labels, mask, smooth)
       right = (jnp.argmax(logits, -1) == labels) & mask
       return {
-          'total': jnp.sum(values),
-          'accuracy': jnp.sum(right.astype(jnp.float32)),
+        'total': jnp.sum(values),
+        'accuracy': jnp.sum(right.astype(jnp.float32)),
       }
 
     mask = loss_mask(batch)
@@ -156,9 +164,11 @@ def cross_entropy_objective(
 
 
 def distillation_objective(
-    network: Network, teacher: Network,
-    config: config_lib.ObjectiveConfig,
-    kept_ids: Optional[base.Array] = None) -> step_lib.Objective:
+  network: Network,
+  teacher: Network,
+  config: config_lib.ObjectiveConfig,
+  kept_ids: Optional[base.Array] = None,
+) -> step_lib.Objective:
   """Trains a drafter to speak like its target.
 
   Args:
@@ -188,27 +198,40 @@ def distillation_objective(
       else:
         draft = spread(draft, kept_ids, target.shape[-1])
       options = dict(
-          beta=config.beta,
-          label_smoothing=config.label_smoothing if key is not None else 0.0)
+        beta=config.beta,
+        label_smoothing=config.label_smoothing if key is not None else 0.0,
+      )
       values = losses.token_divergence(
-          config.name, target, draft, mask, config.temperature,
-          labels=labels if config.name == 'cross_entropy' else None, **options)
+        config.name,
+        target,
+        draft,
+        mask,
+        config.temperature,
+        labels=labels if config.name == 'cross_entropy' else None,
+        **options,
+      )
       if config.hard_weight:
         hard = losses.cross_entropy(draft, labels, mask)
         values = (1 - config.hard_weight) * values + config.hard_weight * hard
       far = losses.token_divergence(
-          'total_variation', target, lax.stop_gradient(draft), mask,
-          config.temperature)
+        'total_variation',
+        target,
+        lax.stop_gradient(draft),
+        mask,
+        config.temperature,
+      )
       agree = (jnp.argmax(draft, -1) == jnp.argmax(target, -1)) & mask
       near = jnp.where(mask, 1 - far, 0.0)
       return {
-          'total': jnp.sum(values), 'acceptance': jnp.sum(near),
-          'agreement': jnp.sum(agree.astype(jnp.float32)),
+        'total': jnp.sum(values),
+        'acceptance': jnp.sum(near),
+        'agreement': jnp.sum(agree.astype(jnp.float32)),
       }
 
     mask = loss_mask(batch)
     out = _sum_chunks(
-        config.chunk, sums, (hidden, known, batch['target'], mask))
+      config.chunk, sums, (hidden, known, batch['target'], mask)
+    )
     total = out.pop('total')
     return total, jnp.sum(mask.astype(jnp.float32)), out
 
@@ -216,7 +239,8 @@ def distillation_objective(
 
 
 def spread(
-    logits: base.Array, kept_ids: base.Array, vocab_size: int) -> base.Array:
+  logits: base.Array, kept_ids: base.Array, vocab_size: int
+) -> base.Array:
   """Logits [..., V'] of a reduced head to [..., V], the rest practically -inf.
 
   Finite, so that divergences from a target that uses other tokens stay

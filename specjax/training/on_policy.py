@@ -44,8 +44,7 @@ def prompt_of(batch: dict) -> base.Prompt:
   return base.Prompt(batch['tokens'], jnp.maximum(given, 1))
 
 
-def rewrite(
-    batch: dict, tokens: base.Array, num_tokens: base.Array) -> dict:
+def rewrite(batch: dict, tokens: base.Array, num_tokens: base.Array) -> dict:
   """Puts generated tokens in the place of a batch's targets.
 
   Args:
@@ -64,8 +63,11 @@ def rewrite(
     target = jnp.where(mask, _fit(tokens, width), 0)
     moved = jnp.concatenate([batch['target_in'][:, :1], target[:, :-1]], 1)
     return dict(
-        batch, target=target, target_in=jnp.where(mask, moved, 0),
-        target_segments=mask.astype(jnp.int32))
+      batch,
+      target=target,
+      target_in=jnp.where(mask, moved, 0),
+      target_segments=mask.astype(jnp.int32),
+    )
   width = batch['tokens'].shape[1]
   prompt = prompt_of(batch)
   live = jnp.any(batch['segments'] > 0, 1)
@@ -73,7 +75,8 @@ def rewrite(
   given = prompt.length[:, None]
   old = jnp.pad(batch['tokens'], ((0, 0), (0, 1)))
   new = jnp.take_along_axis(
-      tokens, jnp.clip(place - given, 0, tokens.shape[1] - 1), 1)
+    tokens, jnp.clip(place - given, 0, tokens.shape[1] - 1), 1
+  )
   # One token more than the row: the last is predicted and never read.
   total = jnp.minimum(prompt.length + num_tokens, width + 1)
   whole = jnp.where(place < given, old, new)
@@ -81,11 +84,13 @@ def rewrite(
   place = place[:, :-1]
   mask = (place < total[:, None] - 1) & live[:, None]
   return dict(
-      batch, tokens=jnp.where(mask, whole[:, :-1], 0),
-      target=jnp.where(mask, whole[:, 1:], 0),
-      segments=mask.astype(jnp.int32),
-      positions=jnp.where(mask, place, 0),
-      weight=(mask & (place >= given - 1)).astype(jnp.float32))
+    batch,
+    tokens=jnp.where(mask, whole[:, :-1], 0),
+    target=jnp.where(mask, whole[:, 1:], 0),
+    segments=mask.astype(jnp.int32),
+    positions=jnp.where(mask, place, 0),
+    weight=(mask & (place >= given - 1)).astype(jnp.float32),
+  )
 
 
 def _fit(tokens, width):
@@ -94,9 +99,7 @@ def _fit(tokens, width):
   return jnp.pad(tokens, ((0, 0), (0, short)))[:, :width]
 
 
-def make(
-    generate: Generate, seed: int,
-    fraction: float) -> Callable[..., dict]:
+def make(generate: Generate, seed: int, fraction: float) -> Callable[..., dict]:
   """Makes `(params, batch, step) -> batch` for the training loop.
 
   Args:

@@ -8,7 +8,8 @@ from specjax.training import config as config_lib
 
 
 def make_schedule(
-    config: config_lib.OptimizerConfig, steps: int) -> optax.Schedule:
+  config: config_lib.OptimizerConfig, steps: int
+) -> optax.Schedule:
   """Learning rate by step: a linear rise, then the chosen shape.
 
   Args:
@@ -37,8 +38,8 @@ def make_schedule(
 
 
 def make_optimizer(
-    config: config_lib.OptimizerConfig,
-    steps: int) -> optax.GradientTransformation:
+  config: config_lib.OptimizerConfig, steps: int
+) -> optax.GradientTransformation:
   """The gradient transformation of a run; arguments as `make_schedule`."""
   schedule = make_schedule(config, steps)
 
@@ -49,12 +50,24 @@ def make_optimizer(
   if config.clip:
     parts.append(optax.clip_by_global_norm(config.clip))
   if config.name == 'adamw':
-    parts.append(optax.adamw(
-        schedule, config.b1, config.b2, config.eps,
-        weight_decay=config.weight_decay, mask=matrices))
+    parts.append(
+      optax.adamw(
+        schedule,
+        config.b1,
+        config.b2,
+        config.eps,
+        weight_decay=config.weight_decay,
+        mask=matrices,
+      )
+    )
   else:
-    parts.append(optax.adafactor(
-        schedule, multiply_by_parameter_scale=True, clipping_threshold=1.0,
+    parts.append(
+      optax.adafactor(
+        schedule,
+        multiply_by_parameter_scale=True,
+        clipping_threshold=1.0,
         weight_decay_rate=config.weight_decay or None,
-        weight_decay_mask=matrices))
+        weight_decay_mask=matrices,
+      )
+    )
   return optax.chain(*parts)

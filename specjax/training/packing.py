@@ -34,7 +34,7 @@ def stream(sequences: Sequence[Sequence[int]]) -> Stream:
   offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
   tokens = np.empty(int(offsets[-1]), np.int32)
   for i, s in enumerate(sequences):
-    tokens[offsets[i]:offsets[i + 1]] = s
+    tokens[offsets[i] : offsets[i + 1]] = s
   return Stream(tokens, offsets)
 
 
@@ -45,13 +45,17 @@ def lengths(sequences: Stream) -> np.ndarray:
 
 def get(sequences: Stream, i: int) -> np.ndarray:
   """int32, sequence `i`."""
-  return sequences.tokens[sequences.offsets[i]:sequences.offsets[i + 1]]
+  return sequences.tokens[sequences.offsets[i] : sequences.offsets[i + 1]]
 
 
 def group(
-    order: np.ndarray, sizes: Sequence[np.ndarray], limits: Sequence[int],
-    num_joined: int, join: tuple[int, int],
-    rng: np.random.Generator) -> list[np.ndarray]:
+  order: np.ndarray,
+  sizes: Sequence[np.ndarray],
+  limits: Sequence[int],
+  num_joined: int,
+  join: tuple[int, int],
+  rng: np.random.Generator,
+) -> list[np.ndarray]:
   """Joins the first `num_joined` of `order` to passages; the rest stay alone.
 
   Args:
@@ -80,13 +84,13 @@ def group(
     used = new
   if current:
     examples.append(np.asarray(current))
-  examples += [order[i:i + 1] for i in range(num_joined, len(order))]
+  examples += [order[i : i + 1] for i in range(num_joined, len(order))]
   return examples
 
 
 def pack(
-    sizes: np.ndarray, limits: Sequence[int],
-    pack_rows: bool = True) -> list[list[int]]:
+  sizes: np.ndarray, limits: Sequence[int], pack_rows: bool = True
+) -> list[list[int]]:
   """Places examples into rows.
 
   Args:
@@ -125,16 +129,19 @@ def _row(pieces, length):
   segments = np.zeros(length, np.int32)
   at = 0
   for number, piece in enumerate(pieces, 1):
-    tokens[at:at + len(piece)] = piece
-    segments[at:at + len(piece)] = number
+    tokens[at : at + len(piece)] = piece
+    segments[at : at + len(piece)] = number
     at += len(piece)
   return tokens, segments
 
 
 def pair_rows(
-    rows: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
-    source_length: int, target_length: int, num_rows: int,
-    start_id: int) -> dict[str, np.ndarray]:
+  rows: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
+  source_length: int,
+  target_length: int,
+  num_rows: int,
+  start_id: int,
+) -> dict[str, np.ndarray]:
   """Arrays of a batch of (source, target) examples.
 
   Args:
@@ -149,26 +156,29 @@ def pair_rows(
     inside each segment; positions with segment 0 carry no loss.
   """
   batch = {
-      'source': np.zeros((num_rows, source_length), np.int32),
-      'source_segments': np.zeros((num_rows, source_length), np.int32),
-      'target_in': np.zeros((num_rows, target_length), np.int32),
-      'target': np.zeros((num_rows, target_length), np.int32),
-      'target_segments': np.zeros((num_rows, target_length), np.int32),
+    'source': np.zeros((num_rows, source_length), np.int32),
+    'source_segments': np.zeros((num_rows, source_length), np.int32),
+    'target_in': np.zeros((num_rows, target_length), np.int32),
+    'target': np.zeros((num_rows, target_length), np.int32),
+    'target_segments': np.zeros((num_rows, target_length), np.int32),
   }
   for b, row in enumerate(rows):
     sources, targets = [s for s, _ in row], [t for _, t in row]
     batch['source'][b], batch['source_segments'][b] = _row(
-        sources, source_length)
+      sources, source_length
+    )
     batch['target'][b], batch['target_segments'][b] = _row(
-        targets, target_length)
+      targets, target_length
+    )
     batch['target_in'][b], _ = _row(
-        [np.concatenate([[start_id], t[:-1]]) for t in targets], target_length)
+      [np.concatenate([[start_id], t[:-1]]) for t in targets], target_length
+    )
   return batch
 
 
 def text_rows(
-    rows: Sequence[Sequence[tuple[np.ndarray, int]]], length: int,
-    num_rows: int) -> dict[str, np.ndarray]:
+  rows: Sequence[Sequence[tuple[np.ndarray, int]]], length: int, num_rows: int
+) -> dict[str, np.ndarray]:
   """Arrays of a batch for a decoder-only model.
 
   Args:
@@ -183,18 +193,21 @@ def text_rows(
     where it is to be predicted. Example tokens [n] take n - 1 places.
   """
   batch = {
-      name: np.zeros((num_rows, length), np.int32)
-      for name in ('tokens', 'target', 'segments', 'positions')}
+    name: np.zeros((num_rows, length), np.int32)
+    for name in ('tokens', 'target', 'segments', 'positions')
+  }
   batch['weight'] = np.zeros((num_rows, length), np.float32)
   for b, row in enumerate(rows):
     batch['tokens'][b], batch['segments'][b] = _row(
-        [t[:-1] for t, _ in row], length)
+      [t[:-1] for t, _ in row], length
+    )
     batch['target'][b], _ = _row([t[1:] for t, _ in row], length)
     batch['positions'][b], _ = _row(
-        [np.arange(len(t) - 1) for t, _ in row], length)
+      [np.arange(len(t) - 1) for t, _ in row], length
+    )
     at = 0
     for tokens, given in row:
-      batch['weight'][b, at + given - 1:at + len(tokens) - 1] = 1
+      batch['weight'][b, at + given - 1 : at + len(tokens) - 1] = 1
       at += len(tokens) - 1
   return batch
 
@@ -206,7 +219,7 @@ def cut(tokens: np.ndarray, length: int) -> list[np.ndarray]:
   exactly once.
   """
   last = max(len(tokens) - 1, 1)
-  return [tokens[i:i + length + 1] for i in range(0, last, length)]
+  return [tokens[i : i + length + 1] for i in range(0, last, length)]
 
 
 def padding(batch: dict[str, np.ndarray], name: str) -> Optional[float]:

@@ -6,6 +6,10 @@ from typing import Iterator, Sequence
 
 MAX_REPORTED = 80
 
+# The fields that train.label and decode.main write: the input's text, and the
+# ids of the answer.
+LABELLED = ('prompt', 'tokens')
+
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
   """Yields (line number from 1, line without its end)."""
@@ -20,8 +24,9 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
         text = raw.decode('utf-8')
       except UnicodeDecodeError as e:
         raise ValueError(
-            f'{path}, line {number}: not UTF-8 (byte {e.start} of the line is '
-            f'{raw[e.start]:#04x}); convert the file to UTF-8.') from None
+          f'{path}, line {number}: not UTF-8 (byte {e.start} of the line is '
+          f'{raw[e.start]:#04x}); convert the file to UTF-8.'
+        ) from None
       yield number, text.rstrip('\r\n')
 
 
@@ -30,32 +35,42 @@ def _json_line(path: str, number: int, line: str) -> dict:
     record = json.loads(line)
   except json.JSONDecodeError as e:
     raise ValueError(
-        f'{path}, line {number}: not a JSON object ({e.msg}).') from None
+      f'{path}, line {number}: not a JSON object ({e.msg}).'
+    ) from None
   if not isinstance(record, dict):
     raise ValueError(f'{path}, line {number}: not a JSON object.')
   return record
 
 
 def _pair(path, number, line, fields):
-  """One line to (source, target); ValueError says what is wrong with it."""
+  """One line to (source, target), or None for an answer cut by its budget.
+
+  Such an answer would teach to end where the budget happened to.
+
+  Raises:
+    ValueError: says what is wrong with the line.
+  """
   if path.endswith('.jsonl'):
     record = _json_line(path, number, line)
+    if record.get('finish_reason') == 'length':
+      return None
     values = []
     for field in fields:
       value = record.get(field)
-      is_ids = isinstance(value, list) and all(
-          type(v) is int for v in value)
+      is_ids = isinstance(value, list) and all(type(v) is int for v in value)
       if not isinstance(value, str) and not is_ids:
         raise ValueError(
-            f'{path}, line {number}: the field {field!r} must be a string or '
-            f'a list of token ids; the fields are {sorted(record)}.')
+          f'{path}, line {number}: the field {field!r} must be a string or '
+          f'a list of token ids; the fields are {sorted(record)}.'
+        )
       values.append(value)
     source, target = values
   else:
     if '\t' not in line:
       raise ValueError(
-          f'{path}, line {number}: no tab between source and target: '
-          f'{line[:MAX_REPORTED]!r}.')
+        f'{path}, line {number}: no tab between source and target: '
+        f'{line[:MAX_REPORTED]!r}.'
+      )
     source, target = line.split('\t')[:2]
   if not len(source) or not len(target):
     raise ValueError(f'{path}, line {number}: source or target is empty.')
@@ -63,14 +78,18 @@ def _pair(path, number, line, fields):
 
 
 def read_pairs(
-    paths: Sequence[str], *, fields: tuple[str, str] = ('source', 'target'),
-    skip_bad_lines: bool = False) -> tuple[list, list, int]:
+  paths: Sequence[str],
+  *,
+  fields: tuple[str, str] = ('source', 'target'),
+  skip_bad_lines: bool = False,
+) -> tuple[list, list, int]:
   """Reads sentence pairs.
 
   Args:
     paths: `.tsv` files (source, tab, target; later columns are ignored) or
       `.jsonl` files, whose two `fields` hold strings or lists of token ids.
-    fields: names of the two fields in JSON lines.
+    fields: names of the two fields in JSON lines. Lines whose
+      `finish_reason` is 'length' are left out.
     skip_bad_lines: count and leave out bad lines instead of raising.
 
   Returns:
@@ -86,22 +105,24 @@ def read_pairs(
       if not line.strip():
         continue
       try:
-        source, target = _pair(path, number, line, fields)
+        pair = _pair(path, number, line, fields)
       except ValueError:
         if not skip_bad_lines:
           raise
+        pair = None
+      if pair is None:
         skipped += 1
         continue
-      sources.append(source)
-      targets.append(target)
+      sources.append(pair[0])
+      targets.append(pair[1])
   if not sources:
     raise ValueError(
-        f'No sentence pair in {", ".join(paths) or "an empty list of files"}.')
+      f'No sentence pair in {", ".join(paths) or "an empty list of files"}.'
+    )
   return sources, targets, skipped
 
 
-def read_text(
-    paths: Sequence[str], *, field: str = '') -> Iterator[str]:
+def read_text(paths: Sequence[str], *, field: str = '') -> Iterator[str]:
   """Yields texts: lines of a text file, columns of a TSV, fields of JSON lines.
 
   Args:
@@ -117,8 +138,9 @@ def read_text(
         record = _json_line(path, number, line)
         if field and not isinstance(record.get(field), str):
           raise ValueError(
-              f'{path}, line {number}: no string field {field!r}; the fields '
-              f'are {sorted(record)}.')
+            f'{path}, line {number}: no string field {field!r}; the fields '
+            f'are {sorted(record)}.'
+          )
         keys = [field] if field else sorted(record)
         yield from (record[k] for k in keys if isinstance(record[k], str))
       elif path.endswith('.tsv'):
@@ -128,7 +150,8 @@ def read_text(
 
 
 def read_documents(
-    paths: Sequence[str], *, fields: Sequence[str] = ('text',)) -> list[str]:
+  paths: Sequence[str], *, fields: Sequence[str] = ('text',)
+) -> list[str]:
   """Reads documents for a decoder-only model.
 
   Args:
@@ -150,8 +173,9 @@ def read_documents(
         parts = [record[k] for k in fields if isinstance(record.get(k), str)]
         if not parts:
           raise ValueError(
-              f'{path}, line {number}: none of the fields {list(fields)}; the '
-              f'fields are {sorted(record)}.')
+            f'{path}, line {number}: none of the fields {list(fields)}; the '
+            f'fields are {sorted(record)}.'
+          )
         documents.append('\n'.join(parts))
       elif line.strip():
         paragraph.append(line)
@@ -163,5 +187,35 @@ def read_documents(
   documents = [d for d in documents if d.strip()]
   if not documents:
     raise ValueError(
-        f'No text in {", ".join(paths) or "an empty list of files"}.')
+      f'No text in {", ".join(paths) or "an empty list of files"}.'
+    )
   return documents
+
+
+def read_inputs(paths: Sequence[str], field: str = 'source') -> list[str]:
+  """Reads what a target is to answer: the sources of pairs, or prompts.
+
+  Args:
+    paths: first column of `.tsv`, `field` of `.jsonl`, lines of other files.
+    field: name in JSON lines.
+
+  Returns:
+    texts, blank ones left out.
+
+  Raises:
+    FileNotFoundError, ValueError: as `read_pairs`.
+  """
+  inputs = []
+  for path in paths:
+    for number, line in _lines(path):
+      if path.endswith('.jsonl'):
+        line = _json_line(path, number, line).get(field)
+        if not isinstance(line, str):
+          raise ValueError(f'{path}, line {number}: no string field {field!r}.')
+      elif path.endswith('.tsv'):
+        line = line.split('\t')[0]
+      if line.strip():
+        inputs.append(line)
+  if not inputs:
+    raise ValueError(f'No input in {", ".join(paths)}.')
+  return inputs

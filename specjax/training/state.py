@@ -13,10 +13,10 @@ from specjax import base
 @struct.dataclass
 class TrainState:
   """Attributes:
-    step: int32 scalar, optimiser steps done.
-    params: the parameters, float32.
-    opt_state: of the optimiser.
-    ema: averaged parameters, or None.
+  step: int32 scalar, optimiser steps done.
+  params: the parameters, float32.
+  opt_state: of the optimiser.
+  ema: averaged parameters, or None.
   """
 
   step: base.Array
@@ -26,14 +26,16 @@ class TrainState:
 
 
 def create(
-    params: base.PyTree, optimizer: optax.GradientTransformation,
-    ema: float = 0.0) -> TrainState:
+  params: base.PyTree, optimizer: optax.GradientTransformation, ema: float = 0.0
+) -> TrainState:
   """A fresh state around `params`; with `ema` > 0 it also keeps an average."""
   params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
   return TrainState(
-      step=jnp.zeros((), jnp.int32), params=params,
-      opt_state=optimizer.init(params),
-      ema=jax.tree.map(jnp.copy, params) if ema else None)
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+    ema=jax.tree.map(jnp.copy, params) if ema else None,
+  )
 
 
 def best_params(state: TrainState) -> base.PyTree:
@@ -42,8 +44,8 @@ def best_params(state: TrainState) -> base.PyTree:
 
 
 def update_ema(
-    ema: base.PyTree, params: base.PyTree, decay: float,
-    step: base.Array) -> base.PyTree:
+  ema: base.PyTree, params: base.PyTree, decay: float, step: base.Array
+) -> base.PyTree:
   """Moves the average; early steps use a smaller decay, so that the random
   initial weights fade: min(decay, (1 + step) / (10 + step))."""
   step = step.astype(jnp.float32)

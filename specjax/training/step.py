@@ -39,8 +39,13 @@ def _gradients(objective, params, frozen, batch, key):
 
 
 def make_train_step(
-    objective: Objective, optimizer: optax.GradientTransformation, *,
-    seed: int, ema: float = 0.0, accumulation: int = 1) -> Callable[..., tuple]:
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  *,
+  seed: int,
+  ema: float = 0.0,
+  accumulation: int = 1,
+) -> Callable[..., tuple]:
   """Makes the compiled step.
 
   Args:
@@ -63,12 +68,14 @@ def make_train_step(
     if accumulation == 1:
       return _gradients(objective, params, frozen, batch, key)
     parts = jax.tree.map(
-        lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch)
+      lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch
+    )
     keys = jax.random.split(key, accumulation)
     shapes = jax.eval_shape(
-        lambda: _gradients(
-            objective, params, frozen, jax.tree.map(lambda x: x[0], parts),
-            keys[0]))
+      lambda: _gradients(
+        objective, params, frozen, jax.tree.map(lambda x: x[0], parts), keys[0]
+      )
+    )
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def add(carry, part):
@@ -82,16 +89,16 @@ def make_train_step(
     grads, sums = accumulate(state.params, frozen, batch, key)
     weight = jnp.maximum(sums['weight'], 1.0)
     grads = jax.tree.map(lambda g: g / weight, grads)
-    updates, opt_state = optimizer.update(
-        grads, state.opt_state, state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.ema
     if ema:
       average = state_lib.update_ema(average, params, ema, state.step)
     metrics = _means(sums)
-    metrics['grad_norm'] = optax.global_norm(grads)
+    metrics['grad_norm'] = optax.tree.norm(grads)
     state = state_lib.TrainState(
-        step=state.step + 1, params=params, opt_state=opt_state, ema=average)
+      step=state.step + 1, params=params, opt_state=opt_state, ema=average
+    )
     return state, metrics
 
   return jax.jit(train_step, donate_argnums=0)

@@ -61,8 +61,9 @@ def check_workdir(workdir: str, config: config_lib.TrainConfig):
   found = config_lib.difference(old, _plain(config))
   if found:
     raise ValueError(
-        f'{workdir} holds a run of another config: {found}; take another '
-        '--workdir or the same settings.')
+      f'{workdir} holds a run of another config: {found}; take another '
+      '--workdir or the same settings.'
+    )
 
 
 def _claim_workdir(workdir, config):
@@ -95,24 +96,28 @@ def placement(config: config_lib.TrainConfig) -> Placement:
   count = config.data_parallel or len(devices)
   if count > len(devices):
     raise ValueError(
-        f'data_parallel={count} but there are {len(devices)} devices.')
+      f'data_parallel={count} but there are {len(devices)} devices.'
+    )
   rows, parts = config.data.batch_rows, config.optimizer.accumulation
   if rows % (count * parts):
     parted = f' times {parts} accumulated parts' if parts > 1 else ''
     raise ValueError(
-        f'data.batch_rows={rows} cannot be divided by {count} '
-        f'device{"s" if count > 1 else ""}{parted}.')
+      f'data.batch_rows={rows} cannot be divided by {count} '
+      f'device{"s" if count > 1 else ""}{parted}.'
+    )
   mesh = jax.sharding.Mesh(np.asarray(devices[:count]), ('data',))
   spec = jax.sharding.PartitionSpec
   return Placement(
-      jax.sharding.NamedSharding(mesh, spec()),
-      jax.sharding.NamedSharding(mesh, spec('data')))
+    jax.sharding.NamedSharding(mesh, spec()),
+    jax.sharding.NamedSharding(mesh, spec('data')),
+  )
 
 
 def _put(batch, sharding):
   return {
-      k: jax.make_array_from_process_local_data(sharding, v)
-      for k, v in batch.items()}
+    k: jax.make_array_from_process_local_data(sharding, v)
+    for k, v in batch.items()
+  }
 
 
 def _tokens(batch):
@@ -123,6 +128,7 @@ def _tokens(batch):
 
 def _install(flag: dict):
   """Lets SIGTERM and SIGINT end the run after the current step."""
+
   def handler(number, frame):
     del frame
     if flag.get('signal'):
@@ -139,15 +145,19 @@ def _install(flag: dict):
 
 
 def evaluate(
-    run: build_lib.Run, eval_step: Callable[..., dict], params: Any,
-    place: Placement) -> dict[str, float]:
+  run: build_lib.Run,
+  eval_step: Callable[..., dict],
+  params: Any,
+  place: Placement,
+) -> dict[str, float]:
   """Mean loss (and the objective's other means) over held-out batches."""
   if run.valid is None or not run.config.eval_batches:
     return {}
   _, _, available = run.valid.epoch_of(0)
   sums = [
-      eval_step(params, run.frozen, _put(run.valid.get(i), place.rows))
-      for i in range(min(run.config.eval_batches, available))]
+    eval_step(params, run.frozen, _put(run.valid.get(i), place.rows))
+    for i in range(min(run.config.eval_batches, available))
+  ]
   return step_lib.mean(sums)
 
 
@@ -160,10 +170,13 @@ def _rank(values: dict) -> Optional[float]:
 
 
 def train(
-    run: build_lib.Run, workdir: str, *,
-    measure: Optional[Callable[[Any], dict]] = None,
-    on_policy: Optional[Callable[[Any, dict, int], dict]] = None,
-    report: Callable[[str], None] = print) -> Outcome:
+  run: build_lib.Run,
+  workdir: str,
+  *,
+  measure: Optional[Callable[[Any], dict]] = None,
+  on_policy: Optional[Callable[[Any, dict, int], dict]] = None,
+  report: Callable[[str], None] = print,
+) -> Outcome:
   """Trains until the last step, a signal, or a non-finite loss.
 
   Args:
@@ -188,7 +201,8 @@ def train(
   place = placement(config)
   _claim_workdir(workdir, config)
   manager = checkpoints.open_manager(
-      os.path.join(workdir, CHECKPOINTS), config.keep_last)
+    os.path.join(workdir, CHECKPOINTS), config.keep_last
+  )
   optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
   state, first = _first_state(run, optimizer, manager, place)
   if first:
@@ -206,16 +220,30 @@ def train(
   previous = _install(flag)
   try:
     outcome = _loop(
-        run, state, first, optimizer, writer, place, look, on_policy,
-        lambda *args: checkpoints.save(manager, *args), flag)
+      run,
+      state,
+      first,
+      optimizer,
+      writer,
+      place,
+      look,
+      on_policy,
+      lambda *args: checkpoints.save(manager, *args),
+      flag,
+    )
   except FloatingPointError as e:
     manager.wait_until_finished()
     last = checkpoints.latest_step(manager)
-    where = 'there is no checkpoint yet' if last is None else (
+    where = (
+      'there is no checkpoint yet'
+      if last is None
+      else (
         'the last good checkpoint is '
-        f'{os.path.join(workdir, CHECKPOINTS, str(last))}')
+        f'{os.path.join(workdir, CHECKPOINTS, str(last))}'
+      )
+    )
     raise FloatingPointError(
-        f'{e}; {where}. A smaller optimizer.learning_rate usually helps.'
+      f'{e}; {where}. A smaller optimizer.learning_rate usually helps.'
     ) from None
   finally:
     for number, handler in previous.items():
@@ -242,20 +270,31 @@ def _first_state(run, optimizer, manager, place):
 
 
 def _loop(
-    run, state, first, optimizer, writer, place, look, on_policy, save, flag):
+  run, state, first, optimizer, writer, place, look, on_policy, save, flag
+):
   """The steps themselves; `save(step, state, rank)` starts a checkpoint."""
   config = run.config
   train_step = step_lib.make_train_step(
-      run.objective, optimizer, seed=config.seed, ema=config.optimizer.ema,
-      accumulation=config.optimizer.accumulation)
+    run.objective,
+    optimizer,
+    seed=config.seed,
+    ema=config.optimizer.ema,
+    accumulation=config.optimizer.accumulation,
+  )
   bar = tqdm.tqdm(
-      total=config.steps, initial=first, unit='step', file=sys.stderr,
-      dynamic_ncols=True, mininterval=1.0)
+    total=config.steps,
+    initial=first,
+    unit='step',
+    file=sys.stderr,
+    dynamic_ncols=True,
+    mininterval=1.0,
+  )
   schedule = optimizers.make_schedule(config.optimizer, config.steps)
   step, seen, rows, tokens = first, {}, [], 0
   started = saved_at = time.time()
   for batch in data_lib.iterate(
-      run.batches, first, config.steps, threads=config.data.threads):
+    run.batches, first, config.steps, threads=config.data.threads
+  ):
     placed = _put(batch, place.rows)
     if on_policy is not None:
       placed = on_policy(state.params, placed, step)
@@ -272,8 +311,8 @@ def _loop(
       rows, tokens, started = [], 0, time.time()
       writer.write(step, 'train', values | _where(run, schedule, step))
       bar.set_postfix_str(
-          f"loss {values['loss']:.3f}, "
-          f"{values['tokens_per_second']:.0f} tokens/s")
+        f'loss {values["loss"]:.3f}, {values["tokens_per_second"]:.0f} tokens/s'
+      )
     fresh = {}
     if done or (config.eval_every and step % config.eval_every == 0):
       fresh = look(state)
@@ -308,14 +347,13 @@ def _means(rows, tokens, started):
 
 def _where(run, schedule, step):
   return {
-      'learning_rate': float(schedule(step - 1)),
-      'epoch': run.batches.epoch_of(step - 1)[0],
+    'learning_rate': float(schedule(step - 1)),
+    'epoch': run.batches.epoch_of(step - 1)[0],
   }
 
 
 def _line(step, values):
-  shown = ', '.join(
-      f'{k.replace("_", " ")} {v:.4g}' for k, v in values.items())
+  shown = ', '.join(f'{k.replace("_", " ")} {v:.4g}' for k, v in values.items())
   return f'step {step}: {shown}'
 
 
@@ -323,5 +361,6 @@ def _check_finite(values, step):
   if math.isfinite(values['loss']) and math.isfinite(values['grad_norm']):
     return
   raise FloatingPointError(
-      f"Step {step}: the loss is {values['loss']} and the gradient's norm "
-      f"{values['grad_norm']}")
+    f"Step {step}: the loss is {values['loss']} and the gradient's norm "
+    f'{values["grad_norm"]}'
+  )

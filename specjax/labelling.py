@@ -1,0 +1,96 @@
+"""A target writes its own outputs for a file of inputs.
+
+A drafter learns best from what its target really says. The file that comes
+out is JSON lines of `output.record`; training reads their `prompt` and
+`tokens` (`config.data.labelled`).
+"""
+
+import dataclasses
+import time
+from typing import Callable, Optional
+
+from specjax import api
+from specjax import jobs
+from specjax import loading
+from specjax import output
+from specjax.decode_config import DecodeConfig
+from specjax.decoding import build
+from specjax.decoding import stats
+from specjax.training import readers
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What to label.
+
+  Attributes:
+    target: folder or hub id of the model that writes.
+    drafter: folder, hub id or 'prompt_lookup', to be faster; '' for none.
+    inputs: files: first column of .tsv, `field` of .jsonl, lines of text.
+    field: name in JSON lines.
+    output: .jsonl file; a begun one is continued.
+    limit: use only the first inputs; 0 uses all.
+    config: how to decode.
+  """
+
+  target: str
+  drafter: str
+  inputs: tuple[str, ...]
+  field: str
+  output: str
+  limit: int
+  config: DecodeConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+  """What was written now: `answers` lines after `skipped` older ones."""
+
+  answers: int
+  skipped: int
+  counts: stats.Counts
+  seconds: float
+
+
+def label(
+  request: Request, progress: Optional[Callable[[int, int], None]] = None
+) -> Labelled:
+  """Writes the answers of all inputs that have none yet.
+
+  Args:
+    request: what to label.
+    progress: called with (answers done, answers in all) after each batch.
+
+  Returns:
+    `Labelled`.
+
+  Raises:
+    ValueError, OSError: in one sentence.
+  """
+  if not request.output.endswith('.jsonl'):
+    raise ValueError(f'--output must be a .jsonl file, not {request.output!r}.')
+  prompts = readers.read_inputs(request.inputs, request.field)
+  prompts = prompts[: request.limit] if request.limit else prompts
+  output.check_writable(request.output)
+  skip, keep_bytes = output.count_answered(
+    request.output, prompts, request.config.num_return_sequences
+  )
+  dtype = None if request.config.dtype == 'stored' else request.config.dtype
+  target = loading.load(request.target, dtype=dtype)
+  drafter = request.drafter or None
+  if drafter is not None and drafter not in build.FREE_DRAFTERS:
+    drafter = loading.load(drafter, dtype=dtype)
+  job = jobs.plan(
+    target, prompts, drafter=drafter, config=request.config, skip=skip
+  )
+  counts, seconds, done = [], 0.0, 0
+  started = time.perf_counter()
+  with output.writer(request.output, keep_bytes) as write:
+    for batch in api.stream(job):
+      write(batch.answers)
+      counts += [answer.counts for answer in batch.answers]
+      done += len(batch.answers)
+      if progress is not None:
+        progress(skip + done, skip + len(job.rows))
+  seconds = time.perf_counter() - started
+  return Labelled(done, skip, stats.add(counts), seconds)

@@ -1,0 +1,326 @@
+"""Batches by number: nothing lost, nothing repeated, the same for everyone."""
+
+import collections
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from specjax.training import data
+from specjax.training import packing
+from specjax.training import readers
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EOS = 1
+
+
+def encode(texts):
+  """Words 'wN' to id N + 2, without an end token."""
+  return [[int(w[1:]) + 2 for w in t.split()] for t in texts]
+
+
+@pytest.fixture(name='pairs')
+def pairs_fixture(tmp_path):
+  """61 pairs; source and target of a pair begin with its own word."""
+  rng = np.random.default_rng(0)
+  lines = []
+  for i in range(61):
+
+    def tail():
+      return ' '.join(
+        f'w{100 + int(x)}' for x in rng.integers(0, 9, rng.integers(0, 5))
+      )
+
+    lines.append(f'w{i} {tail()}'.strip() + '\t' + f'w{i} {tail()}'.strip())
+  path = tmp_path / 'pairs.tsv'
+  path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+  return str(path)
+
+
+def settings(path, **changes):
+  return dataclasses.replace(
+    data.DataConfig(
+      train=path,
+      source_length=24,
+      target_length=24,
+      batch_rows=4,
+      joined_fraction=0.5,
+      join_min=2,
+      join_max=3,
+    ),
+    **changes,
+  )
+
+
+def make(path, seed=0, **changes):
+  hosts = {
+    k: changes.pop(k)
+    for k in ('process_index', 'process_count')
+    if k in changes
+  }
+  config = settings(path, **changes)
+  source = data.load_pairs(config, [path], encode, EOS)
+  return data.make_batches(config, [source], seed=seed, start_id=0, **hosts)
+
+
+def same(a, b):
+  return all(np.array_equal(a[k], b[k]) for k in a) and set(a) == set(b)
+
+
+def heads(batch):
+  """The own words of the pairs in a batch, source side and target side."""
+  out = []
+  for side in ('source', 'target'):
+    tokens = batch[side]
+    out.append(sorted(tokens[(tokens >= 2) & (tokens < 63)].tolist()))
+  return out
+
+
+@pytest.mark.parametrize('pack', [True, False])
+def test_every_pair_once_an_epoch(pairs, pack):
+  batches = make(pairs, pack=pack)
+  step = 0
+  for epoch in range(3):
+    seen = [[], []]
+    assert batches.epoch_of(step)[:2] == (epoch, 0)
+    for _ in range(batches.epoch_of(step)[2]):
+      for side, ids in zip(seen, heads(batches.get(step))):
+        side += ids
+      step += 1
+    assert sorted(seen[0]) == sorted(seen[1]) == list(range(2, 63))
+
+
+def test_segments_hold_whole_pairs_and_inputs_are_moved_targets(pairs):
+  batch = make(pairs).get(0)
+  several = 0
+  for b in range(4):
+    for s in range(1, batch['target_segments'][b].max() + 1):
+      here = batch['target_segments'][b] == s
+      target, given = batch['target'][b][here], batch['target_in'][b][here]
+      assert given[0] == 0 and target[-1] == EOS
+      np.testing.assert_array_equal(given[1:], target[:-1])
+      source = batch['source'][b][batch['source_segments'][b] == s]
+      assert source[-1] == EOS
+      # Joined pairs: one end token, and the same pairs on both sides.
+      assert (target == EOS).sum() == 1 == (source == EOS).sum()
+      own = [x[(x >= 2) & (x < 63)].tolist() for x in (source, target)]
+      assert own[0] == own[1]
+      several += len(own[0]) > 1
+  assert several
+
+
+def test_same_order_for_a_seed_and_another_for_another(pairs):
+  one, again, other = make(pairs), make(pairs), make(pairs, seed=1)
+  assert all(same(one.get(i), again.get(i)) for i in (5, 0, 9))
+  assert not same(one.get(0), other.get(0))
+
+
+@pytest.mark.parametrize('threads', [1, 2, 5])
+def test_readers_do_not_change_the_order(pairs, threads):
+  batches = make(pairs)
+  read = list(data.iterate(batches, 0, 12, threads=threads))
+  assert len(read) == 12
+  assert all(same(b, batches.get(i)) for i, b in enumerate(read))
+
+
+@pytest.mark.parametrize('stop', [1, 6, 11, 12])
+def test_resuming_loses_and_repeats_nothing(pairs, stop):
+  whole = list(data.iterate(make(pairs), 0, 12))
+  parts = list(data.iterate(make(pairs), 0, stop))
+  parts += list(data.iterate(make(pairs), stop, 12))
+  assert len(parts) == 12
+  assert all(same(a, b) for a, b in zip(whole, parts))
+
+
+def test_hosts_share_the_rows_of_a_batch(pairs):
+  whole = make(pairs).get(2)
+  parts = [
+    make(pairs, process_index=i, process_count=2).get(2) for i in range(2)
+  ]
+  for name in whole:
+    for i in range(2):
+      np.testing.assert_array_equal(whole[name][i::2], parts[i][name])
+  with pytest.raises(ValueError, match='4 cannot be divided by 3 hosts'):
+    make(pairs, process_index=0, process_count=3)
+
+
+def test_a_plain_process_without_flags_reads_the_same(pairs):
+  code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from specjax.training import data
+from tests.training import test_data
+batches = test_data.make({pairs!r})
+print(sum(int(b['target'].astype('int64').sum()) * (i + 1)
+          for i, b in enumerate(data.iterate(batches, 0, 9, threads=2))))
+"""
+  out = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  batches = make(pairs)
+  wanted = sum(
+    int(batches.get(i)['target'].astype('int64').sum()) * (i + 1)
+    for i in range(9)
+  )
+  assert int(out.stdout) == wanted
+
+
+@pytest.mark.parametrize('fraction', [0.25, 1.0])
+def test_a_mixture_has_the_share_it_says(pairs, tmp_path, fraction):
+  labelled = tmp_path / 'own.jsonl'
+  labelled.write_text(
+    ''.join(
+      f'{{"prompt": "w{i}", "tokens": [{200 + i}, 1]}}\n' for i in range(40)
+    )
+  )
+  config = settings(
+    pairs,
+    labelled=str(labelled),
+    labelled_fraction=fraction,
+    joined_fraction=0.0,
+  )
+  own = dataclasses.replace(
+    config, source_field='prompt', target_field='tokens'
+  )
+  sources = [
+    data.load_pairs(config, [pairs], encode, EOS),
+    data.load_pairs(own, [str(labelled)], encode, EOS),
+  ]
+  batches = data.make_batches(config, sources, seed=0, start_id=0)
+  count = collections.Counter()
+  for i in range(batches.epoch_of(0)[2]):
+    target = batches.get(i)['target']
+    count['own'] += int((target >= 200).sum())
+    count['given'] += int(((target >= 2) & (target < 63)).sum())
+  assert count['own'] == round(fraction * 61)
+  assert count['given'] == 61 - count['own']
+
+
+def test_packing_leaves_little_empty():
+  rng = np.random.default_rng(0)
+  sizes = rng.integers(4, 30, size=(800, 2))
+  rows = packing.pack(sizes, (96, 96))
+  assert sorted(i for row in rows for i in row) == list(range(800))
+  used = np.array([sizes[row].sum(0) for row in rows])
+  assert used.max() <= 96
+  assert used.sum() / (len(rows) * 2 * 96) > 0.85
+
+
+def test_text_is_predicted_token_by_token_once(tmp_path):
+  path = tmp_path / 'a.txt'
+  path.write_text('w1 w2 w3 w4 w5 w6 w7\n\nw8 w9\n')
+  config = data.DataConfig(
+    kind='text', train=str(path), target_length=4, batch_rows=2
+  )
+  source = data.load_text(config, [str(path)], encode, EOS)
+  batches = data.make_batches(config, [source], seed=0)
+  followed = []
+  for i in range(batches.epoch_of(0)[2]):
+    batch = batches.get(i)
+    here = batch['weight'] > 0
+    followed += list(zip(batch['tokens'][here], batch['target'][here]))
+    first = batch['positions'] == 0
+    starts = np.diff(batch['segments'], axis=1, prepend=0) != 0
+    live = batch['segments'] > 0
+    np.testing.assert_array_equal(first & live, starts & live)
+  wanted = [(i, i + 1) for i in range(3, 9)] + [(9, EOS), (10, 11), (11, EOS)]
+  assert sorted(followed) == sorted(wanted)
+
+
+def test_prompts_of_labelled_text_carry_no_loss(tmp_path):
+  path = tmp_path / 'own.jsonl'
+  path.write_text(
+    '{"prompt": "w1 w2 w3", "tokens": [50, 51, 1], "finish_reason": "eos"}\n'
+    '{"prompt": "w1 w2", "tokens": [60], "finish_reason": "length"}\n'
+  )
+  config = data.DataConfig(
+    kind='text', labelled=str(path), target_length=8, batch_rows=1
+  )
+  source = data.load_labelled_text(config, [str(path)], encode, EOS)
+  assert source.skipped == 1
+  batch = data.make_batches(config, [source], seed=0).get(0)
+  assert batch['target'][batch['weight'] > 0].tolist() == [50, 51, 1]
+
+
+@pytest.mark.parametrize(
+  'content, words',
+  [
+    (b'', 'is empty'),
+    (b'a\tb\nno tab here\n', r'line 2: no tab'),
+    (b'a\tb\n\xff\xfe\tc\n', 'line 2: not UTF-8'),
+    (b'a\t\n', 'line 1: source or target is empty'),
+    (b'\n\n', 'No sentence pair'),
+  ],
+)
+def test_bad_pairs_are_told_with_file_and_line(tmp_path, content, words):
+  path = tmp_path / 'x.tsv'
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=words) as error:
+    readers.read_pairs([str(path)])
+  assert 'x.tsv' in str(error.value)
+
+
+def test_bad_lines_are_counted_and_skipped_if_asked(tmp_path):
+  path = tmp_path / 'x.tsv'
+  path.write_text('a\tb\nbad\nc\td\nworse\n')
+  assert readers.read_pairs([str(path)], skip_bad_lines=True) == (
+    ['a', 'c'],
+    ['b', 'd'],
+    2,
+  )
+
+
+def test_missing_file_and_bad_json(tmp_path):
+  with pytest.raises(FileNotFoundError, match='nowhere.tsv does not exist'):
+    readers.read_pairs([str(tmp_path / 'nowhere.tsv')])
+  path = tmp_path / 'x.jsonl'
+  path.write_text('{"source": "a", "target": "b"}\n{"source": 1}\n[]\n')
+  with pytest.raises(ValueError, match='line 2: the field .source.'):
+    readers.read_pairs([str(path)])
+  path.write_text('{"source": "a"')
+  with pytest.raises(ValueError, match='line 1: not a JSON object'):
+    list(readers.read_text([str(path)]))
+
+
+@pytest.mark.parametrize(
+  'field, value, words',
+  [
+    ('kind', 'audio', 'kind must be'),
+    ('source_length', 0, 'source_length must be at least 1, not 0'),
+    ('target_length', 0, 'target_length must be at least 1'),
+    ('batch_rows', 0, 'batch_rows must be at least 1'),
+    ('joined_fraction', 1.5, 'between 0 and 1'),
+    ('labelled_fraction', float('nan'), 'between 0 and 1'),
+    ('labelled_fraction', 0.5, 'labelled names no file'),
+    ('join_max', 1, 'join_max'),
+    ('train', '', 'names no file'),
+    ('on_policy_fraction', 0.5, 'pack=False'),
+  ],
+)
+def test_bad_settings_are_told(field, value, words):
+  config = data.DataConfig(train='x.tsv', join_min=2)
+  setattr(config, field, value)
+  with pytest.raises(ValueError, match=words):
+    config.validate()
+
+
+def test_pairs_too_long_for_a_row_are_counted(tmp_path):
+  path = tmp_path / 'x.tsv'
+  path.write_text('w1 w2 w3 w4\tw1\nw5\tw6\n')
+  config = settings(str(path), source_length=3)
+  assert data.load_pairs(config, [str(path)], encode, EOS).too_long == 1
+  config.source_length = 1
+  with pytest.raises(ValueError, match='No pair fits'):
+    data.load_pairs(config, [str(path)], encode, EOS)
+
+
+def test_a_tokenizer_that_cannot_join_is_refused():
+  def joined(texts):
+    return [[len(t)] for t in texts]
+
+  with pytest.raises(ValueError, match='joined_fraction=0'):
+    data.check_joinable(joined, ['ab', 'c'], EOS)
+  data.check_joinable(encode, ['w1', 'w2 w3'], EOS)

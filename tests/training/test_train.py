@@ -1,0 +1,326 @@
+"""The loop: stopping, killing, resuming, refusing."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from specjax import checkpoints
+from specjax.training import build
+from specjax.training import config as config_lib
+from specjax.training import export
+from specjax.training import metrics
+from specjax.training import state as state_lib
+from specjax.training import train
+from tests.training import toy
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# A source token that makes the poisoned loss infinite.
+MARK = 3
+
+
+@pytest.fixture(scope='module', name='files')
+def files_fixture(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('toy')
+  toy.write(folder)
+  return folder
+
+
+def run(files, workdir, stop_at=None, **changes):
+  """Trains in this process; a signal arrives during step `stop_at`."""
+  parts = build.build(toy.config(files, data_parallel=1, **changes))
+
+  def interrupt(params, batch, step):
+    del params
+    if step + 1 == stop_at:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return batch
+
+  return train.train(
+    parts, str(workdir), on_policy=interrupt, report=lambda line: None
+  )
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope='module', name='whole')
+def whole_fixture(files, tmp_path_factory):
+  """A run without a stop: dropout, EMA and two epochs included."""
+  workdir = tmp_path_factory.mktemp('whole')
+  return workdir, run(files, workdir, **VARIED)
+
+
+VARIED = {
+  'model__dropout': 0.1,
+  'optimizer__ema': 0.9,
+  'data__max_examples': 150,
+  'steps': 10,
+}
+
+
+def test_stopping_and_resuming_changes_no_bit(files, whole, tmp_path):
+  first = run(files, tmp_path, stop_at=5, **VARIED)
+  assert first.stopped and first.step == 5
+  second = run(files, tmp_path, **VARIED)
+  assert not second.stopped and second.step == 10
+  assert_same(second.state, whole[1].state)
+  losses = [
+    {r['step']: r['loss'] for r in metrics.read(d) if r['kind'] == 'eval'}
+    for d in (tmp_path, whole[0])
+  ]
+  assert losses[0] == losses[1] != {}
+
+
+def test_what_a_person_watches_is_there(whole):
+  workdir = whole[0]
+  rows = metrics.read(workdir)
+  assert [r['step'] for r in rows if r['kind'] == 'train'] == [4, 8, 10]
+  assert {'loss', 'tokens_per_second', 'learning_rate', 'grad_norm'} <= set(
+    rows[0]
+  )
+  assert (workdir / 'curves.png').read_bytes().startswith(b'\x89PNG')
+  assert list((workdir / 'tensorboard').glob('events*'))
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import jax
+jax.config.update('jax_default_matmul_precision', 'highest')
+jax.config.update('jax_num_cpu_devices', 8)
+from specjax import checkpoints
+from tests.training import test_train
+
+save = checkpoints.save
+
+def killed_in_the_middle(manager, step, state, rank=None):
+  save(manager, step, state, rank)
+  if step == 8:  # The writing goes on in the background; nobody waits.
+    os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoints.save = killed_in_the_middle
+import pathlib
+test_train.run(
+    pathlib.Path({files!r}), pathlib.Path({workdir!r}), **test_train.VARIED)
+"""
+
+
+def test_killed_in_the_middle_of_a_save(files, whole, tmp_path):
+  code = KILLED.format(root=str(ROOT), files=str(files), workdir=str(tmp_path))
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True
+  )
+  assert done.returncode == -signal.SIGKILL, done.stderr
+  manager = checkpoints.open_manager(str(tmp_path / train.CHECKPOINTS))
+  # Whole or absent: the one before is there in any case.
+  assert set(manager.all_steps()) in ({4}, {4, 8})
+  manager.close()
+  resumed = run(files, tmp_path, **VARIED)
+  assert_same(resumed.state, whole[1].state)
+
+
+def test_a_workdir_of_another_run_is_left_alone(files, whole):
+  workdir = whole[0]
+  before = (workdir / 'config.json').read_bytes()
+  with pytest.raises(
+    ValueError, match='optimizer.learning_rate is 0.1 here and 0.005 there'
+  ):
+    run(files, workdir, optimizer__learning_rate=0.1, **VARIED)
+  assert (workdir / 'config.json').read_bytes() == before
+  # What changes no parameter may differ.
+  config = toy.config(files, log_every=7, eval_prompts=1, **VARIED)
+  train.check_workdir(str(workdir), config)
+
+
+def test_a_loss_that_is_not_finite_stops(files, tmp_path):
+  parts = build.build(toy.config(files, data_parallel=1))
+
+  def loss(params, frozen, batch, key):
+    total, weight, sums = parts.objective.loss(params, frozen, batch, key)
+    return total / (batch['source'][0, 0] != MARK), weight, sums
+
+  def poison(params, batch, step):
+    del params
+    mark = MARK if step == 5 else batch['source'][0, 0]
+    return dict(batch, source=batch['source'].at[0, 0].set(mark))
+
+  poisoned = parts._replace(objective=parts.objective._replace(loss=loss))
+  with pytest.raises(FloatingPointError) as error:
+    train.train(
+      poisoned, str(tmp_path), on_policy=poison, report=lambda s: None
+    )
+  told = str(error.value)
+  assert told.startswith('Step 6: the loss is inf')
+  assert told.find(os.path.join(str(tmp_path), 'checkpoints', '4')) > 0
+
+
+def test_rows_must_divide_by_the_devices(files):
+  config = toy.config(files, data__batch_rows=12, data_parallel=8)
+  with pytest.raises(ValueError, match='12 cannot be divided by 8 devices'):
+    train.placement(config)
+  config.data_parallel = 99
+  with pytest.raises(ValueError, match='99 but there are'):
+    train.placement(config)
+  config = toy.config(files, data_parallel=2, optimizer__accumulation=8)
+  with pytest.raises(ValueError, match='8 accumulated parts'):
+    train.placement(config)
+
+
+def test_several_devices_train_alike(files, whole, tmp_path):
+  parts = build.build(toy.config(files, data_parallel=4, **VARIED))
+  out = train.train(parts, str(tmp_path), report=lambda line: None)
+  # Dropout draws the same noise wherever a row lies.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-3, atol=5e-4),
+    out.state.params,
+    whole[1].state.params,
+  )
+
+
+def test_checkpoints_keep_the_last_and_the_best(tmp_path):
+  ranks = {1: 0.1, 2: 0.9, 3: None, 4: 0.2, 5: None}
+  manager = checkpoints.open_manager(str(tmp_path), 2)
+  for step in (1, 2, 3):
+    checkpoints.save(manager, step, {'a': np.arange(3)}, ranks[step])
+  manager.close()
+  manager = checkpoints.open_manager(str(tmp_path), 2)
+  for step in (4, 5):
+    checkpoints.save(manager, step, {'a': np.arange(3)}, ranks[step])
+  manager.wait_until_finished()
+  assert manager.all_steps() == [2, 4, 5]
+  like = checkpoints.abstract({'a': np.zeros(4)})
+  with pytest.raises(ValueError, match='does not fit this model'):
+    checkpoints.restore(manager, 5, {'b': like['a']})
+  manager.close()
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_whole(
+  tmp_path, monkeypatch
+):
+  manager = checkpoints.open_manager(str(tmp_path), 2)
+  state = {'a': np.arange(3)}
+  checkpoints.save(manager, 1, state)
+  manager.wait_until_finished()
+  with monkeypatch.context() as patch:
+
+    def full(*args, **kwargs):
+      raise OSError(28, 'No space left on device')
+
+    patch.setattr(os, 'rename', full)
+    patch.setattr(os, 'replace', full)
+    with pytest.raises(OSError, match='No space left'):
+      checkpoints.save(manager, 2, state)
+      manager.wait_until_finished()
+  again = checkpoints.open_manager(str(tmp_path), 2)
+  assert again.latest_step() == 1
+  got = checkpoints.restore(again, 1, checkpoints.abstract(state))
+  np.testing.assert_array_equal(got['a'], state['a'])
+  again.close()
+
+
+def test_the_last_checkpoints_are_averaged(files, whole):
+  workdir, outcome = whole
+  manager = checkpoints.open_manager(str(workdir / train.CHECKPOINTS))
+  like = checkpoints.abstract(outcome.state)
+  steps = sorted(manager.all_steps())[-2:]
+  wanted = [
+    state_lib.best_params(checkpoints.restore(manager, s, like)) for s in steps
+  ]
+  got = export.final_params(manager, like, 2)
+  manager.close()
+  jax.tree.map(
+    lambda a, b, c: np.testing.assert_allclose(a, (b + c) / 2, rtol=1e-5),
+    got,
+    *wanted,
+  )
+
+
+@pytest.mark.parametrize(
+  'name, value, words',
+  [
+    ('task', 'drafter', 'needs teacher=FOLDER'),
+    ('task', 'nothing', "must be one of 'target', 'drafter'"),
+    ('steps', 0, 'steps must be at least 1'),
+    ('compute_dtype', 'int4', 'must be one of'),
+    ('objective__name', 'kld', 'Unknown objective .kld.*known are'),
+    ('objective__name', 'jsd', 'has none and learns by'),
+    ('objective__beta', 0.0, 'strictly between'),
+    ('objective__temperature', float('nan'), 'positive number'),
+    ('optimizer__learning_rate', float('nan'), 'positive number'),
+    ('optimizer__name', 'sgd', "must be one of 'adamw', 'adafactor'"),
+    ('optimizer__warmup_steps', -1, 'at least 0'),
+    ('optimizer__ema', 1.5, 'between 0'),
+    ('model__width', 0, 'width must be at least 1'),
+    ('tokenizer', '', 'train.tokenizer makes one'),
+    ('data__source_length', 0, 'at least 1'),
+  ],
+)
+def test_bad_settings_are_told(files, name, value, words):
+  with pytest.raises(ValueError, match=words):
+    toy.config(files, **{name: value}).validate()
+
+
+def test_difference_names_the_field():
+  old = config_lib.to_dict(config_lib.TrainConfig())
+  new = json.loads(json.dumps(old))
+  assert config_lib.difference(old, new) == ''
+  new['data']['batch_rows'] = 7
+  assert config_lib.difference(old, new) == (
+    'data.batch_rows is 7 here and 32 there'
+  )
+
+
+def test_bad_folders_are_told(files, tmp_path):
+  with pytest.raises(FileNotFoundError, match='No tokenizer in'):
+    build.build(toy.config(files, tokenizer=str(tmp_path)))
+  with pytest.raises(FileNotFoundError, match='nowhere.tsv does not exist'):
+    build.build(toy.config(files, data__train=str(tmp_path / 'nowhere.tsv')))
+  with pytest.raises(ValueError, match="learns from data.kind='pairs'"):
+    build.build(
+      toy.config(files, data__kind='text', data__train=str(files / 'text.txt'))
+    )
+
+
+def test_sigterm_saves_and_says_how_to_resume(files, tmp_path):
+  config = tmp_path / 'toy_config.py'
+  config.write_text(
+    f'import sys\nsys.path.insert(0, {str(ROOT)!r})\n'
+    'import pathlib\nfrom tests.training import toy\n'
+    'def get_config():\n'
+    f'  return toy.config(pathlib.Path({str(files)!r}), steps=100000)\n'
+  )
+  workdir = tmp_path / 'run'
+  process = subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      'train.main',
+      f'--config={config}',
+      f'--workdir={workdir}',
+    ],
+    cwd=ROOT,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  deadline = time.time() + 240
+  while time.time() < deadline and process.poll() is None:
+    if metrics.read(str(workdir)):
+      break
+    time.sleep(0.2)
+  process.send_signal(signal.SIGTERM)
+  _, told = process.communicate(timeout=120)
+  assert process.returncode == 0, told
+  last = told.strip().splitlines()[-1]
+  assert 'To resume: python -m train.main' in last
+  assert f'--workdir={workdir}' in last
+  step = int(last.split('saved at step ')[1].split()[0])
+  assert (workdir / 'checkpoints' / str(step)).is_dir()
