@@ -10,7 +10,7 @@ About 10 million parameters. Half of the pairs are joined to passages of 4 to
 """
 
 from specjax.training import config as config_lib
-from specjax.training import data
+from specjax.training import sources as sources_lib
 
 
 def get_config(arg: str = '') -> config_lib.TrainConfig:
@@ -35,7 +35,7 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     model=config_lib.ModelConfig(
       family='t5', width=256, layers=6, heads=4, head_dim=64, mlp=512
     ),
-    data=data.DataConfig(
+    data=sources_lib.DataConfig(
       kind='pairs',
       train='train.en-de.tsv',
       valid='valid.en-de.tsv',

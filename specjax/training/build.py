@@ -14,6 +14,7 @@ from specjax.training import config as config_lib
 from specjax.training import data as data_lib
 from specjax.training import objectives
 from specjax.training import readers
+from specjax.training import sources as sources_lib
 from specjax.training import step as step_lib
 
 
@@ -32,8 +33,8 @@ class Run(NamedTuple):
     init: `(key) -> params`, fresh or read from a folder.
     batches: of training.
     valid: of held-out data, or None.
-    sources: what was read: `data_lib.Source`s.
-    valid_source: held-out `data_lib.Source`, or None.
+    sources: what was read: `sources_lib.Source`s.
+    valid_source: held-out `sources_lib.Source`, or None.
   """
 
   config: config_lib.TrainConfig
@@ -248,11 +249,11 @@ def _sources(config, tokenizer, eos_id):
   settings = config.data
   encode = encoder(tokenizer)
   is_pairs = settings.kind == 'pairs'
-  load = data_lib.load_pairs if is_pairs else data_lib.load_text
+  load = sources_lib.load_pairs if is_pairs else sources_lib.load_text
   sources = []
   if settings.labelled_fraction < 1:
     sources.append(
-      load(settings, data_lib.files(settings.train), encode, eos_id)
+      load(settings, sources_lib.files(settings.train), encode, eos_id)
     )
   if settings.labelled_fraction > 0:
     labelled = dataclasses.replace(
@@ -260,15 +261,17 @@ def _sources(config, tokenizer, eos_id):
       source_field=readers.LABELLED[0],
       target_field=readers.LABELLED[1],
     )
-    load_labelled = load if is_pairs else data_lib.load_labelled_text
+    load_labelled = load if is_pairs else sources_lib.load_labelled_text
     sources.append(
-      load_labelled(labelled, data_lib.files(settings.labelled), encode, eos_id)
+      load_labelled(
+        labelled, sources_lib.files(settings.labelled), encode, eos_id
+      )
     )
   if is_pairs and settings.joined_fraction > 0:
-    data_lib.check_joinable(encode, ['It is late.', 'Go home.'], eos_id)
+    sources_lib.check_joinable(encode, ['It is late.', 'Go home.'], eos_id)
   valid = None
   if settings.valid:
-    valid = load(settings, data_lib.files(settings.valid), encode, eos_id)
+    valid = load(settings, sources_lib.files(settings.valid), encode, eos_id)
   return sources, valid
 
 

@@ -7,8 +7,8 @@ fields; a run validates them once and changes nothing afterwards.
 import dataclasses
 import math
 
-from specjax.training import data as data_lib
 from specjax.training import losses
+from specjax.training import sources as sources_lib
 
 TASKS = ('target', 'drafter')
 FAMILIES = ('t5', 'decoder')
@@ -159,8 +159,8 @@ class TrainConfig:
   licence: str = ''
   data_note: str = ''
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-  data: data_lib.DataConfig = dataclasses.field(
-    default_factory=data_lib.DataConfig
+  data: sources_lib.DataConfig = dataclasses.field(
+    default_factory=sources_lib.DataConfig
   )
   optimizer: OptimizerConfig = dataclasses.field(
     default_factory=OptimizerConfig

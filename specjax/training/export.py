@@ -11,7 +11,7 @@ from specjax import base
 from specjax import checkpoints
 from specjax.models import hf
 from specjax.training import build as build_lib
-from specjax.training import data as data_lib
+from specjax.training import sources as sources_lib
 from specjax.training import state as state_lib
 
 FOLDER = 'export'
@@ -75,7 +75,9 @@ def export(
 
 def _file_names(run):
   settings = run.config.data
-  files = data_lib.files(settings.train) + data_lib.files(settings.labelled)
+  files = sources_lib.files(settings.train) + sources_lib.files(
+    settings.labelled
+  )
   return ', '.join(f'`{os.path.basename(f)}`' for f in files)
 
 

@@ -12,6 +12,7 @@ import pytest
 from specjax.training import data
 from specjax.training import packing
 from specjax.training import readers
+from specjax.training import sources as sources_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EOS = 1
@@ -42,7 +43,7 @@ def pairs_fixture(tmp_path):
 
 def settings(path, **changes):
   return dataclasses.replace(
-    data.DataConfig(
+    sources_lib.DataConfig(
       train=path,
       source_length=24,
       target_length=24,
@@ -62,7 +63,7 @@ def make(path, seed=0, **changes):
     if k in changes
   }
   config = settings(path, **changes)
-  source = data.load_pairs(config, [path], encode, EOS)
+  source = sources_lib.load_pairs(config, [path], encode, EOS)
   return data.make_batches(config, [source], seed=seed, start_id=0, **hosts)
 
 
@@ -186,8 +187,8 @@ def test_a_mixture_has_the_share_it_says(pairs, tmp_path, fraction):
     config, source_field='prompt', target_field='tokens'
   )
   sources = [
-    data.load_pairs(config, [pairs], encode, EOS),
-    data.load_pairs(own, [str(labelled)], encode, EOS),
+    sources_lib.load_pairs(config, [pairs], encode, EOS),
+    sources_lib.load_pairs(own, [str(labelled)], encode, EOS),
   ]
   batches = data.make_batches(config, sources, seed=0, start_id=0)
   count = collections.Counter()
@@ -212,10 +213,10 @@ def test_packing_leaves_little_empty():
 def test_text_is_predicted_token_by_token_once(tmp_path):
   path = tmp_path / 'a.txt'
   path.write_text('w1 w2 w3 w4 w5 w6 w7\n\nw8 w9\n')
-  config = data.DataConfig(
+  config = sources_lib.DataConfig(
     kind='text', train=str(path), target_length=4, batch_rows=2
   )
-  source = data.load_text(config, [str(path)], encode, EOS)
+  source = sources_lib.load_text(config, [str(path)], encode, EOS)
   batches = data.make_batches(config, [source], seed=0)
   followed = []
   for i in range(batches.epoch_of(0)[2]):
@@ -236,10 +237,10 @@ def test_prompts_of_labelled_text_carry_no_loss(tmp_path):
     '{"prompt": "w1 w2 w3", "tokens": [50, 51, 1], "finish_reason": "eos"}\n'
     '{"prompt": "w1 w2", "tokens": [60], "finish_reason": "length"}\n'
   )
-  config = data.DataConfig(
+  config = sources_lib.DataConfig(
     kind='text', labelled=str(path), target_length=8, batch_rows=1
   )
-  source = data.load_labelled_text(config, [str(path)], encode, EOS)
+  source = sources_lib.load_labelled_text(config, [str(path)], encode, EOS)
   assert source.skipped == 1
   batch = data.make_batches(config, [source], seed=0).get(0)
   assert batch['target'][batch['weight'] > 0].tolist() == [50, 51, 1]
@@ -301,7 +302,7 @@ def test_missing_file_and_bad_json(tmp_path):
   ],
 )
 def test_bad_settings_are_told(field, value, words):
-  config = data.DataConfig(train='x.tsv', join_min=2)
+  config = sources_lib.DataConfig(train='x.tsv', join_min=2)
   setattr(config, field, value)
   with pytest.raises(ValueError, match=words):
     config.validate()
@@ -311,10 +312,10 @@ def test_pairs_too_long_for_a_row_are_counted(tmp_path):
   path = tmp_path / 'x.tsv'
   path.write_text('w1 w2 w3 w4\tw1\nw5\tw6\n')
   config = settings(str(path), source_length=3)
-  assert data.load_pairs(config, [str(path)], encode, EOS).too_long == 1
+  assert sources_lib.load_pairs(config, [str(path)], encode, EOS).too_long == 1
   config.source_length = 1
   with pytest.raises(ValueError, match='No pair fits'):
-    data.load_pairs(config, [str(path)], encode, EOS)
+    sources_lib.load_pairs(config, [str(path)], encode, EOS)
 
 
 def test_a_tokenizer_that_cannot_join_is_refused():
@@ -322,5 +323,5 @@ def test_a_tokenizer_that_cannot_join_is_refused():
     return [[len(t)] for t in texts]
 
   with pytest.raises(ValueError, match='joined_fraction=0'):
-    data.check_joinable(joined, ['ab', 'c'], EOS)
-  data.check_joinable(encode, ['w1', 'w2 w3'], EOS)
+    sources_lib.check_joinable(joined, ['ab', 'c'], EOS)
+  sources_lib.check_joinable(encode, ['w1', 'w2 w3'], EOS)

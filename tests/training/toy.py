@@ -3,7 +3,7 @@
 import itertools
 
 from specjax.training import config as config_lib
-from specjax.training import data
+from specjax.training import sources as sources_lib
 from train import tokenizer as tokenizer_lib
 
 _WORDS = ('ba', 'do', 'fe', 'gi', 'ku', 'lo', 'mi', 'nu', 'pa', 'ra')
@@ -53,7 +53,7 @@ def config(folder, **changes):
     model=config_lib.ModelConfig(
       width=32, layers=1, heads=2, head_dim=16, mlp=64
     ),
-    data=data.DataConfig(
+    data=sources_lib.DataConfig(
       train=str(folder / 'train.tsv'),
       valid=str(folder / 'valid.tsv'),
       source_length=32,

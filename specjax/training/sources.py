@@ -1,0 +1,233 @@
+"""What a run reads: its settings, and files to token streams."""
+
+import dataclasses
+from typing import Callable, NamedTuple, Optional
+
+import numpy as np
+
+from specjax.training import packing
+from specjax.training import readers
+
+
+@dataclasses.dataclass
+class DataConfig:
+  """What to train on.
+
+  Attributes:
+    kind: 'pairs' (source and target) or 'text' (documents).
+    train: files, comma-separated (.tsv, .jsonl or plain text).
+    valid: held-out files, comma-separated.
+    labelled: files of target-generated pairs, comma-separated (.jsonl).
+    labelled_fraction: share of the examples taken from `labelled` instead of
+      `train`; 0 is ground truth alone and 1 is target-generated alone.
+    on_policy_fraction: share of the batches whose targets the drafter itself
+      generates at that step.
+    source_field, target_field, text_fields: names in JSON lines
+      (`text_fields` comma-separated, joined by a newline).
+    skip_bad_lines: count and leave out bad lines instead of stopping.
+    source_length, target_length: tokens of a row on each side.
+    batch_rows: rows of a batch, over all hosts.
+    pack: put several examples into one row.
+    joined_fraction: share of the pairs that are joined to passages.
+    join_min, join_max: pairs in a passage.
+    max_examples: use only the first examples; 0 uses all.
+    threads: reading threads.
+  """
+
+  kind: str = 'pairs'
+  train: str = ''
+  valid: str = ''
+  labelled: str = ''
+  labelled_fraction: float = 0.0
+  on_policy_fraction: float = 0.0
+  source_field: str = 'source'
+  target_field: str = 'target'
+  text_fields: str = 'text'
+  skip_bad_lines: bool = False
+  source_length: int = 128
+  target_length: int = 128
+  batch_rows: int = 32
+  pack: bool = True
+  joined_fraction: float = 0.0
+  join_min: int = 4
+  join_max: int = 8
+  max_examples: int = 0
+  threads: int = 1
+
+  def validate(self):
+    """Raises ValueError with one sentence for a setting that cannot work."""
+    if self.kind not in ('pairs', 'text'):
+      raise ValueError(
+        f"data.kind must be 'pairs' or 'text', not {self.kind!r}."
+      )
+    for name in (
+      'source_length',
+      'target_length',
+      'batch_rows',
+      'threads',
+      'join_min',
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'data.{name} must be at least 1, not {getattr(self, name)}.'
+        )
+    for name in ('labelled_fraction', 'on_policy_fraction', 'joined_fraction'):
+      value = getattr(self, name)
+      if not 0 <= value <= 1:
+        raise ValueError(f'data.{name} must lie between 0 and 1, not {value}.')
+    if self.join_max < self.join_min:
+      raise ValueError(
+        f'data.join_max ({self.join_max}) must not be below data.join_min '
+        f'({self.join_min}).'
+      )
+    if not self.train and self.labelled_fraction < 1:
+      raise ValueError('data.train names no file to train on.')
+    if self.labelled_fraction > 0 and not self.labelled:
+      raise ValueError(
+        'data.labelled_fraction is above 0 but data.labelled names no file; '
+        'train.label writes one.'
+      )
+    if self.on_policy_fraction > 0 and self.pack:
+      raise ValueError(
+        'data.on_policy_fraction needs data.pack=False: the drafter answers '
+        'one source a row.'
+      )
+
+
+class Source(NamedTuple):
+  """Tokenised examples in memory.
+
+  Attributes:
+    sides: token streams of equal count: (source, target), or (text,).
+    skipped: lines left out as bad.
+    too_long: examples left out because they do not fit a row.
+    given: for text, int [n], how many tokens of each example are a prompt and
+      carry no loss, at least 1; None for pairs.
+  """
+
+  sides: tuple[packing.Stream, ...]
+  skipped: int
+  too_long: int
+  given: Optional[np.ndarray] = None
+
+
+def files(names: str) -> list[str]:
+  """Splits a comma-separated list of files."""
+  return [name.strip() for name in names.split(',') if name.strip()]
+
+
+def _encode(values, encode, eos_id):
+  """Texts or ready ids to lists of ids that end with `eos_id`."""
+  texts = [v for v in values if isinstance(v, str)]
+  encoded = iter(encode(texts))
+  out = []
+  for value in values:
+    ids = list(next(encoded) if isinstance(value, str) else value)
+    if not ids or ids[-1] != eos_id:
+      ids.append(eos_id)
+    out.append(ids)
+  return out
+
+
+def load_pairs(
+  config: DataConfig,
+  paths: list[str],
+  encode: Callable[[list[str]], list[list[int]]],
+  eos_id: int,
+) -> Source:
+  """Reads and tokenises sentence pairs; every side ends with `eos_id`."""
+  sources, targets, skipped = readers.read_pairs(
+    paths,
+    fields=(config.source_field, config.target_field),
+    skip_bad_lines=config.skip_bad_lines,
+  )
+  sources, targets = _first(config, sources), _first(config, targets)
+  pairs = list(
+    zip(_encode(sources, encode, eos_id), _encode(targets, encode, eos_id))
+  )
+  fitting = [
+    (s, t)
+    for s, t in pairs
+    if len(s) <= config.source_length and len(t) <= config.target_length
+  ]
+  if not fitting:
+    raise ValueError(
+      f'No pair fits {config.source_length} source and '
+      f'{config.target_length} target tokens; raise data.source_length and '
+      'data.target_length.'
+    )
+  sides = tuple(packing.stream(side) for side in zip(*fitting))
+  return Source(sides, skipped, len(pairs) - len(fitting))
+
+
+def _first(config, examples):
+  return examples[: config.max_examples] if config.max_examples else examples
+
+
+def load_labelled_text(
+  config: DataConfig,
+  paths: list[str],
+  encode: Callable[[list[str]], list[list[int]]],
+  eos_id: int,
+) -> Source:
+  """Reads prompts and a decoder-only target's continuations of them.
+
+  Only the continuation carries loss; an example that is longer than a row is
+  cut.
+  """
+  prompts, answers, skipped = readers.read_pairs(
+    paths, fields=readers.LABELLED, skip_bad_lines=config.skip_bad_lines
+  )
+  prompts, answers = _first(config, prompts), _first(config, answers)
+  examples, given, too_long = [], [], 0
+  for prompt, answer in zip(encode(prompts), answers):
+    # An end token after the prompt belongs to whole documents alone.
+    prompt = prompt[:-1] if prompt and prompt[-1] == eos_id else prompt
+    if len(prompt) > config.target_length:
+      too_long += 1
+      continue
+    examples.append((list(prompt) + answer)[: config.target_length + 1])
+    given.append(max(len(prompt), 1))
+  if not examples:
+    raise ValueError(
+      f'No prompt of {", ".join(paths)} fits {config.target_length} tokens; '
+      'raise data.target_length.'
+    )
+  return Source(
+    (packing.stream(examples),), skipped, too_long, np.asarray(given)
+  )
+
+
+def load_text(
+  config: DataConfig,
+  paths: list[str],
+  encode: Callable[[list[str]], list[list[int]]],
+  eos_id: int,
+) -> Source:
+  """Reads and tokenises documents, cut to pieces that fit a row."""
+  documents = readers.read_documents(paths, fields=files(config.text_fields))
+  documents = _first(config, documents)
+  pieces = []
+  for ids in _encode(documents, encode, eos_id):
+    pieces += packing.cut(np.asarray(ids, np.int32), config.target_length)
+  pieces = [p for p in pieces if len(p) > 1]
+  if not pieces:
+    raise ValueError(f'No text of two tokens or more in {", ".join(paths)}.')
+  return Source((packing.stream(pieces),), 0, 0, np.ones(len(pieces), np.int64))
+
+
+def check_joinable(encode, texts: list[str], eos_id: int):
+  """Raises ValueError unless token-wise joining spells the joined text.
+
+  Passages are joined as tokens, because joining anew in every epoch must not
+  tokenise anew. Sentencepiece-like tokenizers mark a word by the space before
+  it and allow that; byte-level ones do not.
+  """
+  first, second = texts[0], texts[-1]
+  parts = _encode([first, second], encode, eos_id)
+  (whole,) = _encode([f'{first} {second}'], encode, eos_id)
+  if parts[0][:-1] + parts[1] != whole:
+    raise ValueError(
+      'This tokenizer spells a sentence differently after another one, so '
+      'pairs cannot be joined to passages; set data.joined_fraction=0.'
+    )
