@@ -139,7 +139,8 @@ def _write_whole(file, text: str) -> None:
     except OSError as error:
       if start is None:
         raise
-      os.truncate(file.fileno(), start)
+      with contextlib.suppress(OSError):
+        os.truncate(file.fileno(), start)
       raise OSError(f'Cannot write to {file.name}: {error.strerror}.') from None
 
 

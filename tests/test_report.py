@@ -1,0 +1,50 @@
+"""Totals of a run and the reason of its speed."""
+
+import pytest
+
+from specjax import api
+from specjax import report
+from specjax.decoding import stats
+
+
+def answer(**counts):
+  return api.Answer('', '', (), 'eos', stats.Counts(**counts), 0)
+
+
+def test_numbers_add_up_and_empty_ratios_are_none():
+  found = report.numbers(
+    [
+      answer(num_tokens=6, num_target_calls=2, num_accepted=4, num_tested=5),
+      answer(num_tokens=2, num_target_calls=2, num_accepted=0, num_tested=2),
+    ],
+    seconds=4.0,
+    compile_seconds=1.0,
+  )
+  assert found['tokens_per_second'] == 2.0
+  assert found['block_efficiency'] == 2.0
+  assert found['acceptance_rate'] == 4 / 7
+  assert found['draft_acceptance_rate'] is None
+  assert 'block efficiency  2.000' in report.table(found)
+
+
+@pytest.mark.parametrize(
+  'times, words',
+  [
+    (report.StepTimes(1.0, 1.0, 0.1), 'a gain'),
+    (report.StepTimes(1.0, 1.0, 1.0), 'drafter is too expensive'),
+    (report.StepTimes(1.0, 4.0, 0.01), 'wider block'),
+  ],
+)
+def test_the_reason_follows_the_costs(times, words):
+  found = {'acceptance_rate': 0.6, 'block_efficiency': 2.4}
+  parts, sentences = report.explain(found, times, num_draft=4)
+  assert words in sentences
+  expected = 2.4 / (times.block + 4 * times.drafter)
+  assert parts['predicted_factor'] == pytest.approx(expected)
+  assert (parts['best_num_draft'] > 0) == (words == 'a gain')
+
+
+def test_without_drafts_there_is_nothing_to_explain():
+  found = {'acceptance_rate': None, 'block_efficiency': 1.0}
+  parts, sentences = report.explain(found, report.StepTimes(1, 1, 0), 4)
+  assert parts == {} and 'Nothing was drafted' in sentences
