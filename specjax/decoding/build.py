@@ -5,7 +5,7 @@ whose drafter draws its tokens the way the verifier needs.
 """
 
 import dataclasses
-from typing import Optional, Sequence, Union
+from typing import NamedTuple, Optional, Sequence, Union
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,23 @@ from specjax.decoding import verify as verify_lib
 from specjax.decoding import warp as warp_lib
 
 SAMPLERS = ('gumbel', 'inverse_cdf')
-FREE_DRAFTERS = ('prompt_lookup',)
+# Drafters that need no training and no parameters.
+FREE_DRAFTERS = ('prompt_lookup', 'suffix', 'token_recycling')
 GREEDY_RULES = ('greedy', 'top_candidates')
+
+
+class Hybrid(NamedTuple):
+  """A draft model beside suffix matching, see `drafters.hybrid`.
+
+  Attributes:
+    lm: the draft model.
+    num_draft: most tokens that it drafts a round.
+    draft_cost: what drafting them costs, in plain steps of the target.
+  """
+
+  lm: base.CachedLM
+  num_draft: int = 4
+  draft_cost: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +132,8 @@ def choose_verifier(name: str, spec: warp_lib.WarpSpec, drafter) -> str:
 
   Args:
     name: of a verifier, or 'auto': `greedy` where nothing is sampled, else
-      `sampling` for a drafter with probabilities and `match` for one without.
+      `sampling` for a drafter with probabilities, `match` for one without, and
+      `coupled`, which is good at either, for a `Hybrid`.
     spec: the warp's switches.
     drafter: as in `recipe`.
 
@@ -130,6 +146,8 @@ def choose_verifier(name: str, spec: warp_lib.WarpSpec, drafter) -> str:
   if name == 'auto':
     if not spec.sampled:
       return 'greedy'
+    if isinstance(drafter, Hybrid):
+      return 'coupled'
     return 'sampling' if isinstance(drafter, base.CachedLM) else 'match'
   if name in GREEDY_RULES and spec.sampled:
     raise ValueError(
@@ -143,7 +161,7 @@ def choose_verifier(name: str, spec: warp_lib.WarpSpec, drafter) -> str:
 
 def recipe(
   target: base.CachedLM,
-  drafter: Union[None, str, base.CachedLM] = None,
+  drafter: Union[None, str, base.CachedLM, Hybrid] = None,
   *,
   num_draft: int = 4,
   verify: str = 'auto',
@@ -154,7 +172,8 @@ def recipe(
 
   Args:
     target: the model whose law the output has.
-    drafter: None for plain decoding, 'prompt_lookup', or a draft model.
+    drafter: None for plain decoding, a name of `FREE_DRAFTERS`, a draft model,
+      or a `Hybrid` of one.
     num_draft: K; 0 is plain decoding too.
     verify: a name of `verify.NAMES`, or 'auto'.
     warp: static switches; see `Sampling.warp_spec`.
@@ -189,16 +208,59 @@ def recipe(
       warp=warp,
       sampler=sampler,
     )
-  elif drafter == 'prompt_lookup':
-    made = drafters.prompt_lookup(
+    return generate_lib.Recipe(target, made, verifier, target_warp)
+  if isinstance(drafter, Hybrid):
+    _check_fit(target, drafter.lm)
+    spec = drafters.HybridSpec(
+      _suffix_spec(num_draft),
+      min(drafter.num_draft, num_draft),
+      drafter.draft_cost,
+    )
+    made = drafters.hybrid(
+      drafter.lm,
+      spec,
+      noise=verifier.noise if warp.sampled else 'argmax',
+      needs_log_probs=verifier.needs_log_probs,
+      warp=warp,
+      sampler=sampler,
+      search_source=target.is_encoder_decoder,
+    )
+    widths = _widths(spec.num_draft, num_draft)
+  else:
+    made = _free(target, drafter, num_draft)
+    widths = _widths(2, num_draft)
+  return generate_lib.Recipe(target, made, verifier, target_warp, widths)
+
+
+def _free(target: base.CachedLM, name: str, num_draft: int) -> base.Drafter:
+  """A drafter of `FREE_DRAFTERS`."""
+  if name == 'prompt_lookup':
+    return drafters.prompt_lookup(
       num_draft=num_draft, search_source=target.is_encoder_decoder
     )
-  else:
-    raise ValueError(
-      f'Unknown drafter {drafter!r}; use a draft model or one of '
-      f'{FREE_DRAFTERS}.'
+  if name == 'suffix':
+    return drafters.suffix(
+      _suffix_spec(num_draft), search_source=target.is_encoder_decoder
     )
-  return generate_lib.Recipe(target, made, verifier, target_warp)
+  if name == 'token_recycling':
+    return drafters.token_recycling(
+      vocab_size=target.vocab_size,
+      num_draft=num_draft,
+      from_prompt=not target.is_encoder_decoder,
+    )
+  raise ValueError(
+    f'Unknown drafter {name!r}; use a draft model or one of {FREE_DRAFTERS}.'
+  )
+
+
+def _suffix_spec(num_draft: int) -> drafters.SuffixSpec:
+  """Settings that cost next to nothing where nothing repeats."""
+  return drafters.SuffixSpec(num_draft=num_draft, min_score=0.5, max_wait=8)
+
+
+def _widths(middle: int, num_draft: int) -> tuple[int, ...]:
+  """Widths to compile: none drafted, a short draft, a whole one."""
+  return tuple(sorted({0, min(middle, num_draft), num_draft}))
 
 
 def _check_fit(target: base.CachedLM, drafter: base.CachedLM) -> None:

@@ -12,7 +12,11 @@ from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import verify
-from specjax.decoding.drafters import suffix as suffix_lib
+from specjax.decoding.drafters.suffix import learn
+from specjax.decoding.drafters.suffix import search
+from specjax.decoding.drafters.suffix import suffix
+from specjax.decoding.drafters.suffix import SuffixSpec
+from specjax.decoding.drafters.suffix import SuffixState
 from tests import fakes
 
 VOCAB = 11
@@ -143,7 +147,7 @@ def _context(rows, capacity):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _search(spec, index, source, context):
-  return suffix_lib.search(spec, index, source, context)
+  return search(spec, index, source, context)
 
 
 def _kept(tokens):
@@ -161,7 +165,7 @@ _SPECS = (
 def test_chains_equal_the_counting_oracle(settings):
   rng = np.random.default_rng(len(settings))
   capacity, num_rows = 40, 1000
-  spec = suffix_lib.SuffixSpec(max_matches=capacity, **settings)
+  spec = SuffixSpec(max_matches=capacity, **settings)
   rows = [
     _sequence(rng, int(rng.integers(1, capacity + 1))).tolist()
     for _ in range(num_rows)
@@ -179,7 +183,7 @@ def test_chains_equal_the_counting_oracle(settings):
 @pytest.mark.parametrize('settings', _SPECS[:2])
 def test_corpus_drafts_equal_the_counting_oracle(settings):
   rng = np.random.default_rng(7)
-  spec = suffix_lib.SuffixSpec(max_matches=128, **settings)
+  spec = SuffixSpec(max_matches=128, **settings)
   # The ring drops the oldest sequences.
   added = [_sequence(rng, int(rng.integers(1, 30))).tolist() for _ in range(9)]
   corpus = corpus_lib.add(corpus_lib.empty(100, 'x'), added)
@@ -220,9 +224,7 @@ def _is_most_frequent(texts, row, tokens, score):
 
 def test_trees_equal_the_counting_oracle():
   rng = np.random.default_rng(5)
-  spec = suffix_lib.SuffixSpec(
-    num_draft=10, max_path=4, max_matches=40, factor=2.0
-  )
+  spec = SuffixSpec(num_draft=10, max_path=4, max_matches=40, factor=2.0)
   rows = [_sequence(rng, int(rng.integers(2, 41))).tolist() for _ in range(300)]
   got = jax.device_get(_search(spec, None, None, _context(rows, 40)))
   for i, row in enumerate(rows):
@@ -253,7 +255,7 @@ def _paths(tokens, parent, depth):
 
 
 def test_few_matches_are_the_longest_then_the_latest():
-  spec = suffix_lib.SuffixSpec(max_matches=1)
+  spec = SuffixSpec(max_matches=1)
   row = [1, 2, 3, 4, 5, 9, 2, 3, 6, 6, 1, 2, 3]
   got = _search(spec, None, None, _context([row], 20))
   assert _kept(got.tokens[0]) == [4, 5, 9]  # three tokens agree: three drafted
@@ -263,7 +265,7 @@ def test_few_matches_are_the_longest_then_the_latest():
 
 
 def test_source_is_searched_too():
-  spec = suffix_lib.SuffixSpec()
+  spec = SuffixSpec()
   source = base.Prompt(
     jnp.asarray([[5, 6, 7, 8, 9, 1, 5, 5]]), jnp.asarray([6])
   )
@@ -280,24 +282,24 @@ def test_min_score_and_min_match_drop_whole_drafts():
     (dict(min_score=0.5), 0),
     (dict(min_match=2), 0),
   ):
-    spec = suffix_lib.SuffixSpec(**settings)
+    spec = SuffixSpec(**settings)
     got = _search(spec, None, None, _context([row], 10))
     assert len(_kept(got.tokens[0])) == want
 
 
 def test_rows_that_miss_wait():
-  spec = suffix_lib.SuffixSpec(max_wait=4)
+  spec = SuffixSpec(max_wait=4)
   zero = jnp.zeros((2,), jnp.int32)
-  state = suffix_lib.SuffixState(None, zero, zero, zero)
+  state = SuffixState(None, zero, zero, zero)
   waits = []
   for _ in range(14):
     waits.append(int(state.wait[0]))
     accepted = jnp.asarray([0, 1])
-    state = suffix_lib.learn(spec, state, accepted)
+    state = learn(spec, state, accepted)
     assert int(state.wait[1]) == 0
   assert waits == [0, 1, 0, 2, 1, 0, 4, 3, 2, 1, 0, 4, 3, 2]
   state = state.replace(wait=zero)
-  state = suffix_lib.learn(spec, state, jnp.asarray([3, 3]))
+  state = learn(spec, state, jnp.asarray([3, 3]))
   assert state.misses.tolist() == [0, 0] and state.wait.tolist() == [0, 0]
 
 
@@ -316,7 +318,7 @@ def test_rows_that_miss_wait():
 )
 def test_bad_settings_are_named(settings):
   with pytest.raises(ValueError, match=next(iter(settings))):
-    suffix_lib.suffix(suffix_lib.SuffixSpec(**settings))
+    suffix(SuffixSpec(**settings))
 
 
 # Corpora on the host and on disk.
@@ -434,8 +436,8 @@ def test_output_is_that_of_plain_decoding(
   controls = settings.controls(build.row_keys(0, range(5)), new, (3,))
   plain = build.compiled(build.recipe(target, warp=settings.warp_spec()), new)
   want = jax.device_get(plain(generate_lib.Params(params), prompt, controls))
-  drafter = suffix_lib.suffix(
-    suffix_lib.SuffixSpec(num_draft=6, max_path=max_path, max_wait=2),
+  drafter = suffix(
+    SuffixSpec(num_draft=6, max_path=max_path, max_wait=2),
     search_source=encoder_decoder,
   )
   index = None
@@ -458,7 +460,7 @@ def test_a_loop_is_drafted_whole():
   settings = build.Sampling()
   prompt = _prompt(1)
   controls = settings.controls(build.row_keys(0, [0]), 200)
-  drafter = suffix_lib.suffix(suffix_lib.SuffixSpec(num_draft=8))
+  drafter = suffix(SuffixSpec(num_draft=8))
   got = _decode(
     target,
     generate_lib.Params(params),
@@ -474,7 +476,7 @@ def test_a_loop_is_drafted_whole():
 
 def test_program_has_no_callback_and_no_vocabulary_sized_vote():
   big = 50021
-  spec = suffix_lib.SuffixSpec()
+  spec = SuffixSpec()
   index = corpus_lib.index(
     corpus_lib.add(corpus_lib.empty(64, 'x'), [[big - 1] * 9])
   )

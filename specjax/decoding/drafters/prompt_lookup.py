@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from specjax import base
 
+MATCHES = ('latest', 'earliest')
+
 
 @struct.dataclass
 class Source:
@@ -27,25 +29,32 @@ def prompt_lookup(
   num_draft: int,
   max_ngram: int = 3,
   min_ngram: int = 1,
+  match: str = 'latest',
+  periodic: bool = True,
   search_source: bool = False,
 ) -> base.Drafter:
-  """Copies the continuation of the longest, then latest, n-gram match.
+  """Copies the continuation of the longest n-gram match.
 
   The searched text is the context and, for an encoder-decoder, also the
-  source. A match close to the end is continued periodically, so that a loop
-  of any period fills all K slots.
+  source. With `match='earliest', periodic=False` this is what transformers
+  calls prompt lookup (`max_ngram` is its `max_matching_ngram_size`); vLLM's
+  `ngram` has the same two lengths.
 
   Args:
     num_draft: K, at least 1.
     max_ngram: longest suffix of the context to look for.
     min_ngram: shortest match that is worth a draft.
+    match: which of several longest matches to copy, 'latest' or 'earliest'.
+    periodic: continue a match close to the end periodically, so that a loop of
+      any period fills all K slots; otherwise a copy stops at the end.
     search_source: whether the prompt is an encoder's source.
 
   Returns:
     A drafter of point masses (`Draft.log_probs` is None).
 
   Raises:
-    ValueError: if the lengths are not 1 <= min_ngram <= max_ngram.
+    ValueError: if the lengths are not 1 <= min_ngram <= max_ngram, or `match`
+      is another word.
   """
   if num_draft < 1:
     raise ValueError(f'num_draft must be at least 1, not {num_draft}.')
@@ -54,6 +63,8 @@ def prompt_lookup(
       'prompt lookup needs 1 <= min_ngram <= max_ngram, not '
       f'{min_ngram} and {max_ngram}.'
     )
+  if match not in MATCHES:
+    raise ValueError(f'match must be one of {MATCHES}, not {match!r}.')
 
   def init(params, prompt, prefilled, *, capacity):
     del params, prefilled, capacity
@@ -65,16 +76,17 @@ def prompt_lookup(
     del params
     context = view.context
     suffix = _suffix(context, max_ngram)
-    end, run = _best_match(context.tokens, context.length - 1, suffix)
+    end, run = _best_match(context.tokens, context.length - 1, suffix, match)
     period = context.length - 1 - end
     tokens = _copy(context.tokens, end, period, num_draft)
+    if not periodic:
+      tokens = _cut(tokens, period)
     if search_source:
-      end, source_run = _best_match(source.tokens, source.length - 1, suffix)
-      left = source.length - 1 - end
-      copied = _copy(source.tokens, end, left, num_draft)
-      copied = jnp.where(
-        jnp.arange(num_draft) < left[:, None], copied, base.EMPTY
+      end, source_run = _best_match(
+        source.tokens, source.length - 1, suffix, match
       )
+      left = source.length - 1 - end
+      copied = _cut(_copy(source.tokens, end, left, num_draft), left)
       better = source_run > run
       tokens = jnp.where(better[:, None], copied, tokens)
       run = jnp.maximum(run, source_run)
@@ -95,13 +107,14 @@ def _suffix(context: base.Context, max_ngram: int) -> base.Array:
   return jnp.where(at >= 0, tokens, base.EMPTY)
 
 
-def _best_match(tokens, limit, suffix):
-  """Where the longest, then latest, earlier copy of the suffix ends.
+def _best_match(tokens, limit, suffix, match):
+  """Where the longest earlier copy of the suffix ends.
 
   Args:
     tokens: int32 [B, M], the text searched.
     limit: int32 [B]; a match ends before it, so that something follows.
     suffix: int32 [B, n], newest first.
+    match: 'latest' or 'earliest', of the longest.
 
   Returns:
     end int32 [B], index of the match's last token, and run int32 [B], its
@@ -117,8 +130,16 @@ def _best_match(tokens, limit, suffix):
   run = jnp.sum(jnp.cumprod(jnp.stack(equal).astype(jnp.int32), 0), 0)
   index = jnp.arange(width)
   run = jnp.where(index < limit[:, None], run, 0)
-  end = jnp.argmax(run * width + index, axis=1)
+  place = index if match == 'latest' else width - 1 - index
+  end = jnp.argmax(run * width + place, axis=1)
   return end, jnp.take_along_axis(run, end[:, None], axis=1)[:, 0]
+
+
+def _cut(tokens, length):
+  """`EMPTY` from slot `length` on."""
+  return jnp.where(
+    jnp.arange(tokens.shape[1]) < length[:, None], tokens, base.EMPTY
+  )
 
 
 def _copy(tokens, end, period, num_draft):

@@ -15,6 +15,7 @@ import functools
 
 from specjax.base import Verifier
 from specjax.decoding import sampling as _noise
+from specjax.decoding.verify import tree as _tree
 from specjax.decoding.verify.block import block
 from specjax.decoding.verify.greedy import greedy
 from specjax.decoding.verify.match import coupled
@@ -31,6 +32,8 @@ _PLAIN = {
   'top_candidates': top_candidates,
 }
 _TARGET_SAMPLE = {'coupled': coupled, 'match': match}
+_TREE_SAMPLE = {'coupled': _tree.coupled, 'match': _tree.match}
+TREE_NAMES = ('greedy', 'coupled', 'match')
 
 NAMES = (
   'greedy',
@@ -42,25 +45,37 @@ NAMES = (
   'top_candidates',
 )
 
-__all__ = ['NAMES', 'make']
+__all__ = ['NAMES', 'TREE_NAMES', 'make']
 
 
 @functools.lru_cache(maxsize=None)
-def make(name: str, sampler: str = 'gumbel') -> Verifier:
+def make(
+  name: str, sampler: str = 'gumbel', *, max_path: int = 0
+) -> Verifier:
   """The rule of that name; the same object every time.
 
   Args:
     name: one of `NAMES`.
     sampler: how `coupled` and `match` draw the target's samples, 'gumbel' or
       'inverse_cdf'; the other rules take no part in it.
+    max_path: 0 for drafts that are chains; for trees, their longest path.
 
   Raises:
-    ValueError: on another name or sampler.
+    ValueError: on another name or sampler, or a rule without a tree form.
   """
   if sampler not in _noise.SAMPLERS:
     raise ValueError(
       f'Unknown sampler {sampler!r}: it must be one of '
       f'{", ".join(_noise.SAMPLERS)}.'
+    )
+  if max_path and name in NAMES:
+    if name == 'greedy':
+      return _tree.greedy(max_path)
+    if name in _TREE_SAMPLE:
+      return _TREE_SAMPLE[name](max_path, sampler)
+    raise ValueError(
+      f'The rule {name!r} verifies chains only; for a tree use one of '
+      f'{", ".join(TREE_NAMES)}.'
     )
   if name in _TARGET_SAMPLE:
     return _TARGET_SAMPLE[name](sampler)

@@ -1,0 +1,186 @@
+"""Drafts from a table of the latest successors of every token.
+
+The table is int32 [V, k]: row x holds the k distinct tokens that last followed
+x, the latest first, `EMPTY` where fewer are known. It is filled from the prompt
+and from what is emitted, for all rows of a batch together, and read along a
+static tree: slot s proposes the rank-r successor of its parent's token.
+
+(The paper also recycles candidates that the target scored but did not emit; a
+drafter of this library is told what was emitted.)
+
+References:
+  Luo et al. Turning trash into treasure: accelerating inference of large
+    language models with token recycling. 2024.
+    https://arxiv.org/abs/2408.08696
+"""
+
+import functools
+import heapq
+
+from jax import lax
+import jax.numpy as jnp
+
+from specjax import base
+
+
+@functools.lru_cache(maxsize=None)
+def token_recycling(
+  *,
+  vocab_size: int,
+  num_draft: int,
+  num_successors: int = 8,
+  max_path: int = 0,
+  decay: float = 0.4,
+  from_prompt: bool = True,
+) -> base.Drafter:
+  """Makes the drafter; it has no parameters.
+
+  Args:
+    vocab_size: V.
+    num_draft: K, slots of the chain or nodes of the tree.
+    num_successors: k, width of the table.
+    max_path: 0 drafts a chain of latest successors; more, a tree with paths of
+      at most this length.
+    decay: how much less likely the next rank is thought to be; shapes the tree.
+    from_prompt: whether the prompt fills the table too. Not for a source in
+      another language.
+
+  Returns:
+    A drafter of point masses: verify with `greedy`, `match` or `coupled`.
+
+  Raises:
+    ValueError: on sizes out of range.
+  """
+  if num_draft < 1 or num_successors < 1 or vocab_size < 1:
+    raise ValueError(
+      'Token recycling needs num_draft, num_successors and vocab_size of at '
+      f'least 1, not {num_draft}, {num_successors} and {vocab_size}.'
+    )
+  if not 0 <= max_path <= num_draft or not 0 < decay < 1:
+    raise ValueError(
+      'Token recycling needs 0 <= max_path <= num_draft and 0 < decay < 1, '
+      f'not {max_path} and {decay}.'
+    )
+  if max_path:
+    parent, rank, depth = template(num_draft, num_successors, max_path, decay)
+  else:
+    parent, rank = list(range(num_draft)), [0] * num_draft
+
+  def init(params, prompt, prefilled, *, capacity):
+    del params, capacity
+    table = jnp.full((vocab_size, num_successors), base.EMPTY, jnp.int32)
+    if from_prompt:
+      table = learn(
+        table, prompt.tokens[:, 0], prompt.tokens[:, 1:], prompt.length - 1
+      )
+    return table, prefilled.last_token
+
+  def propose(params, state, view):
+    del params
+    table = state[0]
+    tokens = [view.last_token]
+    for above, place in zip(parent, rank):
+      token = tokens[above]
+      found = table[jnp.maximum(token, 0), place]
+      tokens.append(jnp.where(token >= 0, found, base.EMPTY))
+    tree = None
+    if max_path:
+      rows = (view.last_token.shape[0], num_draft + 1)
+      tree = base.Tree(
+        jnp.broadcast_to(jnp.asarray([0] + parent, jnp.int32), rows),
+        jnp.broadcast_to(jnp.asarray([0] + depth, jnp.int32), rows),
+      )
+    draft = base.Draft(jnp.stack(tokens[1:], axis=1), tree=tree)
+    return draft, (table, view.last_token)
+
+  def observe(params, state, observation):
+    del params
+    table, last = state
+    table = learn(table, last, observation.tokens, observation.num_tokens)
+    return table, last
+
+  return base.Drafter(init, propose, observe, num_draft, max_path or num_draft)
+
+
+def learn(
+  table: base.Array,
+  before: base.Array,
+  tokens: base.Array,
+  num_tokens: base.Array,
+) -> base.Array:
+  """Moves each token to the front of its predecessor's row.
+
+  Args:
+    table: int32 [V, k].
+    before: int32 [B], the token before the first.
+    tokens: int32 [B, n].
+    num_tokens: int32 [B], how many of them count.
+
+  Returns:
+    The table. Where rows of the batch meet in one step, the last one wins.
+  """
+  batch, width = tokens.shape
+  if not width:
+    return table
+  vocab_size, num_successors = table.shape
+  rows = jnp.arange(batch)
+
+  def step(index, carry):
+    table, before = carry
+    token = lax.dynamic_index_in_dim(tokens, index, axis=1, keepdims=False)
+    counts = index < num_tokens
+    old = table[before]
+    same = old == token[:, None]
+    at = jnp.where(
+      jnp.any(same, axis=1), jnp.argmax(same, axis=1), num_successors - 1
+    )[:, None]
+    shifted = jnp.concatenate([token[:, None], old[:, :-1]], axis=1)
+    new = jnp.where(jnp.arange(num_successors) <= at, shifted, old)
+    # One writer for each table row, so that the result is well defined.
+    later = (before[:, None] == before) & counts & (rows > rows[:, None])
+    writes = counts & ~jnp.any(later, axis=1)
+    place = jnp.where(writes, before, vocab_size)
+    table = table.at[place].set(new, mode='drop')
+    return table, jnp.where(counts, token, before)
+
+  steps = jnp.clip(jnp.max(num_tokens), 0, width)
+  return lax.fori_loop(0, steps, step, (table, before))[0]
+
+
+def template(
+  num_nodes: int, num_successors: int, max_path: int, decay: float
+) -> tuple[list[int], list[int], list[int]]:
+  """The static tree of the largest promise, in breadth-first order.
+
+  Rank r is thought to be right with probability (1 - decay) * decay ** r; the
+  most probable nodes are kept.
+
+  Returns:
+    For each of the nodes 1..num_nodes its parent (0: the root), its rank and
+    its depth.
+
+  Raises:
+    ValueError: if no tree within the bounds has so many nodes.
+  """
+  heap = [(-(1 - decay), 1, (0,))]
+  kept = []
+  while heap and len(kept) < num_nodes:
+    value, depth, path = heapq.heappop(heap)
+    kept.append(path)
+    if path[-1] + 1 < num_successors:
+      sibling = path[:-1] + (path[-1] + 1,)
+      heapq.heappush(heap, (value * decay, depth, sibling))
+    if depth < max_path:
+      heapq.heappush(heap, (value * (1 - decay), depth + 1, path + (0,)))
+  if len(kept) < num_nodes:
+    raise ValueError(
+      f'A tree of paths up to {max_path} with {num_successors} successors has '
+      f'{len(kept)} nodes; num_draft must not be larger, but is {num_nodes}.'
+    )
+  kept.sort(key=lambda path: (len(path), path))
+  slot = {(): 0} | {path: i for i, path in enumerate(kept, 1)}
+  return (
+    [slot[path[:-1]] for path in kept],
+    [path[-1] for path in kept],
+    [len(path) for path in kept],
+  )

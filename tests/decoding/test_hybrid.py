@@ -1,0 +1,177 @@
+"""The hybrid: exact under every rule, and its model's cache stays right."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specjax import base
+from specjax.decoding import build
+from specjax.decoding import corpus as corpus_lib
+from specjax.decoding import drafters
+from specjax.decoding import generate as generate_lib
+from specjax.decoding import verify
+from tests import fakes
+
+VOCAB = 11
+NEW = 40
+
+
+def _prompt(batch, width=9):
+  rng = np.random.default_rng(batch)
+  return base.Prompt(
+    jnp.asarray(rng.integers(0, VOCAB, (batch, width)), jnp.int32),
+    jnp.asarray(rng.integers(1, width + 1, batch), jnp.int32),
+  )
+
+
+def _hybrid(lm, spec, settings, rule):
+  verifier = verify.make(rule)
+  warp = settings.warp_spec()
+  made = drafters.hybrid(
+    lm,
+    spec,
+    noise=verifier.noise if warp.sampled else 'argmax',
+    needs_log_probs=verifier.needs_log_probs,
+    warp=warp,
+    search_source=lm.is_encoder_decoder,
+  )
+  return made, verifier
+
+
+@pytest.mark.parametrize(
+  ('rule', 'temperature', 'encoder_decoder', 'with_corpus'),
+  [('greedy', 0.0, True, True), ('coupled', 0.7, False, False)],
+)
+def test_output_is_that_of_plain_decoding(
+  rule, temperature, encoder_decoder, with_corpus
+):
+  target = fakes.markov_lm(VOCAB, encoder_decoder=encoder_decoder)
+  good = fakes.markov_params(0, VOCAB)
+  poor = jax.tree.map(
+    lambda x, y: x + 0.5 * y, good, fakes.markov_params(5, VOCAB)
+  )
+  settings = build.Sampling(temperature=temperature)
+  controls = settings.controls(build.row_keys(0, range(5)), NEW, (3,))
+  prompt, warp = _prompt(5), settings.warp_spec()
+  plain = build.compiled(build.recipe(target, warp=warp), NEW)
+  want = plain(generate_lib.Params(good), prompt, controls)
+  index = None
+  if with_corpus:
+    kept = [np.asarray(row) for row in want.tokens[:3]]
+    index = corpus_lib.index(corpus_lib.add(corpus_lib.empty(400, 'x'), kept))
+  recipe = build.recipe(
+    target,
+    build.Hybrid(target, num_draft=3, draft_cost=0.5),
+    num_draft=6,
+    verify=rule,
+    warp=warp,
+  )
+  assert recipe.widths == (0, 3, 6)
+  params = generate_lib.Params(good, drafters.HybridParams(poor, index))
+  got = build.compiled(recipe, NEW)(params, prompt, controls)
+  width = want.tokens.shape[1]  # nothing but padding behind
+  np.testing.assert_array_equal(got.tokens[:, :width], want.tokens)
+  assert got.num_rounds < want.num_rounds
+
+
+def test_model_drafts_as_if_it_had_always_run():
+  """With itself as drafter a model's drafts are all accepted, whatever holes
+  the suffix rounds before left in its cache."""
+  lm = fakes.markov_lm(VOCAB)
+  good = fakes.markov_params(0, VOCAB)
+  settings = build.Sampling(temperature=1.0)
+  spec = drafters.HybridSpec(
+    drafters.SuffixSpec(num_draft=5), num_draft=2, prior=0.2, memory=0.0
+  )
+  made, verifier = _hybrid(lm, spec, settings, 'coupled')
+  recipe = generate_lib.Recipe(lm, made, verifier, settings.warp_spec())
+  params = generate_lib.Params(good, drafters.HybridParams(good))
+  controls = settings.controls(build.row_keys(3, range(6)), 60)
+  state = jax.jit(
+    functools.partial(generate_lib.start, recipe, max_new_tokens=60)
+  )(params, _prompt(6), controls)
+  step = jax.jit(functools.partial(generate_lib.run, recipe, max_rounds=1))
+  both = np.zeros(2, int)
+  for index in range(40):
+    state = step(params, state)
+    live = np.asarray(state.rounds.emitted[:, index]) > 0
+    left = np.asarray(state.status) == generate_lib.RUNNING
+    accepted = np.asarray(state.rounds.accepted[:, index])
+    by_model = np.asarray(state.drafter.by_model) & live & left
+    by_suffix = np.asarray(state.drafter.by_suffix) & live & left
+    both += by_model.sum(), by_suffix.sum()
+    assert (accepted[by_model] == 2).all()
+    # Expecting little again lets the search take over, and leave holes.
+    low = jnp.where(index % 3 == 0, 2.0, 0.1)
+    state = state.replace(
+      drafter=state.drafter.replace(
+        expected=jnp.full_like(state.drafter.expected, low)
+      )
+    )
+  assert both.min() > 10
+
+
+def test_ratio_rules_get_honest_distributions():
+  lm = fakes.markov_lm(VOCAB)
+  good = fakes.markov_params(0, VOCAB)
+  settings = build.Sampling(temperature=0.9)
+  spec = drafters.HybridSpec(
+    drafters.SuffixSpec(num_draft=5), num_draft=3, prior=0.5
+  )
+  made, _ = _hybrid(lm, spec, settings, 'sampling')
+  rows = np.zeros((2, 20), np.int32)
+  rows[0, :9] = [1, 2, 3, 4, 5, 1, 2, 3, 4]
+  rows[1, :9] = [1, 2, 3, 4, 5, 6, 7, 8, 9]
+  prompt = base.Prompt(jnp.asarray(rows), jnp.asarray([9, 9]))
+  controls = settings.controls(build.row_keys(0, range(2)), 8)
+  context = base.Context(prompt.tokens, prompt.length, prompt.length, controls)
+  params = drafters.HybridParams(good)
+  state = made.init(
+    params, prompt, lm.prefill(good, prompt, capacity=30), capacity=30
+  )
+  view = base.View(context, context.tokens[:, 8], None)
+  draft, state = jax.jit(made.propose)(params, state, view)
+  assert state.by_suffix.tolist() == [True, False]
+  assert state.by_model.tolist() == [False, True]
+  assert draft.tokens[0].tolist() == [5, 1, 2, 3, base.EMPTY]
+  assert (draft.tokens[1, 3:] == base.EMPTY).all()
+  p = np.exp(np.asarray(draft.log_probs))
+  np.testing.assert_array_equal(p[0, :4], np.eye(VOCAB)[[5, 1, 2, 3]])
+  assert not p[0, 4].any() and not p[1, 3:].any()
+  np.testing.assert_allclose(p[1, :3].sum(-1), 1, rtol=1e-5)
+  assert ((p[1, :3] > 0) & (p[1, :3] < 1)).all()
+
+
+def test_a_drafter_that_never_pays_is_seldom_asked():
+  lm = fakes.markov_lm(VOCAB)
+  good, bad = fakes.markov_params(0, VOCAB), fakes.markov_params(9, VOCAB)
+  settings = build.Sampling(temperature=1.0)
+  spec = drafters.HybridSpec(
+    drafters.SuffixSpec(num_draft=3, min_score=9.0),
+    num_draft=3,
+    draft_cost=1.5,
+    probe=8,
+  )
+  made, verifier = _hybrid(lm, spec, settings, 'coupled')
+  recipe = generate_lib.Recipe(lm, made, verifier, settings.warp_spec(), (0, 3))
+  params = generate_lib.Params(good, drafters.HybridParams(bad))
+  controls = settings.controls(build.row_keys(3, range(2)), 60)
+  got = build.compiled(recipe, 60)(params, _prompt(2), controls)
+  asked = np.asarray(got.rounds.drafted) > 0
+  assert asked[:, 0].all() and asked.sum(1).max() < 20
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    (dict(num_draft=9), 'num_draft'),
+    (dict(draft_cost=-1.0), 'draft_cost'),
+    (dict(suffix=drafters.SuffixSpec(max_path=2)), 'max_path'),
+  ],
+)
+def test_bad_settings_are_named(settings, message):
+  with pytest.raises(ValueError, match=message):
+    drafters.HybridSpec(**settings).validate()
