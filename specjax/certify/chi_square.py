@@ -1,0 +1,119 @@
+"""Chi-square tests of counted continuations, and what they can see.
+
+Every beginning of the continuations is tested, shortest first, so that a
+failure names the smallest one; Bonferroni's correction covers all lengths.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize
+from scipy import stats
+
+# Cells expected less often than this are counted together.
+SMALLEST_EXPECTED = 5.0
+
+
+class Difference(NamedTuple):
+  """The smallest disagreement found.
+
+  Attributes:
+    tokens: ids of the continuation's beginning.
+    expected: its exact probability.
+    observed: its relative frequency.
+    p_value: of the test that failed, after correction.
+  """
+
+  tokens: tuple[int, ...]
+  expected: float
+  observed: float
+  p_value: float
+
+
+def compare(probability: dict, longest: int, counts: dict, false_alarm: float):
+  """Tests the counts of every beginning, shortest first.
+
+  Args:
+    probability: {continuation: exact probability}.
+    longest: tokens of the longest continuation.
+    counts: {continuation: count}.
+    false_alarm: of all tests of this law together.
+
+  Returns:
+    (smallest corrected p-value, `Difference` of the shortest beginning that
+    fails, or None).
+  """
+  smallest, found = 1.0, None
+  for length in range(1, longest + 1):
+    expected = _beginnings(probability, length)
+    observed = _beginnings(counts, length)
+    p_value, worst = _chi_square(expected, observed)
+    p_value = min(1.0, p_value * longest)
+    smallest = min(smallest, p_value)
+    if p_value < false_alarm and found is None:
+      total = sum(observed.values())
+      found = Difference(
+        worst, expected.get(worst, 0.0), observed.get(worst, 0) / total, p_value
+      )
+  return smallest, found
+
+
+def _beginnings(weights: dict, length: int) -> dict:
+  """Adds up what begins alike."""
+  short = {}
+  for text, weight in weights.items():
+    short[text[:length]] = short.get(text[:length], 0) + weight
+  return short
+
+
+def _chi_square(expected: dict, observed: dict):
+  """(p-value, the cell that deviates most)."""
+  total = sum(observed.values())
+  impossible = [t for t in observed if expected.get(t, 0.0) <= 0.0]
+  if impossible:
+    return 0.0, max(impossible, key=lambda t: observed[t])
+  rare_expected = rare_observed = statistic = 0.0
+  cells, worst, deviation = 0, (), -1.0
+  for text, probability in expected.items():
+    wanted, seen = total * probability, observed.get(text, 0)
+    if wanted < SMALLEST_EXPECTED:
+      rare_expected += wanted
+      rare_observed += seen
+      continue
+    part = (seen - wanted) ** 2 / wanted
+    statistic += part
+    cells += 1
+    if part > deviation:
+      worst, deviation = text, part
+  if rare_expected >= 1.0:
+    part = (rare_observed - rare_expected) ** 2 / rare_expected
+    statistic += part
+    cells += 1
+    if part > deviation:
+      worst = max(
+        (t for t in observed if total * expected[t] < SMALLEST_EXPECTED),
+        key=lambda t: observed[t] - total * expected[t],
+        default=worst,
+      )
+  if cells < 2:
+    return 1.0, worst
+  return float(stats.chi2.sf(statistic, cells - 1)), worst
+
+
+def detectable(
+  probability: dict, longest: int, length: int, samples: int, false_alarm: float
+) -> float:
+  """A total variation distance that is flagged nine times out of ten.
+
+  Any deviation at distance d has a noncentrality of at least samples (2 d)^2.
+  """
+  cells = sum(
+    samples * p >= SMALLEST_EXPECTED
+    for p in _beginnings(probability, length).values()
+  )
+  freedom = max(cells - 1, 1)
+  limit = stats.chi2.isf(false_alarm / longest, freedom)
+  needed = optimize.brentq(
+    lambda x: stats.ncx2.sf(limit, freedom, x) - 0.9, 1e-3, 1e5
+  )
+  return float(np.sqrt(needed / samples) / 2)

@@ -1,0 +1,241 @@
+"""Deliberately broken rules: what a test that is worth its name must flag.
+
+Each is a mistake seen in a public implementation or a plausible slip. A
+certificate runs them with the same drafter, prompts and sample size as the
+method itself; those it flags are what its verdict is worth.
+"""
+
+import dataclasses
+from typing import Optional
+
+import jax
+import jax.numpy as jnp
+
+from specjax import base
+from specjax.decoding import generate as generate_lib
+from specjax.decoding import sampling
+from specjax.decoding.verify import common
+from specjax.decoding.verify.block import excess
+from specjax.decoding.verify.block import joint_ratios
+
+DESCRIPTIONS = {
+  'accept_all': 'accepts every draft token unseen',
+  'resample_from_p': 'draws the correction from p, not from the residual',
+  'residual_bonus': 'subtracts the last draft law from the bonus token',
+  'shared_noise': 'draws the correction with the draft token\'s noise',
+  'argmax_draft': 'drafts the likeliest token and calls it a sample of q',
+  'block_by_position': 'block verification, noise keyed by absolute position',
+  'warp_swapped': 'filters before the temperature when verifying',
+  'second_best': 'emits the second best token as correction',
+}  # fmt: skip
+NAMES = tuple(DESCRIPTIONS)
+
+
+def make(
+  name: str, recipe: generate_lib.Recipe, temperature: float
+) -> Optional[generate_lib.Recipe]:
+  """The recipe, broken.
+
+  Args:
+    name: one of `NAMES`.
+    recipe: chains only.
+    temperature: of the rows; decides which mistakes are mistakes.
+
+  Returns:
+    A recipe, or None where this mistake cannot be made or changes nothing.
+  """
+  return _MAKERS[name](recipe, temperature)
+
+
+def _with_verify(recipe, verify, name):
+  verifier = recipe.verifier._replace(verify=verify, name=f'broken:{name}')
+  return recipe._replace(verifier=verifier)
+
+
+def _accept_all(recipe, temperature):
+  del temperature
+
+  def verify(context, draft, logits):
+    count = common.filled(draft).sum(axis=1).astype(jnp.int32)
+    scores = common.take_slot(logits, count)
+    if not recipe.warp.sampled:
+      return base.Verdict(count, sampling.argmax(scores))
+    return base.Verdict(count, sampling.categorical(scores, _keys(context, 0)))
+
+  return _with_verify(recipe, verify, 'accept_all')
+
+
+def _keys(context, node):
+  """Keys [B] of the correction, as the ratio rules key it."""
+  keys = sampling.node_keys(
+    context.controls.row_key, context.length, node + 1, sampling.RESIDUAL
+  )
+  return keys[:, node]
+
+
+def _resample_from_p(recipe, temperature):
+  if temperature == 0:
+    return None
+
+  def verify(context, draft, logits):
+    verdict = recipe.verifier.verify(context, draft, logits)
+    scores = common.take_slot(logits, verdict.num_accepted)
+    token = sampling.categorical(scores, _keys(context, 1))
+    return base.Verdict(verdict.num_accepted, token)
+
+  return _with_verify(recipe, verify, 'resample_from_p')
+
+
+def _residual_bonus(recipe, temperature):
+  if temperature == 0:
+    return None
+
+  def verify(context, draft, logits):
+    verdict = recipe.verifier.verify(context, draft, logits)
+    count = verdict.num_accepted
+    drafted = common.filled(draft).sum(axis=1)
+    weights = _residual(draft, logits, count, jnp.maximum(drafted - 1, 0))
+    token = sampling.draw(weights, _keys(context, 1))
+    is_bonus = (count == drafted) & (drafted > 0)
+    return base.Verdict(count, jnp.where(is_bonus, token, verdict.next_token))
+
+  return _with_verify(recipe, verify, 'residual_bonus')
+
+
+def _residual(draft, logits, p_slot, q_slot):
+  """(p - q)+ of the given slots, or p where nothing is left: [B, V]."""
+  p = jax.nn.softmax(common.take_slot(logits, p_slot))
+  q = common.draft_row(draft, q_slot, logits.shape[-1])
+  weights = jnp.maximum(p - q, 0.0)
+  left = weights.sum(axis=-1, keepdims=True) > 0
+  return jnp.where(left, weights, p)
+
+
+def _shared_noise(recipe, temperature):
+  if temperature == 0 or recipe.verifier.noise != 'round':
+    return None
+
+  def verify(context, draft, logits):
+    verdict = recipe.verifier.verify(context, draft, logits)
+    count, num_draft = verdict.num_accepted, draft.tokens.shape[1]
+    keys = sampling.node_keys(
+      context.controls.row_key, context.length, num_draft, sampling.DRAFT
+    )
+    at = jnp.minimum(count, num_draft - 1)
+    mine = jax.vmap(lambda row, i: row[i])(keys, at)
+    token = sampling.draw(_residual(draft, logits, count, count), mine)
+    corrected = count < common.filled(draft).sum(axis=1)
+    return base.Verdict(count, jnp.where(corrected, token, verdict.next_token))
+
+  return _with_verify(recipe, verify, 'shared_noise')
+
+
+def _argmax_draft(recipe, temperature):
+  if temperature == 0 or not recipe.verifier.needs_log_probs:
+    return None
+  inner = recipe.drafter.propose
+
+  def propose(params, state, view):
+    draft, state = inner(params, state, view)
+    if draft.log_probs is None:
+      return draft, state
+    tokens = sampling.argmax(draft.log_probs)
+    tokens = jnp.where(draft.tokens == base.EMPTY, base.EMPTY, tokens)
+    return draft.replace(tokens=tokens), state
+
+  return recipe._replace(drafter=recipe.drafter._replace(propose=propose))
+
+
+def _block_by_position(recipe, temperature):
+  if temperature == 0 or recipe.verifier.noise != 'round':
+    return None
+
+  def verify(context, draft, logits):
+    num_draft = draft.tokens.shape[1]
+    position = context.length[:, None] + jnp.arange(num_draft + 1)
+    row_key = context.controls.row_key
+    u = sampling.uniform(
+      sampling.position_keys(row_key, position, sampling.ACCEPT)
+    )[:, :num_draft]
+    keys = sampling.position_keys(row_key, position, sampling.RESIDUAL)
+    return _block(draft, logits, u, keys)
+
+  return _with_verify(recipe, verify, 'block_by_position')
+
+
+def _block(draft, logits, u, keys):
+  """Block verification of full drafts with the given noise."""
+  num_draft = draft.tokens.shape[1]
+  p, q, log_normaliser = common.probabilities_at(draft, logits)
+  w = joint_ratios(p, q)
+  z = excess(w, p, draft, logits, log_normaliser)
+  wi = w[:, 1:]
+  zi = jnp.pad(z[:, 1:], ((0, 0), (0, 1)))
+  below = zi + 1.0 - wi
+  h = jnp.where(below > 0, zi / jnp.where(below > 0, below, 1.0), 1.0)
+  length = jnp.arange(1, num_draft + 1)
+  h = jnp.where(length == num_draft, wi, h)
+  count = jnp.max(jnp.where(u < h, length, 0), axis=1).astype(jnp.int32)
+  token = common.next_from_residual(
+    jax.vmap(lambda row, i: row[i])(keys, count),
+    draft,
+    logits,
+    log_normaliser,
+    count,
+    jnp.where(count == num_draft, 1.0, common.take_slot(w, count)),
+    jnp.ones(logits.shape[0], jnp.float32),
+  )
+  return base.Verdict(count, token)
+
+
+def _warp_swapped(recipe, temperature):
+  spec = recipe.warp
+  filters = spec.top_p or spec.min_p
+  if not filters or temperature in (0, 1):
+    return None
+
+  def verify(context, draft, logits):
+    controls = context.controls
+    law = jax.nn.softmax(logits * controls.temperature[:, None, None], axis=-1)
+    order = jnp.flip(jnp.sort(law, axis=-1), axis=-1)
+    before = jnp.cumsum(order, axis=-1) - order
+    kept = before < controls.top_p[:, None, None]
+    least = jnp.min(jnp.where(kept, order, 1.0), axis=-1, keepdims=True)
+    least = jnp.maximum(least, controls.min_p[:, None, None] * order[..., :1])
+    cut = jnp.where(law >= least, logits, -jnp.inf)
+    return recipe.verifier.verify(context, draft, cut)
+
+  # The loop's warp leaves the filters out; the drafter has its own.
+  recipe = recipe._replace(
+    warp=dataclasses.replace(spec, top_p=False, min_p=False)
+  )
+  return _with_verify(recipe, verify, 'warp_swapped')
+
+
+def _second_best(recipe, temperature):
+  if temperature > 0:
+    return None
+
+  def verify(context, draft, logits):
+    verdict = recipe.verifier.verify(context, draft, logits)
+    scores = common.take_slot(logits, verdict.num_accepted)
+    best = sampling.argmax(scores)[:, None] == jnp.arange(scores.shape[-1])
+    token = sampling.argmax(jnp.where(best, -jnp.inf, scores))
+    refused = verdict.num_accepted < common.filled(draft).sum(axis=1)
+    return base.Verdict(
+      verdict.num_accepted, jnp.where(refused, token, verdict.next_token)
+    )
+
+  return _with_verify(recipe, verify, 'second_best')
+
+
+_MAKERS = {
+  'accept_all': _accept_all,
+  'resample_from_p': _resample_from_p,
+  'residual_bonus': _residual_bonus,
+  'shared_noise': _shared_noise,
+  'argmax_draft': _argmax_draft,
+  'block_by_position': _block_by_position,
+  'warp_swapped': _warp_swapped,
+  'second_best': _second_best,
+}

@@ -1,0 +1,296 @@
+"""Tests a method three ways, and tests the tests.
+
+1. Identity: at temperature 0 the tokens are those of plain decoding, on the
+   user's prompts; under `coupled` and `match` also at the temperature given.
+2. Law: above temperature 0, counts of continuations over a few symbols against
+   their exact probabilities (`law`).
+3. Negative controls: the same tests on deliberately broken rules (`controls`).
+   A test that passes those as well proves nothing, and the verdict says so.
+"""
+
+from typing import Any, Callable, NamedTuple, Sequence
+
+import numpy as np
+
+from specjax import base
+from specjax import loading
+from specjax.certify import controls as controls_lib
+from specjax.certify import identity
+from specjax.certify import law as law_lib
+from specjax.certify.config import CertifyConfig
+from specjax.certify.identity import Finding
+from specjax.certify.identity import Subject
+from specjax.certify.identity import unconfined
+from specjax.decoding import build
+from specjax.decoding import generate as generate_lib
+
+LOSSLESS, NOT_LOSSLESS = 'LOSSLESS', 'NOT LOSSLESS'
+INCONCLUSIVE = 'INCONCLUSIVE'
+EXIT = {LOSSLESS: 0, NOT_LOSSLESS: 1, INCONCLUSIVE: 3}
+
+# Longest draft of the law test: texts of K + 2 tokens are enumerated.
+LONGEST_LAW_DRAFT = 4
+# Prompts looked at to find those of the least certain next token.
+CANDIDATES = 24
+Tell = Callable[[str], None]
+
+
+class Certificate(NamedTuple):
+  """A verdict and what it rests on.
+
+  Attributes:
+    verdict: LOSSLESS, NOT_LOSSLESS or INCONCLUSIVE.
+    reason: the smallest counter-example, or why nothing can be said; '' for
+      LOSSLESS.
+    lines: the report, line by line.
+    flagged: {broken rule: whether it was told from an exact one}.
+  """
+
+  verdict: str
+  reason: str
+  lines: tuple[str, ...]
+  flagged: dict
+
+  @property
+  def status(self) -> int:
+    """Exit status of the command."""
+    return EXIT[self.verdict]
+
+  @property
+  def last_line(self) -> str:
+    """The verdict as the command prints it."""
+    return f'{self.verdict}: {self.reason}' if self.reason else self.verdict
+
+
+def certify(
+  target: loading.Model,
+  drafter: Any,
+  prompts: Sequence[Sequence[int]],
+  config: CertifyConfig,
+  tell: Tell = lambda text: None,
+) -> Certificate:
+  """Certifies a drafter with one of our verifiers.
+
+  Args:
+    target: the target.
+    drafter: a `loading.Model`, or a name that `build.recipe` knows.
+    prompts: rows of ids.
+    config: `CertifyConfig`, validated.
+    tell: is told of progress.
+
+  Returns:
+    `Certificate`.
+  """
+  is_model = isinstance(drafter, loading.Model)
+  lm = drafter.lm if is_model else drafter
+  verify = 'auto' if config.broken else config.verify
+
+  def make(temperature, num_draft, confine) -> generate_lib.Recipe:
+    given = config.decoding().sampling()
+    sampling = build.Sampling(**{**vars(given), 'temperature': temperature})
+    made = build.recipe(
+      confine(target.lm),
+      confine(lm) if is_model else lm,
+      num_draft=num_draft,
+      verify=verify if temperature or verify in _GREEDY_TOO else 'auto',
+      warp=sampling.warp_spec(),
+      sampler=config.sampler,
+    )
+    if not config.broken:
+      return made
+    return controls_lib.make(config.broken, made, temperature) or made
+
+  params = drafter.params if is_model else None
+  return certify_recipe(Subject(target, make, params, config, prompts), tell)
+
+
+_GREEDY_TOO = ('greedy', 'lenient', 'top_candidates')
+
+
+def certify_recipe(
+  subject: Subject, tell: Tell = lambda text: None
+) -> Certificate:
+  """Certifies whatever `subject.make` gives; also a rule of your own."""
+  config = subject.config
+  temperature = float(config.temperature)
+  greedy = subject.make(0.0, config.num_draft, unconfined)
+  findings = [identity.compare(subject, 0.0, greedy, 'greedy identity', tell)]
+  recipe = subject.make(temperature, config.num_draft, unconfined)
+  laws = []
+  if temperature > 0:
+    if recipe.verifier.name in ('coupled', 'match'):
+      findings.append(
+        identity.compare(
+          subject, temperature, recipe,
+          f'identity with plain sampling at T={temperature:g}', tell,
+        )
+      )  # fmt: skip
+    laws = _laws(subject, tell)
+    findings += _law_findings(subject, laws, tell)
+  flagged, power = _run_controls(subject, laws, tell)
+  return _judge(subject, findings, flagged, power)
+
+
+def _laws(subject: Subject, tell: Tell) -> list:
+  """(prompt number, its ids, `law.Law`) of the least certain prompts.
+
+  All are confined to the same symbols, so that one program serves them.
+  """
+  config, target = subject.config, subject.target
+  scored = []
+  for number, prompt in enumerate(subject.prompts[:CANDIDATES]):
+    law = law_lib.next_law(target.lm, target.params, prompt, config.temperature)
+    entropy = -np.sum(law * np.log(np.maximum(law, 1e-30)))
+    scored.append((-entropy, number, law))
+  chosen = sorted(scored, key=lambda row: row[:2])[: config.law_prompts]
+  symbols = law_lib.choose_symbols(
+    sum(law for _, _, law in chosen), config.symbols, target.eos_ids
+  )
+  laws = []
+  for _, number, _ in chosen:
+    tell(f'enumerating the law of prompt {number + 1}')
+    law = law_lib.enumerate_law(
+      target.lm,
+      target.params,
+      subject.sampling(config.temperature),
+      subject.prompts[number],
+      symbols,
+      _law_draft(config) + 2,
+      target.eos_ids,
+    )
+    laws.append((number, subject.prompts[number], law))
+  return laws
+
+
+def _confine(laws) -> identity.Confine:
+  """To the symbols of the laws."""
+  if not laws:
+    return unconfined
+  symbols = laws[0][2].symbols
+  return lambda lm: law_lib.confined(lm, symbols)
+
+
+def _law_draft(config: CertifyConfig) -> int:
+  return min(config.num_draft, LONGEST_LAW_DRAFT)
+
+
+def _law_test(subject, recipe, prompt, law, salt: int) -> law_lib.Outcome:
+  config = subject.config
+  return law_lib.test(
+    recipe,
+    subject.params(),
+    subject.sampling(config.temperature),
+    prompt,
+    law,
+    subject.target.eos_ids,
+    samples=config.samples,
+    false_alarm=config.false_alarm / max(config.law_prompts, 1),
+    seed=config.seed + 1000 * salt + 1,
+  )
+
+
+def _law_findings(subject, laws, tell) -> list[Finding]:
+  config = subject.config
+  recipe = subject.make(
+    float(config.temperature), _law_draft(config), _confine(laws)
+  )
+  findings = []
+  for salt, (number, prompt, law) in enumerate(laws):
+    tell(f'law test on prompt {number + 1}')
+    outcome = _law_test(subject, recipe, prompt, law, salt)
+    line = (
+      f'law: prompt {number + 1}, {outcome.samples} continuations of '
+      f'{law.length} tokens over {len(law.symbols)} symbols, '
+      f'K={recipe.drafter.num_draft}: p = {outcome.p_value:.3g} '
+      f'(corrected), distance {outcome.distance:.4f} where sampling alone '
+      f'makes {outcome.noise:.4f}; {outcome.accepted} of {outcome.drafted} '
+      'draft tokens accepted'
+    )
+    if not outcome.drafted:
+      findings.append(Finding(line, None, empty=True))
+    elif outcome.difference is None:
+      findings.append(Finding(line, None))
+    else:
+      d = outcome.difference
+      fault = (
+        f'prompt {number + 1}: continuations that begin '
+        f'{identity.show(subject, d.tokens)} should have probability '
+        f'{d.expected:.4f} among the tested symbols, but {d.observed:.4f} of '
+        f'{outcome.samples} did (p = {d.p_value:.2g})'
+      )
+      findings.append(Finding(f'{line}; FAILED', fault, len(d.tokens)))
+  return findings
+
+
+def _run_controls(subject, laws, tell) -> tuple[dict, list[str]]:
+  """Whether each broken rule is told from an exact one, and the power."""
+  config = subject.config
+  temperature = float(config.temperature)
+  flagged, lines = {}, []
+  num_draft = _law_draft(config) if laws else config.num_draft
+  sound = subject.make(temperature, num_draft, _confine(laws))
+  for name in controls_lib.NAMES:
+    broken = controls_lib.make(name, sound, temperature)
+    if broken is None:
+      continue
+    tell(f'negative control: {controls_lib.DESCRIPTIONS[name]}')
+    if laws:
+      outcome = _law_test(subject, broken, laws[0][1], laws[0][2], 77)
+      flagged[name] = outcome.difference is not None
+      found = f'distance {outcome.distance:.4f}, p = {outcome.p_value:.2g}'
+    else:
+      finding = identity.compare(subject, 0.0, broken, name, lambda text: None)
+      flagged[name] = finding.fault is not None
+      found = 'tokens differ' if flagged[name] else 'no difference'
+    word = 'flagged' if flagged[name] else 'NOT flagged'
+    lines.append(
+      f'control: {controls_lib.DESCRIPTIONS[name]}: {word} ({found})'
+    )
+  if laws:
+    first = law_lib.detectable
+    law = laws[0][2]
+    alarm = config.false_alarm / max(config.law_prompts, 1)
+    near = first(law, 1, config.samples, alarm)
+    far = first(law, law.length, config.samples, alarm)
+    lines.append(
+      'power: with nine chances in ten a law test flags any next-token law '
+      f'that is off by {near:.4f} in total variation, and any law of '
+      f'{law.length} tokens that is off by {far:.4f}; an exact method is '
+      f'called NOT LOSSLESS with a chance of at most {config.false_alarm:g}'
+    )
+  return flagged, lines
+
+
+def _judge(subject, findings, flagged, power) -> Certificate:
+  config = subject.config
+  recipe = subject.make(float(config.temperature), config.num_draft, unconfined)
+  lines = tuple(finding.line for finding in findings) + tuple(power)
+  faults = [finding for finding in findings if finding.fault]
+  if faults:
+    worst = min(faults, key=lambda finding: finding.size)
+    return Certificate(NOT_LOSSLESS, worst.fault, lines, flagged)
+  if all(finding.empty for finding in findings):
+    reason = 'nothing was drafted, so nothing was tested'
+    return Certificate(INCONCLUSIVE, reason, lines, flagged)
+  if not recipe.verifier.exact and not _harmless(recipe.verifier, config):
+    reason = (
+      f'the rule {recipe.verifier.name!r} is lossy, though these tests do not '
+      'show it; give more samples or other prompts'
+    )
+    return Certificate(INCONCLUSIVE, reason, lines, flagged)
+  subtle = [name for name in flagged if name != 'accept_all']
+  missed = not flagged.get('accept_all', False)
+  if missed or (subtle and not any(flagged[name] for name in subtle)):
+    reason = (
+      'the same tests do not flag deliberately broken rules with this drafter '
+      'and these prompts, so passing them proves little; give more samples'
+    )
+    return Certificate(INCONCLUSIVE, reason, lines, flagged)
+  return Certificate(LOSSLESS, '', lines, flagged)
+
+
+def _harmless(verifier: base.Verifier, config: CertifyConfig) -> bool:
+  """Whether a lossy rule's settings make it an exact one."""
+  if verifier.name == 'lenient':
+    return config.lenience == 1
+  return verifier.name == 'top_candidates' and config.beta == 1
