@@ -124,9 +124,10 @@ def load_tokenizer(folder: str):
         )
       except Exception as second:
         error = second
-    reason = ' '.join(str(error).split())
+    reason = ' '.join(str(error).split()).rstrip('.')
     raise ValueError(
-      f'the tokenizer files in {folder} do not load: {reason}'
+      f'the tokenizer files in {folder} do not load '
+      f'({type(error).__name__}: {reason}).'
     ) from None
 
 

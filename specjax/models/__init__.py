@@ -9,6 +9,7 @@ from typing import Optional, Union
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from specjax.base import CachedLM
 from specjax.models import decoder
@@ -67,7 +68,6 @@ def make_lm(
   )
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _init(config, key):
   module = make_module(config)
   ids = jnp.zeros((1, 2), jnp.int32)
@@ -76,21 +76,53 @@ def _init(config, key):
   return module.init(key, ids)['params']
 
 
+@functools.lru_cache(maxsize=None)
+def abstract_params(config: Config):
+  """Returns the parameter tree as shapes, float32, computing nothing."""
+  return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
+
+
 def init_params(config: Config, key, *, dtype: Optional[str] = None):
   """Returns randomly initialised parameters, the tree under 'params'.
+
+  Drawn on the host, from the distributions that `module.init` draws from:
+  compiling a generator for each of a hundred tensors would take far longer.
+  Inside a `jax.jit`, where a key has no value yet, it is `module.init`.
 
   Args:
     config: `T5Config` or `DecoderConfig`.
     key: a PRNG key.
     dtype: dtype of the parameters; float32 if None.
   """
-  params = _init(config, key)
+  if isinstance(key, jax.core.Tracer):
+    params = _init(config, key)
+  else:
+    config.validate()
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+      key = jax.random.key_data(key)
+    rng = np.random.default_rng(np.asarray(key).ravel())
+    params = jax.tree_util.tree_map_with_path(
+      lambda path, leaf: _draw(rng, config, path, leaf.shape),
+      abstract_params(config),
+    )
   if dtype is None:
     return params
   return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
-@functools.lru_cache(maxsize=None)
-def abstract_params(config: Config):
-  """Returns the parameter tree as shapes, float32, computing nothing."""
-  return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
+def _draw(rng, config, path, shape):
+  """One parameter as its module's own initialiser would make it."""
+  *above, module, leaf = (step.key for step in path)
+  if leaf == 'bias':
+    return jnp.zeros(shape)
+  is_t5 = isinstance(config, T5Config)
+  if 'norm' in module:
+    return jnp.full(shape, 1.0 if is_t5 else 1.0 - config.norm_offset)
+  std = shape[-1] ** -0.5
+  if module in ('embed', 'positions'):
+    std = 1.0 if is_t5 else 0.02
+  elif module == 'relative_bias':
+    std = 0.1
+  elif is_t5 and module == 'q':
+    std = (config.d_model * config.d_kv) ** -0.5
+  return jnp.asarray(std * rng.standard_normal(shape, np.float32))

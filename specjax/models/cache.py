@@ -69,9 +69,9 @@ def write(cache, columns, start):
   starts = jnp.repeat(
     start, cache.shape[0] // batch, total_repeat_length=cache.shape[0]
   )
-  return jax.vmap(
-    lambda c, new, i: lax.dynamic_update_slice(c, new, (0, i))
-  )(cache, columns, starts)
+  return jax.vmap(lambda c, new, i: lax.dynamic_update_slice(c, new, (0, i)))(
+    cache, columns, starts
+  )
 
 
 def ancestors(tree: Tree):
@@ -201,6 +201,4 @@ def check_hidden_layers(hidden_layers, num_layers: int):
 def collect(outputs, final, hidden_layers):
   """Picks the states asked for: layer outputs, or `final` for -1 and n."""
   count = len(outputs)
-  return tuple(
-    final if i in (-1, count) else outputs[i] for i in hidden_layers
-  )
+  return tuple(final if i in (-1, count) else outputs[i] for i in hidden_layers)

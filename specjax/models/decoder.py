@@ -27,138 +27,10 @@ from specjax.base import Prefilled
 from specjax.base import Scored
 from specjax.models import cache as cache_lib
 from specjax.models.decoder_config import DecoderConfig
-from specjax.models.layers import ACTIVATIONS
+from specjax.models.decoder_layers import DecoderLayer
+from specjax.models.decoder_layers import norm
 from specjax.models.layers import Embedding
-from specjax.models.layers import Linear
-from specjax.models.layers import Norm
-from specjax.models.layers import attend
 from specjax.models.layers import rope_angles
-from specjax.models.layers import rotate
-from specjax.models.layers import to_columns
-
-
-def _linear(config, features, use_bias):
-  return Linear(features, use_bias=use_bias, dtype=config.dtype)
-
-
-def _norm(config):
-  return Norm(
-    config.norm_eps,
-    centered=config.layer_norm,
-    offset=config.norm_offset,
-    dtype=config.dtype,
-  )
-
-
-class SelfAttention(nn.Module):
-  """Grouped-query attention over its own block or over a cache."""
-
-  config: DecoderConfig
-
-  def setup(self):
-    c = self.config
-    self.q = _linear(c, c.num_attention_heads * c.head_dim, c.qkv_bias)
-    self.k = _linear(c, c.num_key_value_heads * c.head_dim, c.qkv_bias)
-    self.v = _linear(c, c.num_key_value_heads * c.head_dim, c.qkv_bias)
-    self.o = _linear(c, c.hidden_size, c.out_bias)
-    if c.qk_norm:
-      self.q_norm = _norm(c)
-      self.k_norm = _norm(c)
-    if c.sub_norm:
-      self.sub_norm = _norm(c)
-    self.drop = nn.Dropout(c.dropout_rate)
-
-  def __call__(self, x, angles, mask, past, start, deterministic):
-    c = self.config
-    heads = (*x.shape[:2], -1, c.head_dim)
-    q, k, v = (part(x).reshape(heads) for part in (self.q, self.k, self.v))
-    if c.qk_norm:
-      q, k = self.q_norm(q), self.k_norm(k)
-    if angles is not None:
-      q, k = rotate(q, angles), rotate(k, angles)
-    keys, values = to_columns(k), to_columns(v)
-    if past is not None:
-      keys = cache_lib.write(past[0], keys, start)
-      values = cache_lib.write(past[1], values, start)
-    scale = (c.query_pre_attn_scalar or c.head_dim) ** -0.5
-    out = attend(
-      q,
-      keys,
-      values,
-      mask,
-      scale=scale,
-      softcap=c.attn_logit_softcapping,
-      drop=lambda p: self.drop(p, deterministic=deterministic),
-    )
-    if c.sub_norm:
-      out = self.sub_norm(out)
-    return self.o(out), (keys, values)
-
-
-class FeedForward(nn.Module):
-  """A feed-forward network, gated or not."""
-
-  config: DecoderConfig
-
-  def setup(self):
-    c = self.config
-    if c.gated:
-      self.gate = _linear(c, c.intermediate_size, c.mlp_bias)
-    self.up = _linear(c, c.intermediate_size, c.mlp_bias)
-    self.down = _linear(c, c.hidden_size, c.mlp_bias)
-    if c.sub_norm:
-      self.sub_norm = _norm(c)
-
-  def __call__(self, x):
-    act = ACTIVATIONS[self.config.hidden_act]
-    up = self.up(x)
-    hidden = act(self.gate(x)) * up if self.config.gated else act(up)
-    if self.config.sub_norm:
-      hidden = self.sub_norm(hidden)
-    return self.down(hidden)
-
-
-class DecoderLayer(nn.Module):
-  """Pre-norm attention and feed-forward, with Gemma's post-norms if asked."""
-
-  config: DecoderConfig
-
-  def setup(self):
-    c = self.config
-    self.attn = SelfAttention(c)
-    self.mlp = FeedForward(c)
-    self.attn_norm = _norm(c)
-    self.mlp_norm = _norm(c)
-    if c.post_norm:
-      self.post_attn_norm = _norm(c)
-      self.post_mlp_norm = _norm(c)
-    self.drop = nn.Dropout(c.dropout_rate)
-
-  def __call__(self, x, angles, mask, past, start, deterministic):
-    """Runs the layer on a block.
-
-    Args:
-      x: [B, T, D].
-      angles: (cos, sin) of `rope_angles`, or None.
-      mask: bool [B or 1, T, L or T].
-      past: (keys, values) of the cache, each [B * Hkv, Dh, L], or None to
-        attend inside the block alone.
-      start: int32 [B], where in the cache the block is written, or None.
-      deterministic: no dropout.
-
-    Returns:
-      ([B, T, D], (keys, values)), the latter with the block written.
-    """
-    y, kept = self.attn(
-      self.attn_norm(x), angles, mask, past, start, deterministic
-    )
-    if self.config.post_norm:
-      y = self.post_attn_norm(y)
-    x = x + self.drop(y, deterministic=deterministic)
-    y = self.mlp(self.mlp_norm(x))
-    if self.config.post_norm:
-      y = self.post_mlp_norm(y)
-    return x + self.drop(y, deterministic=deterministic), kept
 
 
 class Decoder(nn.Module):
@@ -177,7 +49,7 @@ class Decoder(nn.Module):
     if c.remat:
       layer = nn.remat(DecoderLayer, static_argnums=(6,))
     self.layers = [layer(c) for _ in range(c.num_hidden_layers)]
-    self.norm = _norm(c)
+    self.norm = norm(c)
     if not c.tie_word_embeddings:
       self.head = Embedding(
         c.vocab_size, c.hidden_size, c.hidden_size**-0.5, c.dtype

@@ -21,8 +21,6 @@ import functools
 from typing import Optional
 
 from flax import linen as nn
-import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,197 +28,11 @@ from specjax.base import CachedLM
 from specjax.base import Prefilled
 from specjax.base import Scored
 from specjax.models import cache as cache_lib
-from specjax.models.layers import ACTIVATIONS
 from specjax.models.layers import Embedding
-from specjax.models.layers import Linear
-from specjax.models.layers import Norm
-from specjax.models.layers import attend
-from specjax.models.layers import relative_buckets
-from specjax.models.layers import to_columns
 from specjax.models.t5_config import T5Config
-
-
-def _norm(config):
-  return Norm(config.layer_norm_epsilon, dtype=config.dtype)
-
-
-def _by_query(mask):
-  """Turns a mask of keys [B, S] into [B, 1, S]; [B, T, S] stays as it is."""
-  return mask if mask.ndim == 3 else mask[:, None]
-
-
-class Attention(nn.Module):
-  """Multi-head attention without scaling: the weights' size does that."""
-
-  config: T5Config
-
-  def setup(self):
-    c = self.config
-    width = c.num_heads * c.d_kv
-    self.q = Linear(width, std=(c.d_model * c.d_kv) ** -0.5, dtype=c.dtype)
-    self.k = Linear(width, dtype=c.dtype)
-    self.v = Linear(width, dtype=c.dtype)
-    self.o = Linear(c.d_model, dtype=c.dtype)
-    self.drop = nn.Dropout(c.dropout_rate)
-
-  def _heads(self, x):
-    return x.reshape(*x.shape[:2], self.config.num_heads, self.config.d_kv)
-
-  def project(self, x):
-    """Keys and values of [B, S, D], in the cache's layout."""
-    keys, values = self._heads(self.k(x)), self._heads(self.v(x))
-    return to_columns(keys), to_columns(values)
-
-  def __call__(self, x, kept, mask, bias, deterministic):
-    """Reads (keys, values) `kept` with queries made of `x` [B, T, D]."""
-    out = attend(
-      self._heads(self.q(x)),
-      *kept,
-      mask,
-      bias,
-      drop=lambda p: self.drop(p, deterministic=deterministic),
-    )
-    return self.o(out)
-
-
-class FeedForward(nn.Module):
-  """ReLU (1.0) or gated (1.1) feed-forward."""
-
-  config: T5Config
-
-  def setup(self):
-    c = self.config
-    if c.gated:
-      self.gate = Linear(c.d_ff, dtype=c.dtype)
-    self.up = Linear(c.d_ff, dtype=c.dtype)
-    self.down = Linear(c.d_model, dtype=c.dtype)
-    self.drop = nn.Dropout(c.dropout_rate)
-
-  def __call__(self, x, deterministic):
-    act = ACTIVATIONS[self.config.hidden_act]
-    up = self.up(x)
-    hidden = act(self.gate(x)) * up if self.config.gated else act(up)
-    return self.down(self.drop(hidden, deterministic=deterministic))
-
-
-class T5Layer(nn.Module):
-  """An encoder layer, or a decoder layer where `cross` is set."""
-
-  config: T5Config
-  cross: bool = False
-
-  def setup(self):
-    c = self.config
-    self.attn = Attention(c)
-    self.attn_norm = _norm(c)
-    if self.cross:
-      self.cross_attn = Attention(c)
-      self.cross_norm = _norm(c)
-    self.mlp = FeedForward(c)
-    self.mlp_norm = _norm(c)
-    self.drop = nn.Dropout(c.dropout_rate)
-
-  def project_source(self, encoded):
-    """Cross-attention keys and values of [B, S, D]."""
-    return self.cross_attn.project(encoded)
-
-  def __call__(self, x, mask, bias, past, start, source, deterministic):
-    """Runs the layer on a block.
-
-    Args:
-      x: [B, T, D].
-      mask: bool [B or 1, T or 1, L or T].
-      bias: float32 [B or 1, H, T, L or T].
-      past: the cache's (keys, values), or None to attend inside the block.
-      start: int32 [B], where in the cache the block is written, or None.
-      source: ((keys, values) of the source, mask [B, 1, S]); None in encoders.
-      deterministic: no dropout.
-
-    Returns:
-      ([B, T, D], (keys, values)), the latter with the block written.
-    """
-    drop = functools.partial(self.drop, deterministic=deterministic)
-    y = self.attn_norm(x)
-    kept = self.attn.project(y)
-    if past is not None:
-      kept = tuple(
-        cache_lib.write(old, new, start)
-        for old, new in zip(past, kept, strict=True)
-      )
-    x = x + drop(self.attn(y, kept, mask, bias, deterministic))
-    if self.cross:
-      pair, seen = source
-      y = self.cross_attn(self.cross_norm(x), pair, seen, None, deterministic)
-      x = x + drop(y)
-    return x + drop(self.mlp(self.mlp_norm(x), deterministic)), kept
-
-
-class Stack(nn.Module):
-  """The layers of an encoder or a decoder, their shared bias, final norm."""
-
-  config: T5Config
-  depth: int
-  is_decoder: bool = False
-
-  def setup(self):
-    c = self.config
-    layer = T5Layer
-    if c.remat:
-      layer = nn.remat(T5Layer, static_argnums=(7,))
-    self.layers = [layer(c, self.is_decoder) for _ in range(self.depth)]
-    self.relative_bias = Embedding(
-      c.relative_attention_num_buckets, c.num_heads, 0.1
-    )
-    self.norm = _norm(c)
-    self.drop = nn.Dropout(c.dropout_rate)
-
-  def bias(self, distance):
-    """Bias float32 [H, n] at key minus query positions, a numpy array [n]."""
-    c = self.config
-    buckets = relative_buckets(
-      distance,
-      bidirectional=not self.is_decoder,
-      num_buckets=c.relative_attention_num_buckets,
-      max_distance=c.relative_attention_max_distance,
-    )
-    return self.relative_bias(buckets).T
-
-  def sequence_bias(self, size: int):
-    """Bias float32 [1, H, size, size] of a whole sequence."""
-    table = self.bias(np.arange(1 - size, size))
-    place = jnp.arange(size, dtype=jnp.int32)
-    apart = place[None] - place[:, None] + size - 1
-    return jnp.take(table, apart, axis=1)[None]
-
-  def project_source(self, encoded):
-    """(keys, values) of the source, for every layer."""
-    return tuple(layer.project_source(encoded) for layer in self.layers)
-
-  def __call__(
-    self,
-    x,
-    mask,
-    bias,
-    *,
-    pasts=None,
-    start=None,
-    sources=None,
-    source_mask=None,
-    deterministic=True,
-    hidden_layers=(-1,),
-  ):
-    """Returns (states asked for, (keys, values) of every layer)."""
-    x = self.drop(x, deterministic=deterministic)
-    outputs, kept = [], []
-    for i, layer in enumerate(self.layers):
-      source = sources and (sources[i], _by_query(source_mask))
-      past = pasts and pasts[i]
-      x, pair = layer(x, mask, bias, past, start, source, deterministic)
-      outputs.append(x)
-      kept.append(pair)
-    final = self.drop(self.norm(x), deterministic=deterministic)
-    cache_lib.check_hidden_layers(hidden_layers, self.depth)
-    return cache_lib.collect(outputs, final, hidden_layers), kept
+from specjax.models.t5_layers import block_bias
+from specjax.models.t5_layers import by_query
+from specjax.models.t5_layers import Stack
 
 
 class T5(nn.Module):
@@ -234,7 +46,8 @@ class T5(nn.Module):
     self.encoder = Stack(c, c.num_layers)
     self.decoder = Stack(c, c.num_decoder_layers, is_decoder=True)
     if not c.tie_word_embeddings:
-      self.head = Embedding(c.vocab_size, c.d_model, c.d_model**-0.5, c.dtype)
+      rows = len(c.output_ids) or c.vocab_size
+      self.head = Embedding(rows, c.d_model, c.d_model**-0.5, c.dtype)
 
   def __call__(
     self, source, source_mask, target_in, *, target_mask=None,
@@ -282,7 +95,7 @@ class T5(nn.Module):
     """
     states, _ = self.encoder(
       self.embed(source),
-      _by_query(source_mask),
+      by_query(source_mask),
       self.encoder.sequence_bias(source.shape[1]),
       deterministic=deterministic,
     )
@@ -314,7 +127,7 @@ class T5(nn.Module):
     place = jnp.arange(target_in.shape[1], dtype=jnp.int32)
     mask = (place[None] <= place[:, None])[None]
     if target_mask is not None:
-      mask = mask & _by_query(target_mask)
+      mask = mask & by_query(target_mask)
     states, _ = self.decoder(
       self.embed(target_in),
       mask,
@@ -327,7 +140,10 @@ class T5(nn.Module):
     return states
 
   def logits_from_hidden(self, state):
-    """Projects final states [..., D] to float32 logits [..., V]."""
+    """Projects final states [..., D] to float32 logits [..., V].
+
+    With `config.output_ids` there are only as many logits as ids.
+    """
     if self.config.scale_decoder_outputs:
       state = state * jnp.asarray(self.config.d_model**-0.5, state.dtype)
     table = self.embed if self.config.tie_word_embeddings else self.head
@@ -360,44 +176,21 @@ class T5(nn.Module):
     return logits, states[1:], kept
 
 
-def block_bias(table, length, size: int, tree=None):
-  """Relative bias of a block's slots over all cache columns.
+def spread(logits, output_ids: tuple, vocab_size: int, rest: float):
+  """Logits of a reduced head to logits over the vocabulary.
 
   Args:
-    table: float32 [H, 2 * L] of `T5.prefill`.
-    length: int32 [B], committed columns.
-    size: T.
-    tree: `Tree` or None for a chain.
+    logits: [..., V'].
+    output_ids: the V' ids they belong to.
+    vocab_size: V; ids at or above it are dropped.
+    rest: what the other tokens get.
 
   Returns:
-    float32 [B, H, T, L]; anything where a slot may not read.
+    [..., V].
   """
-  heads, capacity = table.shape[0], table.shape[1] // 2
-
-  def window(start, width):
-    return lax.dynamic_slice(table, (0, start), (heads, width))
-
-  if tree is None:
-    # Consecutive slots read consecutive windows of one slice.
-    width = capacity + size - 1
-    start = capacity - size - length
-    if length.shape[0] == 1:
-      row = window(start[0], width)[None]
-    else:
-      row = jax.vmap(lambda i: window(i, width))(start)
-    return jnp.stack(
-      [row[..., size - 1 - t : size - 1 - t + capacity] for t in range(size)],
-      axis=2,
-    )
-  depth = tree.depth
-  start = capacity - 1 - length[:, None] - depth
-  bias = jax.vmap(jax.vmap(lambda i: window(i, capacity)))(start)
-  # Inside the block columns are slots, and distance is a matter of depth.
-  apart = jnp.maximum(depth[:, :, None] - depth[:, None, :], 0)
-  inside = jnp.moveaxis(jnp.take(table, capacity - 1 - apart, axis=1), 0, 1)
-  return jax.vmap(
-    lambda b, new, i: lax.dynamic_update_slice(b, new, (0, 0, i))
-  )(bias.transpose(0, 2, 1, 3), inside, length)
+  whole = jnp.full((*logits.shape[:-1], vocab_size), rest, logits.dtype)
+  ids = np.asarray(output_ids, np.int32)
+  return whole.at[..., ids].set(logits, mode='drop')
 
 
 @functools.lru_cache(maxsize=None)
@@ -457,6 +250,8 @@ def make_lm(
     cache = cache.replace(
       keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept)
     )
+    if config.output_ids:
+      logits = spread(logits, config.output_ids, vocab, -jnp.inf)
     return Scored(logits[..., :vocab], states), cache
 
   return CachedLM(

@@ -24,6 +24,9 @@ class T5Config:
     hidden_act: activation of the feed-forward; see `layers.ACTIVATIONS`.
     gated: whether the feed-forward has a gate.
     tie_word_embeddings: whether the head is the embedding table.
+    output_ids: tuple of the token ids that a head of its own knows, in the
+      order of its rows, or () for all. A small drafter's head is most of its
+      cost; tokens outside have probability 0. No Hugging Face T5 has this.
     scale_decoder_outputs: final states times d_model ** -0.5 before the head.
     eos_token_id: tuple of int.
     model_type: 't5' or 'mt5'; it fixes the architecture's name.
@@ -53,6 +56,7 @@ class T5Config:
   model_type: str = 't5'
   dtype: str = 'float32'
   remat: bool = False
+  output_ids: tuple = ()
 
   def validate(self):
     """Raises ValueError, naming the field, if the settings make no model."""
@@ -78,6 +82,16 @@ class T5Config:
       raise ValueError(
         f'activation {self.hidden_act!r} is not supported; supported are '
         f'{", ".join(sorted(ACTIVATIONS))}.'
+      )
+    ids = self.output_ids
+    if ids and (
+      self.tie_word_embeddings
+      or len(set(ids)) < len(ids)
+      or not 0 <= min(ids) <= max(ids) < self.vocab_size
+    ):
+      raise ValueError(
+        'output_ids must be distinct ids below vocab_size, and the head must '
+        'not be tied to the embeddings.'
       )
     if not 0.0 <= self.dropout_rate < 1.0:
       raise ValueError(
@@ -138,6 +152,7 @@ def from_hf(config: Mapping[str, Any]) -> T5Config:
       pad_token_id=config.get('pad_token_id', 0),
       eos_token_id=token_ids(config.get('eos_token_id', 1)),
       model_type=kind,
+      output_ids=tuple(config.get('output_ids', ())),
     )
   except KeyError as error:
     raise ValueError(
@@ -160,7 +175,7 @@ def to_hf(config: T5Config) -> dict:
   if config.gated:
     act = 'gated-gelu' if act == 'gelu_new' else f'gated-{act}'
   eos = list(config.eos_token_id)
-  return {
+  made = {
     'architectures': [ARCHITECTURES[config.model_type]],
     'model_type': config.model_type,
     'is_encoder_decoder': True,
@@ -182,3 +197,6 @@ def to_hf(config: T5Config) -> dict:
     'pad_token_id': config.pad_token_id,
     'eos_token_id': eos[0] if len(eos) == 1 else eos or None,
   }
+  if config.output_ids:
+    made['output_ids'] = list(config.output_ids)
+  return made

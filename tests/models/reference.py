@@ -38,23 +38,21 @@ DECODERS = {
   'llama_tied_biased': (
     'LlamaConfig',
     'LlamaForCausalLM',
-    {'tie_word_embeddings': True, 'attention_bias': True, 'mlp_bias': True},
+    {
+      'tie_word_embeddings': True,
+      'attention_bias': True,
+      'mlp_bias': True,
+      'rope_parameters': {
+        'rope_type': 'linear',
+        'rope_theta': 100.0,
+        'factor': 2.0,
+      },
+    },
   ),
   'llama3_rope': (
     'LlamaConfig',
     'LlamaForCausalLM',
     {'rope_parameters': LLAMA3},
-  ),
-  'linear_rope': (
-    'LlamaConfig',
-    'LlamaForCausalLM',
-    {
-      'rope_parameters': {
-        'rope_type': 'linear',
-        'rope_theta': 100.0,
-        'factor': 2.0,
-      }
-    },
   ),
   'mistral': ('MistralConfig', 'MistralForCausalLM', {'sliding_window': 5}),
   'qwen2': (

@@ -1,5 +1,6 @@
 """Logits equal Hugging Face's, teacher-forced and through the cache."""
 
+import functools
 import json
 
 import jax
@@ -14,6 +15,10 @@ from tests import shared
 from tests.models import reference
 
 TOLERANCE = 1e-4
+# Programs that run once: compiling them well costs more than running them.
+quick_jit = functools.partial(
+  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
+)
 WIDTHS = (1, 3, 5)
 LENGTHS = (9, 2, 6)
 
@@ -47,7 +52,7 @@ def check_decoder(model, torch_model, torch):
     [row[n - 1 : n - 1 + sum(WIDTHS)] for row, n in zip(tokens, LENGTHS)]
   )
 
-  @jax.jit
+  @quick_jit
   def run(params, tokens, follow):
     whole = model.module.apply({'params': params}, tokens)
     prompt = Prompt(tokens[:, : max(LENGTHS)], jnp.array(LENGTHS))
@@ -74,7 +79,7 @@ def check_t5(model, torch_model, torch):
       decoder_input_ids=torch.tensor(target),
     ).logits.numpy()
 
-  @jax.jit
+  @quick_jit
   def run(params, source, target):
     whole = model.module.apply({'params': params}, source, seen, target)
     prompt = Prompt(source, jnp.array(lengths))
