@@ -140,6 +140,20 @@ def test_divergence_and_acceptance():
   )
 
 
+def test_coupled_acceptance_is_its_formula():
+  rng = np.random.default_rng(3)
+  for _ in range(20):
+    p, q = rng.dirichlet(np.full(7, 0.5)), rng.dirichlet(np.full(7, 0.5))
+    p[rng.integers(7)] = 0
+    q[rng.integers(7)] = 0
+    want = sum(
+      1 / sum(max(p[y] / p[x], q[y] / q[x]) for y in range(7))
+      for x in range(7)
+      if p[x] > 0 and q[x] > 0
+    )
+    assert theory.coupled_acceptance(p, q) == pytest.approx(want)
+
+
 def test_coupled_acceptance_is_the_mean_of_a_simulation():
   p, q = np.array([0.6, 0.3, 0.1, 0.0]), np.array([0.2, 0.5, 0.0, 0.3])
   noise = np.random.default_rng(2).exponential(size=(400_000, 4))
