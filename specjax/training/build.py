@@ -59,7 +59,7 @@ def network_of(module: Any) -> objectives.Network:
   return objectives.decoder_network(module)
 
 
-def model_config(
+def new_config(
   config: config_lib.TrainConfig,
   vocab_size: int,
   start_id: int,
@@ -161,72 +161,91 @@ def build(
     FileNotFoundError, ValueError: one sentence about what is wrong.
   """
   config.validate()
-  teacher = loading.load(config.teacher) if config.teacher else None
-  initial = (
-    loading.load(config.init_from, dtype='float32')
-    if config.init_from
-    else None
-  )
+  teacher = initial = None
+  if config.teacher:
+    teacher = loading.load(config.teacher, dtype=config.compute_dtype)
+  if config.init_from:
+    initial = loading.load(config.init_from, dtype='float32')
   tokenizer = _tokenizer(config, teacher, initial)
   eos_id = tokenizer.eos_token_id
-  pad_id = tokenizer.pad_token_id
-  pad_id = eos_id if pad_id is None else pad_id
-  start_id = pad_id
-  if initial is not None:
-    made = initial.config
-  else:
-    size = _round_up(max(tokenizer.get_vocab().values()) + 1)
-    if teacher is not None:
-      size = teacher.config.vocab_size
-      start_id = getattr(teacher.config, 'decoder_start_token_id', start_id)
-    made = model_config(config, size, start_id, pad_id, eos_id)
-  made = dataclasses.replace(
-    made,
-    dtype=config.compute_dtype,
-    dropout_rate=config.model.dropout,
-    remat=config.remat == 'full',
-  )
+  sources, valid_source = _sources(config, tokenizer, eos_id)
+  made = _model_config(config, tokenizer, teacher, initial, sources)
   _check_kind(config, made, teacher)
-  start_id = getattr(made, 'decoder_start_token_id', None)
   module = models.make_module(made)
   network = network_of(module)
   if teacher is None:
     objective = objectives.cross_entropy_objective(network, config.objective)
   else:
     objective = objectives.distillation_objective(
-      network, network_of(teacher.module), config.objective
+      network,
+      network_of(teacher.module),
+      config.objective,
+      getattr(made, 'output_ids', ()),
     )
-  init = network.init if initial is None else lambda key: initial.params
-  sources, valid_source = _sources(config, tokenizer, eos_id)
   shared = dict(
-    start_id=start_id, process_index=process_index, process_count=process_count
-  )
-  batches = data_lib.make_batches(
-    config.data, sources, seed=config.seed, **shared
+    start_id=getattr(made, 'decoder_start_token_id', None),
+    process_index=process_index,
+    process_count=process_count,
   )
   valid = None
   if valid_source is not None:
-    valid = data_lib.make_batches(
-      dataclasses.replace(config.data, labelled_fraction=0.0),
-      [valid_source],
-      seed=0,
-      **shared,
-    )
+    plain = dataclasses.replace(config.data, labelled_fraction=0.0)
+    valid = data_lib.make_batches(plain, [valid_source], seed=0, **shared)
   return Run(
-    config,
-    made,
-    module,
-    network,
-    objective,
-    {} if teacher is None else teacher.params,
-    teacher,
-    tokenizer,
-    init,
-    batches,
-    valid,
-    sources,
-    valid_source,
+    config=config,
+    model_config=made,
+    module=module,
+    network=network,
+    objective=objective,
+    frozen={} if teacher is None else teacher.params,
+    teacher=teacher,
+    tokenizer=tokenizer,
+    init=network.init if initial is None else lambda key: initial.params,
+    batches=data_lib.make_batches(
+      config.data, sources, seed=config.seed, **shared
+    ),
+    valid=valid,
+    sources=sources,
+    valid_source=valid_source,
   )
+
+
+def _model_config(config, tokenizer, teacher, initial, sources):
+  """The trained model's config: new, or that of the initial weights."""
+  eos_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+  pad_id = eos_id if pad_id is None else pad_id
+  if initial is not None:
+    made = initial.config
+  elif teacher is not None:
+    start_id = getattr(teacher.config, 'decoder_start_token_id', pad_id)
+    size = teacher.config.vocab_size
+    made = new_config(config, size, start_id, pad_id, eos_id)
+  else:
+    size = _round_up(max(tokenizer.get_vocab().values()) + 1)
+    made = new_config(config, size, pad_id, pad_id, eos_id)
+  if config.model.output_vocab and initial is None:
+    ids = frequent_ids(sources, config.model.output_vocab, eos_id)
+    made = dataclasses.replace(made, output_ids=ids)
+  return dataclasses.replace(
+    made,
+    dtype=config.compute_dtype,
+    dropout_rate=config.model.dropout,
+    remat=config.remat == 'full',
+  )
+
+
+def frequent_ids(
+  sources: list[sources_lib.Source], count: int, eos_id: int
+) -> tuple[int, ...]:
+  """The `count` most frequent ids of the targets, in rising order.
+
+  The end of a sequence is always among them.
+  """
+  tokens = np.concatenate([source.sides[-1].tokens for source in sources])
+  times = np.bincount(tokens)
+  times[eos_id] = len(tokens)
+  ranked = np.argsort(-times, kind='stable')[:count]
+  return tuple(sorted(int(i) for i in ranked if times[i]))
 
 
 def _check_kind(config, made, teacher):

@@ -34,6 +34,8 @@ class ModelConfig:
     tie_embeddings: the output projection is the embedding table.
     dropout: share of activations set to 0 in training.
     max_positions: of a decoder.
+    output_vocab: a T5 drafter's head knows only this many tokens, the most
+      frequent of the training targets; 0 keeps all.
   """
 
   family: str = 't5'
@@ -49,6 +51,7 @@ class ModelConfig:
   tie_embeddings: bool = True
   dropout: float = 0.0
   max_positions: int = 2048
+  output_vocab: int = 0
 
 
 @dataclasses.dataclass
@@ -200,6 +203,15 @@ class TrainConfig:
     for name in ('width', 'layers', 'heads', 'head_dim', 'mlp'):
       _at_least(f'model.{name}', getattr(self.model, name), 1)
     _between('model.dropout', self.model.dropout, 0, 0.95)
+    _at_least('model.output_vocab', self.model.output_vocab, 0)
+    if self.model.output_vocab and (
+      self.task != 'drafter'
+      or self.model.family != 't5'
+      or self.model.tie_embeddings
+    ):
+      raise ValueError(
+        'model.output_vocab is for T5 drafters with model.tie_embeddings=False.'
+      )
     self._validate_learning()
     self.data.validate()
     if self.task == 'drafter' and not self.teacher:

@@ -10,7 +10,7 @@ References:
     distillation. ICLR 2024. https://arxiv.org/abs/2310.08461
 """
 
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 import jax
 from jax import lax
@@ -167,7 +167,7 @@ def distillation_objective(
   network: Network,
   teacher: Network,
   config: config_lib.ObjectiveConfig,
-  kept_ids: Optional[base.Array] = None,
+  output_ids: tuple = (),
 ) -> step_lib.Objective:
   """Trains a drafter to speak like its target.
 
@@ -175,62 +175,56 @@ def distillation_objective(
     network: the drafter's.
     teacher: the target's; its parameters are the `frozen` of the loss.
     config: `ObjectiveConfig`.
-    kept_ids: int32 [V'] where the drafter's head knows only these tokens, in
-      this order; the teacher's other tokens then have no drafter probability.
-      None for a whole vocabulary.
+    output_ids: the tokens that the drafter's head knows, in the order of its
+      logits; () for all. The loss then compares with the target's
+      distribution over these tokens, renormalised, and skips labels among the
+      others; what is reported counts them as rejected.
 
   Returns:
     `Objective`; its sums are 'acceptance' (of plain sampling at the
     objective's temperature, 1 - TV) and 'agreement' (of the two argmaxes).
   """
 
+  def sums(params, frozen, training, part):
+    hidden, known, labels, mask = part
+    draft = network.logits(params, hidden)
+    whole = lax.stop_gradient(teacher.logits(frozen, known))
+    ids = jnp.asarray(output_ids or range(draft.shape[-1]), jnp.int32)
+    target = whole[..., ids] if output_ids else whole[..., : ids.size]
+    labels, has_label = _place_of(labels, ids, whole.shape[-1])
+    hard_mask = mask & has_label
+    is_hard = config.name == 'cross_entropy'
+    values = losses.token_divergence(
+      config.name,
+      target,
+      draft,
+      hard_mask if is_hard else mask,
+      config.temperature,
+      labels=labels if is_hard else None,
+      beta=config.beta,
+      label_smoothing=config.label_smoothing if training else 0.0,
+    )
+    if config.hard_weight:
+      hard = losses.cross_entropy(draft, labels, hard_mask)
+      values = (1 - config.hard_weight) * values + config.hard_weight * hard
+    q = jax.nn.softmax(lax.stop_gradient(draft) / config.temperature)
+    p = jax.nn.softmax(whole / config.temperature)[..., ids]
+    near = jnp.sum(jnp.minimum(p, q), -1)
+    agree = ids[jnp.argmax(draft, -1)] == jnp.argmax(whole, -1)
+    return {
+      'total': jnp.sum(values),
+      'acceptance': jnp.sum(jnp.where(mask, near, 0.0)),
+      'agreement': jnp.sum(jnp.where(mask, agree, False), dtype=jnp.float32),
+    }
+
   def loss(params, frozen, batch, key):
     hidden = network.hidden(params, batch, key)
     known = lax.stop_gradient(teacher.hidden(frozen, batch, None))
-
-    def sums(part):
-      hidden, known, labels, mask = part
-      draft = network.logits(params, hidden)
-      target = lax.stop_gradient(teacher.logits(frozen, known))
-      width = min(draft.shape[-1], target.shape[-1])
-      if kept_ids is None:
-        draft, target = draft[..., :width], target[..., :width]
-      else:
-        draft = spread(draft, kept_ids, target.shape[-1])
-      options = dict(
-        beta=config.beta,
-        label_smoothing=config.label_smoothing if key is not None else 0.0,
-      )
-      values = losses.token_divergence(
-        config.name,
-        target,
-        draft,
-        mask,
-        config.temperature,
-        labels=labels if config.name == 'cross_entropy' else None,
-        **options,
-      )
-      if config.hard_weight:
-        hard = losses.cross_entropy(draft, labels, mask)
-        values = (1 - config.hard_weight) * values + config.hard_weight * hard
-      far = losses.token_divergence(
-        'total_variation',
-        target,
-        lax.stop_gradient(draft),
-        mask,
-        config.temperature,
-      )
-      agree = (jnp.argmax(draft, -1) == jnp.argmax(target, -1)) & mask
-      near = jnp.where(mask, 1 - far, 0.0)
-      return {
-        'total': jnp.sum(values),
-        'acceptance': jnp.sum(near),
-        'agreement': jnp.sum(agree.astype(jnp.float32)),
-      }
-
     mask = loss_mask(batch)
     out = _sum_chunks(
-      config.chunk, sums, (hidden, known, batch['target'], mask)
+      config.chunk,
+      lambda part: sums(params, frozen, key is not None, part),
+      (hidden, known, batch['target'], mask),
     )
     total = out.pop('total')
     return total, jnp.sum(mask.astype(jnp.float32)), out
@@ -238,13 +232,9 @@ def distillation_objective(
   return step_lib.Objective(network.init, loss)
 
 
-def spread(
-  logits: base.Array, kept_ids: base.Array, vocab_size: int
-) -> base.Array:
-  """Logits [..., V'] of a reduced head to [..., V], the rest practically -inf.
-
-  Finite, so that divergences from a target that uses other tokens stay
-  finite and their gradients defined.
-  """
-  out = jnp.full((*logits.shape[:-1], vocab_size), -1e4, logits.dtype)
-  return out.at[..., kept_ids].set(logits)
+def _place_of(labels, ids, vocab_size):
+  """Which of `ids` each label is, and whether it is one of them."""
+  place = jnp.full((vocab_size,), -1, jnp.int32)
+  place = place.at[ids].set(jnp.arange(ids.size, dtype=jnp.int32))
+  found = place[labels]
+  return jnp.maximum(found, 0), found >= 0

@@ -263,11 +263,36 @@ def test_clipping_bounds_what_the_optimizer_sees():
   np.testing.assert_allclose(first.mu['w'], 0.1 * 0.5, rtol=1e-5)
 
 
-def test_a_reduced_head_is_spread_over_the_vocabulary():
-  kept = jnp.array([5, 0, 3])
-  out = objectives.spread(jnp.array([[1.0, 2.0, 3.0]]), kept, 6)
-  probabilities = jax.nn.softmax(out)[0]
-  np.testing.assert_allclose(
-    probabilities[kept], jax.nn.softmax(jnp.array([1.0, 2.0, 3.0])), rtol=1e-6
+def test_a_reduced_head_learns_among_the_tokens_it_knows():
+  ids = (1, 3, 4, 9, 11, 12, 15)
+  small = dataclasses.replace(T5, output_ids=ids, tie_word_embeddings=False)
+  batch = pair_batch()
+  teacher = network(T5).init(jax.random.key(1))
+  whole = network(T5)
+  mask = batch['target_segments'] > 0
+  p = jax.nn.softmax(
+    whole.logits(teacher, whole.hidden(teacher, batch, None)), -1
   )
-  assert float(probabilities[1]) == 0
+  drafter = network(small)
+  params = drafter.init(jax.random.key(0))
+  q = jax.nn.softmax(
+    drafter.logits(params, drafter.hidden(params, batch, None)), -1
+  )
+  kept = p[..., ids]
+  near = np.where(mask, np.minimum(kept, q).sum(-1), 0).sum()
+  kept = kept / kept.sum(-1, keepdims=True)
+  kl = np.where(mask, (kept * np.log(kept / q)).sum(-1), 0).sum()
+  place = {token: i for i, token in enumerate(ids)}
+  hard = sum(
+    -np.log(q[b, t, place[token]])
+    for (b, t), token in np.ndenumerate(batch['target'])
+    if mask[b, t] and token in place
+  )
+  for name, wanted in (('forward_kl', kl), ('cross_entropy', hard)):
+    made = objectives.distillation_objective(
+      drafter, whole, config_lib.ObjectiveConfig(name=name), ids
+    )
+    total, weight, sums = made.loss(params, teacher, batch, None)
+    np.testing.assert_allclose(total, wanted, rtol=1e-4)
+    np.testing.assert_allclose(sums['acceptance'], near, rtol=1e-4)
+    assert float(weight) == mask.sum()

@@ -1,0 +1,57 @@
+"""An autoregressive drafter for the decoder-only target of `text_target.py`.
+
+  python -m train.main --config=configs/text_drafter.py --workdir=DIR \
+      --config.teacher=TARGET --config.data.valid=sotu/valid.jsonl \
+      --config.data.train=sotu/train.jsonl,input.txt,gsm8k/train.jsonl
+"""
+
+from specjax.training import config as config_lib
+from specjax.training import sources
+
+
+def get_config(arg: str = '') -> config_lib.TrainConfig:
+  """`arg` 'quick' makes a run of minutes that shows the mechanics."""
+  config = config_lib.TrainConfig(
+    task='drafter',
+    name='specjax text drafter',
+    teacher='text_target/export',
+    steps=4000,
+    log_every=50,
+    eval_every=1000,
+    save_every=0,
+    save_minutes=5.0,
+    eval_prompts=16,
+    data_note=(
+      'US State of the Union addresses (stdlib-js), the works of Shakespeare '
+      '(public domain), and GSM8K (OpenAI, MIT)'
+    ),
+    licence='CC0 1.0, public domain and MIT',
+    model=config_lib.ModelConfig(
+      family='decoder',
+      width=128,
+      layers=2,
+      heads=4,
+      head_dim=32,
+      mlp=384,
+      activation='silu',
+      gated=True,
+    ),
+    data=sources.DataConfig(
+      kind='text',
+      train='sotu/train.jsonl,input.txt,gsm8k/train.jsonl',
+      valid='sotu/valid.jsonl',
+      text_fields='text,question,answer',
+      target_length=256,
+      batch_rows=16,
+    ),
+    optimizer=config_lib.OptimizerConfig(
+      learning_rate=2e-3, warmup_steps=200, weight_decay=0.05, ema=0.998
+    ),
+    objective=config_lib.ObjectiveConfig(name='forward_kl', chunk=64),
+  )
+  if arg == 'quick':
+    config.steps, config.eval_every = 100, 0
+    config.data.max_examples = 300
+  elif arg:
+    raise ValueError(f"Unknown variant {arg!r}; known is 'quick'.")
+  return config

@@ -1,0 +1,60 @@
+"""A small decoder-only target on public-domain and openly licensed text.
+
+  python -m train.tokenizer --input=sotu/train.jsonl --input=input.txt \
+      --input=gsm8k/train.jsonl --output=text_tokenizer --noappend_eos
+  python -m train.main --config=configs/text_target.py --workdir=DIR \
+      --config.data.train=sotu/train.jsonl,input.txt,gsm8k/train.jsonl \
+      --config.data.valid=sotu/valid.jsonl --config.tokenizer=text_tokenizer
+
+About 14 million parameters of the Llama family.
+"""
+
+from specjax.training import config as config_lib
+from specjax.training import sources
+
+
+def get_config(arg: str = '') -> config_lib.TrainConfig:
+  """`arg` 'quick' makes a run of minutes that shows the mechanics."""
+  config = config_lib.TrainConfig(
+    task='target',
+    name='specjax text target',
+    tokenizer='text_tokenizer',
+    steps=6000,
+    log_every=50,
+    eval_every=1000,
+    save_every=0,
+    save_minutes=5.0,
+    data_note=(
+      'US State of the Union addresses (stdlib-js), the works of Shakespeare '
+      '(public domain), and GSM8K (OpenAI, MIT)'
+    ),
+    licence='CC0 1.0, public domain and MIT',
+    model=config_lib.ModelConfig(
+      family='decoder',
+      width=384,
+      layers=6,
+      heads=6,
+      head_dim=64,
+      mlp=1024,
+      activation='silu',
+      gated=True,
+    ),
+    data=sources.DataConfig(
+      kind='text',
+      train='sotu/train.jsonl,input.txt,gsm8k/train.jsonl',
+      valid='sotu/valid.jsonl',
+      text_fields='text,question,answer',
+      target_length=256,
+      batch_rows=16,
+    ),
+    optimizer=config_lib.OptimizerConfig(
+      learning_rate=1e-3, warmup_steps=300, weight_decay=0.1, ema=0.998
+    ),
+    objective=config_lib.ObjectiveConfig(),
+  )
+  if arg == 'quick':
+    config.steps, config.eval_every = 100, 0
+    config.data.max_examples = 300
+  elif arg:
+    raise ValueError(f"Unknown variant {arg!r}; known is 'quick'.")
+  return config

@@ -1,0 +1,112 @@
+"""The commands of training: usage, one-line errors, a tokenizer's promises."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import transformers
+
+from tests.training import toy
+from train import label
+from train import main
+from train import tokenizer
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WORDS = ['Der Hund schläft.', 'The dog sleeps.', '„Ja“, sagte er.', "I don't."]
+
+
+@pytest.mark.parametrize('kind', ['unigram', 'bpe'])
+def test_tokenizer_folder(tmp_path, kind):
+  lines = WORDS * 50 + [' '.join(p) for p in toy.pairs(50)]
+  made = tokenizer.train_tokenizer(lines, 330, kind=kind)
+  tokenizer.save(made, str(tmp_path))
+  loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  assert (loaded.pad_token_id, loaded.eos_token_id, loaded.unk_token_id) == (
+    0,
+    1,
+    2,
+  )
+  for text in WORDS + ['Ünknown 猫 \t bytes\n', 'a']:
+    ids = loaded(text).input_ids
+    assert ids[-1] == 1 and 2 not in ids
+    assert loaded.decode(ids, skip_special_tokens=True) == text
+  # Sentences can be joined token by token.
+  a, b = (loaded(text).input_ids for text in WORDS[:2])
+  assert loaded(' '.join(WORDS[:2])).input_ids == a[:-1] + b
+
+
+def test_tokenizer_without_end(tmp_path):
+  made = tokenizer.train_tokenizer(WORDS * 9, 330, 'bpe', append_eos=False)
+  assert made.encode(WORDS[0]).ids[-1] != 1
+
+
+@pytest.mark.parametrize(
+  'size, kind, words',
+  [
+    (100, 'bpe', 'at least 320'),
+    (400, 'words', "'unigram' or 'bpe'"),
+  ],
+)
+def test_tokenizer_bad_arguments(size, kind, words):
+  with pytest.raises(ValueError, match=words):
+    tokenizer.train_tokenizer(WORDS, size, kind=kind)
+
+
+def status(module, *arguments):
+  """Exit status of a command in this process."""
+  with pytest.raises(SystemExit) as ended:
+    sys.argv = [module.__name__, *arguments]
+    module.run()
+  return ended.value.code
+
+
+@pytest.mark.parametrize(
+  'module, arguments, code, words',
+  [
+    (main, [], 2, '--workdir=DIR is needed'),
+    (main, ['--workdir=x', '--config=nowhere.py'], 2, 'nowhere.py'),
+    (main, ['--workdir=x', '--config.optimizer.rate=1'], 2, 'optimizer.rate'),
+    (main, ['--workdir=x', '--config.objective.name=kld'], 2, 'Unknown objec'),
+    (main, ['--workdir=x', '--config.data.source_length=0'], 2, 'at least 1'),
+    (
+      main,
+      ['--workdir=x', '--config.tokenizer=none'],
+      1,
+      'No tokenizer in none',
+    ),
+    (label, [], 2, '--target is needed'),
+    (label, ['--target=x', '--input=y', '--output=z'], 1, '.jsonl'),
+    (label, ['--target=x', '--input=y', '--output=z.jsonl'], 1, 'y does not'),
+    (tokenizer, [], 2, '--input=FILE and --output=DIR'),
+    (
+      tokenizer,
+      ['--input=nowhere.txt', '--output=o'],
+      1,
+      'nowhere.txt does not',
+    ),
+    (tokenizer, ['--input=a', '--output=o', 'b'], 2, 'b'),
+  ],
+)
+def test_one_line_for_each_mistake(
+  module, arguments, code, words, capsys, monkeypatch, tmp_path
+):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'argv', list(sys.argv))
+  assert status(module, *arguments) == code
+  captured = capsys.readouterr()
+  assert captured.out == ''
+  told = captured.err.strip().splitlines()[-1]
+  assert told.startswith('error:') and words in told
+  assert not list(tmp_path.iterdir())
+
+
+def test_help_from_a_bare_checkout():
+  for command in ('main', 'label', 'tokenizer'):
+    done = subprocess.run(
+      [sys.executable, '-m', f'train.{command}', '--help'],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0 and 'python -m train' in done.stdout

@@ -1,0 +1,67 @@
+"""Every config file of training gives settings that validate."""
+
+import importlib.util
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from specjax import models
+from specjax.training import build
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
+MEGABYTE = 1e6
+
+
+def load(name):
+  spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config
+
+
+VARIANTS = {
+  'demo_target': ('', 'quick'),
+  'text_target': ('', 'quick'),
+  'text_drafter': ('', 'quick'),
+  'demo_drafter': (
+    '',
+    'ce_ground_truth',
+    'ce',
+    'forward_kl',
+    'reverse_kl',
+    'jsd',
+    'tv',
+    'on_policy',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_variants_validate_and_others_are_refused(name):
+  for variant in VARIANTS[name]:
+    load(name)(variant).validate()
+  with pytest.raises(ValueError, match='nonsense'):
+    load(name)('nonsense')
+
+
+@pytest.mark.parametrize(
+  'name, vocab, largest',
+  [
+    ('demo_target', 8192, 26),
+    ('demo_drafter', 8192, 3),
+    ('text_target', 8192, 40),
+  ],
+)
+def test_exported_size_in_bfloat16(name, vocab, largest):
+  config = load(name)()
+  made = build.new_config(config, vocab, 0, 0, 1)
+  if config.model.output_vocab:
+    ids = tuple(range(config.model.output_vocab))
+    made = made.__class__(**{**vars(made), 'output_ids': ids})
+  count = sum(
+    int(np.prod(leaf.shape))
+    for leaf in jax.tree.leaves(models.abstract_params(made))
+  )
+  assert 2 * count / MEGABYTE <= largest
