@@ -19,7 +19,7 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     task='target',
     name='specjax demo target, English to German',
     tokenizer='demo_tokenizer',
-    steps=8000,
+    steps=4000,
     seed=0,
     log_every=20,
     eval_every=500,
@@ -47,11 +47,11 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     optimizer=config_lib.OptimizerConfig(
       name='adamw',
       learning_rate=2e-3,
-      schedule='rsqrt',
+      schedule='cosine',
       warmup_steps=300,
       weight_decay=0.01,
       clip=1.0,
-      ema=0.998,
+      ema=0.99,
     ),
     objective=config_lib.ObjectiveConfig(label_smoothing=0.1),
   )

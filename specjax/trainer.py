@@ -37,6 +37,7 @@ def run(
   workdir: str,
   *,
   command: str = '',
+  export_only: bool = False,
   report: Report = print,
 ) -> train.Outcome:
   """Trains until the end or a signal; a finished run is exported.
@@ -46,6 +47,7 @@ def run(
     workdir: folder of the run. Called again with it, a stopped run goes on
       and a finished one is exported anew.
     command: what the user typed, for the model card.
+    export_only: train nothing; export the newest checkpoint as it is.
     report: takes lines of information.
 
   Returns:
@@ -60,6 +62,10 @@ def run(
   )
   for source in parts.sources:
     _tell_left_out(source, report)
+  if export_only:
+    outcome = train.newest(parts, workdir)
+    report(f'Exported to {_export(parts, outcome, workdir, command)}.')
+    return outcome
   rewrite = None
   if config.data.on_policy_fraction:
     rewrite = on_policy.make(
@@ -88,9 +94,7 @@ def _export(parts, outcome, workdir, command):
   config = parts.config
   params = state_lib.best_params(outcome.state)
   if config.average_last > 1:
-    manager = checkpoints.open_manager(
-      os.path.join(workdir, train.CHECKPOINTS), config.keep_last
-    )
+    manager = train.open_checkpoints(workdir, config)
     like = checkpoints.abstract(outcome.state)
     params = export.final_params(manager, like, config.average_last)
     manager.close()

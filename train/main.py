@@ -4,6 +4,7 @@
   python -m train.main --config=configs/demo_drafter.py --workdir=DIR \\
       --config.teacher=TARGET/export
 
+`--init_from=FOLDER` begins with exported weights and fresh optimiser state.
 The same command continues a run that was stopped, bit for bit. At the end
 DIR/export is a model folder that `specjax.load`, `decode.main` and, for
 families it knows, transformers read.
@@ -27,10 +28,10 @@ def _define(values: flags.FlagValues):
     'Folder of the run: checkpoints, metrics, export.',
     flag_values=values,
   )
-  flags.DEFINE_string(
-    'init_from',
-    None,
-    'Folder of exported weights to continue from, with fresh optimiser state.',
+  flags.DEFINE_bool(
+    'export_only',
+    False,
+    'Train nothing; export the newest checkpoint of the run.',
     flag_values=values,
   )
 
@@ -39,22 +40,34 @@ def _command(argv):
   return shlex.join(['python', '-m', 'train.main', *argv[1:]])
 
 
+def _long_form(argument):
+  """`--init_from=X` is short for `--config.init_from=X`."""
+  if argument.startswith('--init_from'):
+    return '--config.' + argument[2:]
+  return argument
+
+
 def main(argv):
   cli.prepare_process()
   values, config = cli.parse(
-    argv, doc=__doc__, define=_define, default_config=_DEFAULT
+    [_long_form(a) for a in argv],
+    doc=__doc__,
+    define=_define,
+    default_config=_DEFAULT,
   )
   if not values.workdir:
     raise flags.Error('--workdir=DIR is needed: the folder of the run.')
-  if values.init_from:
-    config.init_from = values.init_from
   # Slow to import, and not needed to refuse a wrong command line.
   from specjax import trainer
 
   outcome = trainer.run(
-    config, values.workdir, command=_command(argv), report=cli.note
+    config,
+    values.workdir,
+    command=_command(argv),
+    export_only=values.export_only,
+    report=cli.note,
   )
-  if outcome.stopped:
+  if outcome.stopped and not values.export_only:
     cli.note(
       f'Stopped and saved at step {outcome.step} of {config.steps}. To '
       f'resume: {_command(argv)}'

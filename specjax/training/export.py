@@ -104,6 +104,18 @@ def _learning(run):
   return '; '.join(parts) + '.'
 
 
+def _usage(run):
+  if run.teacher is None:
+    return [
+      "model = specjax.load('FOLDER')",
+      "print(specjax.generate(model, ['...'])[0].text)",
+    ]
+  return [
+    "target, drafter = specjax.load('TARGET'), specjax.load('FOLDER')",
+    "print(specjax.generate(target, ['...'], drafter=drafter)[0].text)",
+  ]
+
+
 def model_card(
   run: build_lib.Run,
   params: base.PyTree,
@@ -117,7 +129,7 @@ def model_card(
   count = build_lib.num_parameters(params)
   lines = ['---', 'library_name: specjax']
   if config.licence:
-    lines += ['license: other', f'license_name: {config.licence}']
+    lines += [f'license: {config.licence.lower().replace(" ", "-")}']
   kind = 'target' if run.teacher is None else 'drafter'
   examples = sum(len(s.sides[0].offsets) - 1 for s in run.sources)
   lines += [
@@ -127,7 +139,7 @@ def model_card(
     '',
     f'A {run.model_config.model_type} {kind} of {count / 1e6:.2f} million '
     f'parameters, stored as {config.export_dtype}, trained with '
-    '[specjax](https://pypi.org/project/specjax/).',
+    'specjax.',
     '',
     '## Data',
     '',
@@ -170,6 +182,14 @@ def model_card(
     ]
     lines.append('')
   lines += [
+    '## Use',
+    '',
+    '```python',
+    'import specjax',
+    '',
+    *_usage(run),
+    '```',
+    '',
     '## Limits',
     '',
     'A small model, made to show speculative decoding and not to be relied '

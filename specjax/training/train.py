@@ -200,9 +200,7 @@ def train(
   config = run.config
   place = placement(config)
   _claim_workdir(workdir, config)
-  manager = checkpoints.open_manager(
-    os.path.join(workdir, CHECKPOINTS), config.keep_last
-  )
+  manager = open_checkpoints(workdir, config)
   optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
   state, first = _first_state(run, optimizer, manager, place)
   if first:
@@ -252,6 +250,31 @@ def train(
     manager.close()
   metrics_lib.plot(workdir)
   return outcome
+
+
+def open_checkpoints(workdir: str, config: config_lib.TrainConfig):
+  """The manager of a run's checkpoints."""
+  return checkpoints.open_manager(
+    os.path.join(workdir, CHECKPOINTS), config.keep_last
+  )
+
+
+def newest(run: build_lib.Run, workdir: str) -> Outcome:
+  """The newest checkpoint of a run, as if it had just been stopped there.
+
+  Raises:
+    FileNotFoundError: there is none.
+  """
+  config = run.config
+  manager = open_checkpoints(workdir, config)
+  optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
+  try:
+    if checkpoints.latest_step(manager) is None:
+      raise FileNotFoundError(f'{workdir} holds no checkpoint yet.')
+    state, step = _first_state(run, optimizer, manager, placement(config))
+  finally:
+    manager.close()
+  return Outcome(state, step, step < config.steps, {})
 
 
 def _first_state(run, optimizer, manager, place):

@@ -203,6 +203,16 @@ def test_checkpoints_keep_the_last_and_the_best(tmp_path):
   manager.close()
 
 
+def test_the_newest_checkpoint_can_be_had_without_training(files, tmp_path):
+  parts = build.build(toy.config(files, data_parallel=1))
+  with pytest.raises(FileNotFoundError, match='no checkpoint yet'):
+    train.newest(parts, str(tmp_path))
+  stopped = run(files, tmp_path, stop_at=2)
+  found = train.newest(parts, str(tmp_path))
+  assert found.stopped and found.step == 2
+  assert_same(found.state, stopped.state)
+
+
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(
   tmp_path, monkeypatch
 ):
