@@ -16,6 +16,7 @@ from tests.models.test_cached import CONFIGS
 @functools.partial(
   jax.jit,
   static_argnames=('config', 'deterministic'),
+  # Inlined, so that callers may choose how to compile what holds it.
   inline=True,
 )
 def call(config, params, tokens, key=None, segment_ids=None, *,
@@ -78,49 +79,46 @@ def test_packed_pairs_are_alone():
     np.testing.assert_allclose(packed[:, t], wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize('kind', CONFIGS)
-def test_dropout_needs_its_key(kind):
-  config = dataclasses.replace(CONFIGS[kind], dropout_rate=0.5)
-  params = models.init_params(config, jax.random.key(0))
-  tokens = some_tokens()
-
-  def noisy(seed):
-    key = jax.random.key(seed)
-    return call(config, params, tokens, key, deterministic=False)
-
-  np.testing.assert_array_equal(noisy(0), noisy(0))
-  assert not np.allclose(noisy(0), noisy(1))
-
-
-@pytest.mark.parametrize('kind', CONFIGS)
-def test_remat_changes_nothing(kind):
+def one_layer(kind):
   less = {'num_decoder_layers': 1}
   if kind == 'decoder':
     less = {'num_hidden_layers': 1, 'sliding_layers': (True,)}
-  plain = dataclasses.replace(CONFIGS[kind], **less)
-  remat = dataclasses.replace(plain, remat=True, dropout_rate=0.1)
-  plain = dataclasses.replace(plain, dropout_rate=0.1)
+  return dataclasses.replace(CONFIGS[kind], **less)
+
+
+@pytest.mark.parametrize('kind', CONFIGS)
+def test_dropout_and_remat(kind):
+  """Dropout follows its key; recomputing layers changes no gradient."""
+  plain = dataclasses.replace(one_layer(kind), dropout_rate=0.1)
+  remat = dataclasses.replace(plain, remat=True)
   params = models.init_params(plain, jax.random.key(0))
   assert jax.tree.structure(params) == jax.tree.structure(
     models.abstract_params(remat)
   )
   tokens = some_tokens()
 
+  def loss(config, params, key):
+    logits = call(config, params, tokens, key, deterministic=False)
+    return jnp.mean(jax.nn.log_softmax(logits)[..., 0])
+
   def grads(config):
-    def loss(params):
-      key = jax.random.key(0)
-      logits = call(config, params, tokens, key, deterministic=False)
-      return jnp.mean(jax.nn.log_softmax(logits)[..., 0])
-
     return jax.jit(
-      jax.grad(loss), compiler_options={'xla_backend_optimization_level': 0}
-    )(params)
+      jax.value_and_grad(functools.partial(loss, config)),
+      compiler_options={'xla_backend_optimization_level': 0},
+    )
 
-  first, second = grads(plain), grads(remat)
+  run = grads(plain)
+  first, by_key = run(params, jax.random.key(0))
+  other, _ = run(params, jax.random.key(1))
+  assert abs(first - other) > 1e-4
+  second, recomputed = grads(remat)(params, jax.random.key(0))
+  np.testing.assert_allclose(first, second, atol=1e-5)
   jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), first, second
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5),
+    by_key,
+    recomputed,
   )
-  assert all(np.abs(x).sum() > 0 for x in jax.tree.leaves(first))
+  assert all(np.abs(x).sum() > 0 for x in jax.tree.leaves(by_key))
 
 
 @pytest.mark.parametrize('kind', CONFIGS)
@@ -179,7 +177,7 @@ def test_sharded_forward_equals_one_device():
 
 @pytest.mark.parametrize('kind', CONFIGS)
 def test_init_draws_what_the_modules_draw(kind):
-  config = dataclasses.replace(CONFIGS[kind], tie_word_embeddings=False)
+  config = dataclasses.replace(one_layer(kind), tie_word_embeddings=False)
   ours = models.init_params(config, jax.random.key(0))
   again = models.init_params(config, jax.random.key(0))
   other = models.init_params(config, jax.random.key(1), dtype='bfloat16')
