@@ -19,6 +19,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 from typing import Any, Callable, Iterator, Optional, Sequence
 
 from absl import flags
@@ -26,6 +27,9 @@ import jax
 from ml_collections import config_flags
 
 DefineFlags = Callable[[flags.FlagValues], None]
+
+# Signals that asked the running command to stop.
+_arrived: list[int] = []
 
 
 def note(*words: Any) -> None:
@@ -43,19 +47,24 @@ def call(main: Callable[[Sequence[str]], None], argv=None) -> int:
 
   Args:
     main: takes the arguments, the program's name first.
-    argv: by default `sys.argv`.
+    argv: by default `sys.argv`; then an interrupted process ends here.
 
   Returns:
     The exit status.
   """
   try:
-    with _terminated_like_interrupted():
+    with _interruptible():
       main(list(sys.argv if argv is None else argv))
     return 0
   except flags.Error as error:
     return _fail(error, 2)
   except KeyboardInterrupt as error:
-    return _fail(error if error.args else 'interrupted.', 1)
+    status = _fail(error if error.args else 'interrupted.', 1)
+    if argv is None:
+      # JAX may be compiling in threads that do not survive a tidy end.
+      sys.stdout.flush()
+      os._exit(status)
+    return status
   except BrokenPipeError:
     # Whoever read the output has seen enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,21 +93,33 @@ def _fail(error: Any, status: int) -> int:
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-  """SIGTERM raises KeyboardInterrupt, as SIGINT does."""
+def _interruptible() -> Iterator[None]:
+  """SIGTERM and SIGINT raise KeyboardInterrupt, see `check_interrupt`."""
+  _arrived.clear()
 
   def interrupt(number, frame):
+    _arrived.append(number)
     raise KeyboardInterrupt
 
-  try:
-    before = signal.signal(signal.SIGTERM, interrupt)
-  except ValueError:  # Not in the main thread; then nobody sends it here.
-    yield
-    return
+  before = {}
+  if threading.current_thread() is threading.main_thread():
+    for number in (signal.SIGTERM, signal.SIGINT):
+      before[number] = signal.signal(number, interrupt)
   try:
     yield
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+def check_interrupt() -> None:
+  """Raises KeyboardInterrupt if a signal came whose own exception got lost.
+
+  Python drops what is raised inside a garbage collection callback, and JAX has
+  one; long loops therefore ask here from time to time.
+  """
+  if _arrived:
+    raise KeyboardInterrupt
 
 
 def parse(
@@ -222,10 +243,8 @@ def _check_overrides(argv: Sequence[str], config: Any) -> None:
 
 def _print_help(doc: str, values: flags.FlagValues, config: Any) -> None:
   print(doc.strip(), '\n\nFlags:')
-  shown = values.main_module_help().splitlines()
-  print(
-    '\n'.join(line for line in shown if not line.endswith('.py:')).strip('\n')
-  )
+  shown = values.get_help().splitlines()
+  print('\n'.join(line for line in shown if line.startswith(' ')))
   print('\nConfig fields (--config.NAME=VALUE) and their values:')
   for field in dataclasses.fields(config):
     print(f'  {field.name} = {getattr(config, field.name)!r}')

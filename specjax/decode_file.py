@@ -137,13 +137,14 @@ def _run(request: Request, job: jobs.Job, keep_bytes: int, compile_seconds):
     total=len(job.rows), unit='answer', dynamic_ncols=True, file=cli.stderr()
   )
   try:
-    with output.writer(request.output, keep_bytes) as write, bar:
+    with bar, output.writer(request.output, keep_bytes) as write:
       with contextlib.closing(api.stream(job)) as batches:
         for batch in batches:
           write(batch.answers)
           answers += batch.answers
           seconds += batch.seconds
           bar.update(len(batch.answers))
+          cli.check_interrupt()
   except KeyboardInterrupt:
     resume = '' if request.output == '-' else '; --resume continues it'
     raise KeyboardInterrupt(

@@ -50,6 +50,8 @@ def check_writable(path: str) -> None:
   if file.is_dir():
     raise IsADirectoryError(f'{path} is a folder; give a file to write to.')
   existed = file.exists()
+  if existed and not file.is_file():  # Opening a pipe would wait for a reader.
+    return
   try:
     file.open('ab').close()
   except OSError as error:
@@ -116,31 +118,46 @@ def writer(path: str, keep_bytes: int = 0) -> Iterator[Write]:
     finish and a failed write is taken back, so the file has whole lines only.
   """
   as_json = path.endswith('.jsonl')
+
+  def joined(answers: Sequence[Answer]) -> str:
+    return ''.join(line(answer, as_json) for answer in answers)
+
   if path == '-':
-    yield lambda answers: _write_whole(
-      sys.stdout, ''.join(line(answer, False) for answer in answers)
-    )
+    yield lambda answers: _print_whole(joined(answers))
     return
-  mode = 'r+' if keep_bytes else 'w'
-  with open(path, mode, encoding='utf-8', newline='') as file:
-    file.truncate(keep_bytes)
-    file.seek(0, os.SEEK_END)
-    yield lambda answers: _write_whole(
-      file, ''.join(line(answer, as_json) for answer in answers)
-    )
+  # Unbuffered: what could not be written must not be tried again at the end.
+  with open(path, 'r+b' if keep_bytes else 'wb', buffering=0) as file:
+    if keep_bytes:
+      file.truncate(keep_bytes)
+      file.seek(0, os.SEEK_END)
+    yield lambda answers: _write_whole(file, joined(answers).encode())
 
 
-def _write_whole(file, text: str) -> None:
-  start = None if file is sys.stdout else file.tell()
+def _print_whole(text: str) -> None:
   with _signals_wait():
     try:
-      file.write(text)
-      file.flush()
+      sys.stdout.write(text)
+      sys.stdout.flush()
+    except BrokenPipeError:
+      raise
     except OSError as error:
-      if start is None:
-        raise
-      with contextlib.suppress(OSError):
-        os.truncate(file.fileno(), start)
+      raise OSError(
+        f'Cannot write to standard output: {error.strerror}.'
+      ) from None
+
+
+def _write_whole(file, data: bytes) -> None:
+  start = file.tell() if file.seekable() else None
+  with _signals_wait():
+    try:
+      while data:
+        data = data[file.write(data) :]
+    except BrokenPipeError:
+      raise
+    except OSError as error:
+      if start is not None:
+        with contextlib.suppress(OSError):
+          file.truncate(start)
       raise OSError(f'Cannot write to {file.name}: {error.strerror}.') from None
 
 
