@@ -23,7 +23,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(name, default, words, flag_values=values)
 
   text('target', None, 'The model that decides: a folder or a hub id.')
-  text('drafter', 'none', 'A folder or hub id, prompt_lookup, or none.')
+  text(
+    'drafter',
+    'none',
+    'A folder or hub id, prompt_lookup, suffix, token_recycling, '
+    'hybrid:FOLDER, or none.',
+  )
+  text('corpus', '', 'Earlier answers that suffix copies from; is extended.')
   text('input', None, 'Prompts: a text file, a .jsonl file, or -.')
   text('output', '-', 'Where answers go: a text file, a .jsonl file, or -.')
   text('stats', '', 'Writes the numbers of the run to this JSON file.')
@@ -59,6 +65,7 @@ def main(argv: Sequence[str]) -> None:
       resume=values.resume,
       baseline=values.baseline,
       config=config,
+      corpus=values.corpus,
     )
   )
 

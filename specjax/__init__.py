@@ -8,8 +8,9 @@ print(specjax.generate(model, 'Once upon a time', drafter=draft)[0].text)
 from specjax.api import Answer
 from specjax.api import generate
 from specjax.decode_config import DecodeConfig
+from specjax.drafting import Hybrid
 from specjax.loading import load
 from specjax.loading import Model
 
-__all__ = ['Answer', 'DecodeConfig', 'Model', 'generate', 'load']
+__all__ = ['Answer', 'DecodeConfig', 'Hybrid', 'Model', 'generate', 'load']
 __version__ = '0.1.0'

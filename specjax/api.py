@@ -80,7 +80,8 @@ def generate(
     model: the target, from `specjax.load`.
     prompts: a string, a list of strings, chats (lists of messages) or token
       ids, an int array [S] or [N, S], or a `base.Prompt`.
-    drafter: a model, 'prompt_lookup', or None for plain decoding.
+    drafter: a model, a `Hybrid` of one, 'prompt_lookup', 'suffix' or
+      'token_recycling', or None for plain decoding.
     config: `DecodeConfig`; by default its defaults.
     **settings: fields of it that differ, for instance `temperature=0.7`.
 
@@ -136,6 +137,7 @@ def stream(job: Job) -> Iterator[Batch]:
         break
       answers.append(_answer(job, row, generation, place))
     yield Batch(tuple(answers), seconds)
+    job = jobs.learn(job, [answer.tokens for answer in answers])
     if failure:
       raise failure
     done = end

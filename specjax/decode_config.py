@@ -35,6 +35,7 @@ class DecodeConfig:
 
   Attributes:
     num_draft: K, tokens drafted a round; 0 means plain decoding.
+    corpus_tokens: most tokens that a corpus of earlier answers keeps.
     verify: 'auto' or a verifier's name: greedy, sampling, block, coupled,
       match (exact), lenient, top_candidates (lossy). 'auto' is greedy at
       temperature 0, else sampling for a draft model and match without one.
@@ -64,6 +65,7 @@ class DecodeConfig:
   """
 
   num_draft: int = 4
+  corpus_tokens: int = 131072
   verify: str = 'auto'
   sampler: str = 'gumbel'
   temperature: float = 0.0
@@ -144,6 +146,7 @@ def per_row(value: Any, rows: Union[int, Sequence[int]]) -> Any:
 
 _WHOLE = {
   'num_draft': 0,
+  'corpus_tokens': 2,
   'top_k': 0,
   'no_repeat_ngram_size': 0,
   'beta': 1,

@@ -5,19 +5,20 @@ import dataclasses
 import json
 import statistics
 import time
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 import tqdm
 
 from specjax import api
 from specjax import cli
+from specjax import drafting
 from specjax import jobs
 from specjax import loading
 from specjax import output
 from specjax import report
 from specjax import text as text_lib
 from specjax.decode_config import DecodeConfig
-from specjax.decoding import build
+from specjax.decoding import corpus as corpus_lib
 
 BASELINES = ('first', 'all', 'none')
 
@@ -32,7 +33,7 @@ class Request:
 
   Attributes:
     target: folder or hub id.
-    drafter: folder or hub id, 'prompt_lookup', or 'none'.
+    drafter: as `drafting.load` takes it.
     source: input file or '-'.
     output: output file or '-'.
     stats: JSON file for the numbers, or ''.
@@ -40,6 +41,7 @@ class Request:
     baseline: decode plainly too, to measure the ratio: the 'first' batch,
       'all' of the prompts, or 'none'.
     config: `DecodeConfig`.
+    corpus: file of earlier answers, read and extended; or ''.
   """
 
   target: str
@@ -50,6 +52,7 @@ class Request:
   resume: bool
   baseline: str
   config: DecodeConfig
+  corpus: str = ''
 
 
 def decode_file(request: Request) -> None:
@@ -74,11 +77,22 @@ def decode_file(request: Request) -> None:
     )
     cli.note(f'{skip} answers are there already.')
   target, drafter = load_models(request)
-  job = jobs.plan(target, prompts, drafter=drafter, config=config, skip=skip)
+  corpus = None
+  if request.corpus:
+    output.check_writable(request.corpus)
+    corpus = drafting.open_corpus(
+      request.corpus, drafter, target.tokenizer, config.corpus_tokens
+    )
+  job = jobs.plan(
+    target, prompts, drafter=drafter, config=config, skip=skip, corpus=corpus
+  )
   _warn(job, drafter)
   _say_what_runs(request, job)
   compile_seconds = api.warm_up(job)
   found, answers = _run(request, job, keep_bytes, compile_seconds)
+  if corpus is not None:
+    new = [answer.tokens for answer in answers]
+    corpus_lib.save(drafting.remember(corpus, new), request.corpus)
   found |= _compare(request, job, target, drafter, prompts, skip, answers)
   if request.stats:
     found |= {'request': _plain(request)} | report.environment()
@@ -88,15 +102,13 @@ def decode_file(request: Request) -> None:
 
 def load_models(
   request: Request,
-) -> tuple[loading.Model, Union[None, str, loading.Model]]:
+) -> tuple[loading.Model, drafting.Drafter]:
   """Loads the target and, where a model is named, the drafter."""
   dtype = None if request.config.dtype == 'stored' else request.config.dtype
   target = loading.load(request.target, dtype=dtype)
-  if request.drafter in ('', 'none') or not request.config.num_draft:
+  if not request.config.num_draft:
     return target, None
-  if request.drafter in build.FREE_DRAFTERS:
-    return target, request.drafter
-  return target, loading.load(request.drafter, dtype=dtype)
+  return target, drafting.load(request.drafter, dtype)
 
 
 def _warn(job: jobs.Job, drafter) -> None:
@@ -107,13 +119,14 @@ def _warn(job: jobs.Job, drafter) -> None:
       f"Note: the verifier {verifier.name} is lossy; the output's distribution "
       "is not the target's."
     )
-  if isinstance(drafter, loading.Model) and drafter.lm.max_positions:
+  model = drafting.draft_model(drafter)
+  if model is not None and model.lm.max_positions:
     longest = max((len(row.tokens) for row in job.rows), default=0)
     budget = int(max(jobs.as_list(job.config.max_new_tokens)))
-    given = 1 if drafter.lm.is_encoder_decoder else longest
-    if given + budget > drafter.lm.max_positions:
+    given = 1 if model.lm.is_encoder_decoder else longest
+    if given + budget > model.lm.max_positions:
       cli.note(
-        f'Note: the drafter was made for {drafter.lm.max_positions} positions '
+        f'Note: the drafter was made for {model.lm.max_positions} positions '
         f'and rows may reach {given + budget}; drafts beyond will be poor, '
         'the output stays exact.'
       )
@@ -166,7 +179,7 @@ def _compare(
     added['baseline'] = _baseline(request, job, target, prompts, skip, answers)
   if request.config.explain:
     begin = time.perf_counter()
-    model = drafter if isinstance(drafter, loading.Model) else None
+    model = drafting.draft_model(drafter)
     times = report.measure_steps(job, target, model)
     found = report.numbers(answers, 1.0, 0.0)
     parts, sentences = report.explain(

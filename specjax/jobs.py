@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import drafting
 from specjax import loading
 from specjax import text as text_lib
 from specjax.decode_config import DecodeConfig
 from specjax.decode_config import per_row
 from specjax.decoding import build
+from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
 
-Drafter = Union[None, str, loading.Model]
+Drafter = drafting.Drafter
 _WHOLE = (int, np.integer)
 Prompts = Union[str, Sequence[Any], np.ndarray, jax.Array, base.Prompt]
 
@@ -47,6 +49,9 @@ class Job:
     batches: (first row, end row, padded prompt width); blank rows in between
       are not decoded.
     batch_size: rows of every batch; the last is filled up with finished ones.
+    drafter: what drafts.
+    corpus: earlier answers that it may copy from, or None.
+    unsorted: tokens added to the corpus since it was sorted for search.
   """
 
   recipe: generate_lib.Recipe
@@ -57,6 +62,9 @@ class Job:
   rows: tuple[Row, ...]
   batches: tuple[tuple[int, int, int], ...]
   batch_size: int
+  drafter: Drafter = None
+  corpus: Optional[corpus_lib.Corpus] = None
+  unsorted: int = 0
 
 
 def plan(
@@ -66,6 +74,7 @@ def plan(
   drafter: Drafter = None,
   config: Optional[DecodeConfig] = None,
   skip: int = 0,
+  corpus: Optional[corpus_lib.Corpus] = None,
   **settings,
 ) -> Job:
   """Checks everything and lays the prompts out. See `generate`.
@@ -76,6 +85,7 @@ def plan(
     drafter: as in `generate`.
     config: as in `generate`.
     skip: answers that exist already, counted from the first.
+    corpus: earlier answers, for the drafters that read them.
     **settings: as in `generate`.
 
   Returns:
@@ -84,12 +94,12 @@ def plan(
   config = dataclasses.replace(config or DecodeConfig(), **settings)
   config.validate()
   drafter = None if drafter == 'none' or not config.num_draft else drafter
-  is_model = isinstance(drafter, loading.Model)
-  if is_model:
-    text_lib.check_same_vocabulary(model.tokenizer, drafter.tokenizer)
+  draft_model = drafting.draft_model(drafter)
+  if draft_model is not None:
+    text_lib.check_same_vocabulary(model.tokenizer, draft_model.tokenizer)
   recipe = build.recipe(
     model.lm,
-    drafter.lm if is_model else drafter,
+    drafting.for_recipe(model, drafter, config.num_draft),
     num_draft=config.num_draft,
     verify=config.verify,
     warp=config.sampling().warp_spec(),
@@ -112,15 +122,34 @@ def plan(
   batch_size, batches = _layout(rows, config.batch_size)
   return Job(
     recipe=recipe,
-    params=generate_lib.Params(
-      model.params, drafter.params if is_model else None
-    ),
+    params=generate_lib.Params(model.params, drafting.params(drafter, corpus)),
     config=config,
     tokenizer=model.tokenizer,
     eos_ids=() if config.ignore_eos else tuple(model.eos_ids),
     rows=rows,
     batches=batches,
     batch_size=batch_size,
+    drafter=drafter,
+    corpus=corpus,
+  )
+
+
+def learn(job: Job, answers: Sequence[Sequence[int]]) -> Job:
+  """The job with answers added to its corpus, if it has one.
+
+  The corpus is sorted anew once an eighth of it is new, so that the work stays
+  in proportion to what is decoded.
+  """
+  if job.corpus is None:
+    return job
+  corpus = drafting.remember(job.corpus, answers)
+  unsorted = job.unsorted + sum(len(answer) + 1 for answer in answers)
+  job = dataclasses.replace(job, corpus=corpus, unsorted=unsorted)
+  if 8 * unsorted < corpus.text.size:
+    return job
+  found = drafting.params(job.drafter, corpus)
+  return dataclasses.replace(
+    job, params=job.params.replace(drafter=found), unsorted=0
   )
 
 

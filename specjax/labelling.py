@@ -10,11 +10,11 @@ import time
 from typing import Callable, Optional
 
 from specjax import api
+from specjax import drafting
 from specjax import jobs
 from specjax import loading
 from specjax import output
 from specjax.decode_config import DecodeConfig
-from specjax.decoding import build
 from specjax.decoding import stats
 from specjax.training import readers
 
@@ -25,7 +25,7 @@ class Request:
 
   Attributes:
     target: folder or hub id of the model that writes.
-    drafter: folder, hub id or 'prompt_lookup', to be faster; '' for none.
+    drafter: to be faster, as `drafting.load` takes it; '' for none.
     inputs: files: first column of .tsv, `field` of .jsonl, lines of text.
     field: name in JSON lines.
     output: .jsonl file; a begun one is continued.
@@ -77,9 +77,7 @@ def label(
   )
   dtype = None if request.config.dtype == 'stored' else request.config.dtype
   target = loading.load(request.target, dtype=dtype)
-  drafter = request.drafter or None
-  if drafter is not None and drafter not in build.FREE_DRAFTERS:
-    drafter = loading.load(drafter, dtype=dtype)
+  drafter = drafting.load(request.drafter, dtype)
   job = jobs.plan(
     target, prompts, drafter=drafter, config=request.config, skip=skip
   )

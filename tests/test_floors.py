@@ -20,6 +20,7 @@ FLOORS = (
   ('specjax.decoding', 3, 'decoding'),
   ('specjax.training', 3, 'training'),
   ('specjax.decode_config', 4, 'top'),
+  ('specjax.drafting', 4, 'top'),
   ('specjax.jobs', 4, 'top'),
   ('specjax.api', 4, 'top'),
   ('specjax.theory', 4, 'top'),

@@ -25,7 +25,12 @@ def _define(values: flags.FlagValues):
     flags.DEFINE_string(name, default, words, flag_values=values)
 
   text('target', None, 'The model that writes: a folder or a hub id.')
-  text('drafter', '', 'Makes it faster: a folder, a hub id, prompt_lookup.')
+  text(
+    'drafter',
+    '',
+    'Makes it faster: a folder, a hub id, prompt_lookup, suffix, '
+    'token_recycling or hybrid:FOLDER.',
+  )
   text('field', 'source', 'Field of the inputs in JSON lines.')
   text('output', None, 'A .jsonl file; a begun one is continued.')
   flags.DEFINE_multi_string(

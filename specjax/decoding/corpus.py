@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 from typing import Iterable, Sequence, Union
 
 from flax import struct
@@ -123,14 +122,12 @@ def save(corpus: Corpus, path: Union[str, os.PathLike]) -> None:
     'sha256': hashlib.sha256(body).hexdigest(),
   }
   path.parent.mkdir(parents=True, exist_ok=True)
-  handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+  draft = path.with_name(f'{path.name}.{os.getpid()}.tmp')
   try:
-    with os.fdopen(handle, 'wb') as file:
-      file.write(MAGIC + json.dumps(header).encode() + b'\n' + body)
-    os.replace(name, path)
-  except BaseException:
-    os.unlink(name)
-    raise
+    draft.write_bytes(MAGIC + json.dumps(header).encode() + b'\n' + body)
+    os.replace(draft, path)
+  finally:
+    draft.unlink(missing_ok=True)
 
 
 def load(

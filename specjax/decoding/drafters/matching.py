@@ -144,16 +144,15 @@ def in_corpus(
     left = jnp.take_along_axis(text, first, axis=1)
     return (left < jnp.take_along_axis(wanted, first, axis=1))[:, 0]
 
-  def halve(_, bounds):
+  def halve(bounds):
     low, high = bounds
     middle = (low + high) // 2
     after = before(middle) & (low < high)
     return jnp.where(after, middle + 1, low), jnp.where(after, high, middle)
 
   zero = jnp.zeros((batch,), jnp.int32)
-  rank, _ = lax.fori_loop(
-    0,
-    max(size.bit_length(), 1),
+  rank, _ = lax.while_loop(
+    lambda bounds: jnp.any(bounds[0] < bounds[1]),
     halve,
     (zero, jnp.broadcast_to(index.size, (batch,))),
   )

@@ -1,0 +1,145 @@
+"""Drafters as a user names them, and the corpus that some of them read.
+
+A name is a folder or hub id of a draft model, one of `build.FREE_DRAFTERS`,
+'hybrid:' and a folder, or 'none'.
+"""
+
+import dataclasses
+import os
+from typing import Any, Optional, Sequence, Union
+
+import jax
+
+from specjax import base
+from specjax import loading
+from specjax import text as text_lib
+from specjax.decoding import build
+from specjax.decoding import corpus as corpus_lib
+from specjax.decoding import drafters
+
+HYBRID = 'hybrid:'
+
+
+@dataclasses.dataclass(frozen=True)
+class Hybrid:
+  """A draft model where it promises more, suffix matching where that does.
+
+  Attributes:
+    model: the draft model, from `specjax.load`.
+  """
+
+  model: loading.Model
+
+
+Drafter = Union[None, str, loading.Model, Hybrid]
+
+
+def load(name: str, dtype: Optional[str] = None) -> Drafter:
+  """Resolves a name.
+
+  Args:
+    name: see above; '' is 'none'.
+    dtype: of a draft model's weights, as for `loading.load`.
+
+  Returns:
+    What `specjax.generate` takes as `drafter`.
+
+  Raises:
+    ValueError, FileNotFoundError: one sentence naming what is wrong.
+  """
+  if name in ('', 'none'):
+    return None
+  if name in build.FREE_DRAFTERS:
+    return name
+  if name.startswith(HYBRID):
+    folder = name.removeprefix(HYBRID)
+    if not folder:
+      raise ValueError(
+        'A hybrid needs a draft model: hybrid:FOLDER, with the folder or hub '
+        'id of one.'
+      )
+    return Hybrid(loading.load(folder, dtype=dtype))
+  return loading.load(name, dtype=dtype)
+
+
+def draft_model(drafter: Drafter) -> Optional[loading.Model]:
+  """The model inside a drafter, if there is one."""
+  if isinstance(drafter, Hybrid):
+    return drafter.model
+  return drafter if isinstance(drafter, loading.Model) else None
+
+
+def reads_corpus(drafter: Drafter) -> bool:
+  """Whether the drafter copies from a corpus."""
+  return drafter == 'suffix' or isinstance(drafter, Hybrid)
+
+
+def for_recipe(
+  target: loading.Model, drafter: Drafter, num_draft: int
+) -> Union[None, str, base.CachedLM, build.Hybrid]:
+  """The drafter as `build.recipe` takes it.
+
+  What a hybrid's model costs is estimated by its size: decoding reads all
+  weights once a step.
+  """
+  if isinstance(drafter, loading.Model):
+    return drafter.lm
+  if not isinstance(drafter, Hybrid):
+    return drafter
+  model_draft = max(1, min(4, num_draft))
+  ratio = _size(drafter.model.params) / max(_size(target.params), 1)
+  # To two digits, since the value is compiled in.
+  return build.Hybrid(
+    drafter.model.lm, model_draft, round(model_draft * ratio, 2)
+  )
+
+
+def params(
+  drafter: Drafter, corpus: Optional[corpus_lib.Corpus] = None
+) -> base.PyTree:
+  """Parameters of the drafter, with the corpus sorted for search."""
+  model = draft_model(drafter)
+  if not reads_corpus(drafter):
+    return None if model is None else model.params
+  index = None if corpus is None else corpus_lib.index(corpus)
+  return drafters.HybridParams(model.params, index) if model else index
+
+
+def open_corpus(
+  path: str, drafter: Drafter, tokenizer: Any, capacity: int
+) -> corpus_lib.Corpus:
+  """Reads a corpus file, or begins an empty corpus if there is none.
+
+  Args:
+    path: of the file.
+    drafter: what will read it.
+    tokenizer: of the target.
+    capacity: most tokens, separators included.
+
+  Raises:
+    ValueError: if the drafter reads no corpus, or the file is not a corpus of
+      this tokenizer.
+  """
+  if not reads_corpus(drafter):
+    raise ValueError(
+      'A corpus is read by the drafters suffix and hybrid:FOLDER only; take '
+      'one of them or leave --corpus out.'
+    )
+  if tokenizer is None:
+    raise ValueError('A corpus needs a target with a tokenizer.')
+  fingerprint = text_lib.fingerprint(tokenizer)
+  if os.path.exists(path):
+    return corpus_lib.load(path, capacity, fingerprint)
+  return corpus_lib.empty(capacity, fingerprint)
+
+
+def remember(
+  corpus: corpus_lib.Corpus, answers: Sequence[Sequence[int]]
+) -> corpus_lib.Corpus:
+  """The corpus with answers added; one too long for it keeps its end."""
+  most = corpus.capacity - 1
+  return corpus_lib.add(corpus, [answer[-most:] for answer in answers])
+
+
+def _size(tree: base.PyTree) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))

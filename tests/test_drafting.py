@@ -1,0 +1,125 @@
+"""Drafters by name, hybrids, and corpora kept from run to run."""
+
+import os
+
+import pytest
+
+import specjax
+from specjax import api
+from specjax import decode_file
+from specjax import drafting
+from specjax import jobs
+from tests import tiny
+
+PROMPTS = ['the cat', 'a dog ran to the', 'the']
+NEW = 24
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('models')
+  return {
+    'target': tiny.save(folder / 'target', seed=0),
+    'drafter': tiny.save(folder / 'drafter', seed=1),
+    't5': tiny.save(folder / 't5', tiny.T5, seed=2),
+    'swapped': tiny.save(folder / 'swap', swap=('cat', 'dog')),
+  }
+
+
+def _tokens(answers):
+  return [answer.tokens for answer in answers]
+
+
+def test_names(folders):
+  assert drafting.load('none') is None and drafting.load('') is None
+  assert drafting.load('suffix') == 'suffix'
+  assert drafting.draft_model(drafting.load(folders['drafter'])) is not None
+  found = drafting.load('hybrid:' + folders['drafter'])
+  assert isinstance(found, specjax.Hybrid)
+  with pytest.raises(ValueError, match='hybrid:FOLDER'):
+    drafting.load('hybrid:')
+
+
+@pytest.mark.parametrize(
+  ('kind', 'name', 'temperature'),
+  [
+    ('target', 'hybrid', 0.0),
+    ('target', 'token_recycling', 0.7),
+    ('t5', 'suffix', 0.0),
+  ],
+)
+def test_answers_are_those_of_plain_decoding(folders, kind, name, temperature):
+  target = specjax.load(folders[kind])
+  drafter = name
+  if name == 'hybrid':
+    drafter = specjax.Hybrid(specjax.load(folders['drafter']))
+  settings = dict(max_new_tokens=NEW, temperature=temperature, num_draft=5)
+  want = specjax.generate(target, PROMPTS, **settings)
+  settings['verify'] = 'match' if temperature else 'auto'
+  got = specjax.generate(target, PROMPTS, drafter=drafter, **settings)
+  assert _tokens(got) == _tokens(want)
+
+
+def _run(folders, corpus, drafter='suffix', target='target'):
+  prompts = os.path.join(os.path.dirname(folders['target']), 'prompts.txt')
+  with open(prompts, 'w', encoding='utf-8') as file:
+    file.write('\n'.join(PROMPTS) + '\n')
+  out = prompts + '.out'
+  request = decode_file.Request(
+    target=folders[target],
+    drafter=drafter,
+    source=prompts,
+    output=out,
+    stats='',
+    resume=False,
+    baseline='none',
+    config=specjax.DecodeConfig(
+      max_new_tokens=NEW, num_draft=5, explain=False, ignore_eos=True
+    ),
+    corpus=str(corpus),
+  )
+  decode_file.decode_file(request)
+  with open(out, encoding='utf-8') as file:
+    return file.read()
+
+
+def test_a_corpus_makes_the_second_run_shorter(folders, tmp_path, capfd):
+  path = tmp_path / 'answers.corpus'
+  calls, texts = [], []
+  for _ in range(2):
+    texts.append(_run(folders, path))
+    line = next(
+      line
+      for line in capfd.readouterr().err.splitlines()
+      if 'target calls' in line
+    )
+    calls.append(int(line.split()[-1].replace(',', '')))
+  assert texts[0] == texts[1]
+  assert calls[1] < calls[0]
+  with pytest.raises(ValueError, match='another tokenizer'):
+    _run(folders, path, target='swapped')
+  with pytest.raises(ValueError, match='suffix and hybrid:FOLDER'):
+    _run(folders, path, drafter='prompt_lookup')
+  path.write_bytes(path.read_bytes()[:-2])
+  with pytest.raises(ValueError, match='truncated or damaged'):
+    _run(folders, path)
+
+
+def test_later_batches_copy_from_earlier_ones(folders, tmp_path):
+  target = specjax.load(folders['target'])
+  corpus = drafting.open_corpus(
+    str(tmp_path / 'new'), 'suffix', target.tokenizer, 1000
+  )
+  job = jobs.plan(
+    target,
+    ['the cat'] * 2,
+    drafter='suffix',
+    corpus=corpus,
+    max_new_tokens=NEW,
+    num_draft=5,
+    batch_size=1,
+    ignore_eos=True,
+  )
+  first, second = [batch.answers[0] for batch in api.stream(job)]
+  assert first.tokens == second.tokens
+  assert second.counts.num_target_calls < first.counts.num_target_calls
