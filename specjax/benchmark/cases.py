@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import drafting
 from specjax import loading
 from specjax import text as text_lib
 from specjax.benchmark import prompts as prompts_lib
@@ -118,19 +119,20 @@ def speculative(
 ) -> Case:
   """One speculative case; see `grid`."""
   spec = config.sampling(temperature).warp_spec()
-  drafts = subject.model.lm if subject.kind == 'model' else subject.kind
   drafter_params = None
-  if subject.kind in ('model', 'prompt_lookup'):
+  if subject.kind in ('model', 'hybrid') + build.FREE_DRAFTERS:
+    drafter = subject.model or subject.kind
+    if subject.kind == 'hybrid':
+      drafter = drafting.Hybrid(subject.model)
     recipe = build.recipe(
       target.lm,
-      drafts,
+      drafting.for_recipe(target, drafter, num_draft),
       num_draft=num_draft,
       verify=verify,
       warp=spec,
       sampler=config.sampler,
     )
-    if subject.kind == 'model':
-      drafter_params = subject.model.params
+    drafter_params = drafting.params(drafter)
   else:
     recipe = _special(target, subject, num_draft, verify, spec, config)
     drafter_params = tables.get(subject.kind)

@@ -13,9 +13,11 @@ from typing import NamedTuple, Optional
 
 import jax
 
+from specjax import drafting
 from specjax import loading
 from specjax import models
 from specjax import text as text_lib
+from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.models import hf
 
@@ -69,9 +71,10 @@ SHAPES = {
 }  # fmt: skip
 
 TABLE_ORDER = {'unigram': 1, 'bigram': 2}
-FREE = ('prompt_lookup', 'unigram', 'bigram')
+FREE = build.FREE_DRAFTERS + ('unigram', 'bigram')
 DRAFTERS = (
-  'a folder, shape:NAME, prompt_lookup, unigram, bigram, simulated:RATE or none'
+  'a folder, shape:NAME, hybrid: and one of these, prompt_lookup, suffix, '
+  'token_recycling, unigram, bigram, simulated:RATE or none'
 )
 
 
@@ -80,8 +83,8 @@ class Subject(NamedTuple):
 
   Attributes:
     name: as the user wrote it.
-    kind: 'model', 'prompt_lookup', 'unigram', 'bigram' or 'simulated'.
-    model: `loading.Model` of kind 'model'.
+    kind: 'model', 'hybrid', 'simulated', or a name of `FREE`.
+    model: `loading.Model` of kinds 'model' and 'hybrid'.
     rate: acceptance of kind 'simulated'.
   """
 
@@ -148,6 +151,14 @@ def drafter(name: str, target: loading.Model, config) -> Optional[Subject]:
     return Subject(name, name)
   if name.startswith('simulated'):
     return Subject(name, 'simulated', rate=_rate(name))
+  if name.startswith(drafting.HYBRID):
+    inner = drafter(name.removeprefix(drafting.HYBRID), target, config)
+    if inner is None or inner.kind != 'model':
+      raise ValueError(
+        f'{name!r} names no draft model; give hybrid:FOLDER or '
+        'hybrid:shape:NAME.'
+      )
+    return inner._replace(name=name, kind='hybrid')
   if not is_shape(name) and not os.path.isdir(name) and '/' not in name:
     raise ValueError(f'Unknown drafter {name!r}; give {DRAFTERS}.')
   # Another seed: a drafter equal to the target would agree with it always.
