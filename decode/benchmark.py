@@ -16,6 +16,9 @@ from typing import Sequence
 from absl import flags
 
 from specjax import cli
+from specjax.benchmark import plan
+from specjax.benchmark import plots
+from specjax.benchmark import report
 from specjax.benchmark import runner
 from specjax.benchmark import table
 
@@ -38,6 +41,12 @@ def define_flags(values: flags.FlagValues) -> None:
   text('input', '', "Prompts: text, JSON lines or Spec-Bench's question.jsonl.")
   many('peer', 'transformers, transformers-compile or ctranslate2.')
   text('output', '', 'A folder for the report.')
+  flags.DEFINE_bool(
+    'plan',
+    False,
+    'Measures costs and acceptance, and advises instead of sweeping.',
+    flag_values=values,
+  )
 
 
 def split(values: Sequence[str]) -> tuple[str, ...]:
@@ -51,17 +60,25 @@ def main(argv: Sequence[str]) -> None:
   )
   if not values.target:
     raise flags.Error('--target is needed; --help shows all options.')
-  results = runner.run(
-    runner.Request(
-      target=values.target,
-      drafters=split(values.drafter),
-      source=values.input,
-      peers=split(values.peer),
-      config=config,
-    ),
-    cli.note,
+  if values.output:
+    report.check_folder(values.output)
+  request = runner.Request(
+    target=values.target,
+    drafters=split(values.drafter),
+    source=values.input,
+    peers=split(values.peer),
+    config=config,
   )
+  if values.plan:
+    print(plan.plan(request, cli.note), flush=True)
+    return
+  results = runner.run(request, cli.note)
   print(table.text(results.rows), flush=True)
+  if values.output:
+    files = report.write(values.output, results, config)
+    cli.note(f'wrote {", ".join(files)} in {values.output}')
+    if not plots.available():
+      cli.note('no plots: pip install matplotlib, or specjax[plots]')
   failed = runner.failures(results.rows)
   if failed:
     raise ValueError(f'{len(failed)} rows failed their check; see the notes.')

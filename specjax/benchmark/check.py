@@ -27,6 +27,7 @@ from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
+from specjax.decoding import verify as verify_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import Script
 
@@ -118,7 +119,9 @@ def check(
     else:
       wrong.append((index, row, expected, got))
   for index in sorted({pair[0] for pair in wrong}):
-    same_width = _same_width(case, batches[index], plain[index], params)
+    same_width = _same_width(
+      case, batches[index], plain[index], params, config.sampler
+    )
     saved = [
       pair for pair in wrong
       if pair[0] == index and new_tokens(same_width, pair[1]) == pair[3]
@@ -197,13 +200,17 @@ def _scores(lm, spec, params, prompt, controls, new, at):
   return scores[0]
 
 
-def _same_width(case: Case, batch: Batch, plain, params):
+def _same_width(case: Case, batch: Batch, plain, params, sampler: str):
   """Plain decoding done with blocks of the case's width."""
   lm = case.recipe.target
   drafter = drafters.simulated(
     num_draft=case.num_draft, vocab_size=lm.vocab_size
   )
-  recipe = case.recipe._replace(drafter=drafter, widths=())
+  # Not the case's own rule, which may be the one that errs.
+  rule = 'match' if case.recipe.warp.sampled else 'greedy'
+  recipe = case.recipe._replace(
+    drafter=drafter, verifier=verify_lib.make(rule, sampler), widths=()
+  )
   budget = int(batch.controls.max_new_tokens.max())
   rows = np.zeros((len(plain.num_tokens), budget), np.int32)
   for row in range(len(rows)):

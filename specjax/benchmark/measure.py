@@ -220,3 +220,15 @@ def measure(
     Measured(item, results[i], timings[:, i], peaks[i])
     for i, item in enumerate(engines)
   ]
+
+
+def start_state(case: Case, params, batch: Batch, config, room: int):
+  """A `generate.DecodeState` with the whole prompt and nothing generated."""
+  return _start(
+    case.recipe,
+    params,
+    batch.prompt,
+    batch.controls,
+    max_new_tokens=config.max_new_tokens,
+    capacity=room,
+  )

@@ -20,16 +20,23 @@ from specjax.benchmark.cases import Batch
 from specjax.benchmark.measure import Engine
 from specjax.benchmark.measure import Timing
 
-NAMES = ('transformers', 'transformers-compile', 'ctranslate2')
+NAMES = (
+  'transformers',
+  'transformers-compile',
+  'ctranslate2',
+  'ctranslate2-int8',
+)
 _NEEDS = {
   'transformers': ('torch', 'transformers'),
   'transformers-compile': ('torch', 'transformers'),
   'ctranslate2': ('ctranslate2', 'torch', 'transformers'),
+  'ctranslate2-int8': ('ctranslate2', 'torch', 'transformers'),
 }
 _WORKERS = {
   'transformers': 'peer_transformers.py',
   'transformers-compile': 'peer_transformers.py',
   'ctranslate2': 'peer_ctranslate2.py',
+  'ctranslate2-int8': 'peer_ctranslate2.py',
 }
 
 
@@ -144,7 +151,7 @@ def started(told: dict) -> Iterator[Worker]:
   environment = dict(os.environ)
   environment['OMP_NUM_THREADS'] = str(told['threads'])
   environment['TOKENIZERS_PARALLELISM'] = 'false'
-  if told['peer'] == 'ctranslate2':
+  if told['peer'].startswith('ctranslate2'):
     # Its threads sleep between steps otherwise, and waking them costs more
     # than the step.
     environment['OMP_WAIT_POLICY'] = 'ACTIVE'

@@ -168,7 +168,7 @@ def _group(request, setup, cases, environment, rows, runs, tell) -> None:
   tell(f'compiling {len(cases)} cases')
   plain_engine = measure_lib.engine(first, batches, config, room)
   continuations = [
-    _continuation(plain_engine.run(i)[1], config) for i in range(len(batches))
+    continuation(plain_engine.run(i)[1], config) for i in range(len(batches))
   ]
   engines = [plain_engine] + [
     measure_lib.engine(case, batches, config, room, continuations)
@@ -189,7 +189,7 @@ def _group(request, setup, cases, environment, rows, runs, tell) -> None:
     rows.append(_peer_row(request, fields, found, plain, setup, batches))
 
 
-def _continuation(generation, config) -> jax.Array:
+def continuation(generation, config) -> jax.Array:
   """Plain new tokens of a batch: int32 [B, max_new_tokens], zeros behind."""
   made = np.zeros((len(generation.num_tokens), config.max_new_tokens), np.int32)
   for row in range(len(made)):

@@ -17,6 +17,7 @@ import numpy as np
 from specjax import base
 from specjax.certify import chi_square
 from specjax.decoding import build
+from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
 
@@ -233,6 +234,24 @@ def sample(
     drafted += int(made.rounds.drafted.sum())
     accepted += int(made.rounds.accepted.sum())
   return counts, drafted, accepted
+
+
+def contrary(law: Law, vocab_size: int) -> drafters.Table:
+  """A draft law that gives most to what the target gives least.
+
+  Made of the law of the second token, with its probabilities dealt out in the
+  opposite order.
+  """
+  mass = dict.fromkeys(law.symbols, 0.0)
+  for text, p in law.probability.items():
+    mass[text[min(1, len(text) - 1)]] += p
+  order = sorted(mass, key=mass.get)
+  weights = np.zeros(vocab_size)
+  for symbol, other in zip(order, reversed(order)):
+    weights[symbol] = max(mass[other], 0.02)
+  logs = np.full(vocab_size, -np.inf)
+  logs[list(order)] = np.log(weights[list(order)] / weights.sum())
+  return drafters.Table(jnp.asarray(logs, jnp.float32))
 
 
 def detectable(law: Law, length: int, samples: int, false_alarm: float):

@@ -22,6 +22,7 @@ from specjax.certify.identity import Finding
 from specjax.certify.identity import Subject
 from specjax.certify.identity import unconfined
 from specjax.decoding import build
+from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 
 LOSSLESS, NOT_LOSSLESS = 'LOSSLESS', 'NOT LOSSLESS'
@@ -116,7 +117,7 @@ def certify_recipe(
   greedy = subject.make(0.0, config.num_draft, unconfined)
   findings = [identity.compare(subject, 0.0, greedy, 'greedy identity', tell)]
   recipe = subject.make(temperature, config.num_draft, unconfined)
-  laws = []
+  laws, stress = [], None
   if temperature > 0:
     if recipe.verifier.name in ('coupled', 'match'):
       findings.append(
@@ -126,8 +127,9 @@ def certify_recipe(
         )
       )  # fmt: skip
     laws = _laws(subject, tell)
-    findings += _law_findings(subject, laws, tell)
-  flagged, power = _run_controls(subject, laws, tell)
+    stress = _stress(subject, laws, tell)
+    findings += _law_findings(subject, laws, stress, tell)
+  flagged, power = _run_controls(subject, laws, stress, tell)
   return _judge(subject, findings, flagged, power)
 
 
@@ -184,12 +186,12 @@ def _law_test(subject, recipe, prompt, law, salt: int) -> law_lib.Outcome:
     law,
     subject.target.eos_ids,
     samples=config.samples,
-    false_alarm=config.false_alarm / max(config.law_prompts, 1),
+    false_alarm=config.false_alarm / _num_laws(config),
     seed=config.seed + 1000 * salt + 1,
   )
 
 
-def _law_findings(subject, laws, tell) -> list[Finding]:
+def _law_findings(subject, laws, stress, tell) -> list[Finding]:
   config = subject.config
   recipe = subject.make(
     float(config.temperature), _law_draft(config), _confine(laws)
@@ -198,31 +200,95 @@ def _law_findings(subject, laws, tell) -> list[Finding]:
   for salt, (number, prompt, law) in enumerate(laws):
     tell(f'law test on prompt {number + 1}')
     outcome = _law_test(subject, recipe, prompt, law, salt)
-    line = (
-      f'law: prompt {number + 1}, {outcome.samples} continuations of '
-      f'{law.length} tokens over {len(law.symbols)} symbols, '
-      f'K={recipe.drafter.num_draft}: p = {outcome.p_value:.3g} '
-      f'(corrected), distance {outcome.distance:.4f} where sampling alone '
-      f'makes {outcome.noise:.4f}; {outcome.accepted} of {outcome.drafted} '
-      'draft tokens accepted'
+    findings.append(_law_finding(subject, number, recipe, law, outcome, ''))
+  if stress:
+    tell('law test with a contrary drafter')
+    number, prompt, _ = laws[0]
+    outcome = _test_stress(subject, stress[0], stress, prompt)
+    made = _law_finding(
+      subject, number, recipe, stress[2], outcome, ' and a contrary drafter'
     )
-    if not outcome.drafted:
-      findings.append(Finding(line, None, empty=True))
-    elif outcome.difference is None:
-      findings.append(Finding(line, None))
-    else:
-      d = outcome.difference
-      fault = (
-        f'prompt {number + 1}: continuations that begin '
-        f'{identity.show(subject, d.tokens)} should have probability '
-        f'{d.expected:.4f} among the tested symbols, but {d.observed:.4f} of '
-        f'{outcome.samples} did (p = {d.p_value:.2g})'
-      )
-      findings.append(Finding(f'{line}; FAILED', fault, len(d.tokens)))
+    findings.append(made._replace(empty=True))
   return findings
 
 
-def _run_controls(subject, laws, tell) -> tuple[dict, list[str]]:
+def _law_finding(subject, number, recipe, law, outcome, who) -> Finding:
+  line = (
+    f'law: prompt {number + 1}{who}, {outcome.samples} continuations of '
+    f'{law.length} tokens over {len(law.symbols)} symbols, '
+    f'K={recipe.drafter.num_draft}: p = {outcome.p_value:.3g} '
+    f'(corrected), distance {outcome.distance:.4f} where sampling alone '
+    f'makes {outcome.noise:.4f}; {outcome.accepted} of {outcome.drafted} '
+    'draft tokens accepted'
+  )
+  if not outcome.drafted:
+    return Finding(line, None, empty=True)
+  if outcome.difference is None:
+    return Finding(line, None)
+  d = outcome.difference
+  fault = (
+    f'prompt {number + 1}{who}: continuations that begin '
+    f'{identity.show(subject, d.tokens)} should have probability '
+    f'{d.expected:.4f} among the tested symbols, but {d.observed:.4f} of '
+    f'{outcome.samples} did (p = {d.p_value:.2g})'
+  )
+  return Finding(f'{line}; FAILED', fault, len(d.tokens))
+
+
+def _stress(subject, laws, tell):
+  """A law test of the rule with a contrary drafter: (recipe, params, law).
+
+  Its draft law is the target's turned round: what the target likes it avoids.
+  A rule that errs where drafts are refused shows it here, however rarely the
+  user's own drafter is refused. None for trees.
+  """
+  config, target = subject.config, subject.target
+  number, prompt, law = laws[0]
+  ends = set(target.eos_ids)
+  symbols = tuple(i for i in law.symbols if i not in ends)[:3]
+  num_draft = _law_draft(config)
+  temperature = float(config.temperature)
+
+  def confine(lm):
+    return law_lib.confined(lm, symbols)
+
+  recipe = subject.make(temperature, num_draft, confine)
+  if recipe.drafter.max_path != num_draft or len(symbols) < 2:
+    return None
+  tell(f'enumerating the stress law of prompt {number + 1}')
+  stress = law_lib.enumerate_law(
+    target.lm,
+    target.params,
+    subject.sampling(temperature),
+    prompt,
+    symbols,
+    num_draft + 2,
+    target.eos_ids,
+  )
+  drafter = drafters.table(
+    order=1,
+    num_draft=num_draft,
+    noise=recipe.verifier.noise,
+    needs_log_probs=recipe.verifier.needs_log_probs,
+    warp=recipe.warp,
+    sampler=config.sampler,
+  )
+  table = law_lib.contrary(stress, target.lm.vocab_size)
+  params = subject.params().replace(drafter=table)
+  return recipe._replace(drafter=drafter, widths=()), params, stress
+
+
+def _test_stress(subject, recipe, stress, prompt) -> law_lib.Outcome:
+  return _law_test(
+    subject._replace(drafter_params=stress[1].drafter),
+    recipe,
+    prompt,
+    stress[2],
+    55,
+  )
+
+
+def _run_controls(subject, laws, stress, tell) -> tuple[dict, list[str]]:
   """Whether each broken rule is told from an exact one, and the power."""
   config = subject.config
   temperature = float(config.temperature)
@@ -236,8 +302,15 @@ def _run_controls(subject, laws, tell) -> tuple[dict, list[str]]:
     tell(f'negative control: {controls_lib.DESCRIPTIONS[name]}')
     if laws:
       outcome = _law_test(subject, broken, laws[0][1], laws[0][2], 77)
+      where = 'with your drafter'
+      if outcome.difference is None and stress:
+        broken = controls_lib.make(name, stress[0], temperature)
+        outcome = _test_stress(subject, broken, stress, laws[0][1])
+        where = 'with the contrary drafter'
       flagged[name] = outcome.difference is not None
-      found = f'distance {outcome.distance:.4f}, p = {outcome.p_value:.2g}'
+      found = (
+        f'distance {outcome.distance:.4f}, p = {outcome.p_value:.2g}, {where}'
+      )
     else:
       finding = identity.compare(subject, 0.0, broken, name, lambda text: None)
       flagged[name] = finding.fault is not None
@@ -247,18 +320,25 @@ def _run_controls(subject, laws, tell) -> tuple[dict, list[str]]:
       f'control: {controls_lib.DESCRIPTIONS[name]}: {word} ({found})'
     )
   if laws:
-    first = law_lib.detectable
-    law = laws[0][2]
-    alarm = config.false_alarm / max(config.law_prompts, 1)
-    near = first(law, 1, config.samples, alarm)
-    far = first(law, law.length, config.samples, alarm)
-    lines.append(
-      'power: with nine chances in ten a law test flags any next-token law '
-      f'that is off by {near:.4f} in total variation, and any law of '
-      f'{law.length} tokens that is off by {far:.4f}; an exact method is '
-      f'called NOT LOSSLESS with a chance of at most {config.false_alarm:g}'
-    )
+    lines.append(_power(config, laws[0][2]))
   return flagged, lines
+
+
+def _power(config, law) -> str:
+  alarm = config.false_alarm / _num_laws(config)
+  near = law_lib.detectable(law, 1, config.samples, alarm)
+  far = law_lib.detectable(law, law.length, config.samples, alarm)
+  return (
+    'power: with nine chances in ten a law test flags any next-token law '
+    f'that is off by {near:.4f} in total variation, and any law of '
+    f'{law.length} tokens that is off by {far:.4f}; an exact method is '
+    f'called NOT LOSSLESS with a chance of at most {config.false_alarm:g}'
+  )
+
+
+def _num_laws(config) -> int:
+  """Law tests that share the false alarm rate: prompts, and the stress."""
+  return config.law_prompts + 1
 
 
 def _judge(subject, findings, flagged, power) -> Certificate:

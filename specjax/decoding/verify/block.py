@@ -20,7 +20,7 @@ from specjax.base import Verifier
 from specjax.decoding.verify import common
 
 
-def _joint_ratios(p: Array, q: Array) -> Array:
+def joint_ratios(p: Array, q: Array) -> Array:
   """w_i = min(w_{i-1} p_i / q_i, 1), w_0 = 1: [B, K] -> [B, K + 1]."""
   w = jnp.ones(p.shape[:1], jnp.float32)
   columns = [w]
@@ -33,7 +33,7 @@ def _joint_ratios(p: Array, q: Array) -> Array:
   return jnp.stack(columns, axis=1)
 
 
-def _excess(
+def excess(
   w: Array, p: Array, draft: Draft, logits: Array, log_normaliser: Array
 ) -> Array:
   """Z_i = sum over x of (w_i p_{i+1}(x) - q_{i+1}(x))+, i < K: [B, K].
@@ -60,8 +60,8 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   there = common.filled(draft)
   drafted = there.sum(axis=1)[:, None]
   p, q, log_normaliser = common.probabilities_at(draft, logits)
-  w = _joint_ratios(p, q)
-  z = _excess(w, p, draft, logits, log_normaliser)
+  w = joint_ratios(p, q)
+  z = excess(w, p, draft, logits, log_normaliser)
   # Prefix i = 1..K; z[:, i] belongs to prefix i, the last prefix has none.
   length = jnp.arange(1, num_draft + 1)
   wi = w[:, 1:]

@@ -1,0 +1,261 @@
+"""Advice from a few measurements: which drafter, verifier and K, if any.
+
+Nothing is swept. Costs are timed part by part at each batch size; acceptance by
+draft slot is counted in one run of the longest draft for each drafter and
+verifier. Slots before the K-th do not depend on K, so one run serves all of
+them, and theory does the rest.
+
+References:
+  Leviathan et al. 2023, theorem 3.8 and section 3.5 (the best gamma).
+"""
+
+import dataclasses
+from typing import NamedTuple, Sequence
+
+import jax
+import numpy as np
+
+from specjax import theory
+from specjax.benchmark import cases as cases_lib
+from specjax.benchmark import measure as measure_lib
+from specjax.benchmark import parts as parts_lib
+from specjax.benchmark import rows as rows_lib
+from specjax.benchmark import runner
+from specjax.decoding import build
+
+# Prompts on which acceptance is counted.
+PROMPTS = 100
+# A predicted gain below this is lost in the loop's own costs.
+WORTHWHILE = 1.05
+SAMPLED_RULES = ('sampling', 'block', 'coupled', 'match')
+
+
+class Costs(NamedTuple):
+  """Milliseconds at one batch size.
+
+  Attributes:
+    step: the target over one token.
+    blocks: float [max_draft + 1]; entry K: the target over K + 1 tokens.
+    drafts: {drafter's name: float [max_draft + 1]}; entry K: proposing K.
+  """
+
+  step: float
+  blocks: np.ndarray
+  drafts: dict
+
+
+class Choice(NamedTuple):
+  """A way to decode and what it should gain."""
+
+  factor: float
+  drafter: str
+  verifier: str
+  num_draft: int
+  tokens: float
+  c: float
+  verify_cost: float
+
+
+def plan(request: runner.Request, tell: runner.Tell) -> str:
+  """Measures and advises.
+
+  Args:
+    request: target, drafters, prompts and `BenchmarkConfig`; peers are not
+      used, and `num_draft` and `verify` are what is looked for.
+    tell: is told of progress.
+
+  Returns:
+    The advice, some lines of text.
+
+  Raises:
+    ValueError, FileNotFoundError: one sentence naming what is wrong.
+  """
+  config = dataclasses.replace(
+    request.config,
+    num_draft=(request.config.max_draft,),
+    num_prompts=PROMPTS,
+  )
+  setup = runner.prepare(request._replace(config=config, peers=()), tell)
+  if not setup.subjects:
+    raise ValueError('--plan needs at least one --drafter to judge.')
+  lines = [
+    f'Plan for {request.target} on {jax.devices()[0].device_kind}, '
+    f'{config.dtype}, from {len(setup.prompts)} prompts.'
+  ]
+  for temperature in config.temperature:
+    temperature = float(temperature)
+    rates = _acceptance(setup, config, temperature, tell)
+    lines += ['', f'Temperature {temperature:g}', '  acceptance by draft slot']
+    lines += [
+      f'    {name}, {verifier}: ' + ' '.join(f'{r:.2f}' for r in row)
+      for (name, verifier), row in rates.items()
+    ]
+    for batch_size in config.batch_size:
+      tell(f'timing the parts at batch {batch_size}')
+      costs = _costs(setup, config, temperature, batch_size)
+      lines += advise(rates, costs, batch_size)
+  return '\n'.join(lines)
+
+
+def _rules(subject, temperature: float) -> Sequence[str]:
+  if temperature == 0:
+    return ('greedy',)
+  if subject.kind in ('model', 'unigram', 'bigram'):
+    return SAMPLED_RULES[:3]
+  return ('match',)
+
+
+def _acceptance(setup, config, temperature, tell) -> dict:
+  """{(drafter, verifier): acceptance by slot}, of the longest draft."""
+  batch_size = min(max(config.batch_size), len(setup.prompts))
+  batches = cases_lib.batches(
+    setup.prompts, setup.target, config, temperature, batch_size
+  )
+  plain = cases_lib.plain(setup.target, config, temperature, batch_size)
+  script = None
+  rates = {}
+  for subject in setup.subjects:
+    for rule in _rules(subject, temperature):
+      tell(f'counting acceptance of {subject.name}, {rule}')
+      case = cases_lib.speculative(
+        setup.target, subject, config, temperature, batch_size,
+        config.max_draft, rule, setup.tables,
+      )  # fmt: skip
+      if subject.kind == 'simulated' and script is None:
+        script = [
+          runner.continuation(made, config)
+          for made in _decode(plain, batches, None, config)
+        ]
+      made = _decode(case, batches, script, config)
+      counts = rows_lib.counts_of(case, made)
+      drafting = counts.num_draft_rounds / max(counts.num_target_calls, 1)
+      rates[subject.name, case.verifier] = _by_slot(counts, drafting)
+  return rates
+
+
+def _decode(case, batches, script, config) -> list:
+  decode = build.compiled(case.recipe, config.max_new_tokens)
+  return [
+    jax.device_get(
+      decode(
+        measure_lib.params_for(case, script[i] if script else None),
+        batch.prompt,
+        batch.controls,
+      )
+    )
+    for i, batch in enumerate(batches)
+  ]
+
+
+def _by_slot(counts, drafting: float) -> list[float]:
+  """Acceptance by slot; the first counts rounds without a draft as refusals.
+
+  A slot that was never tested takes the rate of all.
+  """
+  overall = counts.acceptance_rate or 0.0
+  rates = [
+    overall if rate is None else rate for rate in counts.acceptance_by_position
+  ]
+  return [rates[0] * drafting, *rates[1:]]
+
+
+def _costs(setup, config, temperature, batch_size) -> Costs:
+  """Times blocks of every width, and drafts of one and of most tokens."""
+  batch = cases_lib.batches(
+    setup.prompts[:batch_size], setup.target, config, temperature, batch_size
+  )[0]
+  lm, most = setup.target.lm, config.max_draft
+  width = batch.prompt.tokens.shape[1]
+  timers, owners, room = [], [], width + config.max_new_tokens + most + 2
+  for subject in setup.subjects:
+    for count in sorted({1, most}):
+      case = cases_lib.speculative(
+        setup.target, subject, config, temperature, batch_size, count, 'auto',
+        setup.tables,
+      )  # fmt: skip
+      script = np.zeros((batch_size, config.max_new_tokens), np.int32)
+      params = measure_lib.params_for(case, jax.numpy.asarray(script))
+      state = measure_lib.start_state(case, params, batch, config, room)
+      timers.append(
+        parts_lib.propose_timer(case.recipe.drafter, params.drafter, state)
+      )
+      owners.append((subject.name, count))
+  for width in range(1, most + 2):
+    timers.append(
+      parts_lib.extend_timer(
+        lm, setup.target.params, state.cache, batch_size, width
+      )
+    )
+  times = parts_lib.interleaved(timers)
+  blocks = np.maximum.accumulate(times[len(owners) :])
+  drafts = {}
+  for (name, count), ms in zip(owners, times):
+    drafts.setdefault(name, {})[count] = ms
+  return Costs(
+    float(blocks[0]),
+    blocks,
+    {
+      name: np.interp(range(most + 1), list(found), list(found.values()))
+      for name, found in drafts.items()
+    },
+  )
+
+
+def choices(rates: dict, costs: Costs) -> list[Choice]:
+  """The best K of every drafter and verifier, best first."""
+  found = []
+  for (name, verifier), row in rates.items():
+    best = None
+    for k in range(1, len(costs.blocks)):
+      tokens = theory.expected_tokens_by_position(row[:k])
+      verify, draft = costs.blocks[k] / costs.step, costs.drafts[name][k]
+      factor = tokens / (verify + draft / costs.step)
+      made = Choice(
+        factor, name, verifier, k, tokens, draft / costs.step / k, verify
+      )
+      best = made if best is None or factor > best.factor else best
+    found.append(best)
+  return sorted(found, key=lambda choice: -choice.factor)
+
+
+def advise(rates: dict, costs: Costs, batch_size: int) -> list[str]:
+  """Lines of advice for one batch size."""
+  ranked = choices(rates, costs)
+  best = ranked[0]
+  lines = [
+    f'  batch {batch_size}: a target step takes {costs.step:.2f} ms; blocks of '
+    + ', '.join(
+      f'{k + 1}: {ms / costs.step:.2f}'
+      for k, ms in enumerate(costs.blocks)
+      if k
+    )
+    + ' times as long'
+  ]
+  lines += [
+    f'    {c.drafter}, {c.verifier}: best K = {c.num_draft}, predicted '
+    f'{c.factor:.2f}x ({c.tokens:.2f} tokens a round, c = {c.c:.3f}, block '
+    f'cost {c.verify_cost:.2f})'
+    for c in ranked
+  ]
+  if best.factor >= WORTHWHILE:
+    lines.append(
+      f'    use --drafter={best.drafter} --config.num_draft={best.num_draft} '
+      f'--config.verify={best.verifier}: {best.factor:.2f} times as fast as '
+      'plain decoding, by prediction'
+    )
+    return lines
+  return lines + [_refusal(best, batch_size)]
+
+
+def _refusal(best: Choice, batch_size: int) -> str:
+  cost = best.verify_cost + best.num_draft * best.c
+  why = (
+    'drafting is too dear'
+    if best.num_draft * best.c > best.verify_cost - 1
+    else 'a block costs too much more than a token'
+  )
+  return (
+    f'    speculative decoding will not help at batch {batch_size}: at best '
+    f'{best.factor:.2f}x, for a round of {best.tokens:.2f} tokens costs '
+    f'{cost:.2f} target steps ({why}); decode plainly'
+  )

@@ -1,0 +1,224 @@
+"""Writes a folder: results.json, report.md, plots and explorer.html."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from typing import Any, Sequence
+
+from specjax.benchmark import explorer
+from specjax.benchmark import plots
+from specjax.benchmark import table
+
+SCHEMA = {
+  'engine': 'specjax, or the peer',
+  'mode': 'plain or speculative',
+  'target': 'as given',
+  'drafter': 'as given; none for plain decoding',
+  'verifier': 'the rule that decided; own for a peer',
+  'num_draft': 'K, drafted tokens a round; 0 for plain decoding',
+  'temperature': '0 is greedy',
+  'batch_size': 'rows decoded together',
+  'dtype': 'of weights and computing',
+  'exact': 'whether the rule keeps the law of the target; null for a peer',
+  'num_prompts': 'prompts measured',
+  'num_tokens': 'new tokens of a pass over all batches',
+  'seconds': 'sum over batches of the median seconds, prefill included',
+  'prefill_seconds': 'part of it before the first round; null if not known',
+  'decode_seconds': 'part of it in the loop; null if not known',
+  'compile_seconds': 'spent before timing: compiling, or loading a peer',
+  'repetition_seconds': 'seconds of each repetition',
+  'tokens_per_second': 'num_tokens / seconds',
+  'ms_per_token': '1000 seconds / num_tokens',
+  'ms_per_step': 'milliseconds of a round of the loop, as round_ms',
+  'speedup': 'tokens_per_second over that of our plain decoding',
+  'speedup_spec_bench': (
+    'mean over samples (batches) of their tokens a second, over the same mean '
+    'of plain decoding'
+  ),
+  'speedup_mean_of_ratios': 'mean over samples of their own speed-ups',
+  'decode_speedup': 'as speedup, prefill left out',
+  'num_rounds': 'target calls of the batches, prefill not counted',
+  'num_target_calls': 'target calls of the rows while they were live',
+  'num_drafted': 'proposed tokens',
+  'num_accepted': 'emitted tokens that were drafted',
+  'num_tested': 'accepted ones and first refusals',
+  'block_efficiency': 'tokens a target call, a row at a time',
+  'acceptance_rate': 'num_accepted / num_tested',
+  'draft_acceptance_rate': 'num_accepted / num_drafted',
+  'mean_acceptance_length': '1 + accepted tokens a drafting round (vLLM)',
+  'acceptance_by_position': 'accepted / tested for each draft slot',
+  'acceptance_histogram': 'drafting rounds by number of accepted tokens',
+  'step_ms': 'the target alone over one token a row, milliseconds',
+  'draft_ms': 'proposing once',
+  'verify_ms': 'the target alone over the blocks that were run',
+  'verify_ms_by_width': 'the target alone by tokens in the block',
+  'round_ms': 'decode_seconds a round',
+  'overhead_ms': 'round_ms - draft_ms - verify_ms',
+  'loop_efficiency': '(draft_ms + verify_ms) / round_ms',
+  'c': 'draft_ms / num_draft / step_ms',
+  'verify_cost': 'verify_ms / step_ms',
+  'predicted_theorem': 'Leviathan 2023, theorem 3.8, of acceptance_rate and c',
+  'predicted': 'the same with the block costing verify_cost',
+  'predicted_from_counts': 'the same with the measured tokens a round',
+  'measured_over_predicted': 'decode_speedup / predicted',
+  'peak_memory_bytes': 'most memory in use',
+  'peak_memory_kind': 'device, process, or process, ever',
+  'program_bytes': 'temporary memory of the compiled loop',
+  'by_category': 'speed-up and counts for each Spec-Bench category',
+  'check': 'ok, FAILED, INCONCLUSIVE, lossy; null where nothing is checked',
+  'check_note': 'why',
+  'environment': 'device, processor, versions, flags, command, time',
+  'config': 'all settings',
+}
+
+
+def check_folder(folder: str) -> None:
+  """Makes the folder; raises OSError with a sentence if that fails."""
+  try:
+    os.makedirs(folder, exist_ok=True)
+    probe = pathlib.Path(folder) / '.probe'
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise OSError(
+      f'Cannot write to the folder {folder}: {error.strerror}.'
+    ) from None
+
+
+def write(folder: str, results: Any, config: Any, plan: str = '') -> list[str]:
+  """Writes all files.
+
+  Args:
+    folder: made if missing.
+    results: `runner.Results`.
+    config: `BenchmarkConfig`.
+    plan: text of `--plan`, for the report.
+
+  Returns:
+    Names of the files written. Without matplotlib there are no plots.
+  """
+  check_folder(folder)
+  path = pathlib.Path(folder)
+  settings = dataclasses.asdict(config)
+  rows = [dict(row) | {'config': settings} for row in results.rows]
+  _write(
+    path / 'results.json',
+    json.dumps(
+      plain({'schema': SCHEMA, 'rows': rows}), indent=1, ensure_ascii=False
+    )
+    + '\n',
+  )
+  images = plots.draw(results.rows, path)
+  _write(path / 'report.md', markdown(results, config, images, plan))
+  _write(path / 'explorer.html', explorer.page(results, config))
+  return ['results.json', 'report.md', 'explorer.html', *images]
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  """Whole or not at all."""
+  partial = path.with_name(path.name + '.part')
+  partial.write_text(text, encoding='utf-8')
+  partial.replace(path)
+
+
+def plain(value: Any) -> Any:
+  """As JSON knows it: numpy numbers unpacked, no NaN and no infinity."""
+  if isinstance(value, dict):
+    return {str(k): plain(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [plain(v) for v in value]
+  if hasattr(value, 'item'):
+    value = value.item()
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def markdown(results, config, images: Sequence[str], plan: str) -> str:
+  """The report as a person reads it."""
+  where = results.environment
+  target = results.setup.target.name
+  versions = ', '.join(f'{k} {v}' for k, v in where['versions'].items())
+  parts = [
+    f'# Speculative decoding of {target}',
+    f'Measured {where["time"]} on {where["device"]} ({where["processor"]}, '
+    f'{where["cores"]} cores), {config.dtype}. {versions}. Medians of '
+    f'{config.repetitions} repetitions over {len(results.setup.prompts)} '
+    f'prompts of up to {config.max_new_tokens} new tokens, engines taking '
+    'turns, compilation not counted.',
+    _table(results.rows, table.COLUMNS),
+  ]
+  notes = [
+    f'* {row["engine"]} {row["drafter"]} {row["verifier"]} '
+    f'K={row["num_draft"]} T={row["temperature"]:g} batch '
+    f'{row["batch_size"]}: {row["check_note"]}'
+    for row in results.rows
+    if row.get('check_note')
+  ]
+  parts += ['\n'.join(notes)] if notes else []
+  ratios = table.ratios(results.rows)
+  if ratios:
+    parts += ['## Beside other engines', '\n'.join(f'* {r}' for r in ratios)]
+  if plan:
+    parts += ['## Plan', f'```\n{plan}\n```']
+  categories = _categories(results.rows)
+  if categories:
+    parts += ['## By category', categories]
+  parts += ['## Acceptance', _table(results.rows, _ACCEPTANCE)]
+  parts += [f'![{name}]({name})' for name in images]
+  parts += [
+    'The generated texts, token by token: [explorer.html](explorer.html). All '
+    'numbers, with a description of each field: [results.json](results.json).',
+    '## What the columns mean',
+    '\n'.join(f'* `{k}`: {v}' for k, v in SCHEMA.items()),
+  ]
+  return '\n\n'.join(parts) + '\n'
+
+
+_ACCEPTANCE = (
+  ('drafter', 'drafter', '{}'),
+  ('verifier', 'verify', '{}'),
+  ('num_draft', 'K', '{}'),
+  ('temperature', 'T', '{:g}'),
+  ('batch_size', 'batch', '{}'),
+  ('mean_acceptance_length', 'mean length', '{:.2f}'),
+  ('positions', 'by position', '{}'),
+  ('histogram', 'rounds by accepted', '{}'),
+)
+
+
+def _table(rows: Sequence[dict], columns) -> str:
+  shown = []
+  for row in rows:
+    if columns is _ACCEPTANCE:
+      if not row['num_draft'] or 'acceptance_by_position' not in row:
+        continue
+      rates = row['acceptance_by_position']
+      row = dict(row) | {
+        'positions': ' '.join('-' if r is None else f'{r:.2f}' for r in rates),
+        'histogram': ' '.join(map(str, row['acceptance_histogram'])),
+      }
+    shown.append([table.cell(row, key, form) for key, _, form in columns])
+  head = '| ' + ' | '.join(title for _, title, _ in columns) + ' |'
+  rule = '|' + ' --- |' * len(columns)
+  body = ['| ' + ' | '.join(cells) + ' |' for cells in shown]
+  return '\n'.join([head, rule, *body])
+
+
+def _categories(rows: Sequence[dict]) -> str:
+  names = sorted({n for row in rows for n in row.get('by_category') or {}})
+  if not names:
+    return ''
+  head = '| drafter | K | T | batch | ' + ' | '.join(names) + ' |'
+  lines = [head, '|' + ' --- |' * (4 + len(names))]
+  for row in rows:
+    gains = row.get('by_category') or {}
+    cells = [f'{gains[n]["speedup"]:.2f}' if n in gains else '-' for n in names]
+    who = row['drafter'] if row['engine'] == 'specjax' else row['engine']
+    lines.append(
+      f'| {who} | {row["num_draft"]} | {row["temperature"]:g} | '
+      f'{row["batch_size"]} | ' + ' | '.join(cells) + ' |'
+    )
+  return '\n'.join(lines)
