@@ -103,7 +103,7 @@ def extend_timer(lm, params, cache, batch: int, width: int):
 
 def propose_timer(drafter: base.Drafter, params, state):
   """Timer of one proposal, from a `generate.DecodeState`."""
-  view = base.View(state.context, state.last_token, state.cache, state.hidden)
+  view = base.View(state.context, state.last_token, state.cache)
   return _timer(_propose_steps, drafter, params, state.drafter, view)
 
 

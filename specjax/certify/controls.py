@@ -29,6 +29,8 @@ DESCRIPTIONS = {
   'second_best': 'emits the second best token as correction',
 }  # fmt: skip
 NAMES = tuple(DESCRIPTIONS)
+# Need a program of their own.
+ALONE = ('warp_swapped',)
 
 
 def make(
@@ -45,6 +47,52 @@ def make(
     A recipe, or None where this mistake cannot be made or changes nothing.
   """
   return _MAKERS[name](recipe, temperature)
+
+
+def combined(
+  recipe: generate_lib.Recipe, temperature: float
+) -> tuple[generate_lib.Recipe, dict[str, int]]:
+  """One program for many mistakes, chosen by the rows' `Controls.beta`.
+
+  Compiling is most of what a control costs.
+
+  Args:
+    recipe: chains only; its rule must not read `beta` itself.
+    temperature: above 0.
+
+  Returns:
+    The recipe, and the value of `beta` that makes each mistake; 0 is none.
+  """
+  singles = {
+    name: made
+    for name in NAMES
+    if name not in ALONE and (made := make(name, recipe, temperature))
+  }
+  chosen = {name: number for number, name in enumerate(singles, 1)}
+
+  def verify(context, draft, logits):
+    verdict = recipe.verifier.verify(context, draft, logits)
+    for name, made in singles.items():
+      if made.verifier.verify is recipe.verifier.verify:
+        continue
+      other = made.verifier.verify(context, draft, logits)
+      here = context.controls.beta == chosen[name]
+      verdict = jax.tree.map(
+        lambda a, b, here=here: jnp.where(here, a, b), other, verdict
+      )
+    return verdict
+
+  def propose(params, state, view):
+    draft, state = recipe.drafter.propose(params, state, view)
+    if 'argmax_draft' in chosen and draft.log_probs is not None:
+      here = view.context.controls.beta == chosen['argmax_draft']
+      tokens = jnp.where(here[:, None], _likeliest(draft), draft.tokens)
+      draft = draft.replace(tokens=tokens)
+    return draft, state
+
+  made = _with_verify(recipe, verify, 'any')
+  drafter = recipe.drafter._replace(propose=propose)
+  return made._replace(drafter=drafter), chosen
 
 
 def _with_verify(recipe, verify, name):
@@ -139,11 +187,15 @@ def _argmax_draft(recipe, temperature):
     draft, state = inner(params, state, view)
     if draft.log_probs is None:
       return draft, state
-    tokens = sampling.argmax(draft.log_probs)
-    tokens = jnp.where(draft.tokens == base.EMPTY, base.EMPTY, tokens)
-    return draft.replace(tokens=tokens), state
+    return draft.replace(tokens=_likeliest(draft)), state
 
   return recipe._replace(drafter=recipe.drafter._replace(propose=propose))
+
+
+def _likeliest(draft):
+  """The best token of every filled slot."""
+  tokens = sampling.argmax(draft.log_probs)
+  return jnp.where(draft.tokens == base.EMPTY, base.EMPTY, tokens)
 
 
 def _block_by_position(recipe, temperature):

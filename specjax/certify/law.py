@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import text as text_lib
 from specjax.certify import chi_square
 from specjax.decoding import build
 from specjax.decoding import drafters
@@ -181,7 +182,9 @@ def _path_laws(lm, spec, params, prompt, paths, controls):
     tokens = tokens.at[:, 0].set(lm.start_id)
     given = jnp.ones((batch,), jnp.int32)
   else:
-    tokens = tokens.at[:, :width].set(prompt.tokens)
+    inside = jnp.arange(width) < prompt.length[:, None]
+    given = jnp.where(inside, prompt.tokens, 0)
+    tokens = tokens.at[:, :width].set(given)
     given = prompt.length
   laws = []
   for t in range(steps + 1):
@@ -196,10 +199,10 @@ def _path_laws(lm, spec, params, prompt, paths, controls):
 
 
 def _repeat(prompt: Sequence[int], rows: int) -> base.Prompt:
-  tokens = np.repeat(np.asarray([prompt], np.int32), rows, axis=0)
-  return base.Prompt(
-    jnp.asarray(tokens), jnp.full((rows,), len(prompt), jnp.int32)
-  )
+  """Rows of one prompt, padded so that few widths occur."""
+  width = text_lib.bucket(len(prompt))
+  tokens, lengths = text_lib.pad([prompt] * rows, width)
+  return base.Prompt(jnp.asarray(tokens), jnp.asarray(lengths))
 
 
 def sample(

@@ -8,7 +8,8 @@
    A test that passes those as well proves nothing, and the verdict says so.
 """
 
-from typing import Any, Callable, NamedTuple, Sequence
+import dataclasses
+from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -176,12 +177,17 @@ def _law_draft(config: CertifyConfig) -> int:
   return min(config.num_draft, LONGEST_LAW_DRAFT)
 
 
-def _law_test(subject, recipe, prompt, law, salt: int) -> law_lib.Outcome:
+def _law_test(
+  subject, recipe, prompt, law, salt: int, beta: Optional[int] = None
+) -> law_lib.Outcome:
   config = subject.config
+  sampling = subject.sampling(config.temperature)
+  if beta is not None:
+    sampling = dataclasses.replace(sampling, beta=beta)
   return law_lib.test(
     recipe,
     subject.params(),
-    subject.sampling(config.temperature),
+    sampling,
     prompt,
     law,
     subject.target.eos_ids,
@@ -278,14 +284,33 @@ def _stress(subject, laws, tell):
   return recipe._replace(drafter=drafter, widths=()), params, stress
 
 
-def _test_stress(subject, recipe, stress, prompt) -> law_lib.Outcome:
+def _test_stress(subject, recipe, stress, prompt, beta=None) -> law_lib.Outcome:
   return _law_test(
     subject._replace(drafter_params=stress[1].drafter),
     recipe,
     prompt,
     stress[2],
     55,
+    beta,
   )
+
+
+def _broken(recipe, temperature):
+  """Gives each mistake's recipe and its `beta`; (None, 1) where there is none.
+
+  Above temperature 0 most of them share one program, which is compiled when
+  the first of them is run.
+  """
+  shared, chosen = None, {}
+  if temperature > 0:
+    shared, chosen = controls_lib.combined(recipe, temperature)
+
+  def get(name):
+    if name in chosen:
+      return shared, chosen[name]
+    return controls_lib.make(name, recipe, temperature), 1
+
+  return get
 
 
 def _run_controls(subject, laws, stress, tell) -> tuple[dict, list[str]]:
@@ -295,17 +320,21 @@ def _run_controls(subject, laws, stress, tell) -> tuple[dict, list[str]]:
   flagged, lines = {}, []
   num_draft = _law_draft(config) if laws else config.num_draft
   sound = subject.make(temperature, num_draft, _confine(laws))
+  programs = _broken(sound, temperature)
+  contrary = _broken(stress[0], temperature) if stress else None
   for name in controls_lib.NAMES:
-    broken = controls_lib.make(name, sound, temperature)
+    broken, beta = programs(name)
     if broken is None:
       continue
     tell(f'negative control: {controls_lib.DESCRIPTIONS[name]}')
     if laws:
-      outcome = _law_test(subject, broken, laws[0][1], laws[0][2], 77)
+      outcome = _law_test(
+        subject, broken, laws[0][1], laws[0][2], 77, beta=beta
+      )
       where = 'with your drafter'
-      if outcome.difference is None and stress:
-        broken = controls_lib.make(name, stress[0], temperature)
-        outcome = _test_stress(subject, broken, stress, laws[0][1])
+      if outcome.difference is None and contrary:
+        broken, beta = contrary(name)
+        outcome = _test_stress(subject, broken, stress, laws[0][1], beta)
         where = 'with the contrary drafter'
       flagged[name] = outcome.difference is not None
       found = (

@@ -1,0 +1,446 @@
+"""The benchmark measures what it says, and notices what is wrong."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specjax import base
+from specjax import loading
+from specjax import theory
+from specjax.benchmark import cases
+from specjax.benchmark import check
+from specjax.benchmark import config as config_lib
+from specjax.benchmark import explorer
+from specjax.benchmark import parts
+from specjax.benchmark import peers
+from specjax.benchmark import plan
+from specjax.benchmark import plots
+from specjax.benchmark import prompts
+from specjax.benchmark import report
+from specjax.benchmark import runner
+from specjax.benchmark import subjects
+from specjax.benchmark import table
+from specjax.decoding import generate as generate_lib
+from tests import fakes
+
+VOCAB = 7
+
+
+def markov(name, seed, blend=0.0):
+  params = fakes.markov_params(seed, VOCAB)
+  other = fakes.markov_params(seed + 1, VOCAB)
+  params = {k: params[k] + blend * other[k] for k in params}
+  return loading.Model(
+    params, None, None, None, fakes.markov_lm(VOCAB), (), 0, name
+  )
+
+
+@pytest.fixture
+def fake_models(monkeypatch):
+  """`shape:target` and `shape:draft` are models made of arrays."""
+  models = {
+    'shape:target': markov('shape:target', 0),
+    'shape:draft': markov('shape:draft', 0, 0.3),
+  }
+  monkeypatch.setattr(subjects, 'load', lambda name, **_: models[name])
+
+
+def config(**changes):
+  settings = dict(
+    num_draft=(3,),
+    max_new_tokens=20,
+    num_prompts=4,
+    prompt_length=5,
+    repetitions=2,
+    parts=False,
+    explore=2,
+  )
+  made = config_lib.BenchmarkConfig(**(settings | changes))
+  made.validate()
+  return made
+
+
+def request(settings, *drafters):
+  return runner.Request('shape:target', drafters, '', (), settings)
+
+
+def test_rows_and_report(fake_models, tmp_path):
+  settings = config(
+    parts=True, num_draft=(1, 3), batch_size=(1, 2), temperature=(0.0,)
+  )
+  results = runner.run(
+    request(settings, 'shape:draft', 'prompt_lookup', 'simulated:1.0')
+  )
+  assert len(results.rows) == 2 * (1 + 3 * 2)
+  assert not runner.failures(results.rows)
+  for row in results.rows:
+    assert row['num_tokens'] == 4 * 20
+    assert row['tokens_per_second'] == pytest.approx(80 / row['seconds'])
+    assert row['environment']['versions']['jax'] == jax.__version__
+    parts_ms = row['draft_ms'] + row['verify_ms'] + row['overhead_ms']
+    assert parts_ms == pytest.approx(row['round_ms'])
+    if row['mode'] == 'plain':
+      assert row['speedup'] == pytest.approx(1)
+      assert row['block_efficiency'] == 1
+      continue
+    assert row['check'] == check.OK
+    k = row['num_draft']
+    assert row['predicted'] == pytest.approx(
+      theory.walltime_factor(
+        row['acceptance_rate'], k, row['c'], row['verify_cost']
+      )
+    )
+    assert sum(row['acceptance_histogram']) <= row['num_target_calls']
+    if row['drafter'] == 'simulated:1.0':
+      assert row['acceptance_rate'] == 1
+      assert row['num_target_calls'] == 4 * -(-20 // (k + 1))
+  files = report.write(str(tmp_path), results, settings)
+  stored = json.loads((tmp_path / 'results.json').read_text())
+  for row in stored['rows']:
+    assert set(row) <= set(stored['schema'])
+    assert row['config']['max_new_tokens'] == 20
+  if plots.available():
+    assert 'speedup_by_k.png' in files and 'round_split.png' in files
+    for name in files:
+      assert (tmp_path / name).stat().st_size > 1000
+  text = (tmp_path / 'report.md').read_text()
+  assert 'simulated:1.0' in text and 'loop_efficiency' in text
+  page = (tmp_path / 'explorer.html').read_text()
+  assert '/*DATA*/null' not in page and 'src=' not in page
+  assert 'http://www.w3.org/2000/svg' in page  # a name, and the only address
+  assert page.count('http') == 1
+
+
+def test_sampled_rows_are_checked(fake_models):
+  settings = config(
+    temperature=(0.9,), verify=('sampling', 'block', 'coupled', 'lenient')
+  )
+  results = runner.run(request(settings, 'shape:draft', 'unigram', 'bigram'))
+  checks = {(r['drafter'], r['verifier']): r for r in results.rows[1:]}
+  assert len(checks) == 12
+  for (_, verifier), row in checks.items():
+    lossy = verifier == 'lenient'
+    assert row['check'] == (check.LOSSY if lossy else check.OK), row
+    assert row['exact'] is not lossy
+  note = checks['shape:draft', 'sampling']['check_note']
+  assert note.startswith('checked under coupled')
+
+
+def test_a_wrong_loop_fails_its_check(fake_models, monkeypatch):
+  right = cases.build.recipe
+
+  def wrong(target, drafter=None, **settings):
+    made = right(target, drafter, **settings)
+    if drafter is None:
+      return made
+
+    def verify(context, draft, logits):
+      verdict = made.verifier.verify(context, draft, logits)
+      return verdict.replace(next_token=(verdict.next_token + 1) % VOCAB)
+
+    verifier = made.verifier._replace(verify=verify)
+    return made._replace(verifier=verifier)
+
+  monkeypatch.setattr(cases.build, 'recipe', wrong)
+  results = runner.run(request(config(), 'shape:draft'))
+  (failed,) = runner.failures(results.rows)
+  assert failed['check'] == check.FAILED
+  assert 'rows differ from plain decoding; prompt' in failed['check_note']
+  assert check.FAILED in table.text(results.rows)
+
+
+def test_nothing_drafted_is_inconclusive(fake_models, monkeypatch):
+  monkeypatch.setattr(
+    runner.prompts_lib,
+    'collect',
+    lambda *_: [prompts.Prompt((1, 2, 3, 4, 5))],
+  )
+  results = runner.run(
+    request(config(max_new_tokens=1), 'prompt_lookup', 'none')
+  )
+  assert [row['check'] for row in results.rows] == [None, check.INCONCLUSIVE]
+
+
+def _generation(tokens, drafted):
+  rounds = np.asarray([drafted], np.int32)
+  return generate_lib.Generation(
+    tokens=np.asarray([[0, *tokens]], np.int32),
+    prompt_length=np.asarray([1]),
+    num_tokens=np.asarray([len(tokens)]),
+    status=np.asarray([generate_lib.LENGTH]),
+    num_rounds=np.int32(rounds.shape[1]),
+    rounds=generate_lib.Rounds(rounds, rounds, rounds + 1),
+  )
+
+
+@pytest.mark.parametrize('gap, verdict', [(1e-5, check.OK), (0.5, 'FAILED')])
+def test_near_ties_are_told_from_errors(gap, verdict):
+  """Two tokens whose scores differ by `gap` may change places."""
+  logits = np.full((VOCAB + 1, VOCAB, VOCAB), -9.0, np.float32)
+  logits[..., 2], logits[..., 3] = 0.0, -gap
+  params = {'table': jnp.asarray(logits), 'source': jnp.zeros((VOCAB, VOCAB))}
+  target = markov('target', 0)._replace(params=params)
+  settings = config(max_new_tokens=4)
+  subject = subjects.Subject('prompt_lookup', 'prompt_lookup')
+  case = cases.speculative(target, subject, settings, 0.0, 1, 3, 'auto', {})
+  batches = cases.batches([prompts.Prompt((0,))], target, settings, 0.0, 1)
+  outcome = check.check(
+    case,
+    batches,
+    [_generation([2, 2, 2, 2], [0, 0, 0, 0])],
+    [_generation([2, 3, 2, 2], [1, 1])],
+    case.params,
+    settings,
+  )
+  assert outcome.verdict == verdict
+  assert outcome.near_ties == (verdict == check.OK)
+
+
+def test_not_a_number_fails():
+  made = _generation([2, 2], [1])
+  bad = made.replace(status=np.asarray([generate_lib.NAN]))
+  target = markov('target', 0)
+  subject = subjects.Subject('prompt_lookup', 'prompt_lookup')
+  case = cases.speculative(target, subject, config(), 0.0, 1, 3, 'auto', {})
+  outcome = check.check(case, [], [made], [bad], case.params, config())
+  assert outcome.verdict == check.FAILED and 'finite' in outcome.note
+
+
+def test_widths_used_weighs_rounds():
+  target = markov('target', 0)
+  subject = subjects.Subject('prompt_lookup', 'prompt_lookup')
+  case = cases.speculative(target, subject, config(), 0.0, 1, 3, 'auto', {})
+  case = case._replace(recipe=case.recipe._replace(widths=(0, 3)))
+  made = _generation([2] * 7, [0, 3, 0, 1])
+  assert parts.widths_used(case, [made]) == {1: 0.5, 4: 0.5}
+
+
+SPEC_BENCH = (
+  ('writing', 2), ('translation', 1), ('summarization', 1), ('qa', 1),
+  ('math_reasoning', 1), ('rag', 1), ('coding', 2),
+)  # fmt: skip
+
+
+class _Tokenizer:
+  """A character a token; stands in for a tokenizer without a template."""
+
+  chat_template = None
+
+  def __call__(self, text, **_):
+    class Encoded:
+      input_ids = [ord(c) % VOCAB for c in text]
+
+    return Encoded
+
+  def decode(self, tokens, **_):
+    return ''.join(chr(97 + t) for t in tokens)
+
+
+def test_spec_bench_has_six_categories_and_two_turns(tmp_path):
+  path = tmp_path / 'question.jsonl'
+  path.write_text(
+    '\n'.join(
+      json.dumps(
+        {'question_id': i, 'category': name, 'turns': ['first', 'second'][:n]}
+      )
+      for i, (name, n) in enumerate(SPEC_BENCH)
+    )
+  )
+  target = markov('folder', 0)._replace(tokenizer=_Tokenizer())
+  asked = []
+
+  def answer(firsts):
+    asked.extend(firsts)
+    return [[1, 2]] * len(firsts)
+
+  made = prompts.collect(target, str(path), config(num_prompts=0), answer)
+  assert len({p.category for p in made}) == 6
+  assert [p.turn for p in made] == [0] * 7 + [1] * 2
+  assert len(asked) == 2
+  # The second turn stands behind the first and the target's own reply.
+  text = 'first\n\nbc\n\nsecond'
+  assert made[-1].tokens == tuple(ord(c) % VOCAB for c in text)
+  few = prompts.balanced(prompts.read_spec_bench(str(path)), 6)
+  assert len({q.category for q in few}) == 6
+
+
+def test_by_category(fake_models, monkeypatch):
+  given = [prompts.Prompt((1, 2), category=c) for c in ('qa', 'rag', 'qa')]
+  monkeypatch.setattr(runner.prompts_lib, 'collect', lambda *_: given)
+  results = runner.run(request(config(), 'simulated:0.5'))
+  found = results.rows[1]['by_category']
+  assert set(found) == {'qa', 'rag'}
+  assert found['qa']['block_efficiency'] > 1
+
+
+def test_origins_of_tokens():
+  kinds, rounds = explorer.origins([3, 3, 0, 2], [3, 1, 0, 1], [4, 2, 1, 1], 7)
+  assert kinds == [
+    'accepted', 'accepted', 'accepted', 'bonus', 'accepted', 'corrected',
+    'plain',
+  ]  # fmt: skip
+  assert rounds == [0, 0, 0, 0, 1, 1, 2]
+  # An end token inside a draft: the draft's tail is not emitted.
+  assert explorer.origins([3], [2], [2], 2)[0] == ['accepted', 'accepted']
+
+
+def test_pieces_join_to_the_text():
+  tokens = [1, 2, 3] * 30
+  assert ''.join(explorer.pieces(_Tokenizer(), tokens)) == 'bcd' * 30
+  assert explorer.pieces(None, [5, 6]) == ['5 ', '6 ']
+
+
+def test_plan_advises():
+  rates = {('good', 'greedy'): [0.8] * 4, ('poor', 'greedy'): [0.1] * 4}
+  cheap = plan.Costs(
+    10.0, np.full(5, 10.0), {'good': np.zeros(5), 'poor': np.zeros(5)}
+  )
+  best, worst = plan.choices(rates, cheap)
+  assert best.drafter == 'good' and best.num_draft == 4
+  assert best.factor == pytest.approx(theory.expected_tokens(0.8, 4))
+  assert worst.factor < best.factor
+  assert '--config.num_draft=4' in plan.advise(rates, cheap, 1)[-1]
+  dear = cheap._replace(blocks=10.0 * np.arange(1, 6))
+  assert 'will not help at batch 8' in plan.advise(rates, dear, 8)[-1]
+
+
+def test_plan_of_fakes(fake_models, monkeypatch):
+  monkeypatch.setattr(plan, 'PROMPTS', 6)
+  settings = config(max_draft=3, batch_size=(2,), temperature=(0.0,))
+  text = plan.plan(request(settings, 'shape:draft', 'simulated:0.9'), print)
+  assert 'shape:draft, greedy: best K' in text
+  assert 'Temperature 0' in text
+
+
+def test_shapes_have_the_sizes_they_are_named_after():
+  def size(name):
+    shapes = subjects.models.abstract_params(subjects.SHAPES[name])
+    return sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
+
+  assert size('t5-small') == pytest.approx(60.5, abs=0.1)
+  assert size('t5-base') == pytest.approx(222.9, abs=0.1)
+  assert size('llama-160m') == pytest.approx(162.4, abs=0.2)
+  assert size('llama-68m') == pytest.approx(68.0, abs=0.3)
+
+
+@pytest.mark.parametrize(
+  'changes, word',
+  [
+    ({'num_draft': (0,)}, 'num_draft'),
+    ({'num_draft': ()}, 'num_draft'),
+    ({'verify': ('best',)}, 'verify'),
+    ({'temperature': (float('nan'),)}, 'temperature'),
+    ({'temperature': ()}, 'temperature'),
+    ({'batch_size': (2.5,)}, 'batch_size'),
+    ({'top_p': 0.0}, 'top_p'),
+    ({'repetitions': 0}, 'repetitions'),
+    ({'dtype': 'int8'}, 'dtype'),
+  ],
+)
+def test_bad_settings(changes, word):
+  with pytest.raises(ValueError, match=word):
+    config(**changes)
+
+
+@pytest.mark.parametrize(
+  'call, word',
+  [
+    (lambda: subjects.load('shape:t6', dtype='float32'), 't6'),
+    (lambda: peers.check(('vllm',)), 'vllm'),
+    (lambda: subjects.drafter('simulated:2', None, None), 'acceptance rate'),
+    (lambda: subjects.drafter('magic', None, None), 'magic'),
+    (
+      lambda: prompts.collect(markov('m', 0), 'file.txt', config()),
+      'no tokenizer',
+    ),
+  ],
+)
+def test_bad_input(call, word):
+  with pytest.raises(ValueError, match=word):
+    call()
+
+
+def test_a_missing_peer_is_named(monkeypatch):
+  monkeypatch.setattr(peers.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(ValueError, match='pip install ctranslate2'):
+    peers.check(('ctranslate2',))
+
+
+def test_prompts_that_do_not_fit():
+  lm = fakes.markov_lm(VOCAB)._replace(max_positions=30)
+  target = markov('m', 0)._replace(lm=lm)
+  short, long = prompts.Prompt((1,) * 6), prompts.Prompt((1,) * 12)
+  assert prompts.fitting([short, long], target, config(), 3) == [short]
+  with pytest.raises(ValueError, match='No prompt fits'):
+    prompts.fitting([long], target, config(), 3)
+
+
+def test_batches_are_filled():
+  target = markov('m', 0)
+  given = [prompts.Prompt((1,) * n) for n in (3, 4, 5)]
+  made = cases.batches(given, target, config(), 0.0, 2)
+  assert [b.rows for b in made] == [(0, 1), (2, 0)]
+  assert isinstance(made[0].prompt, base.Prompt)
+  keys = jax.random.key_data(
+    jnp.concatenate([b.controls.row_key for b in made])
+  )
+  assert len(np.unique(np.asarray(keys), axis=0)) == 4
+
+
+def _command(*arguments, **environment):
+  return subprocess.run(
+    [sys.executable, '-m', 'decode.benchmark', *arguments],
+    capture_output=True,
+    text=True,
+    env=os.environ | environment,
+  )
+
+
+def test_command_beside_transformers(torch):
+  """The same weights give the same tokens in the other engine."""
+  del torch
+  made = _command(
+    '--target=shape:llama-tiny',
+    '--drafter=shape:llama-tiny,prompt_lookup',
+    '--peer=transformers',
+    '--config=configs/bench.py:smoke',
+    '--config.parts=false',
+  )
+  assert made.returncode == 0, made.stderr
+  ratios = [x for x in made.stdout.splitlines() if x.startswith('ratio: ')]
+  assert len(ratios) == 3
+  assert 'specjax over transformers, shape:llama-tiny' in ratios[0]
+  notes = [x for x in made.stdout.splitlines() if 'rows as ours' in x]
+  assert len(notes) == 3 and all('2 of 2' in note for note in notes)
+
+
+def test_command_with_bad_input():
+  for arguments, status, word in (
+    ((), 2, '--target is needed'),
+    (('--target=/no/such/folder',), 1, '/no/such/folder'),
+    (('--target=shape:t5-tiny', '--config.batches=1'), 2, 'batch_size'),
+  ):
+    made = _command(*arguments)
+    assert made.returncode == status, made.stderr
+    assert made.stdout == '' and word in made.stderr
+    assert 'Traceback' not in made.stderr
+
+
+def test_config_files_load():
+  import importlib
+
+  for name in ('bench', 'bench_leviathan', 'bench_speed', 'bench_spec_bench'):
+    module = importlib.import_module(f'configs.{name}')
+    for arg in ('', 'quick' if name != 'bench' else 'smoke'):
+      made = module.get_config(arg)
+      made.validate()
+      assert dataclasses.is_dataclass(made)
+    with pytest.raises(ValueError, match='no variant'):
+      module.get_config('nonsense')
