@@ -193,14 +193,11 @@ class View:
     context: `Context`, with the rows' keys and controls.
     last_token: int32 [B].
     cache: the target's cache.
-    hidden: tuple of [B, P + 1, D], the target's states at the slots committed
-      in the last round (zeros before the first round).
   """
 
   context: Context
   last_token: Array
   cache: PyTree
-  hidden: tuple = ()
 
 
 @struct.dataclass

@@ -10,12 +10,12 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
+from specjax.decoding.state import DecodeState
 from specjax.decoding.state import EOS
 from specjax.decoding.state import LENGTH
 from specjax.decoding.state import NAN
-from specjax.decoding.state import RUNNING
-from specjax.decoding.state import DecodeState
 from specjax.decoding.state import Rounds
+from specjax.decoding.state import RUNNING
 
 
 class Emission(NamedTuple):

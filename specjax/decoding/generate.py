@@ -15,21 +15,20 @@ References:
 
 from typing import NamedTuple, Optional
 
-import jax
 from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
 from specjax.decoding import emit as emit_lib
 from specjax.decoding import warp as warp_lib
+from specjax.decoding.state import DecodeState
 from specjax.decoding.state import EOS
+from specjax.decoding.state import Generation
 from specjax.decoding.state import LENGTH
 from specjax.decoding.state import NAN
-from specjax.decoding.state import RUNNING
-from specjax.decoding.state import DecodeState
-from specjax.decoding.state import Generation
 from specjax.decoding.state import Params
 from specjax.decoding.state import Rounds
+from specjax.decoding.state import RUNNING
 
 __all__ = [
   'EOS',
@@ -167,7 +166,6 @@ def start(
     context=context,
     last_token=prefilled.last_token,
     cache=prefilled.cache,
-    hidden=_empty_hidden(recipe, params, prefilled),
     drafter=recipe.drafter.init(
       params.drafter, prompt, prefilled, capacity=capacity
     ),
@@ -216,7 +214,7 @@ def _round(recipe: Recipe, params: Params, state: DecodeState) -> DecodeState:
   draft, drafter = recipe.drafter.propose(
     params.drafter,
     state.drafter,
-    base.View(state.context, state.last_token, state.cache, state.hidden),
+    base.View(state.context, state.last_token, state.cache),
   )
   state = state.replace(drafter=drafter)
   widths = recipe.widths or (recipe.drafter.num_draft,)
@@ -285,7 +283,6 @@ def _verify(
       state.last_token,
     ),
     cache=recipe.target.commit(cache, count, verdict.path),
-    hidden=observation.hidden,
     drafter=recipe.drafter.observe(params.drafter, state.drafter, observation),
     status=emission.status,
     num_rounds=state.num_rounds + 1,
@@ -318,14 +315,3 @@ def _along_path(recipe, hidden: tuple, verdict: base.Verdict) -> tuple:
   return tuple(
     jnp.take_along_axis(states, slots[..., None], axis=1) for states in hidden
   )
-
-
-def _empty_hidden(recipe, params, prefilled) -> tuple:
-  """Zeros shaped like the hidden states of a committed path."""
-  batch = prefilled.last_token.shape[0]
-  width = recipe.drafter.max_path + 1
-  block = jax.ShapeDtypeStruct((batch, width), jnp.int32)
-  scored, _ = jax.eval_shape(
-    recipe.target.extend, params.target, prefilled.cache, block
-  )
-  return tuple(jnp.zeros(h.shape, h.dtype) for h in scored.hidden)

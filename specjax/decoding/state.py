@@ -38,7 +38,6 @@ class DecodeState:
   context: base.Context
   last_token: base.Array
   cache: base.PyTree
-  hidden: tuple
   drafter: base.PyTree
   status: base.Array
   num_rounds: base.Array

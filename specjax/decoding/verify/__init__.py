@@ -49,9 +49,7 @@ __all__ = ['NAMES', 'TREE_NAMES', 'make']
 
 
 @functools.lru_cache(maxsize=None)
-def make(
-  name: str, sampler: str = 'gumbel', *, max_path: int = 0
-) -> Verifier:
+def make(name: str, sampler: str = 'gumbel', *, max_path: int = 0) -> Verifier:
   """The rule of that name; the same object every time.
 
   Args:
