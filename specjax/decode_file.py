@@ -183,7 +183,7 @@ def _compare(
     times = report.measure_steps(job, target, model)
     found = report.numbers(answers, 1.0, 0.0)
     parts, sentences = report.explain(
-      found, times, job.recipe.drafter.num_draft
+      found, times, job.recipe.drafter.num_draft, bool(job.recipe.widths)
     )
     parts['measuring_seconds'] = time.perf_counter() - begin
     added['explanation'] = parts

@@ -167,7 +167,10 @@ def _steps(lm: base.CachedLM, params, batch, width, block, count):
 
 
 def explain(
-  found: dict[str, Any], times: StepTimes, num_draft: int
+  found: dict[str, Any],
+  times: StepTimes,
+  num_draft: int,
+  adaptive: bool = False,
 ) -> tuple[dict[str, Any], str]:
   """Says what speed the measured parts predict, and what limits it.
 
@@ -175,6 +178,8 @@ def explain(
     found: from `numbers`.
     times: from `measure_steps`.
     num_draft: K.
+    adaptive: rounds run at the width their draft needs, so that the mean draft
+      and not K decides what a round costs.
 
   Returns:
     (the numbers, a few sentences). The predicted factor is the block
@@ -186,10 +191,15 @@ def explain(
     return {}, 'Nothing was drafted, so the speed is that of plain decoding.'
   c, block = times.cost_ratio, times.block_cost
   efficiency = found['block_efficiency']
-  factor = efficiency / (block + num_draft * c)
 
-  def block_cost(gamma: int) -> float:
+  def block_cost(gamma: float) -> float:
     return 1 + (block - 1) * gamma / num_draft
+
+  drafted = num_draft
+  if adaptive:
+    drafted = found['drafted'] / found['target_calls']
+  round_cost = block_cost(drafted)
+  factor = efficiency / (round_cost + drafted * c)
 
   parts = {
     'target_step_seconds': times.target,
@@ -201,11 +211,12 @@ def explain(
   }
   sentences = [
     f'A draft step costs c = {c:.2f} of a target step and a block of '
-    f'{num_draft + 1} costs {block:.2f}; with acceptance {alpha:.3f} and '
-    f'{efficiency:.2f} tokens a round the predicted factor is {factor:.2f}.',
-    _reason(factor, efficiency, block, num_draft * c),
+    f'{num_draft + 1} costs {block:.2f}; with {drafted:.1f} tokens drafted and '
+    f'{efficiency:.2f} emitted a round (acceptance {alpha:.3f}) the predicted '
+    f'factor is {factor:.2f}.',
+    _reason(factor, efficiency, round_cost, drafted * c),
   ]
-  if times.drafter:
+  if times.drafter and not adaptive:
     best = theory.best_gamma(alpha, c, max(num_draft, 8), block_cost)
     parts |= {
       'best_num_draft': best.gamma,
