@@ -1,6 +1,5 @@
 """The benchmark measures what it says, and notices what is wrong."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -11,15 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from specjax import base
 from specjax import loading
 from specjax import theory
 from specjax.benchmark import cases
 from specjax.benchmark import check
 from specjax.benchmark import config as config_lib
-from specjax.benchmark import explorer
 from specjax.benchmark import parts
-from specjax.benchmark import peers
 from specjax.benchmark import plan
 from specjax.benchmark import plots
 from specjax.benchmark import prompts
@@ -92,11 +88,12 @@ def test_rows_and_report(fake_models, tmp_path):
       continue
     assert row['check'] == check.OK
     k = row['num_draft']
-    assert row['predicted'] == pytest.approx(
-      theory.walltime_factor(
-        row['acceptance_rate'], k, row['c'], row['verify_cost']
+    if row['drafting_share'] == 1:
+      assert row['predicted'] == pytest.approx(
+        theory.walltime_factor(
+          row['acceptance_rate'], k, row['c'], row['verify_cost']
+        )
       )
-    )
     assert sum(row['acceptance_histogram']) <= row['num_target_calls']
     if row['drafter'] == 'simulated:1.0':
       assert row['acceptance_rate'] == 1
@@ -222,55 +219,6 @@ def test_widths_used_weighs_rounds():
   assert parts.widths_used(case, [made]) == {1: 0.5, 4: 0.5}
 
 
-SPEC_BENCH = (
-  ('writing', 2), ('translation', 1), ('summarization', 1), ('qa', 1),
-  ('math_reasoning', 1), ('rag', 1), ('coding', 2),
-)  # fmt: skip
-
-
-class _Tokenizer:
-  """A character a token; stands in for a tokenizer without a template."""
-
-  chat_template = None
-
-  def __call__(self, text, **_):
-    class Encoded:
-      input_ids = [ord(c) % VOCAB for c in text]
-
-    return Encoded
-
-  def decode(self, tokens, **_):
-    return ''.join(chr(97 + t) for t in tokens)
-
-
-def test_spec_bench_has_six_categories_and_two_turns(tmp_path):
-  path = tmp_path / 'question.jsonl'
-  path.write_text(
-    '\n'.join(
-      json.dumps(
-        {'question_id': i, 'category': name, 'turns': ['first', 'second'][:n]}
-      )
-      for i, (name, n) in enumerate(SPEC_BENCH)
-    )
-  )
-  target = markov('folder', 0)._replace(tokenizer=_Tokenizer())
-  asked = []
-
-  def answer(firsts):
-    asked.extend(firsts)
-    return [[1, 2]] * len(firsts)
-
-  made = prompts.collect(target, str(path), config(num_prompts=0), answer)
-  assert len({p.category for p in made}) == 6
-  assert [p.turn for p in made] == [0] * 7 + [1] * 2
-  assert len(asked) == 2
-  # The second turn stands behind the first and the target's own reply.
-  text = 'first\n\nbc\n\nsecond'
-  assert made[-1].tokens == tuple(ord(c) % VOCAB for c in text)
-  few = prompts.balanced(prompts.read_spec_bench(str(path)), 6)
-  assert len({q.category for q in few}) == 6
-
-
 def test_by_category(fake_models, monkeypatch):
   given = [prompts.Prompt((1, 2), category=c) for c in ('qa', 'rag', 'qa')]
   monkeypatch.setattr(runner.prompts_lib, 'collect', lambda *_: given)
@@ -280,118 +228,12 @@ def test_by_category(fake_models, monkeypatch):
   assert found['qa']['block_efficiency'] > 1
 
 
-def test_origins_of_tokens():
-  kinds, rounds = explorer.origins([3, 3, 0, 2], [3, 1, 0, 1], [4, 2, 1, 1], 7)
-  assert kinds == [
-    'accepted', 'accepted', 'accepted', 'bonus', 'accepted', 'corrected',
-    'plain',
-  ]  # fmt: skip
-  assert rounds == [0, 0, 0, 0, 1, 1, 2]
-  # An end token inside a draft: the draft's tail is not emitted.
-  assert explorer.origins([3], [2], [2], 2)[0] == ['accepted', 'accepted']
-
-
-def test_pieces_join_to_the_text():
-  tokens = [1, 2, 3] * 30
-  assert ''.join(explorer.pieces(_Tokenizer(), tokens)) == 'bcd' * 30
-  assert explorer.pieces(None, [5, 6]) == ['5 ', '6 ']
-
-
-def test_plan_advises():
-  rates = {('good', 'greedy'): [0.8] * 4, ('poor', 'greedy'): [0.1] * 4}
-  cheap = plan.Costs(
-    10.0, np.full(5, 10.0), {'good': np.zeros(5), 'poor': np.zeros(5)}
-  )
-  best, worst = plan.choices(rates, cheap)
-  assert best.drafter == 'good' and best.num_draft == 4
-  assert best.factor == pytest.approx(theory.expected_tokens(0.8, 4))
-  assert worst.factor < best.factor
-  assert '--config.num_draft=4' in plan.advise(rates, cheap, 1)[-1]
-  dear = cheap._replace(blocks=10.0 * np.arange(1, 6))
-  assert 'will not help at batch 8' in plan.advise(rates, dear, 8)[-1]
-
-
 def test_plan_of_fakes(fake_models, monkeypatch):
   monkeypatch.setattr(plan, 'PROMPTS', 6)
   settings = config(max_draft=3, batch_size=(2,), temperature=(0.0,))
   text = plan.plan(request(settings, 'shape:draft', 'simulated:0.9'), print)
   assert 'shape:draft, greedy: best K' in text
   assert 'Temperature 0' in text
-
-
-def test_shapes_have_the_sizes_they_are_named_after():
-  def size(name):
-    shapes = subjects.models.abstract_params(subjects.SHAPES[name])
-    return sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
-
-  assert size('t5-small') == pytest.approx(60.5, abs=0.1)
-  assert size('t5-base') == pytest.approx(222.9, abs=0.1)
-  assert size('llama-160m') == pytest.approx(162.4, abs=0.2)
-  assert size('llama-68m') == pytest.approx(68.0, abs=0.3)
-
-
-@pytest.mark.parametrize(
-  'changes, word',
-  [
-    ({'num_draft': (0,)}, 'num_draft'),
-    ({'num_draft': ()}, 'num_draft'),
-    ({'verify': ('best',)}, 'verify'),
-    ({'temperature': (float('nan'),)}, 'temperature'),
-    ({'temperature': ()}, 'temperature'),
-    ({'batch_size': (2.5,)}, 'batch_size'),
-    ({'top_p': 0.0}, 'top_p'),
-    ({'repetitions': 0}, 'repetitions'),
-    ({'dtype': 'int8'}, 'dtype'),
-  ],
-)
-def test_bad_settings(changes, word):
-  with pytest.raises(ValueError, match=word):
-    config(**changes)
-
-
-@pytest.mark.parametrize(
-  'call, word',
-  [
-    (lambda: subjects.load('shape:t6', dtype='float32'), 't6'),
-    (lambda: peers.check(('vllm',)), 'vllm'),
-    (lambda: subjects.drafter('simulated:2', None, None), 'acceptance rate'),
-    (lambda: subjects.drafter('magic', None, None), 'magic'),
-    (
-      lambda: prompts.collect(markov('m', 0), 'file.txt', config()),
-      'no tokenizer',
-    ),
-  ],
-)
-def test_bad_input(call, word):
-  with pytest.raises(ValueError, match=word):
-    call()
-
-
-def test_a_missing_peer_is_named(monkeypatch):
-  monkeypatch.setattr(peers.importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(ValueError, match='pip install ctranslate2'):
-    peers.check(('ctranslate2',))
-
-
-def test_prompts_that_do_not_fit():
-  lm = fakes.markov_lm(VOCAB)._replace(max_positions=30)
-  target = markov('m', 0)._replace(lm=lm)
-  short, long = prompts.Prompt((1,) * 6), prompts.Prompt((1,) * 12)
-  assert prompts.fitting([short, long], target, config(), 3) == [short]
-  with pytest.raises(ValueError, match='No prompt fits'):
-    prompts.fitting([long], target, config(), 3)
-
-
-def test_batches_are_filled():
-  target = markov('m', 0)
-  given = [prompts.Prompt((1,) * n) for n in (3, 4, 5)]
-  made = cases.batches(given, target, config(), 0.0, 2)
-  assert [b.rows for b in made] == [(0, 1), (2, 0)]
-  assert isinstance(made[0].prompt, base.Prompt)
-  keys = jax.random.key_data(
-    jnp.concatenate([b.controls.row_key for b in made])
-  )
-  assert len(np.unique(np.asarray(keys), axis=0)) == 4
 
 
 def _command(*arguments, **environment):
@@ -419,28 +261,3 @@ def test_command_beside_transformers(torch):
   assert 'specjax over transformers, shape:llama-tiny' in ratios[0]
   notes = [x for x in made.stdout.splitlines() if 'rows as ours' in x]
   assert len(notes) == 3 and all('2 of 2' in note for note in notes)
-
-
-def test_command_with_bad_input():
-  for arguments, status, word in (
-    ((), 2, '--target is needed'),
-    (('--target=/no/such/folder',), 1, '/no/such/folder'),
-    (('--target=shape:t5-tiny', '--config.batches=1'), 2, 'batch_size'),
-  ):
-    made = _command(*arguments)
-    assert made.returncode == status, made.stderr
-    assert made.stdout == '' and word in made.stderr
-    assert 'Traceback' not in made.stderr
-
-
-def test_config_files_load():
-  import importlib
-
-  for name in ('bench', 'bench_leviathan', 'bench_speed', 'bench_spec_bench'):
-    module = importlib.import_module(f'configs.{name}')
-    for arg in ('', 'quick' if name != 'bench' else 'smoke'):
-      made = module.get_config(arg)
-      made.validate()
-      assert dataclasses.is_dataclass(made)
-    with pytest.raises(ValueError, match='no variant'):
-      module.get_config('nonsense')

@@ -4,6 +4,8 @@ import importlib.util
 import pathlib
 from typing import Sequence
 
+from specjax.benchmark.table import brief
+
 # Told apart also by those who see few colours (Okabe and Ito's palette).
 COLOURS = (
   '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000',
@@ -57,16 +59,13 @@ def _groups(rows, keys):
   found = {}
   for row in rows:
     words = [
-      f'{short[k]}={row[k]:g}' if k in short else _brief(str(row[k]))
+      f'{short[k]}={row[k]:g}' if k in short else brief(str(row[k]))
       for k in varied
+      if row['num_draft'] or k not in ('verifier', 'num_draft')
     ]
-    found.setdefault(', '.join(words), []).append(row)
+    label = ', '.join(words).replace('none', 'plain decoding')
+    found.setdefault(label, []).append(row)
   return found
-
-
-def _brief(name: str) -> str:
-  """A folder's own name."""
-  return name.rstrip('/').rsplit('/', 1)[-1]
 
 
 def _finish(axes, title, x, y, count) -> None:
@@ -123,6 +122,8 @@ def _speedup(axes, rows) -> bool:
 
 def _acceptance(axes, rows) -> bool:
   rows = [row for row in _ours(rows) if row.get('acceptance_by_position')]
+  # The batch size changes no row's tokens, so one of them says it all.
+  rows = [row for row in rows if row['batch_size'] == rows[0]['batch_size']]
   groups = _groups(
     rows, ('drafter', 'verifier', 'num_draft', 'temperature', 'batch_size')
   ) if rows else {}  # fmt: skip

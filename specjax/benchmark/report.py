@@ -60,7 +60,11 @@ SCHEMA = {
   'c': 'draft_ms / num_draft / step_ms',
   'verify_cost': 'verify_ms / step_ms',
   'predicted_theorem': 'Leviathan 2023, theorem 3.8, of acceptance_rate and c',
-  'predicted': 'the same with the block costing verify_cost',
+  'predicted': (
+    'the same with the block costing verify_cost, and a round without a draft '
+    'yielding one token'
+  ),
+  'drafting_share': 'rounds in which something was drafted',
   'predicted_from_counts': 'the same with the measured tokens a round',
   'measured_over_predicted': 'decode_speedup / predicted',
   'peak_memory_bytes': 'most memory in use',
@@ -142,7 +146,7 @@ def markdown(results, config, images: Sequence[str], plan: str) -> str:
   target = results.setup.target.name
   versions = ', '.join(f'{k} {v}' for k, v in where['versions'].items())
   parts = [
-    f'# Speculative decoding of {target}',
+    f'# Speculative decoding of {table.brief(target)}',
     f'Measured {where["time"]} on {where["device"]} ({where["processor"]}, '
     f'{where["cores"]} cores), {config.dtype}. {versions}. Medians of '
     f'{config.repetitions} repetitions over {len(results.setup.prompts)} '
@@ -151,7 +155,7 @@ def markdown(results, config, images: Sequence[str], plan: str) -> str:
     _table(results.rows, table.COLUMNS),
   ]
   notes = [
-    f'* {row["engine"]} {row["drafter"]} {row["verifier"]} '
+    f'* {row["engine"]} {table.brief(row["drafter"])} {row["verifier"]} '
     f'K={row["num_draft"]} T={row["temperature"]:g} batch '
     f'{row["batch_size"]}: {row["check_note"]}'
     for row in results.rows
@@ -216,7 +220,11 @@ def _categories(rows: Sequence[dict]) -> str:
   for row in rows:
     gains = row.get('by_category') or {}
     cells = [f'{gains[n]["speedup"]:.2f}' if n in gains else '-' for n in names]
-    who = row['drafter'] if row['engine'] == 'specjax' else row['engine']
+    who = (
+      table.brief(row['drafter'])
+      if row['engine'] == 'specjax'
+      else row['engine']
+    )
     lines.append(
       f'| {who} | {row["num_draft"]} | {row["temperature"]:g} | '
       f'{row["batch_size"]} | ' + ' | '.join(cells) + ' |'

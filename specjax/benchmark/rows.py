@@ -111,7 +111,8 @@ def parts_and_prediction(
   """Where a round's time goes, and what theory expects of it.
 
   `predicted_theorem` is Leviathan's theorem 3.8 with the measured acceptance
-  rate; `predicted` divides by what a block really costs as well;
+  rate; `predicted` divides by what a block really costs as well, and counts
+  the rounds without a draft;
   `predicted_from_counts` takes the measured tokens a round in place of the
   formula's, so that it differs from the measured speed-up by the loop's own
   costs alone. `loop_efficiency` is the parts' time over the round's.
@@ -140,10 +141,13 @@ def parts_and_prediction(
     float(plain.seconds[:, 2].sum()) / float(measured.seconds[:, 2].sum())
     * counts.num_tokens / max(tokens_by_batch(plain).sum(), 1)
   )  # fmt: skip
-  predicted = theory.walltime_factor(alpha, k, c, v)
+  share = counts.num_draft_rounds / max(counts.num_target_calls, 1)
+  tokens = 1 + share * (theory.expected_tokens(alpha, k) - 1)
+  predicted = tokens / (v + k * c)
   return found | {
     'c': c,
     'verify_cost': v,
+    'drafting_share': share,
     'predicted_theorem': theory.walltime_factor(alpha, k, c),
     'predicted': predicted,
     'predicted_from_counts': emitted / (v + k * c),

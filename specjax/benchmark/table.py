@@ -31,11 +31,18 @@ COLUMNS = (
 )
 
 
+def brief(name: str) -> str:
+  """A folder's own name; other names as they are."""
+  return name if '/' not in name else name.rstrip('/').rsplit('/', 1)[-1]
+
+
 def cell(row: dict, key: str, form: Optional[str]) -> str:
   """One value as shown; '-' where there is none."""
   value = row.get(key)
   if value is None or value == '':
     return '-'
+  if isinstance(value, str):
+    value = brief(value)
   return f'{value / 1e6:.0f}' if form is None else form.format(value)
 
 
@@ -49,7 +56,7 @@ def text(rows: Sequence[dict]) -> str:
     for line in cells
   ]
   lines += [
-    f'note: {row["engine"]} {row["drafter"]} {row["verifier"]} '
+    f'note: {row["engine"]} {brief(row["drafter"])} {row["verifier"]} '
     f'K={row["num_draft"]} T={row["temperature"]:g} batch '
     f'{row["batch_size"]}: {row["check_note"]}'
     for row in rows
@@ -79,8 +86,11 @@ def _same(row: dict[str, Any], peer: dict[str, Any]) -> bool:
 def _named(row: dict, peer: dict) -> str:
   what = 'plain decoding'
   if row['num_draft']:
-    what = f'drafter {row["drafter"]}, K={row["num_draft"]}, {row["verifier"]}'
+    what = (
+      f'drafter {brief(row["drafter"])}, K={row["num_draft"]}, '
+      f'{row["verifier"]}'
+    )
   return (
-    f'specjax over {peer["engine"]}, {row["target"]}, {what}, '
+    f'specjax over {peer["engine"]}, {brief(row["target"])}, {what}, '
     f'T={row["temperature"]:g}, batch {row["batch_size"]}, {row["dtype"]}'
   )

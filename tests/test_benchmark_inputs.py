@@ -1,0 +1,212 @@
+"""What the benchmark reads, refuses and computes without measuring."""
+
+import dataclasses
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specjax import base
+from specjax import theory
+from specjax.benchmark import cases
+from specjax.benchmark import explorer
+from specjax.benchmark import peers
+from specjax.benchmark import plan
+from specjax.benchmark import prompts
+from specjax.benchmark import subjects
+from tests import fakes
+from tests.test_benchmark import config
+from tests.test_benchmark import markov
+from tests.test_benchmark import VOCAB
+
+SPEC_BENCH = (
+  ('writing', 2), ('translation', 1), ('summarization', 1), ('qa', 1),
+  ('math_reasoning', 1), ('rag', 1), ('coding', 2),
+)  # fmt: skip
+
+
+class _Tokenizer:
+  """A character a token; stands in for a tokenizer without a template."""
+
+  chat_template = None
+
+  def __call__(self, text, **_):
+    class Encoded:
+      input_ids = [ord(c) % VOCAB for c in text]
+
+    return Encoded
+
+  def decode(self, tokens, **_):
+    return ''.join(chr(97 + t) for t in tokens)
+
+
+def test_spec_bench_has_six_categories_and_two_turns(tmp_path):
+  path = tmp_path / 'question.jsonl'
+  path.write_text(
+    '\n'.join(
+      json.dumps(
+        {'question_id': i, 'category': name, 'turns': ['first', 'second'][:n]}
+      )
+      for i, (name, n) in enumerate(SPEC_BENCH)
+    )
+  )
+  target = markov('folder', 0)._replace(tokenizer=_Tokenizer())
+  asked = []
+
+  def answer(firsts):
+    asked.extend(firsts)
+    return [[1, 2]] * len(firsts)
+
+  made = prompts.collect(target, str(path), config(num_prompts=0), answer)
+  assert len({p.category for p in made}) == 6
+  assert [p.turn for p in made] == [0] * 7 + [1] * 2
+  assert len(asked) == 2
+  # The second turn stands behind the first and the target's own reply.
+  text = 'first\n\nbc\n\nsecond'
+  assert made[-1].tokens == tuple(ord(c) % VOCAB for c in text)
+  few = prompts.balanced(prompts.read_spec_bench(str(path)), 6)
+  assert len({q.category for q in few}) == 6
+
+
+def test_origins_of_tokens():
+  kinds, rounds = explorer.origins([3, 3, 0, 2], [3, 1, 0, 1], [4, 2, 1, 1], 7)
+  assert kinds == [
+    'accepted', 'accepted', 'accepted', 'bonus', 'accepted', 'corrected',
+    'plain',
+  ]  # fmt: skip
+  assert rounds == [0, 0, 0, 0, 1, 1, 2]
+  # An end token inside a draft: the draft's tail is not emitted.
+  assert explorer.origins([3], [2], [2], 2)[0] == ['accepted', 'accepted']
+
+
+def test_pieces_join_to_the_text():
+  tokens = [1, 2, 3] * 30
+  assert ''.join(explorer.pieces(_Tokenizer(), tokens)) == 'bcd' * 30
+  assert explorer.pieces(None, [5, 6]) == ['5 ', '6 ']
+
+
+def test_plan_advises():
+  rates = {('good', 'greedy'): [0.8] * 4, ('poor', 'greedy'): [0.1] * 4}
+  cheap = plan.Costs(
+    10.0, np.full(5, 10.0), {'good': np.zeros(5), 'poor': np.zeros(5)}
+  )
+  best, worst = plan.choices(rates, cheap)
+  assert best.drafter == 'good' and best.num_draft == 4
+  assert best.factor == pytest.approx(theory.expected_tokens(0.8, 4))
+  assert worst.factor < best.factor
+  assert '--config.num_draft=4' in plan.advise(rates, cheap, 1)[-1]
+  dear = cheap._replace(blocks=10.0 * np.arange(1, 6))
+  assert 'will not help at batch 8' in plan.advise(rates, dear, 8)[-1]
+
+
+def test_shapes_have_the_sizes_they_are_named_after():
+  def size(name):
+    shapes = subjects.models.abstract_params(subjects.SHAPES[name])
+    return sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
+
+  assert size('t5-small') == pytest.approx(60.5, abs=0.1)
+  assert size('t5-base') == pytest.approx(222.9, abs=0.1)
+  assert size('llama-160m') == pytest.approx(162.4, abs=0.2)
+  assert size('llama-68m') == pytest.approx(68.0, abs=0.3)
+
+
+@pytest.mark.parametrize(
+  'changes, word',
+  [
+    ({'num_draft': (0,)}, 'num_draft'),
+    ({'num_draft': ()}, 'num_draft'),
+    ({'verify': ('best',)}, 'verify'),
+    ({'temperature': (float('nan'),)}, 'temperature'),
+    ({'temperature': ()}, 'temperature'),
+    ({'batch_size': (2.5,)}, 'batch_size'),
+    ({'top_p': 0.0}, 'top_p'),
+    ({'repetitions': 0}, 'repetitions'),
+    ({'dtype': 'int8'}, 'dtype'),
+  ],
+)
+def test_bad_settings(changes, word):
+  with pytest.raises(ValueError, match=word):
+    config(**changes)
+
+
+@pytest.mark.parametrize(
+  'call, word',
+  [
+    (lambda: subjects.load('shape:t6', dtype='float32'), 't6'),
+    (lambda: peers.check(('vllm',)), 'vllm'),
+    (lambda: subjects.drafter('simulated:2', None, None), 'acceptance rate'),
+    (lambda: subjects.drafter('magic', None, None), 'magic'),
+    (
+      lambda: prompts.collect(markov('m', 0), 'file.txt', config()),
+      'no tokenizer',
+    ),
+  ],
+)
+def test_bad_input(call, word):
+  with pytest.raises(ValueError, match=word):
+    call()
+
+
+def test_a_missing_peer_is_named(monkeypatch):
+  monkeypatch.setattr(peers.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(ValueError, match='pip install ctranslate2'):
+    peers.check(('ctranslate2',))
+
+
+def test_prompts_that_do_not_fit():
+  lm = fakes.markov_lm(VOCAB)._replace(max_positions=30)
+  target = markov('m', 0)._replace(lm=lm)
+  short, long = prompts.Prompt((1,) * 6), prompts.Prompt((1,) * 12)
+  assert prompts.fitting([short, long], target, config(), 3) == [short]
+  with pytest.raises(ValueError, match='No prompt fits'):
+    prompts.fitting([long], target, config(), 3)
+
+
+def test_batches_are_filled():
+  target = markov('m', 0)
+  given = [prompts.Prompt((1,) * n) for n in (3, 4, 5)]
+  made = cases.batches(given, target, config(), 0.0, 2)
+  assert [b.rows for b in made] == [(0, 1), (2, 0)]
+  assert isinstance(made[0].prompt, base.Prompt)
+  keys = jax.random.key_data(
+    jnp.concatenate([b.controls.row_key for b in made])
+  )
+  assert len(np.unique(np.asarray(keys), axis=0)) == 4
+
+
+def _command(*arguments, **environment):
+  return subprocess.run(
+    [sys.executable, '-m', 'decode.benchmark', *arguments],
+    capture_output=True,
+    text=True,
+    env=os.environ | environment,
+  )
+
+
+def test_command_with_bad_input():
+  for arguments, status, word in (
+    ((), 2, '--target is needed'),
+    (('--target=/no/such/folder',), 1, '/no/such/folder'),
+    (('--target=shape:t5-tiny', '--config.batches=1'), 2, 'batch_size'),
+  ):
+    made = _command(*arguments)
+    assert made.returncode == status, made.stderr
+    assert made.stdout == '' and word in made.stderr
+    assert 'Traceback' not in made.stderr
+
+
+def test_config_files_load():
+  for name in ('bench', 'bench_leviathan', 'bench_speed', 'bench_spec_bench'):
+    module = importlib.import_module(f'configs.{name}')
+    for arg in ('', 'quick' if name != 'bench' else 'smoke'):
+      made = module.get_config(arg)
+      made.validate()
+      assert dataclasses.is_dataclass(made)
+    with pytest.raises(ValueError, match='no variant'):
+      module.get_config('nonsense')
