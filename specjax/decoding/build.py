@@ -191,10 +191,7 @@ def recipe(
     raise ValueError(f'num_draft must be at least 0, not {num_draft}.')
   name = choose_verifier(verify, warp, drafter)
   if drafter is None or num_draft == 0:
-    # Whatever the rule, a round without a draft samples from the target.
-    name = 'match' if warp.sampled else 'greedy'
-    verifier = verify_lib.make(name, sampler=sampler)
-    return generate_lib.Recipe(target, drafters.nothing(), verifier, warp)
+    return generate_lib.plain(target, warp, sampler)
   verifier = verify_lib.make(name, sampler=sampler)
   # Lenience judges rows of temperature 0 by their gaps, which one-hot hides.
   target_warp = dataclasses.replace(warp, one_hot=name != 'lenient')

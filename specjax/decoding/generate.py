@@ -19,7 +19,9 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
+from specjax.decoding import drafters
 from specjax.decoding import emit as emit_lib
+from specjax.decoding import verify as verify_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.state import DecodeState
 from specjax.decoding.state import EOS
@@ -43,6 +45,8 @@ __all__ = [
   'capacity_for',
   'finish',
   'generate',
+  'generate_autoregressive',
+  'plain',
   'run',
   'start',
 ]
@@ -120,6 +124,54 @@ def generate(
     capacity=capacity,
   )
   return finish(run(recipe, params, state))
+
+
+def plain(
+  target: base.CachedLM,
+  warp: warp_lib.WarpSpec = warp_lib.WarpSpec(),
+  sampler: str = 'gumbel',
+) -> Recipe:
+  """The recipe of plain decoding: a round is one token of the target's own."""
+  rule = 'match' if warp.sampled else 'greedy'
+  verifier = verify_lib.make(rule, sampler=sampler)
+  return Recipe(target, drafters.nothing(), verifier, warp)
+
+
+def generate_autoregressive(
+  target: base.CachedLM,
+  params: base.PyTree,
+  prompt: base.Prompt,
+  controls: base.Controls,
+  *,
+  max_new_tokens: int,
+  warp: warp_lib.WarpSpec = warp_lib.WarpSpec(),
+  sampler: str = 'gumbel',
+  capacity: Optional[int] = None,
+) -> Generation:
+  """Decodes token by token: the baseline, on the very same loop.
+
+  Args:
+    target: the model; static.
+    params: its parameters.
+    prompt: as in `generate`.
+    controls: as in `generate`.
+    max_new_tokens: as in `generate`.
+    warp: static switches.
+    sampler: 'gumbel' or 'inverse_cdf'; `coupled` and `match` with the same
+      sampler and row keys give these very tokens.
+    capacity: as in `generate`.
+
+  Returns:
+    `Generation`.
+  """
+  return generate(
+    plain(target, warp, sampler),
+    Params(params),
+    prompt,
+    controls,
+    max_new_tokens=max_new_tokens,
+    capacity=capacity,
+  )
 
 
 def start(

@@ -398,3 +398,22 @@ def test_narrower_blocks_change_nothing(widths):
   )
   np.testing.assert_array_equal(got.rounds.drafted, plain.rounds.drafted)
   np.testing.assert_array_equal(got.rounds.accepted, plain.rounds.accepted)
+
+
+@pytest.mark.parametrize('temperature', [0.0, 0.8])
+def test_the_baseline_is_the_loop_without_drafts(temperature):
+  target = fakes.markov_lm(VOCAB)
+  params = fakes.markov_params(0, VOCAB)
+  prompt = _prompt(4)
+  settings, controls = _controls(4, temperature=temperature)
+  got = generate_lib.generate_autoregressive(
+    target,
+    params,
+    prompt,
+    controls,
+    max_new_tokens=NEW,
+    warp=settings.warp_spec(),
+  )
+  want = _decode(target, params, prompt, controls, settings)
+  assert _new_tokens(got) == _new_tokens(want)
+  np.testing.assert_array_equal(got.rounds.emitted.sum(1), got.num_tokens)
