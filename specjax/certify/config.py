@@ -62,10 +62,10 @@ class CertifyConfig:
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
     self.decoding().validate()
-    if self.broken and self.broken not in controls.NAMES:
+    if self.broken and self.broken not in controls.DESCRIPTIONS:
       raise ValueError(
         f'There is no broken rule {self.broken!r}; there are '
-        f'{", ".join(controls.NAMES)}.'
+        f'{", ".join(controls.DESCRIPTIONS)}.'
       )
     lowest = {
       'num_draft': 1,
