@@ -57,10 +57,13 @@ CONFIGS = {
 def _params(kind, seed):
   """Random weights, large enough for clear winners and varied text."""
   params = models.init_params(CONFIGS[kind], jax.random.key(seed))
-  return jax.tree.map(lambda x: x * (3 if x.ndim > 1 else 1), params)
+  return jax.tree.map(
+    lambda x: np.asarray(x) * np.float32(3 if x.ndim > 1 else 1), params
+  )
 
 
 def _blend(params, other, share):
+  share = np.float32(share)
   return jax.tree.map(lambda a, b: (1 - share) * a + share * b, params, other)
 
 
@@ -127,11 +130,17 @@ def _gaps(lm, params, prompt, rows):
   tokens = np.zeros((batch, width), np.int32)
   for i, row in enumerate(rows):
     tokens[i, : len(row)] = row
-  cached = lm.prefill(params, prompt, capacity=64)
+  return np.asarray(_score_gaps(lm, params, prompt, tokens))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score_gaps(lm, params, prompt, tokens):
+  capacity = prompt.tokens.shape[1] + tokens.shape[1]
+  cached = lm.prefill(params, prompt, capacity=capacity)
   block = jnp.concatenate([cached.last_token[:, None], tokens[:, :-1]], 1)
   scored, _ = lm.extend(params, cached.cache, block)
-  best = jnp.sort(scored.logits, axis=-1)[..., -2:]
-  return np.asarray(best[..., 1] - best[..., 0])
+  best = jax.lax.top_k(scored.logits, 2)[0]
+  return best[..., 0] - best[..., 1]
 
 
 def assert_same_but_for_near_ties(got, want, gaps):

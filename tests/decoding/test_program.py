@@ -13,6 +13,8 @@ from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from tests.decoding import test_identity
 
+pytestmark = pytest.mark.usefixtures('fresh_compilation')
+
 BATCH, NEW = 3, 40
 
 

@@ -12,6 +12,8 @@ from specjax import models
 from specjax.base import Prompt
 from specjax.base import Tree
 
+pytestmark = pytest.mark.usefixtures('fresh_compilation')
+
 CAPACITY = 512
 BLOCK = 4
 
