@@ -1,6 +1,7 @@
 """Decodes a file of prompts, speculatively where a drafter is given.
 
   python -m decode.main --target=FOLDER --drafter=FOLDER --input=prompts.txt
+  python -m decode.main --demo
 
 Standard output holds one line for each prompt; everything else goes to
 standard error.
@@ -14,6 +15,7 @@ from absl import flags
 
 from specjax import cli
 from specjax import decode_file
+from specjax import demo
 
 CONFIG = pathlib.Path(__file__).parent.parent / 'configs' / 'decode.py'
 
@@ -33,6 +35,12 @@ def define_flags(values: flags.FlagValues) -> None:
   text('input', None, 'Prompts: a text file, a .jsonl file, or -.')
   text('output', '-', 'Where answers go: a text file, a .jsonl file, or -.')
   text('stats', '', 'Writes the numbers of the run to this JSON file.')
+  text(
+    'demo',
+    None,
+    'Alone: bundled models translate built-in sentences. --demo=SENTENCE: '
+    'yours, from English to German.',
+  )
   flags.DEFINE_bool(
     'resume', False, 'Goes on with an interrupted output.', flag_values=values
   )
@@ -47,9 +55,14 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> None:
   cli.prepare_process()
+  argv = ['--demo=' if arg in ('--demo', '-demo') else arg for arg in argv]
   values, config = cli.parse(
     argv, doc=__doc__, define=define_flags, default_config=CONFIG
   )
+  if values.demo is not None:
+    _check_demo(values)
+    demo.run(values.demo, config)
+    return
   for name in ('target', 'input'):
     if not values[name].value:
       raise flags.Error(f'--{name} is needed; --help shows all options.')
@@ -68,6 +81,15 @@ def main(argv: Sequence[str]) -> None:
       corpus=values.corpus,
     )
   )
+
+
+def _check_demo(values: flags.FlagValues) -> None:
+  for name in ('target', 'drafter', 'corpus', 'input', 'output', 'stats'):
+    if values[name].using_default_value:
+      continue
+    raise flags.Error(
+      f'--demo brings its own models and sentences; leave --{name} out.'
+    )
 
 
 def run() -> None:

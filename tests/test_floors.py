@@ -32,6 +32,7 @@ FLOORS = (
   ('specjax.trainer', 4, 'top'),
   ('specjax.labelling', 4, 'top'),
   ('specjax.decode_file', 4, 'top'),
+  ('specjax.demo', 4, 'top'),
   ('specjax', 5, 'front'),
   ('specjax.assets', 5, 'front'),
   ('configs', 6, 'leaf'),

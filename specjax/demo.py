@@ -1,0 +1,158 @@
+"""The demo: bundled models translate English to German, nothing downloaded.
+
+Eight sentences and two passages, one at a time, decoded plainly and
+speculatively by turns. What is printed are measurements of this run.
+"""
+
+import dataclasses
+import pathlib
+import statistics
+from typing import Any, Optional
+
+import jax
+
+from specjax import api
+from specjax import cli
+from specjax import drafting
+from specjax import jobs
+from specjax import loading
+from specjax import report
+from specjax.decode_config import DecodeConfig
+
+ASSETS = pathlib.Path(__file__).resolve().parent / 'assets'
+TARGET = ASSETS / 'demo_target'
+DRAFTER = ASSETS / 'demo_drafter'
+REPEATS = 5
+# Source positions the models were trained for.
+MAX_SOURCE = 92
+
+PROMPTS = (
+  'Good morning! Did you sleep well?',
+  'My sister lives in a small house near the river.',
+  'Where can I buy a ticket for the train to Berlin?',
+  'He forgot his umbrella, although it was raining.',
+  'We have been waiting for you for half an hour.',
+  'Nobody knows why Tom left so early.',
+  'I would like a cup of coffee without sugar, please.',
+  'The children are playing in the garden with their dog.',
+  'Tom got up early. He made breakfast for his mother. Then he went to school '
+  'by bicycle. It was very cold. In the afternoon he met his friends. They '
+  'played football until it was dark.',
+  'I am looking for a new job. My boss does not like me. Every day I have to '
+  'work until seven. My wife says that I should be patient. But I want to '
+  'learn something new.',
+)
+
+
+def run(prompt: str, config: DecodeConfig) -> dict[str, Any]:
+  """Translates and measures; prints to standard output.
+
+  Args:
+    prompt: an English sentence; '' for the built-in ones.
+    config: how to decode; batch size and dtype are the demo's own.
+
+  Returns:
+    The numbers that were printed.
+
+  Raises:
+    FileNotFoundError: if the package was installed without its models.
+    ValueError: if the sentence is too long.
+  """
+  for folder in (TARGET, DRAFTER):
+    if not (folder / 'config.json').is_file():
+      raise FileNotFoundError(
+        f'The bundled model {folder.name} is missing from this installation; '
+        'install specjax from a complete checkout.'
+      )
+  dtype, why = precision()
+  config = dataclasses.replace(config, batch_size=1, dtype=dtype)
+  prompts = [prompt] if prompt else list(PROMPTS)
+  target = loading.load(str(TARGET), dtype=dtype)
+  drafter = drafting.load(str(DRAFTER), dtype) if config.num_draft else None
+  job = _one_width(jobs.plan(target, prompts, drafter=drafter, config=config))
+  plain_job = dataclasses.replace(
+    _one_width(jobs.plan(target, prompts, config=config)), batches=job.batches
+  )
+  device = jax.devices()[0].device_kind
+  cli.note(f'English to German on {device}, {dtype} ({why}), batch size 1.')
+  compile_seconds = api.warm_up(job)
+  answers, _ = _decode(job, show=True)
+  compile_seconds += api.warm_up(plain_job)
+  plain, speculative = [], []
+  for _ in range(REPEATS):
+    plain_answers, seconds = _decode(plain_job)
+    plain.append(seconds)
+    answers, seconds = _decode(job)
+    speculative.append(seconds)
+  found = report.numbers(
+    answers, statistics.median(speculative), compile_seconds
+  )
+  found['plain_tokens_per_second'] = sum(
+    answer.counts.num_tokens for answer in plain_answers
+  ) / statistics.median(plain)
+  found['speed_up'] = (
+    found['tokens_per_second'] / found['plain_tokens_per_second']
+  )
+  found['identical'] = report.same_tokens(answers, plain_answers)
+  print(_table(found, job, dtype), flush=True)
+  return found
+
+
+def precision() -> tuple[str, str]:
+  """The dtype that is fastest here, and why: (name, reason)."""
+  if jax.default_backend() != 'cpu':
+    return 'bfloat16', 'the accelerator multiplies it fastest'
+  try:
+    info = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8')
+  except OSError:
+    info = ''
+  if 'amx_bf16' in info:
+    return 'bfloat16', 'this CPU has matrix units for it'
+  return 'float32', 'this CPU has no matrix units for less'
+
+
+def _one_width(job: jobs.Job) -> jobs.Job:
+  """All prompts at the widest one's width: one program to compile."""
+  longest = max(len(row.tokens) for row in job.rows)
+  if longest > MAX_SOURCE:
+    raise ValueError(
+      f'The sentence has {longest} tokens, but the demo model was trained on '
+      f'at most {MAX_SOURCE}; shorten it.'
+    )
+  width = max((width for _, _, width in job.batches), default=0)
+  batches = tuple((begin, end, width) for begin, end, _ in job.batches)
+  return dataclasses.replace(job, batches=batches)
+
+
+def _decode(job: jobs.Job, show: bool = False):
+  """(answers, seconds spent decoding)."""
+  answers, seconds = [], 0.0
+  for batch in api.stream(job):
+    answers += batch.answers
+    seconds += batch.seconds
+    if show:
+      for answer in batch.answers:
+        print(f'  {answer.prompt}\n> {answer.text}\n', flush=True)
+    cli.check_interrupt()
+  return answers, seconds
+
+
+def _table(found: dict[str, Any], job: jobs.Job, dtype: str) -> str:
+  total = found['answers']
+  slots = job.recipe.drafter.num_draft
+  rows = [
+    ('plain', f'{found["plain_tokens_per_second"]:.0f} tokens/s ({dtype})'),
+    ('speculative', f'{found["tokens_per_second"]:.0f} tokens/s ({dtype})'),
+    ('speed-up', f'{found["speed_up"]:.2f}'),
+    ('block efficiency', _number(found['block_efficiency'], 2)),
+    (
+      'acceptance rate',
+      f'{_number(found["acceptance_rate"], 3)} ({slots} draft slots)',
+    ),
+    ('identical tokens', f'{found["identical"]} of {total}'),
+  ]
+  return '\n'.join(f'{name + ":":<18}{value}' for name, value in rows)
+
+
+def _number(value: Optional[float], digits: int) -> str:
+  return '-' if value is None else f'{value:.{digits}f}'

@@ -1,0 +1,77 @@
+"""The demo command, on tiny models in place of the bundled ones."""
+
+import re
+
+import pytest
+
+from decode import main
+from specjax import cli
+from specjax import demo
+from tests import tiny
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+  target = tmp_path / 'target'
+  tiny.save(target, tiny.T5, seed=2)
+  monkeypatch.setattr(demo, 'TARGET', target)
+  monkeypatch.setattr(demo, 'DRAFTER', target)
+  monkeypatch.setattr(demo, 'PROMPTS', ('the cat', 'a dog ran', 'one two'))
+  monkeypatch.setattr(cli, 'prepare_process', lambda: None)
+
+
+def call(*argv):
+  return cli.call(
+    main.main, ['decode.main', *argv, '--config.max_new_tokens=12']
+  )
+
+
+def test_translates_and_measures(models, capsys):
+  assert call('--demo') == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert [line for line in lines if line.startswith('  ')] == [
+    '  the cat',
+    '  a dog ran',
+    '  one two',
+  ]
+  assert sum(line.startswith('>') for line in lines) == 3
+  table = dict(re.split(r':\s+', line, maxsplit=1) for line in lines[-6:])
+  assert list(table) == [
+    'plain',
+    'speculative',
+    'speed-up',
+    'block efficiency',
+    'acceptance rate',
+    'identical tokens',
+  ]
+  assert table['identical tokens'] == '3 of 3'
+  # The drafter is the target itself.
+  assert table['acceptance rate'] == '1.000 (4 draft slots)'
+  assert 'float32' in table['plain'] or 'bfloat16' in table['plain']
+
+
+def test_translates_a_sentence_of_the_users(models, capsys):
+  assert call('--demo=the red house') == 0
+  captured = capsys.readouterr()
+  assert captured.out.startswith('  the red house\n> ')
+  assert 'identical tokens: 1 of 1' in re.sub(' +', ' ', captured.out)
+  assert 'batch size 1' in captured.err
+
+
+@pytest.mark.parametrize(
+  ('argv', 'status', 'words'),
+  [
+    (('--demo', '--target=x'), 2, 'leave --target out'),
+    (('--demo=' + 'the cat ' * 60,), 1, 'shorten it'),
+  ],
+)
+def test_refuses_in_one_line(models, capsys, argv, status, words):
+  assert call(*argv) == status
+  error = capsys.readouterr().err.strip()
+  assert words in error and '\n' not in error
+
+
+def test_says_when_the_models_are_missing(models, monkeypatch, capsys):
+  monkeypatch.setattr(demo, 'TARGET', demo.ASSETS / 'nowhere')
+  assert call('--demo') == 1
+  assert 'nowhere is missing' in capsys.readouterr().err
