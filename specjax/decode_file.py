@@ -89,10 +89,14 @@ def decode_file(request: Request) -> None:
   _warn(job, drafter)
   _say_what_runs(request, job)
   compile_seconds = api.warm_up(job)
-  found, answers = _run(request, job, keep_bytes, compile_seconds)
-  if corpus is not None:
-    new = [answer.tokens for answer in answers]
-    corpus_lib.save(drafting.remember(corpus, new), request.corpus)
+  answers: list[api.Answer] = []
+  try:
+    found = _run(request, job, keep_bytes, compile_seconds, answers)
+  finally:
+    # Also of an interrupted run: what is in the output is in the corpus.
+    if corpus is not None:
+      new = [answer.tokens for answer in answers]
+      corpus_lib.save(drafting.remember(corpus, new), request.corpus)
   found |= _compare(request, job, target, drafter, prompts, skip, answers)
   if request.stats:
     found |= {'request': _plain(request)} | report.environment()
@@ -143,9 +147,15 @@ def _say_what_runs(request: Request, job: jobs.Job) -> None:
   cli.note(f'Target {request.target}: {how}, {request.config.dtype}.')
 
 
-def _run(request: Request, job: jobs.Job, keep_bytes: int, compile_seconds):
-  """Streams answers to the output; (numbers, answers)."""
-  answers, seconds = [], 0.0
+def _run(
+  request: Request,
+  job: jobs.Job,
+  keep_bytes: int,
+  compile_seconds: float,
+  answers: list[api.Answer],
+) -> dict[str, Any]:
+  """Streams answers to the output and adds them to `answers`; the numbers."""
+  seconds = 0.0
   bar = tqdm.tqdm(
     total=len(job.rows), unit='answer', dynamic_ncols=True, file=cli.stderr()
   )
@@ -165,7 +175,7 @@ def _run(request: Request, job: jobs.Job, keep_bytes: int, compile_seconds):
     ) from None
   found = report.numbers(answers, seconds, compile_seconds)
   cli.note(report.table(found))
-  return found, answers
+  return found
 
 
 def _compare(

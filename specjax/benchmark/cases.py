@@ -91,7 +91,8 @@ def grid(
     subjects: drafters.
     config: `BenchmarkConfig`.
     temperature, batch_size: of all of them.
-    tables: parameters of the table drafters in use, by kind.
+    tables: parameters of the table drafters in use, by kind, and the corpus of
+      those that read one under 'corpus'.
 
   Returns:
     Cases; two verifiers that mean the same rule here give one.
@@ -132,7 +133,7 @@ def speculative(
       warp=spec,
       sampler=config.sampler,
     )
-    drafter_params = drafting.params(drafter)
+    drafter_params = drafting.params(drafter, tables.get('corpus'))
   else:
     recipe = _special(target, subject, num_draft, verify, spec, config)
     drafter_params = tables.get(subject.kind)

@@ -36,6 +36,10 @@ class BenchmarkConfig:
     parts: time the parts of a round apart (draft, verify), for the prediction.
     table_prompts: unigram and bigram drafters count the target's own answers to
       so many further prompts of the file; 0: they count the prompts measured.
+    warm_corpus: suffix and hybrid read a corpus of the target's own greedy
+      answers to these prompts, as in a second pass over a file.
+    corpus_tokens: this many random tokens stand in that corpus too, to see what
+      its size costs; 0: none.
     threads: of the peers; 0 takes the cores this process may use.
     max_draft: longest draft that `--plan` considers.
     explore: prompts shown in full in explorer.html.
@@ -61,6 +65,8 @@ class BenchmarkConfig:
   prefix: str = ''
   parts: bool = True
   table_prompts: int = 0
+  warm_corpus: bool = False
+  corpus_tokens: int = 0
   threads: int = 0
   max_draft: int = 8
   explore: int = 20
@@ -112,6 +118,7 @@ _WHOLE = {
   'top_k': 0,
   'seed': 0,
   'table_prompts': 0,
+  'corpus_tokens': 0,
   'threads': 0,
   'max_draft': 1,
   'explore': 0,

@@ -103,6 +103,9 @@ def prepare(request: Request, tell: Tell) -> Setup:
       more = prompts_lib.further(target, request.source, config)
       rows = answer(prompts_lib.fitting(more, target, config, longest))
     tables = subjects_lib.tables(rows, target.lm.vocab_size, kinds)
+  if config.warm_corpus or config.corpus_tokens:
+    replies = answer(kept) if config.warm_corpus else []
+    tables['corpus'] = subjects_lib.corpus(replies, target, config)
   return Setup(target, subjects, kept, tables)
 
 

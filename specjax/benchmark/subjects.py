@@ -12,12 +12,14 @@ import tempfile
 from typing import NamedTuple, Optional
 
 import jax
+import numpy as np
 
 from specjax import drafting
 from specjax import loading
 from specjax import models
 from specjax import text as text_lib
 from specjax.decoding import build
+from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
 from specjax.models import hf
 
@@ -70,6 +72,8 @@ SHAPES = {
   ),
 }  # fmt: skip
 
+# Tokens of a random sequence in a corpus, its separator included.
+_SEQUENCE = 256
 TABLE_ORDER = {'unigram': 1, 'bigram': 2}
 FREE = build.FREE_DRAFTERS + ('unigram', 'bigram')
 DRAFTERS = (
@@ -195,6 +199,17 @@ def tables(rows, vocab_size: int, kinds) -> dict:
     for kind, order in TABLE_ORDER.items()
     if kind in kinds
   }
+
+
+def corpus(rows, target: loading.Model, config) -> corpus_lib.Corpus:
+  """A corpus of the rows given, behind `config.corpus_tokens` random tokens."""
+  rng = np.random.default_rng(config.seed)
+  filler = rng.integers(
+    0, target.lm.vocab_size, (config.corpus_tokens // _SEQUENCE, _SEQUENCE - 1)
+  )
+  rows = [*filler, *rows]
+  size = sum(len(row) + 1 for row in rows)
+  return corpus_lib.add(corpus_lib.empty(max(size, 2), ''), rows)
 
 
 def _rate(name: str) -> float:

@@ -15,6 +15,8 @@ from decode import main
 import specjax
 from specjax import api
 from specjax import cli
+from specjax import text as text_lib
+from specjax.decoding import corpus as corpus_lib
 from tests import tiny
 
 LINES = ['the cat', '', 'a dog ran to the', 'one two three', 'the red house']
@@ -188,11 +190,23 @@ def test_an_interrupt_leaves_whole_lines(
       os.kill(os.getpid(), signal.SIGTERM)
 
   monkeypatch.setattr(api, 'stream', interrupted)
-  status = decode(folders, source, f'--output={path}', *QUICK)
+  corpus = tmp_path / 'answers.corpus'
+  status = decode(
+    folders,
+    source,
+    f'--output={path}',
+    '--drafter=suffix',
+    f'--corpus={corpus}',
+    *QUICK,
+  )
   assert status == 1
   assert '--resume continues it' in capsys.readouterr().err
   data = path.read_bytes()
   assert data.endswith(b'\n') and 2 <= data.count(b'\n') < 5
+  tokenizer = specjax.load(folders['target']).tokenizer
+  kept = corpus_lib.load(corpus, 1000, text_lib.fingerprint(tokenizer))
+  # A blank line's empty answer is in the output but not in the corpus.
+  assert len(corpus_lib.sequences(kept)) == data.count(b'\n') - 1
   monkeypatch.setattr(api, 'stream', real)
   assert decode(folders, source, f'--output={path}', '--resume', *QUICK) == 0
   assert path.read_bytes().startswith(data)
