@@ -104,6 +104,7 @@ def plan(
     verify=config.verify,
     warp=config.sampling().warp_spec(),
     sampler=config.sampler,
+    min_promise=drafting.min_promise(model),
   )
   encoded = _encode(model, prompts, config)
   _check_per_prompt(config, len(encoded))

@@ -132,6 +132,7 @@ def speculative(
       verify=verify,
       warp=spec,
       sampler=config.sampler,
+      min_promise=drafting.min_promise(target),
     )
     drafter_params = drafting.params(drafter, tables.get('corpus'))
   else:

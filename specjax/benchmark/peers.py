@@ -2,7 +2,9 @@
 
 A peer gets the same weights, prompts, precision, threads and number of new
 tokens. It never shares a process with JAX: the thread pools of two engines in
-one process slow both (a factor of two was seen).
+one process slow both (a factor of two was seen). Between its turns a peer is
+stopped, because its threads would wait actively and take the cores from the
+engine whose turn it is (again a factor of two).
 """
 
 import contextlib
@@ -10,6 +12,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
@@ -164,13 +167,17 @@ def started(told: dict) -> Iterator[Worker]:
   )
 
   def run(index: int) -> tuple[Timing, Any]:
+    process.send_signal(signal.SIGCONT)
     answer = _ask(process, told['peer'], {'run': index})
+    process.send_signal(signal.SIGSTOP)
     return Timing(answer['seconds']), answer
 
   try:
     ready = _ask(process, told['peer'], told)
+    process.send_signal(signal.SIGSTOP)
     yield Worker(run, ready['versions'], ready['seconds'])
   finally:
+    process.send_signal(signal.SIGCONT)
     with contextlib.suppress(BrokenPipeError):
       process.stdin.close()
     try:

@@ -167,6 +167,7 @@ def recipe(
   verify: str = 'auto',
   warp: warp_lib.WarpSpec = warp_lib.WarpSpec(),
   sampler: str = 'gumbel',
+  min_promise: float = 0.5,
 ) -> generate_lib.Recipe:
   """Assembles what `generate` needs.
 
@@ -178,6 +179,8 @@ def recipe(
     verify: a name of `verify.NAMES`, or 'auto'.
     warp: static switches; see `Sampling.warp_spec`.
     sampler: of plain sampling, which `coupled` and `match` reproduce.
+    min_promise: `suffix` and `Hybrid` draft by matching only where they expect
+      this many accepted tokens: what a block costs beyond a step, in steps.
 
   Returns:
     A hashable `generate.Recipe`.
@@ -209,7 +212,7 @@ def recipe(
   if isinstance(drafter, Hybrid):
     _check_fit(target, drafter.lm)
     spec = drafters.HybridSpec(
-      _suffix_spec(num_draft),
+      _suffix_spec(num_draft, min_promise),
       min(drafter.num_draft, num_draft),
       drafter.draft_cost,
     )
@@ -224,12 +227,14 @@ def recipe(
     )
     widths = _widths(spec.num_draft, num_draft)
   else:
-    made = _free(target, drafter, num_draft)
+    made = _free(target, drafter, num_draft, min_promise)
     widths = _widths(2, num_draft)
   return generate_lib.Recipe(target, made, verifier, target_warp, widths)
 
 
-def _free(target: base.CachedLM, name: str, num_draft: int) -> base.Drafter:
+def _free(
+  target: base.CachedLM, name: str, num_draft: int, min_promise: float
+) -> base.Drafter:
   """A drafter of `FREE_DRAFTERS`."""
   if name == 'prompt_lookup':
     return drafters.prompt_lookup(
@@ -237,7 +242,8 @@ def _free(target: base.CachedLM, name: str, num_draft: int) -> base.Drafter:
     )
   if name == 'suffix':
     return drafters.suffix(
-      _suffix_spec(num_draft), search_source=target.is_encoder_decoder
+      _suffix_spec(num_draft, min_promise),
+      search_source=target.is_encoder_decoder,
     )
   if name == 'token_recycling':
     return drafters.token_recycling(
@@ -250,9 +256,11 @@ def _free(target: base.CachedLM, name: str, num_draft: int) -> base.Drafter:
   )
 
 
-def _suffix_spec(num_draft: int) -> drafters.SuffixSpec:
+def _suffix_spec(num_draft: int, min_promise: float) -> drafters.SuffixSpec:
   """Settings that cost next to nothing where nothing repeats."""
-  return drafters.SuffixSpec(num_draft=num_draft, min_score=0.5, max_wait=8)
+  return drafters.SuffixSpec(
+    num_draft=num_draft, min_score=min_promise, max_wait=8
+  )
 
 
 def _widths(middle: int, num_draft: int) -> tuple[int, ...]:
