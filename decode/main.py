@@ -1,7 +1,7 @@
 """Decodes a file of prompts, speculatively where a drafter is given.
 
   python -m decode.main --target=FOLDER --drafter=FOLDER --input=prompts.txt
-  python -m decode.main --demo
+  python -m decode.main --demo --target=FOLDER --drafter=FOLDER
 
 Standard output holds one line for each prompt; everything else goes to
 standard error.
@@ -38,8 +38,8 @@ def define_flags(values: flags.FlagValues) -> None:
   text(
     'demo',
     None,
-    'Alone: bundled models translate built-in sentences. --demo=SENTENCE: '
-    'yours, from English to German.',
+    'Translates built-in sentences from English to German and measures; '
+    '--demo=SENTENCE translates yours.',
   )
   flags.DEFINE_bool(
     'resume', False, 'Goes on with an interrupted output.', flag_values=values
@@ -61,7 +61,8 @@ def main(argv: Sequence[str]) -> None:
   )
   if values.demo is not None:
     _check_demo(values)
-    demo.run(values.demo, config)
+    drafter = None if values['drafter'].using_default_value else values.drafter
+    demo.run(values.demo, config, values.target, drafter)
     return
   for name in ('target', 'input'):
     if not values[name].value:
@@ -84,12 +85,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _check_demo(values: flags.FlagValues) -> None:
-  for name in ('target', 'drafter', 'corpus', 'input', 'output', 'stats'):
-    if values[name].using_default_value:
-      continue
-    raise flags.Error(
-      f'--demo brings its own models and sentences; leave --{name} out.'
-    )
+  for name in ('corpus', 'input', 'output', 'stats'):
+    if not values[name].using_default_value:
+      raise flags.Error(
+        f'--demo brings its own sentences and prints to standard output; '
+        f'leave --{name} out.'
+      )
 
 
 def run() -> None:

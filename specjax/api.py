@@ -22,6 +22,7 @@ from specjax import jobs
 from specjax import loading
 from specjax import text as text_lib
 from specjax.decode_config import DecodeConfig
+from specjax.decoding import beam
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
@@ -150,7 +151,14 @@ def _decode(job: Job, rows: Sequence[Row], width: int):
   prompt, controls = jobs.batch_inputs(job, rows, width)
   most = text_lib.bucket(int(np.max(job.config.max_new_tokens)))
   try:
-    if job.config.stops():
+    if job.config.num_beams > 1:
+      search = beam.compiled(job.recipe.target, job.config.beams(), most)
+      rank = [row.sequence for row in rows]
+      rank += [0] * (job.batch_size - len(rows))
+      generation = search(
+        job.params.target, prompt, controls, jnp.asarray(rank, jnp.int32)
+      )
+    elif job.config.stops():
       generation = _decode_with_stops(job, rows, prompt, controls, most)
     else:
       generate_batch = build.compiled(job.recipe, most)

@@ -239,7 +239,9 @@ class CachedLM(NamedTuple):
       and a negative number takes rows back. With `path` int32 [B, P] (block
       slots of the accepted path, slot 0 implied) the rows of the path are
       first moved next to each other.
-    select: `(cache, rows [B']) -> cache`, gathers batch rows.
+    select: `(cache, rows [B'], *, same_prompt=False) -> cache`, gathers batch
+      rows; `same_prompt` promises that each comes from a row of the same
+      prompt.
     keys_values: `(cache, layer: int) -> (keys, values)` of one self-attention
       layer, in the cache's own layout.
     vocab_size: V of the logits, padded table entries cut off.

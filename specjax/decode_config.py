@@ -7,6 +7,7 @@ from typing import Any, Callable, Sequence, Union
 
 import numpy as np
 
+from specjax.decoding import beam
 from specjax.decoding import build
 from specjax.decoding import verify as verify_lib
 
@@ -49,6 +50,10 @@ class DecodeConfig:
     lenience: in (0, 1]; of the lossy verifier `lenient`.
     beta: at least 1, and
     tau: at least 0; of the lossy verifier `top_candidates`.
+    num_beams: hypotheses of a beam search, which is not speculative; 1 is none.
+    length_penalty: of a beam search: scores are divided by length to this
+      power.
+    early_stopping: of a beam search: false, true or never.
     max_new_tokens: budget of a prompt.
     num_return_sequences: answers a prompt.
     ignore_eos: decode on to the budget.
@@ -77,6 +82,9 @@ class DecodeConfig:
   lenience: float = 1.0
   beta: int = 1
   tau: float = 0.0
+  num_beams: int = 1
+  length_penalty: float = 1.0
+  early_stopping: str = 'false'
   max_new_tokens: int = 128
   num_return_sequences: int = 1
   ignore_eos: bool = False
@@ -103,8 +111,35 @@ class DecodeConfig:
     _check_choice('verify', self.verify, names)
     _check_choice('sampler', self.sampler, build.SAMPLERS)
     _check_choice('dtype', self.dtype, DTYPES)
+    _check_choice('early_stopping', self.early_stopping, beam.EARLY_STOPPING)
+    self._check_beams()
     if not all(self.stops()):
       raise ValueError('stop must not hold an empty string.')
+
+  def _check_beams(self) -> None:
+    if self.num_beams == 1:
+      return
+    for name, plain in (
+      ('temperature', 0),
+      ('repetition_penalty', 1),
+      ('no_repeat_ngram_size', 0),
+    ):
+      if np.any(np.asarray(getattr(self, name)) != plain):
+        raise ValueError(
+          f'A beam search (num_beams={self.num_beams}) scores the target as it '
+          f'is; leave {name} at {plain}.'
+        )
+    if self.num_return_sequences > self.num_beams:
+      raise ValueError(
+        f'num_return_sequences is {self.num_return_sequences}, but a search '
+        f'with num_beams={self.num_beams} has no more answers than beams.'
+      )
+
+  def beams(self) -> beam.BeamSpec:
+    """The settings of a beam search."""
+    return beam.BeamSpec(
+      self.num_beams, float(self.length_penalty), self.early_stopping
+    )
 
   def stops(self) -> tuple[str, ...]:
     """The stop strings as a tuple."""
@@ -150,6 +185,7 @@ _WHOLE = {
   'top_k': 0,
   'no_repeat_ngram_size': 0,
   'beta': 1,
+  'num_beams': 1,
   'max_new_tokens': 0,
   'num_return_sequences': 1,
   'batch_size': 1,
@@ -163,6 +199,7 @@ _REAL: dict[str, tuple[Callable[[float], bool], str]] = {
   'repetition_penalty': (lambda v: 0 < v < np.inf, 'above 0'),
   'lenience': (lambda v: 0 < v <= 1, 'above 0 and at most 1'),
   'tau': (lambda v: v >= 0, '0 or more'),
+  'length_penalty': (lambda v: abs(v) < np.inf, 'a number'),
 }
 
 

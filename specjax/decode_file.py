@@ -139,6 +139,8 @@ def _warn(job: jobs.Job, drafter) -> None:
 def _say_what_runs(request: Request, job: jobs.Job) -> None:
   recipe = job.recipe
   how = 'plain decoding'
+  if request.config.num_beams > 1:
+    how = f'beam search with {request.config.num_beams} beams'
   if recipe.drafter.num_draft:
     how = (
       f'drafter {request.drafter}, {recipe.drafter.num_draft} draft slots, '

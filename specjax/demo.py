@@ -1,4 +1,4 @@
-"""The demo: bundled models translate English to German, nothing downloaded.
+"""The demo: models trained here translate English to German.
 
 Eight sentences and two passages, one at a time, decoded plainly and
 speculatively by turns. What is printed are measurements of this run.
@@ -44,34 +44,37 @@ PROMPTS = (
 )
 
 
-def run(prompt: str, config: DecodeConfig) -> dict[str, Any]:
+def run(
+  prompt: str,
+  config: DecodeConfig,
+  target: Optional[str] = None,
+  drafter: Optional[str] = None,
+) -> dict[str, Any]:
   """Translates and measures; prints to standard output.
 
   Args:
     prompt: an English sentence; '' for the built-in ones.
     config: how to decode; batch size and dtype are the demo's own.
+    target: a model that `configs/demo_target.py` made; None for the bundled.
+    drafter: as `drafting.load` takes it; None for the bundled.
 
   Returns:
     The numbers that were printed.
 
   Raises:
-    FileNotFoundError: if the package was installed without its models.
+    FileNotFoundError: if a model is neither named nor bundled.
     ValueError: if the sentence is too long.
   """
-  for folder in (TARGET, DRAFTER):
-    if not (folder / 'config.json').is_file():
-      raise FileNotFoundError(
-        f'The bundled model {folder.name} is missing from this installation; '
-        'install specjax from a complete checkout.'
-      )
+  target = target or _bundled(TARGET, 'target')
+  drafter = drafter or _bundled(DRAFTER, 'drafter')
   dtype, why = precision()
   config = dataclasses.replace(config, batch_size=1, dtype=dtype)
   prompts = [prompt] if prompt else list(PROMPTS)
-  target = loading.load(str(TARGET), dtype=dtype)
-  drafter = drafting.load(str(DRAFTER), dtype) if config.num_draft else None
-  job = _one_width(jobs.plan(target, prompts, drafter=drafter, config=config))
+  model = loading.load(target, dtype=dtype)
+  drafts = drafting.load(drafter, dtype) if config.num_draft else None
+  job = _one_width(jobs.plan(model, prompts, drafter=drafts, config=config))
   plain_job = dataclasses.replace(
-    _one_width(jobs.plan(target, prompts, config=config)), batches=job.batches
+    _one_width(jobs.plan(model, prompts, config=config)), batches=job.batches
   )
   device = jax.devices()[0].device_kind
   cli.note(f'English to German on {device}, {dtype} ({why}), batch size 1.')
@@ -96,6 +99,15 @@ def run(prompt: str, config: DecodeConfig) -> dict[str, Any]:
   found['identical'] = report.same_tokens(answers, plain_answers)
   print(_table(found, job, dtype), flush=True)
   return found
+
+
+def _bundled(folder: pathlib.Path, role: str) -> str:
+  if not (folder / 'config.json').is_file():
+    raise FileNotFoundError(
+      f'No {role} is bundled with this version; train one with '
+      f'configs/demo_{role}.py and name it with --{role}.'
+    )
+  return str(folder)
 
 
 def precision() -> tuple[str, str]:

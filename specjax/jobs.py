@@ -94,6 +94,11 @@ def plan(
   config = dataclasses.replace(config or DecodeConfig(), **settings)
   config.validate()
   drafter = None if drafter == 'none' or not config.num_draft else drafter
+  if config.num_beams > 1 and drafter is not None:
+    raise ValueError(
+      f'A beam search (num_beams={config.num_beams}) is not speculative; leave '
+      'the drafter out, or num_beams at 1.'
+    )
   draft_model = drafting.draft_model(drafter)
   if draft_model is not None:
     text_lib.check_same_vocabulary(model.tokenizer, draft_model.tokenizer)

@@ -91,7 +91,8 @@ def markov_lm(
       cache = cache.replace(tokens=tokens)
     return cache.replace(length=cache.length + num_tokens)
 
-  def select(cache, rows):
+  def select(cache, rows, *, same_prompt=False):
+    del same_prompt
     return jax.tree.map(lambda x: x[rows], cache)
 
   def keys_values(cache, layer):

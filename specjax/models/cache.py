@@ -153,8 +153,12 @@ def _compact(x, length, path):
   return write(x, moved, length + 1)
 
 
-def select(cache: Cache, rows) -> Cache:
-  """Gathers batch rows: row i of the result is row `rows[i]` [B']."""
+def select(cache: Cache, rows, *, same_prompt: bool = False) -> Cache:
+  """Gathers batch rows: row i of the result is row `rows[i]` [B'].
+
+  With `same_prompt` row i and row `rows[i]` have the same prompt, and what
+  depends on the prompt of an encoder-decoder alone stays where it is.
+  """
   batch = cache.length.shape[0]
 
   def gather(x):
@@ -162,13 +166,17 @@ def select(cache: Cache, rows) -> Cache:
     index = rows[:, None] * heads + jnp.arange(heads, dtype=rows.dtype)
     return jnp.take(x, index.reshape(-1), axis=0, mode='clip')
 
+  cache = cache.replace(
+    keys=tuple(map(gather, cache.keys)),
+    values=tuple(map(gather, cache.values)),
+    length=jnp.take(cache.length, rows, mode='clip'),
+  )
+  if same_prompt:
+    return cache
   mask = cache.source_mask
   if mask is not None:
     mask = jnp.take(mask, rows, axis=0, mode='clip')
   return cache.replace(
-    keys=tuple(map(gather, cache.keys)),
-    values=tuple(map(gather, cache.values)),
-    length=jnp.take(cache.length, rows, mode='clip'),
     cross_keys=tuple(map(gather, cache.cross_keys)),
     cross_values=tuple(map(gather, cache.cross_values)),
     source_mask=mask,

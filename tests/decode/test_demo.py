@@ -50,8 +50,14 @@ def test_translates_and_measures(models, capsys):
   assert 'float32' in table['plain'] or 'bfloat16' in table['plain']
 
 
-def test_translates_a_sentence_of_the_users(models, capsys):
-  assert call('--demo=the red house') == 0
+def test_translates_a_sentence_with_models_of_the_users(
+  models, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(demo, 'TARGET', demo.ASSETS / 'nowhere')
+  monkeypatch.setattr(demo, 'DRAFTER', demo.ASSETS / 'nowhere')
+  folder = tmp_path / 'target'
+  named = (f'--target={folder}', '--drafter=suffix')
+  assert call('--demo=the red house', *named) == 0
   captured = capsys.readouterr()
   assert captured.out.startswith('  the red house\n> ')
   assert 'identical tokens: 1 of 1' in re.sub(' +', ' ', captured.out)
@@ -61,7 +67,7 @@ def test_translates_a_sentence_of_the_users(models, capsys):
 @pytest.mark.parametrize(
   ('argv', 'status', 'words'),
   [
-    (('--demo', '--target=x'), 2, 'leave --target out'),
+    (('--demo', '--input=x'), 2, 'leave --input out'),
     (('--demo=' + 'the cat ' * 60,), 1, 'shorten it'),
   ],
 )
@@ -74,4 +80,4 @@ def test_refuses_in_one_line(models, capsys, argv, status, words):
 def test_says_when_the_models_are_missing(models, monkeypatch, capsys):
   monkeypatch.setattr(demo, 'TARGET', demo.ASSETS / 'nowhere')
   assert call('--demo') == 1
-  assert 'nowhere is missing' in capsys.readouterr().err
+  assert 'No target is bundled' in capsys.readouterr().err
