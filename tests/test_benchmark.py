@@ -245,6 +245,7 @@ def _command(*arguments, **environment):
   )
 
 
+@pytest.mark.slow
 def test_command_beside_transformers(torch):
   """The same weights give the same tokens in the other engine."""
   del torch

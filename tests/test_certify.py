@@ -256,6 +256,7 @@ def _command(*arguments):
   )
 
 
+@pytest.mark.slow
 def test_command_on_real_weights(tmp_path):
   weights = SHARED / 'weights'
   if not weights.is_dir():

@@ -236,6 +236,7 @@ def test_rows_do_not_depend_on_mates_order_or_padding(kind, temperature):
       assert_same_but_for_near_ties(got, [whole[i] for i in order], gaps)
 
 
+@pytest.mark.slow
 def test_greedy_equals_transformers_on_stories(torch, capsys):
   """100 prompts, 64 new tokens, beside `transformers.generate`."""
   import json
