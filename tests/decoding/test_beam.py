@@ -28,8 +28,7 @@ def run(lm, params, prompt, spec, new=NEW, budgets=None, eos=(1,)):
 
 
 @pytest.fixture(scope='module')
-def reference(tmp_path_factory):
-  torch = pytest.importorskip('torch', reason='PyTorch is the reference here.')
+def reference(torch, tmp_path_factory):
   import transformers
 
   torch.manual_seed(5)
@@ -54,10 +53,8 @@ def reference(tmp_path_factory):
   ('penalty', 'stopping'),
   [(1.0, 'false'), (0.6, 'true'), (2.0, 'never'), (-0.5, 'never')],
 )
-def test_equals_transformers_on_t5(reference, penalty, stopping):
+def test_equals_transformers_on_t5(torch, reference, penalty, stopping):
   """50 random sources, five beams: the same sequences and scores."""
-  import torch
-
   made, model = reference
   prompt = test_identity._prompt(50, seed=4, vocab=37, width=9)
   mask = np.arange(9)[None] < np.asarray(prompt.length)[:, None]
