@@ -17,6 +17,7 @@ LEAVES = ('configs', 'decode', 'train')
 COMMANDS = {
   'specjax-benchmark': 'specjax.decode.benchmark:run',
   'specjax-certify': 'specjax.decode.certify:run',
+  'specjax-convert': 'specjax.train.convert:run',
   'specjax-decode': 'specjax.decode.main:run',
   'specjax-label': 'specjax.train.label:run',
   'specjax-tokenizer': 'specjax.train.tokenizer:run',

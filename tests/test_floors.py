@@ -26,6 +26,7 @@ FLOORS = (
   ('specjax.theory', 4, 'top'),
   ('specjax.benchmark', 4, 'top'),
   ('specjax.certify', 4, 'top'),
+  ('specjax.convert', 4, 'top'),
   ('specjax.cli', 4, 'top'),
   ('specjax.output', 4, 'top'),
   ('specjax.report', 4, 'top'),

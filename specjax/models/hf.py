@@ -95,8 +95,8 @@ def parse_config(config: Mapping[str, Any]):
   return decoder_hf.from_hf(config)
 
 
-def _weight_files(folder: str) -> dict:
-  """Returns {tensor name: path of its file}."""
+def weight_files(folder: str) -> dict:
+  """Returns {tensor name: path of its file}, the files being there."""
   single = os.path.join(folder, _WEIGHTS)
   index = read_json(folder, _INDEX)
   if index is not None and not os.path.isfile(single):
@@ -157,7 +157,7 @@ def _own_head(files, embed: str, tied: bool) -> bool:
   return head.shape != table.shape or not np.array_equal(head, table)
 
 
-def _strip_prefix(files, sources):
+def strip_prefix(files, sources):
   """Names without the language model's prefix, if the file has none."""
   for prefix in ('model.', 'transformer.'):
     if any(s.name.startswith(prefix) for s in sources.values()) and not any(
@@ -187,14 +187,14 @@ def load(folder: str, *, dtype=None):
   """
   raw = read_config(folder)
   config = parse_config(raw)
-  files = _weight_files(folder)
+  files = weight_files(folder)
   embed = names.sources(config, {'embed': {'weight': 0}})
-  embed = _strip_prefix(files, embed)['embed', 'weight'].name
+  embed = strip_prefix(files, embed)['embed', 'weight'].name
   own = _own_head(files, embed, config.tie_word_embeddings)
   config = dataclasses.replace(config, tie_word_embeddings=not own)
   abstract = abstract_params(config)
   shapes = dict(names.flat(abstract))
-  sources = _strip_prefix(files, names.sources(config, abstract))
+  sources = strip_prefix(files, names.sources(config, abstract))
   tensors = _read_all(folder, files, sources, shapes, config)
   if dtype is None:
     stored = tensors[embed].dtype
@@ -213,10 +213,28 @@ def _read_all(folder, files, sources, shapes, config):
     source.name: names.stored_shape(source, shapes[path].shape)
     for path, source in sources.items()
   }
+  check_names(folder, files, expected, config)
+  tensors = {}
+  for path in sorted(set(files.values())):
+    wanted = [n for n in expected if files[n] == path]
+    tensors |= _read(path, wanted)
+  for name, shape in expected.items():
+    tensor = tensors[name]
+    check_shape(name, files[name], tensor.shape, shape)
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+      raise ValueError(
+        f'the tensor {name} in {files[name]} has type {tensor.dtype}, but only '
+        'floating-point weights are read.'
+      )
+  return tensors
+
+
+def check_names(folder, present, expected, config):
+  """Raises ValueError unless exactly the expected tensors are there."""
   for name in expected:
-    if name not in files:
+    if name not in present:
       raise ValueError(f'{folder} lacks the tensor {name}.')
-  for name in files:
+  for name in present:
     if name in expected or names.is_harmless(name):
       continue
     if name == 'lm_head.weight' and config.tie_word_embeddings:
@@ -225,23 +243,15 @@ def _read_all(folder, files, sources, shapes, config):
       f'{folder} holds the tensor {name}, which a {config.model_type} model '
       'with this config.json does not have.'
     )
-  tensors = {}
-  for path in sorted(set(files.values())):
-    wanted = [n for n in expected if files[n] == path]
-    tensors |= _read(path, wanted)
-  for name, shape in expected.items():
-    tensor = tensors[name]
-    if tensor.shape != shape:
-      raise ValueError(
-        f'the tensor {name} in {files[name]} has shape {list(tensor.shape)}, '
-        f'but config.json makes it {list(shape)}.'
-      )
-    if not jnp.issubdtype(tensor.dtype, jnp.floating):
-      raise ValueError(
-        f'the tensor {name} in {files[name]} has type {tensor.dtype}, but only '
-        'floating-point weights are read.'
-      )
-  return tensors
+
+
+def check_shape(name, path, shape, expected):
+  """Raises ValueError unless a tensor has the shape that config.json says."""
+  if tuple(shape) != tuple(expected):
+    raise ValueError(
+      f'the tensor {name} in {path} has shape {list(shape)}, but config.json '
+      f'makes it {list(expected)}.'
+    )
 
 
 def to_hf(params, config) -> dict:

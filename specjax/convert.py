@@ -1,0 +1,352 @@
+"""Checkpoints from one format into another, tensor by tensor.
+
+Three kinds of folder are read: Hugging Face (config.json and safetensors),
+Orbax (`params/` beside config.json) and T5X (tensorstore). The first two are
+written. No value and no type is changed: what goes out and comes back is
+identical to the bit. The new folder is built beside its place and renamed when
+it is complete.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from typing import Callable, Iterator, NamedTuple, Optional
+
+import jax
+import numpy as np
+from orbax import checkpoint as ocp
+
+from specjax import models
+from specjax.models import hf
+from specjax.models import names
+from specjax.models import t5x
+from specjax.models import tensor_files
+from specjax.models.tensor_files import Tensor
+
+FORMATS = ('safetensors', 'orbax')
+_PARAMS = 'params'
+# What a model folder holds beside weights; copied as it is.
+_SIDE_FILES = ('.json', '.model', '.txt', '.jinja')
+_NO_COPY = ('config.json', 'model.safetensors.index.json')
+
+
+class Request(NamedTuple):
+  """What to convert.
+
+  Attributes:
+    source, target: folders to read and to make; the latter must not exist.
+    to: 'safetensors' or 'orbax'.
+    model: folder with config.json (and tokenizer), if the source has none.
+    shard_bytes: the most that a safetensors file holds.
+  """
+
+  source: str
+  target: str
+  to: str = 'safetensors'
+  model: str = ''
+  shard_bytes: int = 5_000_000_000
+
+
+class Leaf(NamedTuple):
+  """A parameter of ours in a source.
+
+  `origin` says where for people, `dtype` is spelled as safetensors does,
+  `shape` is ours, and `read` makes the array.
+  """
+
+  origin: str
+  dtype: str
+  shape: tuple
+  read: Callable[[], np.ndarray]
+
+
+class Plan(NamedTuple):
+  """A conversion that has been checked and not begun.
+
+  Attributes:
+    raw: config.json to write.
+    lines: of the mapping, for people.
+    size: bytes to write.
+    tensors, leaves: to write as safetensors, or as Orbax by path.
+    side_files: paths of files to copy.
+  """
+
+  request: Request
+  raw: dict
+  lines: tuple
+  size: int
+  tensors: tuple
+  leaves: dict
+  side_files: tuple
+
+
+def plan(request: Request) -> Plan:
+  """Checks a conversion from headers and metadata, reading no weights.
+
+  Raises:
+    FileNotFoundError, FileExistsError, ValueError: one sentence.
+  """
+  if request.to not in FORMATS:
+    raise ValueError(f'{request.to!r} is not one of {", ".join(FORMATS)}.')
+  if request.shard_bytes < 1:
+    raise ValueError('shards must hold at least one byte.')
+  source = request.source
+  if not os.path.isdir(source):
+    raise FileNotFoundError(f'there is no folder {source}.')
+  if os.path.lexists(request.target):
+    raise FileExistsError(
+      f'{request.target} exists already; it is not touched.'
+    )
+  side = request.model or source
+  if t5x.is_checkpoint(source) and not request.model:
+    raise ValueError(
+      f'{source} is a T5X checkpoint, which does not describe its model: name '
+      'a folder with its config.json and tokenizer as the model.'
+    )
+  raw = dict(hf.read_config(side))
+  config = hf.parse_config(raw)
+  direct = None
+  if t5x.is_checkpoint(source):
+    leaves = _from_t5x(source, config)
+  elif os.path.isdir(os.path.join(source, _PARAMS)):
+    leaves = _from_orbax(source, config)
+  else:
+    config, leaves, direct = _from_safetensors(source, config)
+  raw['tie_word_embeddings'] = config.tie_word_embeddings
+  stored = {leaf.dtype for leaf in leaves.values()}
+  if len(stored) == 1:  # Else transformers would convert to another.
+    raw.pop('torch_dtype', None)
+    raw['dtype'] = tensor_files.DTYPES[stored.pop()].name
+  tensors = ()
+  if request.to == 'safetensors':
+    leaves, tensors = {}, tuple(direct or _tensors(config, leaves))
+    lines = tuple(_line(origin, tensor) for origin, tensor in tensors)
+    tensors = tuple(tensor for _, tensor in tensors)
+    size = sum(tensor.size for tensor in tensors)
+  else:
+    lines = tuple(
+      f'{leaf.origin} -> {"/".join(path)} {leaf.dtype} {list(leaf.shape)}'
+      for path, leaf in leaves.items()
+    )
+    size = sum(tensor_files.size_of(v.dtype, v.shape) for v in leaves.values())
+  return Plan(
+    request, raw, lines, size, tensors, leaves, tuple(_side_files(side))
+  )
+
+
+def _line(origin, tensor):
+  return f'{origin} -> {tensor.name} {tensor.dtype} {list(tensor.shape)}'
+
+
+def _side_files(folder):
+  for name in sorted(os.listdir(folder)):
+    path = os.path.join(folder, name)
+    wanted = name.endswith(_SIDE_FILES) and name not in _NO_COPY
+    if wanted and os.path.isfile(path):
+      yield path
+
+
+def _headers(folder):
+  """Returns {name: `Stored`}, every name of the index being in its file."""
+  where = hf.weight_files(folder)
+  headers = {
+    path: tensor_files.read_header(path) for path in sorted(set(where.values()))
+  }
+  for name, path in where.items():
+    if name not in headers[path]:
+      raise ValueError(
+        f'{path} lacks the tensor {name}, which the index places there.'
+      )
+  return {name: headers[path][name] for name, path in where.items()}
+
+
+def _from_safetensors(folder, config):
+  """Returns (config, leaves, [(origin, Tensor)] for a copy byte by byte)."""
+  stored = _headers(folder)
+  embed = names.sources(config, {'embed': {'weight': 0}})
+  embed = hf.strip_prefix(stored, embed)['embed', 'weight'].name
+  head = stored.get('lm_head.weight')
+  own = not config.tie_word_embeddings
+  if not own and head is not None and embed in stored:
+    own = not tensor_files.equal(head, stored[embed])
+  config = dataclasses.replace(config, tie_word_embeddings=not own)
+  abstract = models.abstract_params(config)
+  wanted = names.sources(config, abstract)
+  present = hf.strip_prefix(stored, wanted)
+  shapes = {path: leaf.shape for path, leaf in names.flat(abstract)}
+  expected = {
+    source.name: names.stored_shape(source, shapes[path])
+    for path, source in present.items()
+  }
+  hf.check_names(folder, stored, expected, config)
+  for name, shape in expected.items():
+    hf.check_shape(name, stored[name].path, stored[name].shape, shape)
+  leaves = {
+    path: Leaf(
+      source.name,
+      stored[source.name].dtype,
+      tuple(shapes[path]),
+      lambda source=source: names.take(
+        source, tensor_files.read(stored[source.name])
+      ),
+    )
+    for path, source in present.items()
+  }
+  copies = {
+    source.name: (present[path].name, stored[present[path].name])
+    for path, source in wanted.items()
+  }
+  direct = [
+    (
+      origin,
+      Tensor(
+        name,
+        one.dtype,
+        one.shape,
+        lambda one=one: tensor_files.read_chunks(one),
+      ),
+    )
+    for name, (origin, one) in copies.items()
+  ]
+  return config, leaves, direct
+
+
+def _from_t5x(folder, config):
+  abstract = models.abstract_params(config)
+  shapes = {path: leaf.shape for path, leaf in names.flat(abstract)}
+  leaves = {}
+  for path, array in t5x.find(config, abstract, folder).items():
+    dtype = t5x.open_array(folder, array).dtype.numpy_dtype
+    layer = '' if array.layer is None else f'[layer {array.layer}]'
+    leaves[path] = Leaf(
+      array.name + layer,
+      tensor_files.dtype_name(dtype),
+      tuple(shapes[path]),
+      lambda array=array, path=path: t5x.read(folder, array, shapes[path]),
+    )
+  return leaves
+
+
+def _from_orbax(folder, config):
+  where = os.path.abspath(os.path.join(folder, _PARAMS))
+  with ocp.StandardCheckpointer() as checkpointer:
+    found = checkpointer.metadata(where).item_metadata
+  if found is None:
+    raise ValueError(f'{where} is not a whole Orbax checkpoint.')
+  found = dict(names.flat(found.tree))
+  expected = dict(names.flat(models.abstract_params(config)))
+  for path in expected.keys() ^ found.keys():
+    verb = 'lacks' if path in expected else 'holds'
+    raise ValueError(
+      f'{where} {verb} the parameter {"/".join(path)}, unlike the model of '
+      'config.json.'
+    )
+  leaves = {}
+  for path, leaf in expected.items():
+    shape = tuple(found[path].shape)
+    hf.check_shape('/'.join(path), where, shape, tuple(leaf.shape))
+    leaves[path] = Leaf(
+      f'{_PARAMS}/{"/".join(path)}',
+      tensor_files.dtype_name(found[path].dtype),
+      shape,
+      lambda path=path: _read_orbax(where, path, found[path]),
+    )
+  return leaves
+
+
+def _read_orbax(where, path, leaf):
+  """Reads one parameter; the others stay on disk."""
+  like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    tree = checkpointer.restore(
+      where,
+      args=ocp.args.PyTreeRestore(
+        item=names.unflat({path: like}),
+        restore_args=names.unflat(
+          {path: ocp.RestoreArgs(restore_type=np.ndarray)}
+        ),
+        partial_restore=True,
+      ),
+    )
+  return dict(names.flat(tree))[path]
+
+
+def _tensors(config, leaves):
+  """Returns [(origin, Tensor)] in Hugging Face's names."""
+  grouped = {}
+  tree = names.unflat(dict.fromkeys(leaves, 0))
+  for path, source in names.sources(config, tree).items():
+    grouped.setdefault(source.name, []).append((source, leaves[path]))
+  made = []
+  for name, parts in grouped.items():
+    source, first = parts[0]
+    shape = names.stored_shape(source, first.shape)
+    if len({leaf.dtype for _, leaf in parts}) > 1:
+      raise ValueError(f'the parts of {name} are stored in several types.')
+
+    def chunks(parts=parts):
+      arrays = [(source, leaf.read()) for source, leaf in parts]
+      return tensor_files.array_chunks(names.give(arrays))
+
+    origin = ' + '.join(leaf.origin for _, leaf in parts)
+    made.append((origin, Tensor(name, first.dtype, shape, chunks)))
+  return made
+
+
+def execute(made: Plan, progress: Optional[Callable[[int], None]] = None):
+  """Carries out a plan; the target appears complete or not at all.
+
+  `progress` is told how many bytes were just written.
+  """
+  request = made.request
+  with _appearing(request.target) as folder:
+    if request.to == 'safetensors':
+      tensor_files.write(
+        folder,
+        list(made.tensors),
+        shard_bytes=request.shard_bytes,
+        progress=progress,
+      )
+    else:
+      _write_orbax(folder, made.leaves, progress)
+    for path in made.side_files:
+      shutil.copyfile(path, os.path.join(folder, os.path.basename(path)))
+    # Last: without it a folder is no model.
+    with open(os.path.join(folder, 'config.json'), 'w', encoding='utf-8') as f:
+      json.dump(made.raw, f, indent=2, sort_keys=True)
+      f.write('\n')
+
+
+def _write_orbax(folder, leaves, progress):
+  """Orbax takes a whole tree, so that here the parameters are in memory."""
+  tree = {}
+  for path, leaf in leaves.items():
+    tree[path] = np.ascontiguousarray(leaf.read())
+    if progress is not None:
+      progress(tree[path].nbytes)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(
+      os.path.abspath(os.path.join(folder, _PARAMS)), names.unflat(tree)
+    )
+
+
+@contextlib.contextmanager
+def _appearing(target) -> Iterator[str]:
+  """Gives a folder beside `target` that is renamed to it at the end."""
+  target = os.path.abspath(target)
+  part = f'{target}.part{os.getpid()}'
+  os.makedirs(part)
+  try:
+    yield part
+    # A folder that came into being meanwhile is not replaced.
+    if os.path.lexists(target):
+      raise FileExistsError(f'{target} exists already; it is not touched.')
+    os.rename(part, target)
+  except OSError as error:
+    if error.errno is None or isinstance(error, FileExistsError):
+      raise
+    raise OSError(f'Cannot write {target}: {error.strerror}.') from None
+  finally:
+    shutil.rmtree(part, ignore_errors=True)

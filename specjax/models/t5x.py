@@ -1,0 +1,175 @@
+"""T5X checkpoints: a folder of zarr arrays, read with tensorstore.
+
+Kernels are `[in, out]`. With scanned layers one array holds a parameter of all
+layers, the layers being axis 1, and a stack's name stands twice in the path
+(`encoder/encoder/mlp/wo/kernel`).
+"""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+import tensorstore
+
+from specjax.models import names
+from specjax.models.t5_config import T5Config
+
+_ATTENTION = {'q': 'query', 'k': 'key', 'v': 'value', 'o': 'out'}
+
+
+class Array(NamedTuple):
+  """Where a parameter of ours stands.
+
+  Attributes:
+    name: path joined by '/', as T5X spells it, without 'target'.
+    layer: index along axis 1 of a scanned array, or None.
+    transpose: whether it is stored the other way round.
+  """
+
+  name: str
+  layer: object
+  transpose: bool
+
+
+def is_checkpoint(folder: str) -> bool:
+  """Whether a folder looks like a T5X checkpoint."""
+  return os.path.isdir(folder) and any(
+    name.startswith('target.') for name in os.listdir(folder)
+  )
+
+
+def find(config: T5Config, abstract, folder: str) -> dict:
+  """Maps each parameter's path to the `Array` that holds it.
+
+  Args:
+    config: of the model.
+    abstract: its parameter tree, arrays or shapes.
+    folder: the checkpoint.
+
+  Raises:
+    ValueError: an array lacks its metadata, or the folder lacks an array.
+  """
+  present = {
+    name.removeprefix('target.').replace('.', '/')
+    for name in os.listdir(folder)
+    if name.startswith('target.')
+  }
+  for name in sorted(present):
+    path = os.path.join(_path(folder, name), '.zarray')
+    if not os.path.isfile(path):
+      raise ValueError(
+        f'the T5X checkpoint lacks {path}, the metadata of the array {name}: '
+        'copy the whole folder, files whose names begin with a dot included.'
+      )
+  scanned = any(name.startswith('encoder/encoder/') for name in present)
+  made = {
+    path: _place(config, path, scanned, present)
+    for path, _ in names.flat(abstract)
+  }
+  for array in made.values():
+    if array.name not in present:
+      raise ValueError(f'{folder} lacks the array {array.name}.')
+  needed = {array.name for array in made.values()}
+  if extra := sorted(present - needed):
+    raise ValueError(
+      f'{folder} holds the array {extra[0]}, which the model of config.json '
+      'does not have.'
+    )
+  return made
+
+
+def _place(config, path, scanned, present) -> Array:
+  if path == ('embed', 'weight'):
+    return Array('token_embedder/embedding', None, False)
+  if path == ('head', 'weight'):
+    return Array('decoder/logits_dense/kernel', None, True)
+  stack, module = path[:2]
+  if module == 'norm':
+    return Array(f'{stack}/{stack}_norm/scale', None, False)
+  if module == 'relative_bias':
+    name = 'relpos_bias/rel_embedding'
+    if f'{stack}/{stack}/{name}' in present:
+      return Array(f'{stack}/{stack}/{name}', 0, True)
+    return Array(f'{stack}/{name}', None, True)
+  layer = int(module.removeprefix('layers_'))
+  decoder = stack == 'decoder'
+  kind = path[2]
+  own = 'self_attention' if decoder else 'attention'
+  if kind == 'attn':
+    name = f'{own}/{_ATTENTION[path[3]]}/kernel'
+  elif kind == 'cross_attn':
+    name = f'encoder_decoder_attention/{_ATTENTION[path[3]]}/kernel'
+  elif kind == 'mlp':
+    wide = {
+      'gate': 'wi_0',
+      'up': 'wi_1' if config.gated else 'wi',
+      'down': 'wo',
+    }
+    name = f'mlp/{wide[path[3]]}/kernel'
+  else:
+    before = {
+      'attn_norm': f'pre_{own}_layer_norm',
+      'cross_norm': 'pre_cross_attention_layer_norm',
+      'mlp_norm': 'pre_mlp_layer_norm',
+    }
+    name = f'{before[kind]}/scale'
+  transpose = name.endswith('kernel')
+  if scanned:
+    return Array(f'{stack}/{stack}/{name}', layer, transpose)
+  return Array(f'{stack}/layers_{layer}/{name}', None, transpose)
+
+
+def _path(folder, name):
+  return os.path.join(folder, 'target.' + name.replace('/', '.'))
+
+
+def open_array(folder: str, array: Array):
+  """Opens an array lazily; a scanned one as the slice of its layer."""
+  kvstore = {'driver': 'file', 'path': _path(folder, array.name)}
+  try:
+    store = tensorstore.open({'driver': 'zarr', 'kvstore': kvstore}).result()
+  except ValueError as error:
+    reason = str(error).split('\n')[0].split(' [')[0]
+    raise ValueError(
+      f'the array {array.name} of {folder} does not open: {reason}.'
+    ) from None
+  return store if array.layer is None else store[:, array.layer]
+
+
+def read(folder: str, array: Array, shape) -> np.ndarray:
+  """Reads a parameter in our orientation.
+
+  Args:
+    folder: the checkpoint.
+    array: of `find`.
+    shape: the parameter's.
+
+  Raises:
+    ValueError: it does not have this shape; or scanned layers have position
+      biases that differ, as only umT5 does.
+  """
+  store = open_array(folder, array)
+  value = np.asarray(store.read().result())
+  stored = tuple(shape)[::-1] if array.transpose else tuple(shape)
+  if value.size != np.prod(stored) or (
+    value.ndim == len(stored) and value.shape != stored
+  ):
+    raise ValueError(
+      f'the array {array.name} of {folder} has shape {list(value.shape)}, but '
+      f'config.json makes it {list(stored)}.'
+    )
+  if array.layer == 0 and array.name.endswith('rel_embedding'):
+    _check_shared(folder, array, value)
+  # Heads may be an axis of their own: [in, heads, size] or [heads, size, out].
+  value = value.reshape(stored)
+  return value.T if array.transpose else value
+
+
+def _check_shared(folder, array, first):
+  whole = open_array(folder, array._replace(layer=None))
+  whole = np.asarray(whole.read().result())
+  if not np.array_equal(whole, np.broadcast_to(first[:, None], whole.shape)):
+    raise ValueError(
+      f'the array {array.name} of {folder} differs between layers; position '
+      'biases of a layer, as of umT5, are not supported.'
+    )

@@ -1,0 +1,259 @@
+"""Checkpoints in and out: every family, bit for bit, and what goes wrong."""
+
+import json
+import os
+import pathlib
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import tensorstore
+
+from specjax import cli
+from specjax import convert
+from specjax import loading
+from specjax import models
+from specjax.models import hf
+from specjax.models import tensor_files
+from tests import tiny
+from tests.models import reference
+from train import convert as command
+
+T5_GATED = models.T5Config(
+  vocab_size=24,
+  d_model=16,
+  d_kv=4,
+  d_ff=12,
+  num_layers=2,
+  num_decoder_layers=3,
+  num_heads=2,
+  relative_attention_num_buckets=8,
+  gated=True,
+  hidden_act='gelu_new',
+  tie_word_embeddings=False,
+)
+
+
+def run(**options):
+  request = convert.Request(**{k: str(v) for k, v in options.items()})
+  made = convert.plan(request)
+  convert.execute(made)
+  return made
+
+
+def tensors(folder):
+  found = {}
+  for path in sorted(pathlib.Path(folder).glob('*.safetensors')):
+    for name, stored in tensor_files.read_header(str(path)).items():
+      found[name] = tensor_files.read(stored)
+  return found
+
+
+def same(one, other):
+  assert one.keys() == other.keys()
+  for name, value in one.items():
+    assert value.dtype == other[name].dtype, name
+    assert value.tobytes() == other[name].tobytes(), name
+
+
+@pytest.fixture(scope='module')
+def torch():
+  return pytest.importorskip('torch', reason='PyTorch is not installed.')
+
+
+@pytest.mark.parametrize('name', reference.FAMILIES)
+def test_every_family_goes_through_orbax_and_back(name, torch, tmp_path):
+  theirs = reference.build(name, torch).to(torch.bfloat16)
+  source = reference.save(theirs, tmp_path / 'source')
+  run(source=source, target=tmp_path / 'orbax', to='orbax')
+  run(source=tmp_path / 'orbax', target=tmp_path / 'back')
+  run(source=source, target=tmp_path / 'direct')
+  written = tensors(tmp_path / 'back')
+  same(written, tensors(tmp_path / 'direct'))
+  before = tensors(source)
+  same(written, {key: before[key] for key in written})
+  again, info = type(theirs).from_pretrained(
+    tmp_path / 'back', output_loading_info=True, dtype='auto'
+  )
+  assert not info['missing_keys'] and not info['unexpected_keys']
+  assert again.dtype == torch.bfloat16
+  for key, value in theirs.state_dict().items():
+    assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_unprefixed_names_and_spare_tensors_are_normalised(tmp_path):
+  source = tmp_path / 'source'
+  tiny.save(source)
+  whole = tensors(source)
+  bare = {
+    name.removeprefix('model.'): value for name, value in whole.items()
+  } | {'layers.0.self_attn.rotary_emb.inv_freq': np.ones(4, np.float32)}
+  write(source, bare)
+  run(source=source, target=tmp_path / 'out')
+  same(tensors(tmp_path / 'out'), whole)
+  assert loading.load(tmp_path / 'out').tokenizer is not None
+
+
+def write(folder, arrays, shard_bytes=1 << 40):
+  for old in pathlib.Path(folder).glob('model*'):
+    old.unlink()
+  tensor_files.write(
+    str(folder),
+    [
+      tensor_files.Tensor(
+        name,
+        tensor_files.dtype_name(value.dtype),
+        value.shape,
+        lambda value=value: tensor_files.array_chunks(value),
+      )
+      for name, value in arrays.items()
+    ],
+    shard_bytes=shard_bytes,
+  )
+
+
+def save_t5x(folder, config, params, scanned):
+  """Writes parameters as T5X does, independently of the reader."""
+  arrays = {}
+  attention = {'q': 'query', 'k': 'key', 'v': 'value', 'o': 'out'}
+  wide = {'gate': 'wi_0', 'up': 'wi_1' if config.gated else 'wi', 'down': 'wo'}
+  for stack in ('encoder', 'decoder'):
+    tree, layers = params[stack], []
+    arrays[f'{stack}.{stack}_norm.scale'] = tree['norm']['weight']
+    bias = tree['relative_bias']['weight'].T
+    own = 'attention' if stack == 'encoder' else 'self_attention'
+    count = getattr(
+      config, 'num_layers' if stack == 'encoder' else 'num_decoder_layers'
+    )
+    for i in range(count):
+      layer, made = tree[f'layers_{i}'], {}
+      made[f'pre_{own}_layer_norm.scale'] = layer['attn_norm']['weight']
+      made['pre_mlp_layer_norm.scale'] = layer['mlp_norm']['weight']
+      for key, value in attention.items():
+        made[f'{own}.{value}.kernel'] = layer['attn'][key]['weight'].T
+        if stack == 'decoder':
+          made[f'encoder_decoder_attention.{value}.kernel'] = layer[
+            'cross_attn'
+          ][key]['weight'].T
+      if stack == 'decoder':
+        made['pre_cross_attention_layer_norm.scale'] = layer['cross_norm'][
+          'weight'
+        ]
+      for key, value in layer['mlp'].items():
+        made[f'mlp.{wide[key]}.kernel'] = value['weight'].T
+      layers.append(made)
+    if scanned:
+      for key in layers[0]:
+        arrays[f'{stack}.{stack}.{key}'] = np.stack(
+          [layer[key] for layer in layers], axis=1
+        )
+      arrays[f'{stack}.{stack}.relpos_bias.rel_embedding'] = np.stack(
+        [bias] * count, axis=1
+      )
+    else:
+      arrays[f'{stack}.relpos_bias.rel_embedding'] = bias
+      for i, layer in enumerate(layers):
+        arrays |= {f'{stack}.layers_{i}.{k}': v for k, v in layer.items()}
+  arrays['token_embedder.embedding'] = params['embed']['weight']
+  if 'head' in params:
+    arrays['decoder.logits_dense.kernel'] = params['head']['weight'].T
+  for name, value in arrays.items():
+    spec = {
+      'driver': 'zarr',
+      'kvstore': {'driver': 'file', 'path': f'{folder}/target.{name}'},
+      'metadata': {'compressor': {'id': 'gzip', 'level': 1}},
+    }
+    tensorstore.open(
+      spec, create=True, dtype=value.dtype.name, shape=value.shape
+    ).result().write(np.ascontiguousarray(value)).result()
+
+
+def drawn(config, dtype=np.float32):
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda leaf: rng.standard_normal(leaf.shape).astype(dtype),
+    models.abstract_params(config),
+  )
+
+
+@pytest.mark.parametrize('scanned', [False, True])
+@pytest.mark.parametrize('gated', [False, True])
+def test_t5x(scanned, gated, tmp_path):
+  config = T5_GATED if gated else tiny.T5
+  dtype = ml_dtypes.bfloat16 if gated else np.float32
+  params = drawn(config, dtype)
+  hf.save_hf(str(tmp_path / 'wanted'), params, config)
+  save_t5x(tmp_path / 't5x', config, params, scanned)
+  run(
+    source=tmp_path / 't5x', model=tmp_path / 'wanted', target=tmp_path / 'out'
+  )
+  same(tensors(tmp_path / 'out'), tensors(tmp_path / 'wanted'))
+  assert loading.load(tmp_path / 'out').config.tie_word_embeddings != gated
+
+
+def test_t5x_complaints(tmp_path):
+  config = T5_GATED
+  params = drawn(config)
+  hf.save_hf(str(tmp_path / 'model'), params, config)
+  folder = tmp_path / 't5x'
+  save_t5x(folder, config, params, True)
+  request = convert.Request(
+    str(folder), str(tmp_path / 'out'), model=str(tmp_path / 'model')
+  )
+  with pytest.raises(ValueError, match='does not describe its model'):
+    convert.plan(request._replace(model=''))
+  name = 'target.encoder.encoder.relpos_bias.rel_embedding'
+  where = {'driver': 'file', 'path': str(folder / name)}
+  store = tensorstore.open({'driver': 'zarr', 'kvstore': where}).result()
+  store[:, 1].write(7).result()
+  with pytest.raises(ValueError, match='differs between layers'):
+    convert.execute(convert.plan(request))
+  assert sorted(os.listdir(tmp_path)) == ['model', 't5x']
+  (folder / name / '.zarray').unlink()
+  with pytest.raises(ValueError, match=r'rel_embedding/\.zarray, the metadata'):
+    convert.plan(request)
+
+
+def test_complaints(tmp_path):
+  source = tmp_path / 'source'
+  tiny.save(source)
+  whole = tensors(source)
+  write(source, whole, shard_bytes=4000)
+  request = convert.Request(str(source), str(tmp_path / 'out'))
+  shards = sorted(source.glob('model-*'))
+  assert len(shards) > 2
+  index = source / 'model.safetensors.index.json'
+  text = index.read_text(encoding='utf-8')
+  changed = json.loads(text)
+  changed['weight_map']['model.norm.weight'] = shards[0].name
+  index.write_text(json.dumps(changed), encoding='utf-8')
+  with pytest.raises(ValueError, match='lacks the tensor model.norm.weight'):
+    convert.plan(request)
+  index.write_text(text, encoding='utf-8')
+  kept = shards[1].read_bytes()
+  shards[1].write_bytes(kept[:-8])
+  with pytest.raises(ValueError, match='ends after the file'):
+    convert.plan(request)
+  shards[1].unlink()
+  with pytest.raises(FileNotFoundError, match=f'shard {shards[1].name}'):
+    convert.plan(request)
+  shards[1].write_bytes(kept)
+  run(source=source, target=tmp_path / 'out')
+  same(tensors(tmp_path / 'out'), whole)
+  with pytest.raises(FileExistsError, match='exists already'):
+    convert.plan(request)
+
+
+def test_dry_run_prints_the_mapping_and_writes_nothing(tmp_path, capsys):
+  source = tiny.save(tmp_path / 'source')
+  options = [f'--input={source}', f'--output={tmp_path / "out"}']
+  assert cli.call(command.main, ['convert', *options, '--dry_run']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert 'model.norm.weight -> model.norm.weight F32 [' in '\n'.join(lines)
+  assert len(lines) == len(tensors(source))
+  assert os.listdir(tmp_path) == ['source']
+  assert cli.call(command.main, ['convert', *options, '--to=orbax']) == 0
+  assert 'tensors written' in capsys.readouterr().err
+  assert cli.call(command.main, ['convert', *options[:1]]) == 2
+  assert '--output' in capsys.readouterr().err

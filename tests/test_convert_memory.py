@@ -1,0 +1,116 @@
+"""Conversion of large folders: memory, and being killed in the middle."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from specjax import models
+from specjax.models import hf
+from specjax.models import names
+from specjax.models import tensor_files
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def big_folder(folder, megabytes):
+  """A sharded Llama folder of about this size; weights need no meaning."""
+  width, vocab = 1024, 4096
+  per_layer = (4 * width * width + 3 * width * 4 * width) * 2 / 1e6
+  config = models.DecoderConfig(
+    vocab_size=vocab,
+    hidden_size=width,
+    intermediate_size=4 * width,
+    num_hidden_layers=max(1, round(megabytes / per_layer)),
+    num_attention_heads=8,
+    num_key_value_heads=8,
+    head_dim=128,
+    max_position_embeddings=64,
+  )
+  os.makedirs(folder)
+  rng = np.random.default_rng(0)
+
+  def chunks(size):
+    while size:
+      piece = rng.bytes(min(size, tensor_files.CHUNK))
+      size -= len(piece)
+      yield piece
+
+  made = []
+  abstract = models.abstract_params(config)
+  shapes = dict(names.flat(abstract))
+  for path, source in names.sources(config, abstract).items():
+    one = tensor_files.Tensor(source.name, 'BF16', shapes[path].shape, None)
+    made.append(one._replace(chunks=lambda size=one.size: chunks(size)))
+  tensor_files.write(str(folder), made, shard_bytes=100_000_000)
+  raw = json.dumps(hf.config_to_hf(config) | {'dtype': 'bfloat16'})
+  (pathlib.Path(folder) / 'config.json').write_text(raw, encoding='utf-8')
+
+
+# Peak memory beyond what the imports took, in megabytes.
+MEASURED = """
+import resource, sys
+from specjax import cli
+from train import convert
+import jax
+jax.devices()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+before = peak()
+status = cli.call(convert.main, ['convert', *sys.argv[1:]])
+print(peak() - before)
+sys.exit(status)
+"""
+
+
+def start(code, *options, **kwargs):
+  env = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
+  return subprocess.Popen(
+    [sys.executable, '-c', code, *options],
+    cwd=ROOT,
+    env=env,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    **kwargs,
+  )
+
+
+def test_memory_stays_small_and_a_kill_leaves_nothing_whole(tmp_path):
+  source, out = tmp_path / 'source', tmp_path / 'out'
+  big_folder(source, 300)
+  options = [f'--input={source}', f'--output={out}', '--shard_megabytes=80']
+  process = start(MEASURED, *options)
+  said, errors = process.communicate(timeout=120)
+  assert process.returncode == 0, errors
+  # A reader that maps or gathers the files would take the 300 MB.
+  assert float(said) < 100
+  before, after = headers(source), headers(out)
+  assert before.keys() == after.keys()
+  assert all(tensor_files.equal(before[k], after[k]) for k in before)
+  for number in (signal.SIGKILL, signal.SIGTERM):
+    target = tmp_path / f'stopped{number}'
+    process = start(MEASURED, options[0], f'--output={target}')
+    # Its temporary folder has appeared, so it is in the middle of writing.
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(f'{target.name}.part*')):
+      assert time.monotonic() < deadline and process.poll() is None
+      time.sleep(0.002)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0 and not target.exists()
+    left = list(tmp_path.glob(f'{target.name}.part*'))
+    # What cannot be killed cleanly has at least no config.json.
+    assert not any((folder / 'config.json').exists() for folder in left)
+    assert number == signal.SIGKILL or not left
+
+
+def headers(folder):
+  found = {}
+  for path in pathlib.Path(folder).glob('*.safetensors'):
+    found |= tensor_files.read_header(str(path))
+  return found
