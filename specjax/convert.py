@@ -39,7 +39,7 @@ class Request(NamedTuple):
     source, target: folders to read and to make; the latter must not exist.
     to: 'safetensors' or 'orbax'.
     model: folder with config.json (and tokenizer), if the source has none.
-    shard_bytes: the most that a safetensors file holds.
+    shard_bytes: the most in a safetensors file.
   """
 
   source: str
@@ -52,8 +52,7 @@ class Request(NamedTuple):
 class Leaf(NamedTuple):
   """A parameter of ours in a source.
 
-  `origin` says where for people, `dtype` is spelled as safetensors does,
-  `shape` is ours, and `read` makes the array.
+  `origin` is for people, `dtype` spelled as in safetensors, `shape` ours.
   """
 
   origin: str
@@ -86,7 +85,7 @@ def plan(request: Request) -> Plan:
   """Checks a conversion from headers and metadata, reading no weights.
 
   Raises:
-    FileNotFoundError, FileExistsError, ValueError: one sentence.
+    OSError, ValueError: one sentence.
   """
   if request.to not in FORMATS:
     raise ValueError(f'{request.to!r} is not one of {", ".join(FORMATS)}.')
@@ -320,7 +319,7 @@ def execute(made: Plan, progress: Optional[Callable[[int], None]] = None):
 
 
 def _write_orbax(folder, leaves, progress):
-  """Orbax takes a whole tree, so that here the parameters are in memory."""
+  """Orbax takes a whole tree: here all is in memory, and copied by it."""
   tree = {}
   for path, leaf in leaves.items():
     tree[path] = np.ascontiguousarray(leaf.read())
@@ -340,9 +339,8 @@ def _appearing(target) -> Iterator[str]:
   os.makedirs(part)
   try:
     yield part
-    # A folder that came into being meanwhile is not replaced.
     if os.path.lexists(target):
-      raise FileExistsError(f'{target} exists already; it is not touched.')
+      raise FileExistsError(f'{target} appeared meanwhile; it is not touched.')
     os.rename(part, target)
   except OSError as error:
     if error.errno is None or isinstance(error, FileExistsError):
