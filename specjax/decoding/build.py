@@ -211,10 +211,13 @@ def recipe(
     return generate_lib.Recipe(target, made, verifier, target_warp)
   if isinstance(drafter, Hybrid):
     _check_fit(target, drafter.lm)
+    model_draft = min(drafter.num_draft, num_draft)
     spec = drafters.HybridSpec(
       _suffix_spec(num_draft, min_promise),
-      min(drafter.num_draft, num_draft),
+      model_draft,
       drafter.draft_cost,
+      # `min_promise` is the price of a block of `num_draft`.
+      min_promise * model_draft / num_draft,
     )
     made = drafters.hybrid(
       drafter.lm,
@@ -225,7 +228,7 @@ def recipe(
       sampler=sampler,
       search_source=target.is_encoder_decoder,
     )
-    widths = _widths(spec.num_draft, num_draft)
+    widths = _widths(spec.num_draft if spec.can_pay else 2, num_draft)
   else:
     made = _free(target, drafter, num_draft, min_promise)
     widths = _widths(2, num_draft)

@@ -12,7 +12,7 @@ from specjax.training import sources as sources_lib
 
 TASKS = ('target', 'drafter')
 FAMILIES = ('t5', 'decoder')
-OPTIMIZERS = ('adamw', 'adafactor')
+OPTIMIZERS = ('adamw', 'adafactor', 'muon')
 SCHEDULES = ('cosine', 'rsqrt', 'constant')
 REMAT = ('none', 'full')
 
@@ -59,12 +59,15 @@ class OptimizerConfig:
   """How parameters move.
 
   Attributes:
-    name: 'adamw' or 'adafactor'.
+    name: 'adamw', 'adafactor', or 'muon' (Muon for the matrices inside
+      layers, AdamW for the rest).
     learning_rate: at the peak.
     schedule: 'cosine' (to 0 at the last step), 'rsqrt' or 'constant', after
       `warmup_steps` of linear rise.
     weight_decay: decoupled; matrices only.
     b1, b2, eps: of AdamW.
+    table_rate: of 'muon': the learning rate of embeddings, norms and biases,
+      as a fraction of `learning_rate`.
     clip: largest global norm of a gradient; 0 clips nothing.
     accumulation: batches summed into one step.
     ema: decay of the averaged weights that are evaluated and exported;
@@ -79,6 +82,7 @@ class OptimizerConfig:
   b1: float = 0.9
   b2: float = 0.98
   eps: float = 1e-8
+  table_rate: float = 0.5
   clip: float = 1.0
   accumulation: int = 1
   ema: float = 0.0
@@ -241,6 +245,7 @@ class TrainConfig:
     _at_least('optimizer.accumulation', optimizer.accumulation, 1)
     _at_least('optimizer.weight_decay', optimizer.weight_decay, 0)
     _at_least('optimizer.clip', optimizer.clip, 0)
+    _at_least('optimizer.table_rate', optimizer.table_rate, 0)
     _between('optimizer.ema', optimizer.ema, 0, 0.999999)
     _between('optimizer.b1', optimizer.b1, 0, 0.999999)
     _between('optimizer.b2', optimizer.b2, 0, 0.999999)

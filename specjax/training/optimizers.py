@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
 from specjax.training import config as config_lib
+
+_TABLES = ('embed', 'head', 'bias')
 
 
 def make_schedule(
@@ -60,6 +63,8 @@ def make_optimizer(
         mask=matrices,
       )
     )
+  elif config.name == 'muon':
+    parts.append(_muon(config, schedule))
   else:
     parts.append(
       optax.adafactor(
@@ -71,3 +76,33 @@ def make_optimizer(
       )
     )
   return optax.chain(*parts)
+
+
+def _muon(config, schedule):
+  """Muon for the matrices inside layers, AdamW for all other parameters.
+
+  An update's size does not depend on a matrix's shape (`consistent_rms`), so
+  that a learning rate carries over from AdamW, times two or so.
+  """
+
+  def dimensions(params):
+    def of(path, leaf):
+      name = jax.tree_util.keystr(path)
+      # Tables are looked up row by row: they are no maps between spaces.
+      is_table = any(word in name for word in _TABLES)
+      is_map = leaf.ndim == 2 and not is_table
+      return contrib.MuonDimensionNumbers() if is_map else None
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+  return contrib.muon(
+    schedule,
+    ns_steps=3,
+    preconditioning='schatten',  # makes three iterations enough
+    weight_decay=config.weight_decay,
+    adam_b1=config.b1,
+    adam_b2=config.b2,
+    adam_learning_rate=lambda step: config.table_rate * schedule(step),
+    muon_weight_dimension_numbers=dimensions,
+    consistent_rms=0.2,
+  )

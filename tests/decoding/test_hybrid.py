@@ -162,6 +162,32 @@ def test_a_drafter_that_never_pays_is_seldom_asked():
   got = build.compiled(recipe, 60)(params, _prompt(2), controls)
   asked = np.asarray(got.rounds.drafted) > 0
   assert asked[:, 0].all() and asked.sum(1).max() < 20
+  # Each pause between two probes is twice the one before.
+  places = np.flatnonzero(asked[0])[-3:]
+  assert places[2] - places[1] > 1.8 * (places[1] - places[0])
+
+
+def test_a_model_that_cannot_pay_does_not_run():
+  lm = fakes.markov_lm(VOCAB)
+  good = fakes.markov_params(0, VOCAB)
+  settings = build.Sampling(temperature=0.5)
+  controls = settings.controls(build.row_keys(3, range(3)), 30)
+  dear = build.Hybrid(lm, num_draft=4, draft_cost=4.0)
+  rounds = []
+  for drafter, params in (
+    # Parameters of the wrong shape: reading them would fail.
+    (dear, drafters.HybridParams(jnp.zeros(()))),
+    ('suffix', None),
+  ):
+    recipe = build.recipe(
+      lm, drafter, num_draft=6, verify='coupled', warp=settings.warp_spec()
+    )
+    assert recipe.widths == (0, 2, 6)
+    got = build.compiled(recipe, 30)(
+      generate_lib.Params(good, params), _prompt(3), controls
+    )
+    rounds.append(got.rounds)
+  jax.tree.map(np.testing.assert_array_equal, *rounds)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +195,7 @@ def test_a_drafter_that_never_pays_is_seldom_asked():
   [
     (dict(num_draft=9), 'num_draft'),
     (dict(draft_cost=-1.0), 'draft_cost'),
+    (dict(min_gain=-1.0), 'min_gain'),
     (dict(suffix=drafters.SuffixSpec(max_path=2)), 'max_path'),
   ],
 )

@@ -178,7 +178,7 @@ def test_accumulation_is_the_whole_batch():
   )
 
 
-@pytest.mark.parametrize('name', ['adamw', 'adafactor'])
+@pytest.mark.parametrize('name', ['adamw', 'adafactor', 'muon'])
 def test_optimizers_lower_the_loss(name):
   # Random guessing costs log(VOCAB).
   last = trained(name=name, steps=10, learning_rate=0.03)[1]['loss']

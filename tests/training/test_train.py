@@ -266,7 +266,7 @@ def test_the_last_checkpoints_are_averaged(files, whole):
     ('objective__beta', 0.0, 'strictly between'),
     ('objective__temperature', float('nan'), 'positive number'),
     ('optimizer__learning_rate', float('nan'), 'positive number'),
-    ('optimizer__name', 'sgd', "must be one of 'adamw', 'adafactor'"),
+    ('optimizer__name', 'sgd', "must be one of 'adamw', 'adafactor', 'muon'"),
     ('optimizer__warmup_steps', -1, 'at least 0'),
     ('optimizer__ema', 1.5, 'between 0'),
     ('model__width', 0, 'width must be at least 1'),

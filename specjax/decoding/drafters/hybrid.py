@@ -25,8 +25,11 @@ from specjax.decoding.drafters.autoregressive import autoregressive
 from specjax.decoding.drafters.suffix import learn
 from specjax.decoding.drafters.suffix import search_due
 from specjax.decoding.drafters.suffix import start
+from specjax.decoding.drafters.suffix import suffix
 from specjax.decoding.drafters.suffix import SuffixSpec
 from specjax.decoding.drafters.suffix import SuffixState
+
+_LONGEST = 1024  # rounds between two probes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +39,29 @@ class HybridSpec:
   Attributes:
     suffix: settings of the search; its `num_draft` is K.
     num_draft: tokens the model drafts, at most K.
-    draft_cost: what drafting them costs, in plain steps of the target. The
-      model drafts where it is expected to bring more.
+    draft_cost: what drafting them costs, in plain steps of the target.
+    min_gain: the model drafts where it is expected to bring more accepted
+      tokens than `draft_cost` and this: what verifying its block costs beyond
+      a step, in steps. Where a full draft would not, it is never asked.
     prior: accepted tokens expected of the model's drafts at first, as a
       fraction of `num_draft`.
     memory: weight of the past in the running mean, in [0, 1).
     probe: a row whose model drafts do not pay tries again after this many
-      rounds.
+      rounds, then after twice as many, and so on.
   """
 
   suffix: SuffixSpec = SuffixSpec()
   num_draft: int = 4
   draft_cost: float = 0.0
+  min_gain: float = 0.0
   prior: float = 0.6
   memory: float = 0.8
   probe: int = 32
+
+  @property
+  def can_pay(self) -> bool:
+    """Whether the model's draft could bring more than it costs."""
+    return self.num_draft - self.draft_cost > self.min_gain
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
@@ -63,10 +74,15 @@ class HybridSpec:
         f'{self.suffix.num_draft} slots of its suffix drafter, not '
         f'{self.num_draft}.'
       )
-    if not 0 <= self.memory < 1 or self.draft_cost < 0 or self.probe < 1:
+    if not 0 <= self.memory < 1 or self.probe < 1:
       raise ValueError(
-        'A hybrid needs 0 <= memory < 1, draft_cost >= 0 and probe >= 1, not '
-        f'{self.memory}, {self.draft_cost} and {self.probe}.'
+        'A hybrid needs 0 <= memory < 1 and probe >= 1, not '
+        f'{self.memory} and {self.probe}.'
+      )
+    if self.draft_cost < 0 or self.min_gain < 0:
+      raise ValueError(
+        'draft_cost and min_gain of a hybrid must be at least 0, not '
+        f'{self.draft_cost} and {self.min_gain}.'
       )
 
 
@@ -88,6 +104,7 @@ class HybridState:
     suffix: `suffix.SuffixState`.
     expected: float32 [B], running mean of accepted tokens a model draft.
     idle: int32 [B], rounds since the model last drafted for the row.
+    pause: int32 [B], rounds after which a model that does not pay is probed.
     by_model: bool [B], whether this round's draft is the model's, and
     by_suffix: bool [B], the search's. Neither: nothing is drafted.
   """
@@ -97,6 +114,7 @@ class HybridState:
   suffix: SuffixState
   expected: base.Array
   idle: base.Array
+  pause: base.Array
   by_model: base.Array
   by_suffix: base.Array
 
@@ -131,6 +149,8 @@ def hybrid(
     ValueError: on settings out of range.
   """
   spec.validate()
+  if not spec.can_pay and not needs_log_probs:
+    return _search_alone(spec, search_source)
   num_draft = spec.suffix.num_draft
   model = autoregressive(
     lm,
@@ -151,6 +171,7 @@ def hybrid(
       suffix=start(spec.suffix, prompt, search_source),
       expected=jnp.full((batch,), spec.prior * spec.num_draft, jnp.float32),
       idle=jnp.zeros((batch,), jnp.int32),
+      pause=jnp.full((batch,), spec.probe, jnp.int32),
       by_model=no,
       by_suffix=no,
     )
@@ -168,8 +189,10 @@ def hybrid(
     found = search_due(spec.suffix, params.index, state.suffix, context)
     gain = state.expected - spec.draft_cost
     by_suffix = (found.score > 0) & (found.score >= gain)
-    by_model = ~by_suffix & ((gain > 0) | (state.idle >= spec.probe))
-    by_model &= ~_done(context, view.last_token)
+    worth = (gain > spec.min_gain) | (state.idle >= state.pause)
+    by_model = ~by_suffix & worth & ~_done(context, view.last_token)
+    if not spec.can_pay:
+      by_model = jnp.zeros_like(by_model)
     wanted = jnp.any(by_model)
 
     def ask(carry):
@@ -216,6 +239,8 @@ def hybrid(
     accepted = observation.num_accepted
     told = state.by_model & emitted
     mean = spec.memory * state.expected + (1 - spec.memory) * accepted
+    pays = mean - spec.draft_cost > spec.min_gain
+    pause = jnp.where(pays, spec.probe, jnp.minimum(2 * state.pause, _LONGEST))
     # The accepted tokens of the model's own draft are in its cache, but for
     # the last of a full draft, which the next draft feeds again.
     own = jnp.maximum(observation.length - 2, state.fed)
@@ -232,10 +257,27 @@ def hybrid(
     return state.replace(
       fed=jnp.where(told, own, state.fed),
       expected=jnp.where(told, mean, state.expected),
+      pause=jnp.where(told, pause, state.pause),
       suffix=learned.replace(wait=kept[0], misses=kept[1]),
     )
 
   return base.Drafter(init, propose, observe, num_draft, num_draft)
+
+
+def _search_alone(spec, search_source):
+  """The search without the model, whose drafts could not pay."""
+  inner = suffix(spec.suffix, search_source=search_source)
+
+  def init(params, *args, **kwargs):
+    return inner.init(params.index, *args, **kwargs)
+
+  def propose(params, *args):
+    return inner.propose(params.index, *args)
+
+  def observe(params, *args):
+    return inner.observe(params.index, *args)
+
+  return inner._replace(init=init, propose=propose, observe=observe)
 
 
 def _catch_up(lm, params, cache, fed, context, width):
