@@ -9,6 +9,7 @@ import numpy as np
 
 from specjax.decoding import beam
 from specjax.decoding import build
+from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
 
 LARGEST = 2**31 - 1
@@ -65,6 +66,7 @@ class DecodeConfig:
     dtype: float32, bfloat16, or stored (the checkpoint's own).
     chat: wrap text prompts in the tokenizer's chat template.
     prefix: put before every text prompt.
+    search: how drafters without a model search.
     explain: measure step times after a run with a draft model and say why it
       was faster or not.
   """
@@ -95,6 +97,9 @@ class DecodeConfig:
   chat: bool = False
   prefix: str = ''
   explain: bool = True
+  search: search_lib.SearchConfig = dataclasses.field(
+    default_factory=search_lib.SearchConfig
+  )
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
@@ -113,6 +118,7 @@ class DecodeConfig:
     _check_choice('dtype', self.dtype, DTYPES)
     _check_choice('early_stopping', self.early_stopping, beam.EARLY_STOPPING)
     self._check_beams()
+    self.search.validate()
     if not all(self.stops()):
       raise ValueError('stop must not hold an empty string.')
 

@@ -110,6 +110,7 @@ def plan(
     warp=config.sampling().warp_spec(),
     sampler=config.sampler,
     min_promise=drafting.min_promise(model),
+    search=config.search,
   )
   encoded = _encode(model, prompts, config)
   _check_per_prompt(config, len(encoded))

@@ -133,6 +133,7 @@ def speculative(
       warp=spec,
       sampler=config.sampler,
       min_promise=drafting.min_promise(target),
+      search=config.search,
     )
     drafter_params = drafting.params(drafter, tables.get('corpus'))
   else:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from specjax.decoding import build
+from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
 
 DTYPES = ('float32', 'bfloat16')
@@ -43,6 +44,7 @@ class BenchmarkConfig:
     threads: of the peers; 0 takes the cores this process may use.
     max_draft: longest draft that `--plan` considers.
     explore: prompts shown in full in explorer.html.
+    search: how drafters without a model search.
   """
 
   num_draft: tuple = (4,)
@@ -70,6 +72,9 @@ class BenchmarkConfig:
   threads: int = 0
   max_draft: int = 8
   explore: int = 20
+  search: search_lib.SearchConfig = dataclasses.field(
+    default_factory=search_lib.SearchConfig
+  )
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
@@ -91,6 +96,7 @@ class BenchmarkConfig:
           raise ValueError(
             f'{field} must be a whole number of at least {lowest}, not {value}.'
           )
+    self.search.validate()
     for value in self.temperature or ('nothing',):
       if not _is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f'temperature must be 0 or more, not {value}.')

@@ -14,6 +14,7 @@ import numpy as np
 from specjax import base
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
+from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
 from specjax.decoding import warp as warp_lib
 
@@ -168,6 +169,7 @@ def recipe(
   warp: warp_lib.WarpSpec = warp_lib.WarpSpec(),
   sampler: str = 'gumbel',
   min_promise: float = 0.5,
+  search: Optional[search_lib.SearchConfig] = None,
 ) -> generate_lib.Recipe:
   """Assembles what `generate` needs.
 
@@ -181,6 +183,7 @@ def recipe(
     sampler: of plain sampling, which `coupled` and `match` reproduce.
     min_promise: `suffix` and `Hybrid` draft by matching only where they expect
       this many accepted tokens: what a block costs beyond a step, in steps.
+    search: settings of the drafters that search; None for the defaults.
 
   Returns:
     A hashable `generate.Recipe`.
@@ -195,7 +198,9 @@ def recipe(
   name = choose_verifier(verify, warp, drafter)
   if drafter is None or num_draft == 0:
     return generate_lib.plain(target, warp, sampler)
-  verifier = verify_lib.make(name, sampler=sampler)
+  search = search or search_lib.SearchConfig()
+  max_path = _tree_path(search, drafter, num_draft)
+  verifier = verify_lib.make(name, sampler=sampler, max_path=max_path)
   # Lenience judges rows of temperature 0 by their gaps, which one-hot hides.
   target_warp = dataclasses.replace(warp, one_hot=name != 'lenient')
   if isinstance(drafter, base.CachedLM):
@@ -213,7 +218,7 @@ def recipe(
     _check_fit(target, drafter.lm)
     model_draft = min(drafter.num_draft, num_draft)
     spec = drafters.HybridSpec(
-      _suffix_spec(num_draft, min_promise),
+      search.suffix(num_draft, min_promise),
       model_draft,
       drafter.draft_cost,
       # `min_promise` is the price of a block of `num_draft`.
@@ -230,39 +235,50 @@ def recipe(
     )
     widths = _widths(spec.num_draft if spec.can_pay else 2, num_draft)
   else:
-    made = _free(target, drafter, num_draft, min_promise)
-    widths = _widths(2, num_draft)
+    made = _free(target, drafter, num_draft, min_promise, search)
+    # The nodes of a tree are verified all or none.
+    widths = (0, num_draft) if max_path else _widths(2, num_draft)
   return generate_lib.Recipe(target, made, verifier, target_warp, widths)
 
 
+def _tree_path(search, drafter, num_draft) -> int:
+  """Longest path of the trees that a drafter searches for; 0 for chains."""
+  if not search.tree or drafter not in ('suffix', 'token_recycling'):
+    return 0
+  if search.tree > num_draft:
+    raise ValueError(
+      f'search.tree={search.tree} asks for paths longer than the '
+      f'num_draft={num_draft} nodes of a tree.'
+    )
+  return search.tree
+
+
 def _free(
-  target: base.CachedLM, name: str, num_draft: int, min_promise: float
+  target: base.CachedLM,
+  name: str,
+  num_draft: int,
+  min_promise: float,
+  search: search_lib.SearchConfig,
 ) -> base.Drafter:
   """A drafter of `FREE_DRAFTERS`."""
+  from_source = target.is_encoder_decoder
   if name == 'prompt_lookup':
     return drafters.prompt_lookup(
-      num_draft=num_draft, search_source=target.is_encoder_decoder
+      num_draft=num_draft, search_source=from_source, **search.lookup()
     )
   if name == 'suffix':
     return drafters.suffix(
-      _suffix_spec(num_draft, min_promise),
-      search_source=target.is_encoder_decoder,
+      search.suffix(num_draft, min_promise), search_source=from_source
     )
   if name == 'token_recycling':
     return drafters.token_recycling(
       vocab_size=target.vocab_size,
       num_draft=num_draft,
-      from_prompt=not target.is_encoder_decoder,
+      from_prompt=not from_source,
+      **search.recycling(),
     )
   raise ValueError(
     f'Unknown drafter {name!r}; use a draft model or one of {FREE_DRAFTERS}.'
-  )
-
-
-def _suffix_spec(num_draft: int, min_promise: float) -> drafters.SuffixSpec:
-  """Settings that cost next to nothing where nothing repeats."""
-  return drafters.SuffixSpec(
-    num_draft=num_draft, min_score=min_promise, max_wait=8
   )
 
 

@@ -15,6 +15,7 @@ References:
 
 from typing import NamedTuple, Optional
 
+import jax
 from jax import lax
 import jax.numpy as jnp
 
@@ -63,7 +64,7 @@ class Recipe(NamedTuple):
     widths: draft widths to compile, ascending, the last one K. Each round is
       verified at the smallest that holds the longest draft of the live rows,
       so that a round without a draft costs a plain step. Empty: K alone.
-      Chains only.
+      Trees are verified whole or not at all: (0, K).
   """
 
   target: base.CachedLM
@@ -282,6 +283,7 @@ def _round(recipe: Recipe, params: Params, state: DecodeState) -> DecodeState:
     part = base.Draft(
       draft.tokens[:, :width],
       None if draft.log_probs is None else draft.log_probs[:, :width],
+      jax.tree.map(lambda x, width=width: x[:, : width + 1], draft.tree),
     )
     carry = lax.while_loop(
       lambda carry, index=index: carry[1] == index,

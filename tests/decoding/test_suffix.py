@@ -17,6 +17,7 @@ from specjax.decoding.drafters.suffix import search
 from specjax.decoding.drafters.suffix import suffix
 from specjax.decoding.drafters.suffix import SuffixSpec
 from specjax.decoding.drafters.suffix import SuffixState
+from specjax.decoding.search import SearchConfig
 from tests import fakes
 
 VOCAB = 11
@@ -436,18 +437,22 @@ def test_output_is_that_of_plain_decoding(
   controls = settings.controls(build.row_keys(0, range(5)), new, (3,))
   plain = build.compiled(build.recipe(target, warp=settings.warp_spec()), new)
   want = jax.device_get(plain(generate_lib.Params(params), prompt, controls))
-  drafter = suffix(
-    SuffixSpec(num_draft=6, max_path=max_path, max_wait=2),
-    search_source=encoder_decoder,
+  recipe = build.recipe(
+    target,
+    'suffix',
+    num_draft=6,
+    verify=rule,
+    warp=settings.warp_spec(),
+    min_promise=0.0,
+    search=SearchConfig(tree=max_path, max_wait=2),
   )
+  assert recipe.widths == ((0, 6) if max_path else (0, 2, 6))
   index = None
   if with_corpus:
     corpus = corpus_lib.add(corpus_lib.empty(300, 'x'), _new(want))
     index = corpus_lib.index(corpus)
-  decode = functools.partial(
-    _decode, target, generate_lib.Params(params, index), prompt, controls
-  )
-  got = decode(settings, drafter, rule, new, max_path)
+  given = generate_lib.Params(params, index)
+  got = jax.device_get(build.compiled(recipe, new)(given, prompt, controls))
   assert _new(got) == _new(want)
   assert got.num_rounds <= want.num_rounds
   if with_corpus:
