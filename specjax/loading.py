@@ -30,7 +30,8 @@ class Model(NamedTuple):
   Attributes:
     params: the parameter tree, without the 'params' level.
     config: `T5Config` or `DecoderConfig`; its dtype is the compute dtype.
-    module: the Flax module: `module.apply({'params': params}, ...)`.
+    module: the Flax module: `module.apply({'params': params}, ...)`. (On a
+      mesh that repeats key heads, the module that has them all.)
     tokenizer: a transformers tokenizer, or None if the folder has none.
     lm: `CachedLM`; call its functions with `params`.
     eos_ids: tuple of int, ids that end a text; empty if none is known.
@@ -97,15 +98,17 @@ def load(
     vocab_size=_vocab_size(config, tokenizer),
     hidden_layers=tuple(hidden_layers),
   )
+  whole = config
   if layout is None:
     lm = models.make_lm(config, **settings)
   else:
     layout = sharded.fit(config, layout)
+    whole = sharded.expanded(config, layout)
     lm = sharded.make_lm(config, layout, **settings)
   return Model(
     params=params,
     config=config,
-    module=models.make_module(config),
+    module=models.make_module(whole),
     tokenizer=tokenizer,
     lm=lm,
     eos_ids=eos_ids,

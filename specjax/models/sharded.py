@@ -44,7 +44,7 @@ def fit(config, layout: partitioning.Layout) -> partitioning.Layout:
     layout: as asked for.
 
   Raises:
-    ValueError: an axis does not divide the heads or the feed-forward width.
+    ValueError: as `check`; or a rule that decoding cannot follow.
   """
   rules = dict(layout.rules) | {'embed': None}
   sizes = _sizes(config)
@@ -55,32 +55,48 @@ def fit(config, layout: partitioning.Layout) -> partitioning.Layout:
         f'{name} can lie on the axis model or nowhere in decoding, not on '
         f'{", ".join(axes)}.'
       )
-    parts = layout.size(name)
-    if all(size % parts == 0 for size in sizes[name]):
-      continue
-    if name == 'vocab':
+    if name == 'vocab' and any(n % layout.size(name) for n in sizes[name]):
       rules[name] = None
+  rules['kv_heads'] = rules['heads']
+  layout = partitioning.with_rules(layout, rules)
+  check(config, layout)
+  return layout
+
+
+_NAMES = {
+  'heads': 'number of heads',
+  'mlp': 'feed-forward width',
+  'embed': 'width',
+}
+
+
+def check(config, layout: partitioning.Layout) -> None:
+  """Refuses a mesh that does not divide a model.
+
+  Args:
+    config: `T5Config` or `DecoderConfig`.
+    layout: where the model is to go.
+
+  Raises:
+    ValueError: names the axis, what it does not divide, and shapes that do.
+  """
+  sizes = _sizes(config)
+  for name, words in _NAMES.items():
+    parts = layout.size(name)
+    if not any(size % parts for size in sizes[name]):
       continue
     count = layout.mesh.size
+    both = (*sizes['heads'], *sizes['mlp'])
     good = [
       (count // n, n)
       for n in range(1, count + 1)
-      if count % n == 0 and not any(s % n for s in _both(sizes))
+      if count % n == 0 and not any(size % n for size in both)
     ]
     raise ValueError(
-      f'the model axis of {parts} devices does not divide '
-      f'{_NAMES[name]} of {sizes[name][0]}; shapes that do on {count} devices: '
-      f'{", ".join(map(str, good))}.'
+      f'the {" and ".join(layout.axes(name))} axis of {parts} devices does not '
+      f'divide the {words} of {config.model_type}, {sizes[name][0]}; shapes '
+      f'(data, model) for {count} devices: {", ".join(map(str, good))}.'
     )
-  rules['kv_heads'] = rules['heads']
-  return partitioning.with_rules(layout, rules)
-
-
-_NAMES = {'heads': 'the heads', 'mlp': 'the feed-forward width'}
-
-
-def _both(sizes):
-  return (*sizes['heads'], *sizes['mlp'])
 
 
 def _sizes(config) -> dict:
@@ -90,11 +106,13 @@ def _sizes(config) -> dict:
     return {
       'heads': (config.num_heads,),
       'mlp': (config.d_ff,),
+      'embed': (config.d_model,),
       'vocab': tables,
     }
   return {
     'heads': (config.num_attention_heads,),
     'mlp': (config.intermediate_size,),
+    'embed': (config.hidden_size,),
     'vocab': (config.vocab_size,),
   }
 
