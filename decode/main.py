@@ -41,6 +41,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'Translates built-in sentences from English to German and measures; '
     '--demo=SENTENCE translates yours.',
   )
+  cli.define_processes(values)
   flags.DEFINE_bool(
     'resume', False, 'Goes on with an interrupted output.', flag_values=values
   )
@@ -69,6 +70,7 @@ def main(argv: Sequence[str]) -> None:
       raise flags.Error(f'--{name} is needed; --help shows all options.')
   if values.resume and values.output == '-':
     raise flags.Error('--resume needs an --output file to go on with.')
+  cli.join_processes(values, config)
   decode_file.decode_file(
     decode_file.Request(
       target=values.target,

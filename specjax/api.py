@@ -21,6 +21,7 @@ import numpy as np
 from specjax import jobs
 from specjax import loading
 from specjax import text as text_lib
+from specjax import transfer
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import beam
 from specjax.decoding import build
@@ -156,14 +157,14 @@ def _decode(job: Job, rows: Sequence[Row], width: int):
       rank = [row.sequence for row in rows]
       rank += [0] * (job.batch_size - len(rows))
       generation = search(
-        job.params.target, prompt, controls, jnp.asarray(rank, jnp.int32)
+        job.params.target, prompt, controls, _ranks(job, rank)
       )
     elif job.config.stops():
       generation = _decode_with_stops(job, rows, prompt, controls, most)
     else:
       generate_batch = build.compiled(job.recipe, most)
       generation = generate_batch(job.params, prompt, controls)
-    return jax.device_get(generation)
+    return transfer.to_host(generation)
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
@@ -174,16 +175,23 @@ def _decode(job: Job, rows: Sequence[Row], width: int):
     ) from None
 
 
+def _ranks(job: Job, rank: Sequence[int]):
+  rank = np.asarray(rank, np.int32)
+  if job.layout is None:
+    return jnp.asarray(rank)
+  return transfer.put(rank, job.layout, job.layout.rows(len(rank)))
+
+
 def _decode_with_stops(job, rows, prompt, controls, most: int):
   """As `build.compiled`, but looks for stop strings every few rounds."""
   state = _start(job.recipe, job.params, prompt, controls, max_new_tokens=most)
   ended = np.zeros(job.batch_size, bool)
   while True:
     state, generation = _advance(job.recipe, job.params, state, ended)
-    status = np.asarray(generation.status)
+    seen = transfer.to_host(generation)
+    status = seen.status
     if not np.any(status == generate_lib.RUNNING):
-      return generation
-    seen = jax.device_get(generation)
+      return seen
     for place in range(len(rows)):
       if status[place] == generate_lib.RUNNING:
         new = _new_tokens(seen, place)

@@ -80,9 +80,22 @@ def latest_step(manager: ocp.CheckpointManager) -> Optional[int]:
 
 
 def abstract(tree: base.PyTree, sharding: Any = None) -> base.PyTree:
-  """Shapes and dtypes of a pytree, each to be restored onto `sharding`."""
+  """Shapes and dtypes of a pytree, to be restored onto `sharding`.
+
+  Args:
+    tree: of arrays or shapes.
+    sharding: one for all, or a pytree of them like `tree`.
+  """
+  if sharding is None or isinstance(sharding, jax.sharding.Sharding):
+    sharding = jax.tree.map(lambda x: sharding, tree)
+    if not jax.tree.leaves(sharding):
+      return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree
+      )
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    tree,
+    sharding,
   )
 
 

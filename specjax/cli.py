@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
+import json
 import os
 import pathlib
 import signal
@@ -26,6 +27,8 @@ from absl import flags
 import jax
 from ml_collections import config_flags
 
+from specjax import distributed
+
 DefineFlags = Callable[[flags.FlagValues], None]
 
 # Signals that asked the running command to stop.
@@ -33,13 +36,14 @@ _arrived: list[int] = []
 
 
 def note(*words: Any) -> None:
-  """Prints to standard error."""
-  print(*words, file=sys.stderr, flush=True)
+  """Prints to standard error; of several processes the first does."""
+  if distributed.is_first():
+    print(*words, file=sys.stderr, flush=True)
 
 
 def stderr() -> Any:
   """Where progress bars go."""
-  return sys.stderr
+  return sys.stderr if distributed.is_first() else open(os.devnull, 'w')
 
 
 def call(main: Callable[[Sequence[str]], None], argv=None) -> int:
@@ -88,7 +92,9 @@ def call(main: Callable[[Sequence[str]], None], argv=None) -> int:
 
 
 def _fail(error: Any, status: int) -> int:
-  note('error:', ' '.join(str(error).split()))
+  distributed.before_failure()
+  print('error:', ' '.join(str(error).split()), file=sys.stderr, flush=True)
+  distributed.after_failure(status)
   return status
 
 
@@ -120,6 +126,42 @@ def check_interrupt() -> None:
   """
   if _arrived:
     raise KeyboardInterrupt
+
+
+def define_processes(values: flags.FlagValues) -> None:
+  """Adds the flags of a command that can run as several processes."""
+  flags.DEFINE_string(
+    'coordinator',
+    '',
+    'HOST:PORT of process 0 where several hosts share a job, or auto.',
+    flag_values=values,
+  )
+  for name, words in (
+    ('num_processes', 'How many processes share the job.'),
+    ('process_id', 'Which of them this is, from 0.'),
+  ):
+    flags.DEFINE_integer(name, None, words, flag_values=values)
+
+
+def join_processes(values: flags.FlagValues, config: Any) -> None:
+  """Joins the processes of a job, see `distributed.start`."""
+  processes = distributed.Processes(
+    values.coordinator, values.num_processes, values.process_id
+  )
+  try:
+    processes.validate()
+  except ValueError as error:
+    raise flags.Error(str(error)) from None
+  own = ('coordinator', 'process_id', 'config')
+  given = {
+    f'--{name}': values[name].value
+    for name in values
+    if name not in own and not name.startswith('config.')
+  }
+  plain = dataclasses.asdict(config)
+  distributed.start(
+    processes, json.loads(json.dumps(given | {'config': plain}, default=str))
+  )
 
 
 def parse(

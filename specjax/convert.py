@@ -8,19 +8,17 @@ it is complete.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
 from typing import Callable, Iterator, NamedTuple, Optional
 
-import jax
 import numpy as np
 from orbax import checkpoint as ocp
 
-from specjax import models
 from specjax.models import hf
 from specjax.models import names
+from specjax.models import stored
 from specjax.models import t5x
 from specjax.models import tensor_files
 from specjax.models.tensor_files import Tensor
@@ -47,18 +45,6 @@ class Request(NamedTuple):
   to: str = 'safetensors'
   model: str = ''
   shard_bytes: int = 5_000_000_000
-
-
-class Leaf(NamedTuple):
-  """A parameter of ours in a source.
-
-  `origin` is for people, `dtype` spelled as in safetensors, `shape` ours.
-  """
-
-  origin: str
-  dtype: str
-  shape: tuple
-  read: Callable[[], np.ndarray]
 
 
 class Plan(NamedTuple):
@@ -106,18 +92,13 @@ def plan(request: Request) -> Plan:
     )
   raw = dict(hf.read_config(side))
   config = hf.parse_config(raw)
-  direct = None
-  if t5x.is_checkpoint(source):
-    leaves = _from_t5x(source, config)
-  elif os.path.isdir(os.path.join(source, _PARAMS)):
-    leaves = _from_orbax(source, config)
-  else:
-    config, leaves, direct = _from_safetensors(source, config)
+  config, leaves, found = stored.open_folder(source, config)
+  direct = None if found is None else _copies(found)
   raw['tie_word_embeddings'] = config.tie_word_embeddings
-  stored = {leaf.dtype for leaf in leaves.values()}
-  if len(stored) == 1:  # Else transformers would convert to another.
+  dtypes = {leaf.dtype for leaf in leaves.values()}
+  if len(dtypes) == 1:  # Else transformers would convert to another.
     raw.pop('torch_dtype', None)
-    raw['dtype'] = tensor_files.DTYPES[stored.pop()].name
+    raw['dtype'] = tensor_files.DTYPES[dtypes.pop()].name
   tensors = ()
   if request.to == 'safetensors':
     leaves, tensors = {}, tuple(direct or _tensors(config, leaves))
@@ -147,57 +128,9 @@ def _side_files(folder):
       yield path
 
 
-def _headers(folder):
-  """Returns {name: `Stored`}, every name of the index being in its file."""
-  where = hf.weight_files(folder)
-  headers = {
-    path: tensor_files.read_header(path) for path in sorted(set(where.values()))
-  }
-  for name, path in where.items():
-    if name not in headers[path]:
-      raise ValueError(
-        f'{path} lacks the tensor {name}, which the index places there.'
-      )
-  return {name: headers[path][name] for name, path in where.items()}
-
-
-def _from_safetensors(folder, config):
-  """Returns (config, leaves, [(origin, Tensor)] for a copy byte by byte)."""
-  stored = _headers(folder)
-  embed = names.sources(config, {'embed': {'weight': 0}})
-  embed = hf.strip_prefix(stored, embed)['embed', 'weight'].name
-  head = stored.get('lm_head.weight')
-  own = not config.tie_word_embeddings
-  if not own and head is not None and embed in stored:
-    own = not tensor_files.equal(head, stored[embed])
-  config = dataclasses.replace(config, tie_word_embeddings=not own)
-  abstract = models.abstract_params(config)
-  wanted = names.sources(config, abstract)
-  present = hf.strip_prefix(stored, wanted)
-  shapes = {path: leaf.shape for path, leaf in names.flat(abstract)}
-  expected = {
-    source.name: names.stored_shape(source, shapes[path])
-    for path, source in present.items()
-  }
-  hf.check_names(folder, stored, expected, config)
-  for name, shape in expected.items():
-    hf.check_shape(name, stored[name].path, stored[name].shape, shape)
-  leaves = {
-    path: Leaf(
-      source.name,
-      stored[source.name].dtype,
-      tuple(shapes[path]),
-      lambda source=source: names.take(
-        source, tensor_files.read(stored[source.name])
-      ),
-    )
-    for path, source in present.items()
-  }
-  copies = {
-    source.name: (present[path].name, stored[present[path].name])
-    for path, source in wanted.items()
-  }
-  direct = [
+def _copies(found):
+  """[(origin, Tensor)] for a copy byte by byte, of {name: (origin, Stored)}."""
+  return [
     (
       origin,
       Tensor(
@@ -207,69 +140,8 @@ def _from_safetensors(folder, config):
         lambda one=one: tensor_files.read_chunks(one),
       ),
     )
-    for name, (origin, one) in copies.items()
+    for name, (origin, one) in found.items()
   ]
-  return config, leaves, direct
-
-
-def _from_t5x(folder, config):
-  abstract = models.abstract_params(config)
-  shapes = {path: leaf.shape for path, leaf in names.flat(abstract)}
-  leaves = {}
-  for path, array in t5x.find(config, abstract, folder).items():
-    dtype = t5x.open_array(folder, array).dtype.numpy_dtype
-    layer = '' if array.layer is None else f'[layer {array.layer}]'
-    leaves[path] = Leaf(
-      array.name + layer,
-      tensor_files.dtype_name(dtype),
-      tuple(shapes[path]),
-      lambda array=array, path=path: t5x.read(folder, array, shapes[path]),
-    )
-  return leaves
-
-
-def _from_orbax(folder, config):
-  where = os.path.abspath(os.path.join(folder, _PARAMS))
-  with ocp.StandardCheckpointer() as checkpointer:
-    found = checkpointer.metadata(where).item_metadata
-  if found is None:
-    raise ValueError(f'{where} is not a whole Orbax checkpoint.')
-  found = dict(names.flat(found.tree))
-  expected = dict(names.flat(models.abstract_params(config)))
-  for path in expected.keys() ^ found.keys():
-    verb = 'lacks' if path in expected else 'holds'
-    raise ValueError(
-      f'{where} {verb} the parameter {"/".join(path)}, unlike the model of '
-      'config.json.'
-    )
-  leaves = {}
-  for path, leaf in expected.items():
-    shape = tuple(found[path].shape)
-    hf.check_shape('/'.join(path), where, shape, tuple(leaf.shape))
-    leaves[path] = Leaf(
-      f'{_PARAMS}/{"/".join(path)}',
-      tensor_files.dtype_name(found[path].dtype),
-      shape,
-      lambda path=path: _read_orbax(where, path, found[path]),
-    )
-  return leaves
-
-
-def _read_orbax(where, path, leaf):
-  """Reads one parameter; the others stay on disk."""
-  like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    tree = checkpointer.restore(
-      where,
-      args=ocp.args.PyTreeRestore(
-        item=names.unflat({path: like}),
-        restore_args=names.unflat(
-          {path: ocp.RestoreArgs(restore_type=np.ndarray)}
-        ),
-        partial_restore=True,
-      ),
-    )
-  return dict(names.flat(tree))[path]
 
 
 def _tensors(config, leaves):

@@ -7,6 +7,7 @@ from typing import Any, Callable, Sequence, Union
 
 import numpy as np
 
+from specjax import partitioning
 from specjax.decoding import beam
 from specjax.decoding import build
 from specjax.decoding import search as search_lib
@@ -14,6 +15,7 @@ from specjax.decoding import verify as verify_lib
 
 LARGEST = 2**31 - 1
 DTYPES = ('float32', 'bfloat16', 'stored')
+QUANTIZE = ('none', 'target', 'drafter', 'both')
 
 # What may differ from prompt to prompt; one value serves all of them.
 PER_PROMPT = (
@@ -64,6 +66,9 @@ class DecodeConfig:
     stop: a string that ends an answer, or several as a JSON list; \\n and \\t
       stand for a line end and a tab.
     dtype: float32, bfloat16, or stored (the checkpoint's own).
+    quantize: whose matrices are kept in eight bits: none, target, drafter or
+      both. An int8 target is another target; an int8 drafter is none.
+    mesh: the devices; see `partitioning.MeshConfig`.
     chat: wrap text prompts in the tokenizer's chat template.
     prefix: put before every text prompt.
     search: how drafters without a model search.
@@ -94,6 +99,10 @@ class DecodeConfig:
   seed: int = 0
   stop: str = ''
   dtype: str = 'float32'
+  quantize: str = 'none'
+  mesh: partitioning.MeshConfig = dataclasses.field(
+    default_factory=partitioning.MeshConfig
+  )
   chat: bool = False
   prefix: str = ''
   explain: bool = True
@@ -116,6 +125,8 @@ class DecodeConfig:
     _check_choice('verify', self.verify, names)
     _check_choice('sampler', self.sampler, build.SAMPLERS)
     _check_choice('dtype', self.dtype, DTYPES)
+    _check_choice('quantize', self.quantize, QUANTIZE)
+    self.mesh.validate()
     _check_choice('early_stopping', self.early_stopping, beam.EARLY_STOPPING)
     self._check_beams()
     self.search.validate()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import statistics
 import time
@@ -11,10 +12,12 @@ import tqdm
 
 from specjax import api
 from specjax import cli
+from specjax import distributed
 from specjax import drafting
 from specjax import jobs
 from specjax import loading
 from specjax import output
+from specjax import partitioning
 from specjax import report
 from specjax import text as text_lib
 from specjax.decode_config import DecodeConfig
@@ -65,16 +68,20 @@ def decode_file(request: Request) -> None:
     ValueError, OSError, FloatingPointError, MemoryError: in one sentence.
   """
   config = request.config
-  prompts = text_lib.read_prompts(request.source)
+  prompts = _read_prompts(request)
+  is_first = distributed.is_first()
   for path in filter(None, (request.output, request.stats)):
-    output.check_writable(path)
+    if is_first:
+      output.check_writable(path)
   skip, keep_bytes = 0, 0
   if request.resume:
-    skip, keep_bytes = output.count_answered(
-      request.output,
-      [text_lib.shown(prompt) for prompt in prompts],
-      config.num_return_sequences,
-    )
+    if is_first:
+      skip, keep_bytes = output.count_answered(
+        request.output,
+        [text_lib.shown(prompt) for prompt in prompts],
+        config.num_return_sequences,
+      )
+    skip, keep_bytes = distributed.from_first((skip, keep_bytes))
     cli.note(f'{skip} answers are there already.')
   target, drafter = load_models(request)
   corpus = None
@@ -94,11 +101,11 @@ def decode_file(request: Request) -> None:
     found = _run(request, job, keep_bytes, compile_seconds, answers)
   finally:
     # Also of an interrupted run: what is in the output is in the corpus.
-    if corpus is not None:
+    if corpus is not None and is_first:
       new = [answer.tokens for answer in answers]
       corpus_lib.save(drafting.remember(corpus, new), request.corpus)
   found |= _compare(request, job, target, drafter, prompts, skip, answers)
-  if request.stats:
+  if request.stats and is_first:
     found |= {'request': _plain(request)} | report.environment()
     with open(request.stats, 'w', encoding='utf-8') as file:
       file.write(json.dumps(found, indent=2) + '\n')
@@ -108,11 +115,40 @@ def load_models(
   request: Request,
 ) -> tuple[loading.Model, drafting.Drafter]:
   """Loads the target and, where a model is named, the drafter."""
-  dtype = None if request.config.dtype == 'stored' else request.config.dtype
-  target = loading.load(request.target, dtype=dtype)
-  if not request.config.num_draft:
+  config = request.config
+  dtype = None if config.dtype == 'stored' else config.dtype
+  layout = partitioning.make_layout(config.mesh)
+  target = loading.load(
+    request.target,
+    dtype=dtype,
+    layout=layout,
+    int8=config.quantize in ('target', 'both'),
+  )
+  if not config.num_draft:
     return target, None
-  return target, drafting.load(request.drafter, dtype)
+  if layout is not None and config.mesh.drafter == 'replicated':
+    layout = partitioning.with_rules(layout, partitioning.REPLICATED)
+  return target, drafting.load(
+    request.drafter,
+    dtype,
+    layout=layout,
+    int8=config.quantize in ('drafter', 'both'),
+  )
+
+
+def _read_prompts(request: Request) -> list:
+  """The prompts, which must be the same in all processes."""
+  if request.source == '-' and not distributed.is_alone():
+    raise ValueError(
+      'Several processes cannot share standard input; give --input=FILE, the '
+      'same one on every host.'
+    )
+  prompts = text_lib.read_prompts(request.source)
+  content = json.dumps(prompts, default=str).encode()
+  distributed.check_same(
+    f'the prompts in {request.source}', hashlib.sha256(content).hexdigest()
+  )
+  return prompts
 
 
 def _warn(job: jobs.Job, drafter) -> None:
@@ -162,7 +198,7 @@ def _run(
     total=len(job.rows), unit='answer', dynamic_ncols=True, file=cli.stderr()
   )
   try:
-    with bar, output.writer(request.output, keep_bytes) as write:
+    with bar, _writer(request, keep_bytes) as write:
       with contextlib.closing(api.stream(job)) as batches:
         for batch in batches:
           write(batch.answers)
@@ -178,6 +214,13 @@ def _run(
   found = report.numbers(answers, seconds, compile_seconds)
   cli.note(report.table(found))
   return found
+
+
+def _writer(request, keep_bytes):
+  """Process 0 writes what all of them have."""
+  if distributed.is_first():
+    return output.writer(request.output, keep_bytes)
+  return contextlib.nullcontext(lambda answers: None)
 
 
 def _compare(
@@ -214,7 +257,8 @@ def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
   while not plain or (
     request.baseline == 'first'
     and len(plain) < REPEATS
-    and time.perf_counter() - begin < SECONDS_OF_REPEATS
+    # Processes must not disagree on when to stop.
+    and distributed.from_first(time.perf_counter() - begin < SECONDS_OF_REPEATS)
   ):
     batches = list(zip(api.stream(plain_job), api.stream(job)))
     plain.append(sum(one.seconds for one, _ in batches))

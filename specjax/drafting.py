@@ -12,6 +12,7 @@ import jax
 
 from specjax import base
 from specjax import loading
+from specjax import partitioning
 from specjax import text as text_lib
 from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
@@ -36,12 +37,13 @@ class Hybrid:
 Drafter = Union[None, str, loading.Model, Hybrid]
 
 
-def load(name: str, dtype: Optional[str] = None) -> Drafter:
+def load(name: str, dtype: Optional[str] = None, **settings) -> Drafter:
   """Resolves a name.
 
   Args:
     name: see above; '' is 'none'.
     dtype: of a draft model's weights, as for `loading.load`.
+    **settings: of `loading.load`, for a draft model.
 
   Returns:
     What `specjax.generate` takes as `drafter`.
@@ -60,8 +62,18 @@ def load(name: str, dtype: Optional[str] = None) -> Drafter:
         'A hybrid needs a draft model: hybrid:FOLDER, with the folder or hub '
         'id of one.'
       )
-    return Hybrid(loading.load(folder, dtype=dtype))
-  return loading.load(name, dtype=dtype)
+    return Hybrid(loading.load(folder, dtype=dtype, **settings))
+  return loading.load(name, dtype=dtype, **settings)
+
+
+def follow(drafter: Drafter, layout: Optional[partitioning.Layout]) -> Drafter:
+  """The drafter on the target's mesh; a draft model goes there whole."""
+  model = draft_model(drafter)
+  if model is None or layout is None or model.layout is not None:
+    return drafter
+  whole = partitioning.with_rules(layout, partitioning.REPLICATED)
+  moved = loading.spread(model, whole)
+  return Hybrid(moved) if isinstance(drafter, Hybrid) else moved
 
 
 def draft_model(drafter: Drafter) -> Optional[loading.Model]:

@@ -14,7 +14,9 @@ import numpy as np
 from specjax import base
 from specjax import drafting
 from specjax import loading
+from specjax import partitioning
 from specjax import text as text_lib
+from specjax import transfer
 from specjax.decode_config import DecodeConfig
 from specjax.decode_config import per_row
 from specjax.decoding import build
@@ -52,6 +54,7 @@ class Job:
     drafter: what drafts.
     corpus: earlier answers that it may copy from, or None.
     unsorted: tokens added to the corpus since it was sorted for search.
+    layout: the mesh, or None for one device.
   """
 
   recipe: generate_lib.Recipe
@@ -65,6 +68,7 @@ class Job:
   drafter: Drafter = None
   corpus: Optional[corpus_lib.Corpus] = None
   unsorted: int = 0
+  layout: Optional[partitioning.Layout] = None
 
 
 def plan(
@@ -99,6 +103,7 @@ def plan(
       f'A beam search (num_beams={config.num_beams}) is not speculative; leave '
       'the drafter out, or num_beams at 1.'
     )
+  drafter = drafting.follow(drafter, model.layout)
   draft_model = drafting.draft_model(drafter)
   if draft_model is not None:
     text_lib.check_same_vocabulary(model.tokenizer, draft_model.tokenizer)
@@ -126,10 +131,13 @@ def plan(
     for index, (shown, tokens) in enumerate(encoded)
     for sequence in range(config.num_return_sequences)
   )[skip:]
-  batch_size, batches = _layout(rows, config.batch_size)
+  parts = model.layout.size('batch') if model.layout else 1
+  batch_size, batches = _layout(rows, config.batch_size, parts)
   return Job(
     recipe=recipe,
-    params=generate_lib.Params(model.params, drafting.params(drafter, corpus)),
+    params=generate_lib.Params(
+      model.params, _drafter_params(drafter, corpus, model.layout)
+    ),
     config=config,
     tokenizer=model.tokenizer,
     eos_ids=() if config.ignore_eos else tuple(model.eos_ids),
@@ -138,6 +146,7 @@ def plan(
     batch_size=batch_size,
     drafter=drafter,
     corpus=corpus,
+    layout=model.layout,
   )
 
 
@@ -154,9 +163,19 @@ def learn(job: Job, answers: Sequence[Sequence[int]]) -> Job:
   job = dataclasses.replace(job, corpus=corpus, unsorted=unsorted)
   if 8 * unsorted < corpus.text.size:
     return job
-  found = drafting.params(job.drafter, corpus)
+  found = _drafter_params(job.drafter, corpus, job.layout)
   return dataclasses.replace(
     job, params=job.params.replace(drafter=found), unsorted=0
+  )
+
+
+def _drafter_params(drafter, corpus, layout):
+  """As `drafting.params`; what lies on no mesh yet goes onto all devices."""
+  made = drafting.params(drafter, corpus)
+  if layout is None or corpus is None:
+    return made
+  return jax.tree.map(
+    lambda x: x if len(x.devices()) > 1 else transfer.put(x, layout), made
   )
 
 
@@ -197,7 +216,14 @@ def batch_inputs(
   controls = config.sampling(indices).controls(
     _row_keys(config.seed, indices, sequences), budgets, job.eos_ids
   )
-  return base.Prompt(jnp.asarray(tokens), jnp.asarray(lengths)), controls
+  prompt = base.Prompt(jnp.asarray(tokens), jnp.asarray(lengths))
+  if job.layout is None:
+    return prompt, controls
+  rows = job.layout.rows(job.batch_size)
+  return (
+    transfer.put(prompt, job.layout, rows),
+    transfer.put_controls(controls, job.layout),
+  )
 
 
 def _row_keys(seed, indices: Sequence[int], sequences: Sequence[int]):
@@ -309,12 +335,19 @@ def _check_length(recipe, config, index: int, tokens: Sequence[int]) -> None:
   )
 
 
-def _layout(rows: Sequence[Row], batch_size: int):
-  """(batch size, batches) for rows; see `Job`."""
+def _layout(rows: Sequence[Row], batch_size: int, parts: int):
+  """(batch size, batches) for rows, a batch being cut into parts; see `Job`."""
+  if batch_size % parts:
+    raise ValueError(
+      f'batch_size={batch_size} cannot be divided by the {parts} devices of '
+      f'the data axis; take a multiple of {parts}, or a mesh.shape with fewer '
+      'there.'
+    )
   live = [index for index, row in enumerate(rows) if row.tokens]
   if not live:
     return batch_size, ()
-  batch_size = min(batch_size, 1 << (len(live) - 1).bit_length())
+  fewer = 1 << (len(live) - 1).bit_length()
+  batch_size = min(batch_size, -(-fewer // parts) * parts)
   groups = [live[i : i + batch_size] for i in range(0, len(live), batch_size)]
   widths = text_lib.widths(
     [max(len(rows[index].tokens) for index in group) for group in groups]

@@ -6,8 +6,12 @@ import re
 from typing import Any, NamedTuple, Optional
 
 from specjax import models
+from specjax import partitioning
 from specjax.base import CachedLM
 from specjax.models import hf
+from specjax.models import placing
+from specjax.models import sharded
+from specjax.models import stored
 
 _TOKENIZER_FILES = (
   'tokenizer.json',
@@ -26,12 +30,15 @@ class Model(NamedTuple):
   Attributes:
     params: the parameter tree, without the 'params' level.
     config: `T5Config` or `DecoderConfig`; its dtype is the compute dtype.
-    module: the Flax module: `module.apply({'params': params}, ...)`.
+    module: the Flax module: `module.apply({'params': params}, ...)`. (On a
+      mesh that repeats key heads, the module that has them all.)
     tokenizer: a transformers tokenizer, or None if the folder has none.
     lm: `CachedLM`; call its functions with `params`.
     eos_ids: tuple of int, ids that end a text; empty if none is known.
     pad_id: int, a harmless id for padding.
     name: the folder or hub id as given.
+    layout: the mesh that the parameters lie on, with rules that fit the
+      model; None for one device.
   """
 
   params: Any
@@ -42,6 +49,7 @@ class Model(NamedTuple):
   eos_ids: tuple
   pad_id: int
   name: str
+  layout: Optional[partitioning.Layout] = None
 
 
 def load(
@@ -49,15 +57,21 @@ def load(
   *,
   dtype: Optional[str] = None,
   hidden_layers: tuple = (),
+  layout: Optional[partitioning.Layout] = None,
+  int8: bool = False,
 ) -> Model:
   """Loads a model and its tokenizer. Needs no PyTorch.
 
   Args:
-    folder_or_hub_id: a folder with config.json, safetensors weights and
-      tokenizer files, or `organisation/name` on the Hugging Face hub.
+    folder_or_hub_id: a folder with config.json, weights (safetensors, Orbax in
+      `params/`, or the arrays of T5X) and tokenizer files, or
+      `organisation/name` on the Hugging Face hub.
     dtype: 'float32' or 'bfloat16', for parameters, computing and cache; None:
       bfloat16 if the weights are stored so, else float32.
     hidden_layers: states that `lm` returns; see `models.make_lm`.
+    layout: a mesh to put the parameters on (see `partitioning.make_layout`); a
+      process then reads what its devices hold, and `lm` runs on all of them.
+    int8: keeps matrices in eight bits, with a scale for each output channel.
 
   Returns:
     `Model`. Its logits have V entries, V being the smaller of the embedding
@@ -71,7 +85,7 @@ def load(
   if dtype is not None and str(dtype) not in ('float32', 'bfloat16'):
     raise ValueError(f"dtype must be 'float32' or 'bfloat16', not {dtype!r}.")
   folder = _folder(name)
-  config, params = hf.load(folder, dtype=dtype)
+  config, params = stored.load(folder, dtype=dtype, layout=layout, int8=int8)
   generation = hf.read_json(folder, 'generation_config.json') or {}
   start = generation.get('decoder_start_token_id')
   if start is not None and isinstance(config, models.T5Config):
@@ -80,19 +94,45 @@ def load(
   eos_ids = _ids(generation.get('eos_token_id')) or config.eos_token_id
   if not eos_ids and tokenizer is not None:
     eos_ids = _ids(tokenizer.eos_token_id)
+  settings = dict(
+    vocab_size=_vocab_size(config, tokenizer),
+    hidden_layers=tuple(hidden_layers),
+  )
+  whole = config
+  if layout is None:
+    lm = models.make_lm(config, **settings)
+  else:
+    layout = sharded.fit(config, layout)
+    whole = sharded.expanded(config, layout)
+    lm = sharded.make_lm(config, layout, **settings)
   return Model(
     params=params,
     config=config,
-    module=models.make_module(config),
+    module=models.make_module(whole),
     tokenizer=tokenizer,
-    lm=models.make_lm(
-      config,
-      vocab_size=_vocab_size(config, tokenizer),
-      hidden_layers=tuple(hidden_layers),
-    ),
+    lm=lm,
     eos_ids=eos_ids,
     pad_id=_pad_id(generation, config, tokenizer, eos_ids),
     name=name,
+    layout=layout,
+  )
+
+
+def spread(model: Model, layout: partitioning.Layout) -> Model:
+  """A model of one device, moved onto a mesh.
+
+  Args:
+    model: of one device, the same on every host.
+    layout: where to.
+
+  Raises:
+    ValueError: the mesh does not divide the model.
+  """
+  layout = sharded.fit(model.config, layout)
+  return model._replace(
+    params=placing.move(model.config, layout, model.params),
+    lm=sharded.make_lm(model.config, layout, vocab_size=model.lm.vocab_size),
+    layout=layout,
   )
 
 

@@ -8,15 +8,24 @@ parameters are found by their path.
   mlp       feed-forward width     kv_heads  key heads x head size
   vocab     rows of a table        batch     rows of a batch
   None      never sharded
+
+A mesh has the axes 'data' (rows of a batch), 'fsdp' (rows too; in training the
+parameters' width as well) and 'model' (heads, feed-forward, vocabulary).
 """
 
+import dataclasses
+import math
 import re
+from typing import NamedTuple, Optional
 
 import jax
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
+
+AXES = ('data', 'fsdp', 'model')
+LOGICAL = ('batch', 'vocab', 'heads', 'kv_heads', 'mlp', 'embed')
 
 # Logical axis -> mesh axis (None: replicated). Weights stay where they are and
 # a layer ends in one reduction; a batch is split over 'data'.
@@ -28,22 +37,192 @@ RULES = {
   'mlp': 'model',
   'embed': None,
 }
+# In training, parameters and optimiser states are also cut along their width.
+TRAINING_RULES = RULES | {'batch': ('data', 'fsdp'), 'embed': 'fsdp'}
+# A model small enough that splitting it would only add messages.
+REPLICATED = dict.fromkeys(LOGICAL) | {'batch': 'data'}
 
 # Pattern of a parameter's path, joined by '/', -> names of its axes. The first
 # pattern that matches the path's end wins; what nothing matches is replicated.
 PARAMETER_AXES = (
   (r'(embed|head)/weight', ('vocab', 'embed')),
+  (r'(embed|head)/scale', ('vocab',)),
   (r'positions/weight', (None, 'embed')),
-  (r'relative_bias/weight', (None, None)),
+  (r'relative_bias/weight', (None, 'heads')),
   (r'attn/q/weight', ('heads', 'embed')),
   (r'attn/[kv]/weight', ('kv_heads', 'embed')),
   (r'attn/o/weight', ('embed', 'heads')),
-  (r'attn/q/bias', ('heads',)),
-  (r'attn/[kv]/bias', ('kv_heads',)),
+  (r'attn/q/(bias|scale)', ('heads',)),
+  (r'attn/[kv]/(bias|scale)', ('kv_heads',)),
+  (r'attn/sub_norm/weight', ('heads',)),
   (r'mlp/(gate|up)/weight', ('mlp', 'embed')),
   (r'mlp/down/weight', ('embed', 'mlp')),
-  (r'mlp/(gate|up)/bias', ('mlp',)),
+  (r'mlp/(gate|up)/(bias|scale)', ('mlp',)),
+  (r'mlp/sub_norm/weight', ('mlp',)),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+  """Into how many parts the device-local form of a network is cut.
+
+  Inside a `jax.shard_map` a network sees its own part of every weight; where a
+  part gives a partial sum, it adds the others' along the mesh axis `axis`.
+
+  Attributes:
+    heads: of query heads (and key heads).
+    mlp: of the feed-forward width.
+    vocab: of the rows of embedding tables.
+    axis: name of the mesh axis.
+  """
+
+  heads: int = 1
+  mlp: int = 1
+  vocab: int = 1
+  axis: str = 'model'
+
+
+@dataclasses.dataclass
+class MeshConfig:
+  """The devices of a run: what `--config.mesh.field=value` can change.
+
+  Attributes:
+    shape: (data, model), or (data, fsdp, model) in training; -1 stands for
+      what is left of the devices. Empty: one device; with several processes,
+      all of them on the data axis.
+    rules: changes of the table of rules, such as 'vocab=none,mlp=model'.
+    drafter: 'replicated' on the model axis, or 'sharded' as the target is.
+  """
+
+  shape: tuple = ()
+  rules: str = ''
+  drafter: str = 'replicated'
+
+  def validate(self) -> None:
+    """Raises ValueError with one sentence about the first bad value."""
+    if len(self.shape) not in (0, 2, 3):
+      raise ValueError(
+        'mesh.shape must be (data, model) or (data, fsdp, model), not '
+        f'{tuple(self.shape)!r}.'
+      )
+    for size in self.shape:
+      whole = isinstance(size, int) and not isinstance(size, bool)
+      if not whole or (size < 1 and size != -1):
+        raise ValueError(
+          f'mesh.shape must hold numbers of devices or -1, not {size!r}.'
+        )
+    if list(self.shape).count(-1) > 1:
+      raise ValueError('mesh.shape can hold -1 once only.')
+    if self.drafter not in ('replicated', 'sharded'):
+      raise ValueError(
+        f'mesh.drafter must be replicated or sharded, not {self.drafter!r}.'
+      )
+    parse_rules(self.rules)
+
+
+class Layout(NamedTuple):
+  """A mesh and the rules by which things lie on it; hashable.
+
+  Attributes:
+    mesh: with automatic axes.
+    rules: pairs (logical axis, mesh axis, tuple of them, or None).
+  """
+
+  mesh: Mesh
+  rules: tuple
+
+  def table(self) -> dict:
+    """The rules as a dict, without axes that the mesh lacks."""
+    return {name: self.axes(name) or None for name, _ in self.rules}
+
+  def axes(self, name: str) -> tuple:
+    """Mesh axes of a logical axis, as a tuple."""
+    given = dict(self.rules).get(name) or ()
+    given = given if isinstance(given, tuple) else (given,)
+    return tuple(axis for axis in given if axis in self.mesh.axis_names)
+
+  def size(self, name: str) -> int:
+    """Into how many parts a logical axis is cut."""
+    return math.prod(self.mesh.shape[axis] for axis in self.axes(name))
+
+  def rows(self, batch: int) -> PartitionSpec:
+    """Spec of arrays whose first axis has `batch` rows."""
+    whole = batch % self.size('batch')
+    return PartitionSpec(None if whole else self.axes('batch') or None)
+
+  def sharding(self, spec: PartitionSpec = PartitionSpec()) -> NamedSharding:
+    """`spec` on this mesh; replicated by default."""
+    return NamedSharding(self.mesh, spec)
+
+
+def parse_rules(text: str) -> dict:
+  """Reads 'vocab=none,embed=fsdp' into {logical axis: mesh axis or None}.
+
+  Raises:
+    ValueError: an axis is unknown.
+  """
+  found = {}
+  for part in filter(None, (p.strip() for p in text.split(','))):
+    name, _, axis = part.partition('=')
+    axis = None if axis in ('none', 'None') else axis
+    if name not in LOGICAL or (axis is not None and axis not in AXES):
+      raise ValueError(
+        f'{part!r} is no rule: mesh.rules pairs {", ".join(LOGICAL)} with '
+        f'{", ".join(AXES)} or none, as in vocab=none.'
+      )
+    found[name] = axis
+  return found
+
+
+def make_layout(
+  config: MeshConfig, rules: Optional[dict] = None, devices=None
+) -> Optional[Layout]:
+  """Returns the layout that settings ask for, or None for one device.
+
+  Args:
+    config: settings.
+    rules: the table they change; `RULES` by default.
+    devices: to use; all by default.
+
+  Raises:
+    ValueError: the shape does not multiply to the number of devices.
+  """
+  config.validate()
+  devices = jax.devices() if devices is None else list(devices)
+  shape = tuple(config.shape)
+  if not shape:
+    if jax.process_count() == 1:
+      return None
+    shape = (-1, 1)
+  shape = _filled(shape, len(devices))
+  names = AXES if len(shape) == 3 else ('data', 'model')
+  # `Mesh` has automatic axes; `jax.make_mesh` would make explicit ones, which
+  # ask for a sharding at every gather.
+  mesh = Mesh(np.asarray(devices).reshape(shape), names)
+  table = (RULES if rules is None else rules) | parse_rules(config.rules)
+  return Layout(mesh, tuple(sorted(table.items())))
+
+
+def _filled(shape: tuple, count: int) -> tuple:
+  given = math.prod(size for size in shape if size != -1)
+  if -1 in shape and count % given == 0:
+    return tuple(count // given if size == -1 else size for size in shape)
+  if -1 in shape or given != count:
+    fitting = ', '.join(
+      str((count // n, *[1] * (len(shape) - 2), n))
+      for n in range(1, count + 1)
+      if count % n == 0
+    )
+    raise ValueError(
+      f'mesh.shape={shape} does not multiply to the number of devices, '
+      f'{count}; shapes that do: {fitting}.'
+    )
+  return shape
+
+
+def with_rules(layout: Layout, rules: dict) -> Layout:
+  """The same mesh under other rules."""
+  return Layout(layout.mesh, tuple(sorted(rules.items())))
 
 
 def parameter_axes(path: str, rank: int) -> tuple:
@@ -64,25 +243,33 @@ def spec(axes, shape, mesh: Mesh, rules=None) -> PartitionSpec:
 
   An axis that the mesh does not divide evenly is replicated.
   """
-  rules = RULES if rules is None else rules
-  sizes = dict(zip(mesh.axis_names, mesh.devices.shape, strict=True))
+  layout = Layout(mesh, tuple((RULES if rules is None else rules).items()))
   entries = []
   for name, size in zip(axes, shape, strict=True):
-    axis = rules.get(name)
-    fits = axis in sizes and size % sizes[axis] == 0
-    entries.append(axis if fits else None)
+    fits = name is not None and size % layout.size(name) == 0
+    found = layout.axes(name) if fits else ()
+    entries.append(found[0] if len(found) == 1 else found or None)
   return PartitionSpec(*entries)
+
+
+def parameter_specs(params, layout: Layout):
+  """Returns a tree of `PartitionSpec` for a parameter tree (or its shapes).
+
+  Also serves what holds such trees, as an optimiser's state does.
+  """
+
+  def one(path, leaf):
+    name = '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
+    axes = parameter_axes(name, len(leaf.shape))
+    return spec(axes, leaf.shape, layout.mesh, dict(layout.rules))
+
+  return jax.tree_util.tree_map_with_path(one, params)
 
 
 def parameter_shardings(params, mesh: Mesh, rules=None):
   """Returns a tree of `NamedSharding` for a parameter tree (or its shapes)."""
-
-  def one(path, leaf):
-    name = '/'.join(str(getattr(k, 'key', k)) for k in path)
-    axes = parameter_axes(name, len(leaf.shape))
-    return NamedSharding(mesh, spec(axes, leaf.shape, mesh, rules))
-
-  return jax.tree_util.tree_map_with_path(one, params)
+  layout = Layout(mesh, tuple((RULES if rules is None else rules).items()))
+  return jax.tree.map(layout.sharding, parameter_specs(params, layout))
 
 
 def batch_sharding(mesh: Mesh, rules=None) -> NamedSharding:
@@ -110,7 +297,5 @@ def make_mesh(data: int = 1, model: int = 1, devices=None) -> Mesh:
       f'a mesh of {data} x {model} needs {data * model} devices, but there '
       f'are {len(devices)}.'
     )
-  # `Mesh` has automatic axes; `jax.make_mesh` would make explicit ones, which
-  # ask for a sharding at every gather.
   grid = np.asarray(devices[: data * model]).reshape(data, model)
   return Mesh(grid, ('data', 'model'))

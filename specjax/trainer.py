@@ -17,15 +17,18 @@ from specjax import base
 from specjax import checkpoints
 from specjax import loading
 from specjax import models
+from specjax import transfer
 from specjax.decoding import build as recipes
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
+from specjax.models import sharded
 from specjax.training import build
 from specjax.training import config as config_lib
 from specjax.training import export
 from specjax.training import metrics as metrics_lib
 from specjax.training import on_policy
 from specjax.training import packing
+from specjax.training import placement
 from specjax.training import state as state_lib
 from specjax.training import train
 
@@ -57,9 +60,7 @@ def run(
     FileNotFoundError, ValueError, FloatingPointError: one sentence.
   """
   train.check_workdir(workdir, config)
-  parts = build.build(
-    config, process_index=jax.process_index(), process_count=jax.process_count()
-  )
+  parts = build.build(config)
   for source in parts.sources:
     _tell_left_out(source, report)
   if export_only:
@@ -74,7 +75,7 @@ def run(
   outcome = train.train(
     parts, workdir, measure=measurer(parts), on_policy=rewrite, report=report
   )
-  if not outcome.stopped and jax.process_index() == 0:
+  if not outcome.stopped:
     folder = _export(parts, outcome, workdir, command)
     report(f'Exported to {folder}.')
   return outcome
@@ -95,7 +96,9 @@ def _export(parts, outcome, workdir, command):
   params = state_lib.best_params(outcome.state)
   if config.average_last > 1:
     manager = train.open_checkpoints(workdir, config)
-    like = checkpoints.abstract(outcome.state)
+    like = checkpoints.abstract(
+      outcome.state, jax.tree.map(lambda x: x.sharding, outcome.state)
+    )
     params = export.final_params(manager, like, config.average_last)
     manager.close()
   measured = outcome.metrics or _last_metrics(workdir)
@@ -165,15 +168,16 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
   config = parts.config
 
   def measure(params):
-    # Single-device decoding: the parameters may be spread over a mesh.
-    params = jax.tree.map(jnp.asarray, jax.device_get(params))
+    # Where the teacher is: on one device, or on the mesh, the drafter whole.
+    params = jax.tree.map(jnp.asarray, transfer.to_host(params))
+    rows = parts.teacher.layout.size('batch') if parts.teacher.layout else 1
     answers = api.generate(
       parts.teacher,
       prompts,
       drafter=as_model(parts, params),
       num_draft=config.eval_draft,
       max_new_tokens=config.eval_new_tokens,
-      batch_size=min(8, len(prompts)),
+      batch_size=-(-min(8, len(prompts)) // rows) * rows,
       temperature=0.0,
     )
     counts = stats.add([answer.counts for answer in answers])
@@ -189,6 +193,14 @@ def generator(parts: build.Run) -> on_policy.Generate:
   """Makes the drafter's own sampling at temperature 1, for on-policy data."""
   settings = parts.config.data
   lm = as_model(parts, None).lm
+  layout = placement.decoding_layout(parts.config)
+  if layout is not None:
+    fitting = sharded.fit(parts.model_config, layout)
+    # Where key heads would have to be repeated, the compiler finds a way.
+    if sharded.expanded(parts.model_config, fitting) == parts.model_config:
+      lm = sharded.make_lm(
+        parts.model_config, fitting, vocab_size=lm.vocab_size
+      )
   sampling = recipes.Sampling(temperature=1.0)
   recipe = recipes.recipe(lm, None, warp=sampling.warp_spec())
   most = settings.target_length
@@ -199,9 +211,14 @@ def generator(parts: build.Run) -> on_policy.Generate:
     controls = sampling.controls(
       jax.random.split(key, rows), most, parts.model_config.eos_token_id
     )
+    controls = transfer.put_controls(controls, layout)
     out = sample(generate_lib.Params(params), prompt, controls)
+    return new_tokens(out), out.num_tokens
+
+  @jax.jit
+  def new_tokens(out):
     place = out.prompt_length[:, None] + jnp.arange(most)
     place = jnp.minimum(place, out.tokens.shape[1] - 1)
-    return jnp.take_along_axis(out.tokens, place, 1), out.num_tokens
+    return jnp.take_along_axis(out.tokens, place, 1)
 
   return generate

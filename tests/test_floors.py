@@ -13,6 +13,7 @@ LEAVES = ('configs', 'decode', 'train')
 FLOORS = (
   ('specjax.base', 0, 'core'),
   ('specjax.partitioning', 0, 'core'),
+  ('specjax.transfer', 0, 'core'),
   ('specjax.models', 1, 'models'),
   ('specjax.text', 1, 'text'),
   ('specjax.checkpoints', 1, 'checkpoints'),
@@ -20,6 +21,7 @@ FLOORS = (
   ('specjax.decoding', 3, 'decoding'),
   ('specjax.training', 3, 'training'),
   ('specjax.decode_config', 4, 'top'),
+  ('specjax.distributed', 4, 'top'),
   ('specjax.drafting', 4, 'top'),
   ('specjax.jobs', 4, 'top'),
   ('specjax.api', 4, 'top'),

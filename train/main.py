@@ -28,6 +28,7 @@ def _define(values: flags.FlagValues):
     'Folder of the run: checkpoints, metrics, export.',
     flag_values=values,
   )
+  cli.define_processes(values)
   flags.DEFINE_bool(
     'export_only',
     False,
@@ -57,6 +58,7 @@ def main(argv):
   )
   if not values.workdir:
     raise flags.Error('--workdir=DIR is needed: the folder of the run.')
+  cli.join_processes(values, config)
   # Slow to import, and not needed to refuse a wrong command line.
   from specjax import trainer
 

@@ -40,7 +40,9 @@ class Decoder(nn.Module):
 
   def setup(self):
     c = self.config
-    self.embed = Embedding(c.vocab_size, c.hidden_size, 0.02, c.dtype)
+    rows = c.vocab_size // c.shards.vocab
+    axis = c.shards.axis if c.shards.vocab > 1 else None
+    self.embed = Embedding(rows, c.hidden_size, 0.02, c.dtype, axis)
     if c.rope is None:
       self.positions = Embedding(
         c.max_position_embeddings, c.hidden_size, 0.02, c.dtype
@@ -52,7 +54,7 @@ class Decoder(nn.Module):
     self.norm = norm(c)
     if not c.tie_word_embeddings:
       self.head = Embedding(
-        c.vocab_size, c.hidden_size, c.hidden_size**-0.5, c.dtype
+        rows, c.hidden_size, c.hidden_size**-0.5, c.dtype, axis
       )
     self.drop = nn.Dropout(c.dropout_rate)
 

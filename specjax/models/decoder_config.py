@@ -9,6 +9,7 @@ from typing import Optional
 
 from specjax.models.layers import ACTIVATIONS
 from specjax.models.layers import Rope
+from specjax.partitioning import Shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class DecoderConfig:
     dtype: compute dtype, 'float32' or 'bfloat16'; softmax, norms and logits
       are float32 always.
     remat: recompute each layer in the backward pass instead of storing it.
+    shards: parts of the network, of which a device sees its own.
   """
 
   vocab_size: int
@@ -76,6 +78,7 @@ class DecoderConfig:
   dropout_rate: float = 0.0
   dtype: str = 'float32'
   remat: bool = False
+  shards: Shards = Shards()
 
   @property
   def num_layers(self) -> int:

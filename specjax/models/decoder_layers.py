@@ -12,16 +12,24 @@ from specjax.models.layers import rotate
 from specjax.models.layers import to_columns
 
 
-def _linear(config, features, use_bias):
-  return Linear(features, use_bias=use_bias, dtype=config.dtype)
+def _linear(config, features, use_bias, parts=1):
+  """A dense layer; of the input axis there are `parts` on other devices."""
+  return Linear(
+    features,
+    use_bias=use_bias,
+    dtype=config.dtype,
+    reduce=config.shards.axis if parts > 1 else None,
+  )
 
 
-def norm(config):
+def norm(config, parts=1):
+  """The family's norm, of a width in `parts` on other devices."""
   return Norm(
     config.norm_eps,
     centered=config.layer_norm,
     offset=config.norm_offset,
     dtype=config.dtype,
+    axis=config.shards.axis if parts > 1 else None,
   )
 
 
@@ -32,15 +40,18 @@ class SelfAttention(nn.Module):
 
   def setup(self):
     c = self.config
-    self.q = _linear(c, c.num_attention_heads * c.head_dim, c.qkv_bias)
-    self.k = _linear(c, c.num_key_value_heads * c.head_dim, c.qkv_bias)
-    self.v = _linear(c, c.num_key_value_heads * c.head_dim, c.qkv_bias)
-    self.o = _linear(c, c.hidden_size, c.out_bias)
+    parts = c.shards.heads
+    width = c.num_attention_heads * c.head_dim // parts
+    kv_width = c.num_key_value_heads * c.head_dim // parts
+    self.q = _linear(c, width, c.qkv_bias)
+    self.k = _linear(c, kv_width, c.qkv_bias)
+    self.v = _linear(c, kv_width, c.qkv_bias)
+    self.o = _linear(c, c.hidden_size, c.out_bias, parts)
     if c.qk_norm:
       self.q_norm = norm(c)
       self.k_norm = norm(c)
     if c.sub_norm:
-      self.sub_norm = norm(c)
+      self.sub_norm = norm(c, parts)
     self.drop = nn.Dropout(c.dropout_rate)
 
   def __call__(self, x, angles, mask, past, start, deterministic):
@@ -77,12 +88,14 @@ class FeedForward(nn.Module):
 
   def setup(self):
     c = self.config
+    parts = c.shards.mlp
+    width = c.intermediate_size // parts
     if c.gated:
-      self.gate = _linear(c, c.intermediate_size, c.mlp_bias)
-    self.up = _linear(c, c.intermediate_size, c.mlp_bias)
-    self.down = _linear(c, c.hidden_size, c.mlp_bias)
+      self.gate = _linear(c, width, c.mlp_bias)
+    self.up = _linear(c, width, c.mlp_bias)
+    self.down = _linear(c, c.hidden_size, c.mlp_bias, parts)
     if c.sub_norm:
-      self.sub_norm = norm(c)
+      self.sub_norm = norm(c, parts)
 
   def __call__(self, x):
     act = ACTIVATIONS[self.config.hidden_act]

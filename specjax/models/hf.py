@@ -5,21 +5,18 @@ transformers library is needed. Every complaint is one sentence that names the
 file or the tensor.
 """
 
-import dataclasses
 import json
 import os
 from typing import Any, Mapping, Optional
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from specjax.models import abstract_params
 from specjax.models import decoder_hf
 from specjax.models import names
 from specjax.models import t5_config
+from specjax.models import tensor_files
 from specjax.models.t5_config import T5Config
 
 _WEIGHTS = 'model.safetensors'
@@ -117,44 +114,7 @@ def weight_files(folder: str) -> dict:
     raise FileNotFoundError(
       f'{folder} holds neither {_WEIGHTS} nor {_INDEX}{also}.'
     )
-  with _open(single) as file:
-    return dict.fromkeys(file.keys(), single)
-
-
-def _open(path):
-  try:
-    return safetensors.safe_open(path, framework='numpy')
-  except Exception as error:  # safetensors raises several kinds of its own.
-    raise ValueError(
-      f'{path} is not a whole safetensors file ({error}): copy or export it '
-      'again.'
-    ) from None
-
-
-def _read(path, wanted):
-  """Returns {name: numpy array} of one file."""
-  with _open(path) as file:
-    inside = set(file.keys())
-    for name in wanted:
-      if name not in inside:
-        raise ValueError(
-          f'{path} lacks the tensor {name}, which the index places there.'
-        )
-    try:
-      return {name: file.get_tensor(name) for name in wanted}
-    except Exception as error:
-      raise ValueError(f'{path} cannot be read: {error}.') from None
-
-
-def _own_head(files, embed: str, tied: bool) -> bool:
-  """Whether the weights hold a head that is not the embedding table."""
-  if 'lm_head.weight' not in files:
-    return not tied
-  if not tied or embed not in files:
-    return True
-  head = _read(files['lm_head.weight'], ['lm_head.weight'])['lm_head.weight']
-  table = _read(files[embed], [embed])[embed]
-  return head.shape != table.shape or not np.array_equal(head, table)
+  return dict.fromkeys(tensor_files.read_header(single), single)
 
 
 def strip_prefix(files, sources):
@@ -168,65 +128,6 @@ def strip_prefix(files, sources):
         for path, s in sources.items()
       }
   return sources
-
-
-def load(folder: str, *, dtype=None):
-  """Reads a model from a Hugging Face folder.
-
-  Args:
-    folder: holds config.json and model.safetensors, or shards and an index.
-    dtype: of the parameters and of computing, 'float32' or 'bfloat16'. None:
-      bfloat16 if the embedding table is stored so, else float32.
-
-  Returns:
-    (config, params): `T5Config` or `DecoderConfig`, and the tree under
-    'params', jax arrays of `dtype`.
-
-  Raises:
-    FileNotFoundError, ValueError: one sentence naming the file or tensor.
-  """
-  raw = read_config(folder)
-  config = parse_config(raw)
-  files = weight_files(folder)
-  embed = names.sources(config, {'embed': {'weight': 0}})
-  embed = strip_prefix(files, embed)['embed', 'weight'].name
-  own = _own_head(files, embed, config.tie_word_embeddings)
-  config = dataclasses.replace(config, tie_word_embeddings=not own)
-  abstract = abstract_params(config)
-  shapes = dict(names.flat(abstract))
-  sources = strip_prefix(files, names.sources(config, abstract))
-  tensors = _read_all(folder, files, sources, shapes, config)
-  if dtype is None:
-    stored = tensors[embed].dtype
-    dtype = 'bfloat16' if stored == jnp.bfloat16 else 'float32'
-  dtype = jnp.dtype(dtype).name
-  params = {
-    path: jnp.asarray(names.take(source, tensors[source.name]), dtype)
-    for path, source in sources.items()
-  }
-  return dataclasses.replace(config, dtype=dtype), names.unflat(params)
-
-
-def _read_all(folder, files, sources, shapes, config):
-  """Reads and checks every tensor; returns {name: array}."""
-  expected = {
-    source.name: names.stored_shape(source, shapes[path].shape)
-    for path, source in sources.items()
-  }
-  check_names(folder, files, expected, config)
-  tensors = {}
-  for path in sorted(set(files.values())):
-    wanted = [n for n in expected if files[n] == path]
-    tensors |= _read(path, wanted)
-  for name, shape in expected.items():
-    tensor = tensors[name]
-    check_shape(name, files[name], tensor.shape, shape)
-    if not jnp.issubdtype(tensor.dtype, jnp.floating):
-      raise ValueError(
-        f'the tensor {name} in {files[name]} has type {tensor.dtype}, but only '
-        'floating-point weights are read.'
-      )
-  return tensors
 
 
 def check_names(folder, present, expected, config):

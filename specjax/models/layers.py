@@ -84,17 +84,23 @@ def _product(x, weight):
 class Linear(nn.Module):
   """A dense layer with parameters `weight` [out, in] and `bias` [out].
 
+  A `scale` [out] beside the weight, as `quantize` makes one, multiplies the
+  product.
+
   Attributes:
     features: size of the output axis.
     use_bias: whether there is a bias.
     std: standard deviation of the initial weights; in ** -0.5 if None.
     dtype: compute dtype; parameters are created in float32.
+    reduce: mesh axis along which the parts of the input axis lie, so that
+      products are partial sums; None where the input is whole.
   """
 
   features: int
   use_bias: bool = False
   std: Optional[float] = None
   dtype: str = 'float32'
+  reduce: Optional[str] = None
 
   @nn.compact
   def __call__(self, x):
@@ -107,16 +113,38 @@ class Linear(nn.Module):
     bias = None
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    return dense(x, weight, bias, dtype=jnp.dtype(self.dtype))
+    dtype, scale = jnp.dtype(self.dtype), _scale(self)
+    if self.reduce is None and scale is None:
+      return dense(x, weight, bias, dtype=dtype)
+    y = dense(x, weight, dtype=dtype, out_dtype=jnp.float32)
+    y = y if scale is None else y * scale
+    y = y if self.reduce is None else lax.psum(y, self.reduce)
+    y = y if bias is None else y + bias.astype(jnp.float32)
+    return y.astype(dtype)
+
+
+def _scale(module: nn.Module):
+  """The scale [out] of a quantised weight, or None."""
+  if module.has_variable('params', 'scale'):
+    return module.get_variable('params', 'scale').astype(jnp.float32)
+  return None
 
 
 class Embedding(nn.Module):
-  """A table `weight` [rows, width]; `attend` projects back onto its rows."""
+  """A table `weight` [rows, width]; `attend` projects back onto its rows.
+
+  Attributes:
+    rows, width: of the table, or of this device's part of it.
+    std: standard deviation of the initial weights.
+    dtype: compute dtype.
+    axis: mesh axis along which parts of the rows lie, or None.
+  """
 
   rows: int
   width: int
   std: float = 1.0
   dtype: str = 'float32'
+  axis: Optional[str] = None
 
   def setup(self):
     self.weight = self.param(
@@ -125,13 +153,28 @@ class Embedding(nn.Module):
 
   def __call__(self, ids):
     # Ids of empty draft slots are -1; they read row 0 and are masked later.
+    if self.axis is not None:
+      ids = jnp.maximum(ids, 0) - lax.axis_index(self.axis) * self.rows
     rows = jnp.take(self.weight, ids, axis=0, mode='clip')
+    scale = _scale(self)
+    if scale is not None:
+      rows = rows * jnp.take(scale, ids, mode='clip')[..., None]
+    if self.axis is not None:
+      inside = (ids >= 0) & (ids < self.rows)
+      # One term of the sum is not zero, so the type loses nothing.
+      rows = jnp.where(inside[..., None], rows, 0).astype(self.dtype)
+      return lax.psum(rows, self.axis)
     return rows.astype(self.dtype)
 
   def attend(self, x):
     """Returns float32 products [..., rows] of `x` [..., width]."""
     dtype = jnp.dtype(self.dtype)
-    return dense(x, self.weight, dtype=dtype, out_dtype=jnp.float32)
+    y = dense(x, self.weight, dtype=dtype, out_dtype=jnp.float32)
+    scale = _scale(self)
+    y = y if scale is None else y * scale
+    if self.axis is not None:
+      y = lax.all_gather(y, self.axis, axis=y.ndim - 1, tiled=True)
+    return y
 
 
 class Norm(nn.Module):
@@ -142,12 +185,15 @@ class Norm(nn.Module):
     centered: subtract the mean and add a bias (layer norm).
     offset: added to the stored weight; 1 for Gemma, which stores w - 1.
     dtype: dtype of the result.
+    axis: mesh axis along which equal parts of the width lie, or None; RMS
+      norms only.
   """
 
   eps: float
   centered: bool = False
   offset: float = 0.0
   dtype: str = 'float32'
+  axis: Optional[str] = None
 
   @nn.compact
   def __call__(self, x):
@@ -158,7 +204,10 @@ class Norm(nn.Module):
     y = x.astype(jnp.float32)
     if self.centered:
       y = y - jnp.mean(y, axis=-1, keepdims=True)
-    y = y * lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+    square = jnp.mean(y * y, axis=-1, keepdims=True)
+    if self.axis is not None:
+      square = lax.pmean(square, self.axis)
+    y = y * lax.rsqrt(square + self.eps)
     y = y * (weight.astype(jnp.float32) + self.offset)
     if self.centered:
       bias = self.param('bias', nn.initializers.zeros, width)

@@ -179,6 +179,24 @@ def take(source: Source, tensor: np.ndarray) -> np.ndarray:
   return np.split(tensor, source.parts, axis=0)[source.part]
 
 
+def stored_slice(source: Source, index, shape) -> tuple:
+  """Where a part of a parameter stands in the file's tensor.
+
+  Args:
+    source: the tensor.
+    index: a slice of step 1 for each axis of the parameter.
+    shape: the parameter's.
+
+  Returns:
+    A slice for each axis of the tensor; what stands there is turned over if
+    `source.transpose`.
+  """
+  first, end, _ = index[0].indices(shape[0])
+  before = source.part * shape[0]
+  index = (slice(before + first, before + end), *index[1:])
+  return index[::-1] if source.transpose else index
+
+
 def give(parts: list) -> np.ndarray:
   """Builds the file's tensor from [(source, parameter)] that share it."""
   parts = sorted(parts, key=lambda item: item[0].part)

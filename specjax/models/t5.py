@@ -42,12 +42,14 @@ class T5(nn.Module):
 
   def setup(self):
     c = self.config
-    self.embed = Embedding(c.vocab_size, c.d_model, 1.0, c.dtype)
+    parts = c.shards.vocab
+    axis = c.shards.axis if parts > 1 else None
+    self.embed = Embedding(c.vocab_size // parts, c.d_model, 1.0, c.dtype, axis)
     self.encoder = Stack(c, c.num_layers)
     self.decoder = Stack(c, c.num_decoder_layers, is_decoder=True)
     if not c.tie_word_embeddings:
-      rows = len(c.output_ids) or c.vocab_size
-      self.head = Embedding(rows, c.d_model, c.d_model**-0.5, c.dtype)
+      rows = (len(c.output_ids) or c.vocab_size) // parts
+      self.head = Embedding(rows, c.d_model, c.d_model**-0.5, c.dtype, axis)
 
   def __call__(
     self, source, source_mask, target_in, *, target_mask=None,
@@ -219,7 +221,8 @@ def make_lm(
     encoded, sources, table = module.apply(
       {'params': params}, prompt.tokens, mask, capacity, method='prefill'
     )
-    shape = (batch * config.num_heads, config.d_kv, capacity)
+    heads = config.num_heads // config.shards.heads
+    shape = (batch * heads, config.d_kv, capacity)
     # Arrays of their own, so that a caller can donate the cache.
     empty = [
       jnp.zeros(shape, config.dtype)

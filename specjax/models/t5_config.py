@@ -5,6 +5,7 @@ from typing import Any, Mapping, Optional
 
 from specjax.models.decoder_config import token_ids
 from specjax.models.layers import ACTIVATIONS
+from specjax.partitioning import Shards
 
 ARCHITECTURES = {
   't5': 'T5ForConditionalGeneration',
@@ -33,6 +34,7 @@ class T5Config:
     dtype: compute dtype, 'float32' or 'bfloat16'; softmax, norms and logits
       are float32 always.
     remat: recompute each layer in the backward pass instead of storing it.
+    shards: parts of the network, of which a device sees its own.
   """
 
   vocab_size: int
@@ -57,6 +59,7 @@ class T5Config:
   dtype: str = 'float32'
   remat: bool = False
   output_ids: tuple = ()
+  shards: Shards = Shards()
 
   def validate(self):
     """Raises ValueError, naming the field, if the settings make no model."""

@@ -33,6 +33,12 @@ def _norm(config):
   return Norm(config.layer_norm_epsilon, dtype=config.dtype)
 
 
+def _output(config, parts):
+  """A projection to the model's width, of an input in `parts`."""
+  axis = config.shards.axis if parts > 1 else None
+  return Linear(config.d_model, dtype=config.dtype, reduce=axis)
+
+
 def by_query(mask):
   """Turns a mask of keys [B, S] into [B, 1, S]; [B, T, S] stays as it is."""
   return mask if mask.ndim == 3 else mask[:, None]
@@ -45,15 +51,15 @@ class Attention(nn.Module):
 
   def setup(self):
     c = self.config
-    width = c.num_heads * c.d_kv
+    width = c.num_heads * c.d_kv // c.shards.heads
     self.q = Linear(width, std=(c.d_model * c.d_kv) ** -0.5, dtype=c.dtype)
     self.k = Linear(width, dtype=c.dtype)
     self.v = Linear(width, dtype=c.dtype)
-    self.o = Linear(c.d_model, dtype=c.dtype)
+    self.o = _output(c, c.shards.heads)
     self.drop = nn.Dropout(c.dropout_rate)
 
   def _heads(self, x):
-    return x.reshape(*x.shape[:2], self.config.num_heads, self.config.d_kv)
+    return x.reshape(*x.shape[:2], -1, self.config.d_kv)
 
   def project(self, x):
     """Keys and values of [B, S, D], in the cache's layout."""
@@ -79,10 +85,11 @@ class FeedForward(nn.Module):
 
   def setup(self):
     c = self.config
+    width = c.d_ff // c.shards.mlp
     if c.gated:
-      self.gate = Linear(c.d_ff, dtype=c.dtype)
-    self.up = Linear(c.d_ff, dtype=c.dtype)
-    self.down = Linear(c.d_model, dtype=c.dtype)
+      self.gate = Linear(width, dtype=c.dtype)
+    self.up = Linear(width, dtype=c.dtype)
+    self.down = _output(c, c.shards.mlp)
     self.drop = nn.Dropout(c.dropout_rate)
 
   def __call__(self, x, deterministic):
@@ -158,7 +165,7 @@ class Stack(nn.Module):
       layer = nn.remat(T5Layer, static_argnums=(7,))
     self.layers = [layer(c, self.is_decoder) for _ in range(self.depth)]
     self.relative_bias = Embedding(
-      c.relative_attention_num_buckets, c.num_heads, 0.1
+      c.relative_attention_num_buckets, c.num_heads // c.shards.heads, 0.1
     )
     self.norm = _norm(c)
     self.drop = nn.Dropout(c.dropout_rate)

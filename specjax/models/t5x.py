@@ -5,6 +5,7 @@ layers, the layers being axis 1, and a stack's name stands twice in the path
 (`encoder/encoder/mlp/wo/kernel`).
 """
 
+import json
 import os
 from typing import NamedTuple
 
@@ -61,6 +62,7 @@ def find(config: T5Config, abstract, folder: str) -> dict:
         f'the T5X checkpoint lacks {path}, the metadata of the array {name}: '
         'copy the whole folder, files whose names begin with a dot included.'
       )
+    _check_chunks(_path(folder, name), name)
   scanned = any(name.startswith('encoder/encoder/') for name in present)
   made = {
     path: _place(config, path, scanned, present)
@@ -76,6 +78,32 @@ def find(config: T5Config, abstract, folder: str) -> dict:
       'does not have.'
     )
   return made
+
+
+def _check_chunks(where, name):
+  """Raises ValueError for a missing file of values.
+
+  Zarr takes a missing file for one full of the fill value, so that half a copy
+  would read as zeros. T5X states no fill value; then every file is there.
+  """
+  path = os.path.join(where, '.zarray')
+  try:
+    with open(path, encoding='utf-8') as file:
+      made = json.load(file)
+    shape, chunks = made['shape'], made['chunks']
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f'{path} is not readable metadata: {error}.') from None
+  if made.get('fill_value') is not None:
+    return
+  mark = made.get('dimension_separator', '.')
+  grid = [-(-size // chunk) for size, chunk in zip(shape, chunks)]
+  for place in np.ndindex(*grid):
+    chunk = mark.join(map(str, place)) or '0'
+    if not os.path.isfile(os.path.join(where, *chunk.split('/'))):
+      raise ValueError(
+        f'the T5X checkpoint lacks {os.path.join(where, chunk)}, a part of the '
+        f'array {name}: copy the whole folder again.'
+      )
 
 
 def _place(config, path, scanned, present) -> Array:
@@ -136,33 +164,58 @@ def open_array(folder: str, array: Array):
   return store if array.layer is None else store[:, array.layer]
 
 
-def read(folder: str, array: Array, shape) -> np.ndarray:
-  """Reads a parameter in our orientation.
+def read(folder: str, array: Array, shape, index) -> np.ndarray:
+  """Reads a part of a parameter in our orientation.
 
   Args:
     folder: the checkpoint.
     array: of `find`.
     shape: the parameter's.
+    index: a slice of step 1 for each of its axes.
 
   Raises:
     ValueError: it does not have this shape; or scanned layers have position
       biases that differ, as only umT5 does.
   """
   store = open_array(folder, array)
-  value = np.asarray(store.read().result())
   stored = tuple(shape)[::-1] if array.transpose else tuple(shape)
-  if value.size != np.prod(stored) or (
-    value.ndim == len(stored) and value.shape != stored
-  ):
+  found = tuple(store.shape)
+  same_rank = len(found) == len(stored)
+  if np.prod(found) != np.prod(stored) or (same_rank and found != stored):
     raise ValueError(
-      f'the array {array.name} of {folder} has shape {list(value.shape)}, but '
+      f'the array {array.name} of {folder} has shape {list(found)}, but '
       f'config.json makes it {list(stored)}.'
     )
-  if array.layer == 0 and array.name.endswith('rel_embedding'):
-    _check_shared(folder, array, value)
-  # Heads may be an axis of their own: [in, heads, size] or [heads, size, out].
-  value = value.reshape(stored)
+  shared = array.layer == 0 and array.name.endswith('rel_embedding')
+  inside = tuple(index)[::-1] if array.transpose else tuple(index)
+  if same_rank and not shared:
+    value = np.asarray(store[inside].read().result())
+  else:
+    value = np.asarray(store.read().result())
+    if shared:
+      _check_shared(folder, array, value)
+    # Heads may be an axis of their own: [in, heads, size], [heads, size, out].
+    value = value.reshape(stored)[inside]
   return value.T if array.transpose else value
+
+
+def open_orbax(folder: str, path: tuple):
+  """Opens an array of an Orbax checkpoint, or returns None.
+
+  Args:
+    folder: of the checkpoint.
+    path: keys of the parameter.
+  """
+  base = {'driver': 'file', 'path': folder}
+  name = '.'.join(path) + '/'
+  spec = {
+    'driver': 'zarr',
+    'kvstore': {'driver': 'ocdbt', 'base': base, 'path': name},
+  }
+  try:
+    return tensorstore.open(spec, open=True).result()
+  except ValueError:
+    return None
 
 
 def _check_shared(folder, array, first):

@@ -7,6 +7,7 @@ memory-mapping reader would have counted as used.
 """
 
 import json
+import math
 import os
 import struct
 from typing import Callable, Iterator, NamedTuple, Optional
@@ -139,6 +140,50 @@ def read(stored: Stored) -> np.ndarray:
     made[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
     at += len(piece)
   return made.view(DTYPES[stored.dtype]).reshape(stored.shape)
+
+
+def read_slice(stored: Stored, index) -> np.ndarray:
+  """Reads a part of a tensor, and no byte beside it.
+
+  Args:
+    stored: the tensor.
+    index: a slice for each axis, of step 1; as many as it has axes.
+
+  Raises:
+    ValueError: the file is shorter than its header says.
+  """
+  bounds = [s.indices(n)[:2] for s, n in zip(index, stored.shape, strict=True)]
+  shape = tuple(end - start for start, end in bounds)
+  itemsize = DTYPES[stored.dtype].itemsize
+  # Behind axis `cut` everything is wanted, so that its rows follow one another.
+  cut = len(shape)
+  while cut and shape[cut - 1] == stored.shape[cut - 1]:
+    cut -= 1
+  cut = max(cut - 1, 0)
+  strides = [
+    itemsize * math.prod(stored.shape[i + 1 :]) for i in range(len(shape))
+  ]
+  first = stored.start + sum(
+    start * stride for (start, _), stride in zip(bounds, strides)
+  )
+  run = itemsize * math.prod(shape[cut:])
+  made = np.empty(itemsize * math.prod(shape), np.uint8)
+  with open(stored.path, 'rb', buffering=0) as file:
+    for number, place in enumerate(np.ndindex(*shape[:cut])):
+      at = first + sum(i * stride for i, stride in zip(place, strides))
+      read_range(file, at, made[number * run : (number + 1) * run])
+  return made.view(DTYPES[stored.dtype]).reshape(shape)
+
+
+def read_range(file, start: int, into: np.ndarray):
+  """Fills `into` (uint8) with the bytes of an open file from `start`."""
+  done = 0
+  while done < into.size:
+    view = memoryview(into)[done : done + CHUNK]
+    count = os.preadv(file.fileno(), [view], start + done)
+    if not count:
+      raise ValueError(f'{file.name} became shorter while it was read.')
+    done += count
 
 
 def equal(one: Stored, other: Stored) -> bool:

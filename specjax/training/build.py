@@ -13,6 +13,7 @@ from specjax import text
 from specjax.training import config as config_lib
 from specjax.training import data as data_lib
 from specjax.training import objectives
+from specjax.training import placement as placement_lib
 from specjax.training import readers
 from specjax.training import sources as sources_lib
 from specjax.training import step as step_lib
@@ -163,7 +164,11 @@ def build(
   config.validate()
   teacher = initial = None
   if config.teacher:
-    teacher = loading.load(config.teacher, dtype=config.compute_dtype)
+    teacher = loading.load(
+      config.teacher,
+      dtype=config.compute_dtype,
+      layout=placement_lib.decoding_layout(config),
+    )
   if config.init_from:
     initial = loading.load(config.init_from, dtype='float32')
   tokenizer = _tokenizer(config, teacher, initial)

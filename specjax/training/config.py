@@ -7,6 +7,7 @@ fields; a run validates them once and changes nothing afterwards.
 import dataclasses
 import math
 
+from specjax import partitioning
 from specjax.training import losses
 from specjax.training import sources as sources_lib
 
@@ -125,7 +126,9 @@ class TrainConfig:
     seed: of initial weights, data order and dropout.
     compute_dtype: 'float32' or 'bfloat16'; parameters are float32.
     remat: 'none', or 'full' to recompute activations in the backward pass.
-    data_parallel: devices the batch is split over; 0 takes all.
+    data_parallel: devices the batch is split over; 0 takes all. Only where
+      there is no `mesh`.
+    mesh: devices that hold parts of the models too.
     log_every, eval_every, save_every: steps between lines of metrics,
       evaluations and checkpoints; 0 for `eval_every` evaluates at the end
       only, and for `save_every` saves at the end only.
@@ -152,6 +155,9 @@ class TrainConfig:
   compute_dtype: str = 'float32'
   remat: str = 'none'
   data_parallel: int = 0
+  mesh: partitioning.MeshConfig = dataclasses.field(
+    default_factory=partitioning.MeshConfig
+  )
   log_every: int = 20
   eval_every: int = 500
   save_every: int = 500
@@ -218,6 +224,12 @@ class TrainConfig:
       )
     self._validate_learning()
     self.data.validate()
+    self.mesh.validate()
+    if self.mesh.shape and self.data_parallel:
+      raise ValueError(
+        'data_parallel and mesh.shape both say where the batch goes; give one '
+        'of them.'
+      )
     if self.task == 'drafter' and not self.teacher:
       raise ValueError("task='drafter' needs teacher=FOLDER of its target.")
     if self.task == 'target' and not self.tokenizer and not self.init_from:
@@ -307,6 +319,7 @@ _FREE = frozenset(
     'data.threads',
     'data.valid',
     'data_parallel',
+    'mesh',
     'objective.chunk',
     'remat',
   }

@@ -9,6 +9,7 @@ import numpy as np
 
 from specjax import base
 from specjax import checkpoints
+from specjax import transfer
 from specjax.models import hf
 from specjax.training import build as build_lib
 from specjax.training import sources as sources_lib
@@ -56,13 +57,17 @@ def export(
     metrics: of the last evaluation, for the card.
     command: that made it, for the card.
 
+  All processes take part, the first writes.
+
   Returns:
     `folder`.
   """
   dtype = jnp.dtype(run.config.export_dtype)
   params = jax.tree.map(
-    lambda p: np.asarray(jax.device_get(p)).astype(dtype), params
+    lambda p: np.asarray(transfer.to_host(p)).astype(dtype), params
   )
+  if jax.process_index():
+    return folder
   os.makedirs(folder, exist_ok=True)
   run.tokenizer.save_pretrained(folder)
   card = model_card(run, params, steps=steps, metrics=metrics, command=command)

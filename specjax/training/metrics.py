@@ -5,6 +5,7 @@ import math
 import os
 from typing import Callable, NamedTuple
 
+import jax
 import matplotlib
 import tensorboardX
 
@@ -30,7 +31,11 @@ def open_writer(workdir: str, first_step: int = 0) -> Writer:
     workdir: of the run.
     first_step: lines after this step, left by a run that went further than
       its last checkpoint, are dropped: they will be written again.
+
+  Of several processes the first writes.
   """
+  if jax.process_index():
+    return Writer(lambda *args: None, lambda: None)
   path = os.path.join(workdir, FILE)
   kept = [m for m in read(workdir) if m['step'] <= first_step]
   temporary = path + '.new'

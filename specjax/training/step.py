@@ -45,6 +45,7 @@ def make_train_step(
   seed: int,
   ema: float = 0.0,
   accumulation: int = 1,
+  shardings: base.PyTree = None,
 ) -> Callable[..., tuple]:
   """Makes the compiled step.
 
@@ -57,6 +58,7 @@ def make_train_step(
     accumulation: the batch is cut into this many parts along the rows, whose
       gradients are added before one update; the result is that of the whole
       batch, because the loss is divided by the positions of all parts.
+    shardings: of the state, which keeps them; None leaves that to the compiler.
 
   Returns:
     `(state, frozen, batch) -> (state, metrics)`; the state is donated. Float32
@@ -101,7 +103,9 @@ def make_train_step(
     )
     return state, metrics
 
-  return jax.jit(train_step, donate_argnums=0)
+  if shardings is None:
+    return jax.jit(train_step, donate_argnums=0)
+  return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _means(sums):

@@ -9,15 +9,18 @@ import time
 from typing import Any, Callable, NamedTuple, Optional
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 import tqdm
 
 from specjax import checkpoints
+from specjax import transfer
 from specjax.training import build as build_lib
 from specjax.training import config as config_lib
 from specjax.training import data as data_lib
 from specjax.training import metrics as metrics_lib
 from specjax.training import optimizers
+from specjax.training import placement as placement_lib
 from specjax.training import state as state_lib
 from specjax.training import step as step_lib
 
@@ -78,48 +81,6 @@ def _claim_workdir(workdir, config):
   os.replace(temporary, path)
 
 
-class Placement(NamedTuple):
-  """Where arrays go: parameters everywhere, batch rows split over devices."""
-
-  replicated: Any
-  rows: Any
-
-
-def placement(config: config_lib.TrainConfig) -> Placement:
-  """Makes the one-axis mesh of data parallelism.
-
-  Raises:
-    ValueError: more devices are asked for than there are, or a batch (or one
-      of its accumulated parts) cannot be divided by the devices.
-  """
-  devices = jax.devices()
-  count = config.data_parallel or len(devices)
-  if count > len(devices):
-    raise ValueError(
-      f'data_parallel={count} but there are {len(devices)} devices.'
-    )
-  rows, parts = config.data.batch_rows, config.optimizer.accumulation
-  if rows % (count * parts):
-    parted = f' times {parts} accumulated parts' if parts > 1 else ''
-    raise ValueError(
-      f'data.batch_rows={rows} cannot be divided by {count} '
-      f'device{"s" if count > 1 else ""}{parted}.'
-    )
-  mesh = jax.sharding.Mesh(np.asarray(devices[:count]), ('data',))
-  spec = jax.sharding.PartitionSpec
-  return Placement(
-    jax.sharding.NamedSharding(mesh, spec()),
-    jax.sharding.NamedSharding(mesh, spec('data')),
-  )
-
-
-def _put(batch, sharding):
-  return {
-    k: jax.make_array_from_process_local_data(sharding, v)
-    for k, v in batch.items()
-  }
-
-
 def _tokens(batch):
   """How many tokens of a batch are real."""
   names = ('source_segments', 'target_segments', 'segments')
@@ -148,14 +109,18 @@ def evaluate(
   run: build_lib.Run,
   eval_step: Callable[..., dict],
   params: Any,
-  place: Placement,
+  place: placement_lib.Placement,
 ) -> dict[str, float]:
   """Mean loss (and the objective's other means) over held-out batches."""
   if run.valid is None or not run.config.eval_batches:
     return {}
   _, _, available = run.valid.epoch_of(0)
   sums = [
-    eval_step(params, run.frozen, _put(run.valid.get(i), place.rows))
+    eval_step(
+      params,
+      run.frozen,
+      placement_lib.put_batch(run.valid.get(i), place.rows),
+    )
     for i in range(min(run.config.eval_batches, available))
   ]
   return step_lib.mean(sums)
@@ -198,14 +163,15 @@ def train(
     ValueError: as `check_workdir` and `placement`.
   """
   config = run.config
-  place = placement(config)
-  _claim_workdir(workdir, config)
+  place = placement_lib.placement(config, run.model_config)
+  if jax.process_index() == 0:
+    _claim_workdir(workdir, config)
   manager = open_checkpoints(workdir, config)
   optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
   state, first = _first_state(run, optimizer, manager, place)
   if first:
     report(f'Continuing {workdir} at step {first}.')
-  run = run._replace(frozen=jax.device_put(run.frozen, place.replicated))
+  run = run._replace(frozen=_place_frozen(run, place))
   writer = metrics_lib.open_writer(workdir, first)
   eval_step = step_lib.make_eval_step(run.objective)
 
@@ -248,7 +214,8 @@ def train(
       signal.signal(number, handler)
     writer.close()
     manager.close()
-  metrics_lib.plot(workdir)
+  if jax.process_index() == 0:
+    metrics_lib.plot(workdir)
   return outcome
 
 
@@ -271,7 +238,8 @@ def newest(run: build_lib.Run, workdir: str) -> Outcome:
   try:
     if checkpoints.latest_step(manager) is None:
       raise FileNotFoundError(f'{workdir} holds no checkpoint yet.')
-    state, step = _first_state(run, optimizer, manager, placement(config))
+    place = placement_lib.placement(config, run.model_config)
+    state, step = _first_state(run, optimizer, manager, place)
   finally:
     manager.close()
   return Outcome(state, step, step < config.steps, {})
@@ -284,12 +252,21 @@ def _first_state(run, optimizer, manager, place):
   def make(key):
     return state_lib.create(run.init(key), optimizer, config.optimizer.ema)
 
-  key = jax.random.key(config.seed)
+  key = transfer.put(jax.random.key(config.seed), place.layout)
   step = checkpoints.latest_step(manager)
+  shapes = jax.eval_shape(make, key)
+  shardings = place.shardings(shapes)
   if step is None:
-    return jax.jit(make, out_shardings=place.replicated)(key), 0
-  like = checkpoints.abstract(jax.eval_shape(make, key), place.replicated)
+    return jax.jit(make, out_shardings=shardings)(key), 0
+  like = checkpoints.abstract(shapes, shardings)
   return checkpoints.restore(manager, step, like), step
+
+
+def _place_frozen(run, place):
+  """A teacher on the run's devices; one that was loaded onto them stays."""
+  if run.teacher is not None and run.teacher.layout is not None:
+    return run.frozen
+  return jax.device_put(run.frozen, place.shardings(run.frozen))
 
 
 def _loop(
@@ -303,6 +280,7 @@ def _loop(
     seed=config.seed,
     ema=config.optimizer.ema,
     accumulation=config.optimizer.accumulation,
+    shardings=jax.tree.map(lambda x: x.sharding, state),
   )
   bar = tqdm.tqdm(
     total=config.steps,
@@ -311,6 +289,7 @@ def _loop(
     file=sys.stderr,
     dynamic_ncols=True,
     mininterval=1.0,
+    disable=jax.process_index() > 0,
   )
   schedule = optimizers.make_schedule(config.optimizer, config.steps)
   step, seen, rows, tokens = first, {}, [], 0
@@ -318,7 +297,7 @@ def _loop(
   for batch in data_lib.iterate(
     run.batches, first, config.steps, threads=config.data.threads
   ):
-    placed = _put(batch, place.rows)
+    placed = placement_lib.put_batch(batch, place.rows)
     if on_policy is not None:
       placed = on_policy(state.params, placed, step)
     state, values = train_step(state, run.frozen, placed)
@@ -342,15 +321,27 @@ def _loop(
       if fresh:
         seen = fresh
         writer.write(step, 'eval', fresh)
-        bar.write(_line(step, fresh), file=sys.stderr)
+        if jax.process_index() == 0:
+          bar.write(_line(step, fresh), file=sys.stderr)
       rows, tokens, started = [], 0, time.time()
-    if done or flag.get('signal') or _is_time(config, step, saved_at):
+    stop, due = _agree(
+      bool(flag.get('signal')), _is_time(config, step, saved_at)
+    )
+    if done or stop or due:
       save(step, state, _rank(fresh))
       saved_at = time.time()
-    if flag.get('signal'):
+    if stop:
       break
   bar.close()
   return Outcome(state, step, step < config.steps, seen)
+
+
+def _agree(stop: bool, due: bool) -> tuple[bool, bool]:
+  """Lets all processes stop if one must, and save when the first says so."""
+  if jax.process_count() == 1:
+    return stop, due
+  flags = multihost_utils.process_allgather(np.array([stop, due]))
+  return bool(flags[:, 0].any()), bool(flags[0, 1])
 
 
 def _is_time(config, step, saved_at):

@@ -17,6 +17,7 @@ from specjax.training import build
 from specjax.training import config as config_lib
 from specjax.training import export
 from specjax.training import metrics
+from specjax.training import placement
 from specjax.training import state as state_lib
 from specjax.training import train
 from tests.training import toy
@@ -166,13 +167,13 @@ def test_a_loss_that_is_not_finite_stops(files, tmp_path):
 def test_rows_must_divide_by_the_devices(files):
   config = toy.config(files, data__batch_rows=12, data_parallel=8)
   with pytest.raises(ValueError, match='12 cannot be divided by 8 devices'):
-    train.placement(config)
+    placement.placement(config)
   config.data_parallel = 99
   with pytest.raises(ValueError, match='99 but there are'):
-    train.placement(config)
+    placement.placement(config)
   config = toy.config(files, data_parallel=2, optimizer__accumulation=8)
   with pytest.raises(ValueError, match='8 accumulated parts'):
-    train.placement(config)
+    placement.placement(config)
 
 
 def test_several_devices_train_alike(files, whole, tmp_path):

@@ -1,0 +1,106 @@
+"""Parameters onto devices, each device fetching its own part and no more."""
+
+from typing import Callable, NamedTuple, Optional
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import partitioning
+from specjax.models import names
+from specjax.models import quantize
+from specjax.models import sharded
+
+
+class Leaf(NamedTuple):
+  """A parameter that can be read in parts.
+
+  Attributes:
+    shape: of the whole.
+    fetch: takes a slice of step 1 for each axis; returns that part, a numpy
+      array.
+  """
+
+  shape: tuple
+  fetch: Callable[[tuple], np.ndarray]
+
+
+def whole(leaf: Leaf) -> np.ndarray:
+  """All of a parameter."""
+  return leaf.fetch(tuple(slice(0, n) for n in leaf.shape))
+
+
+def place(
+  config,
+  layout: Optional[partitioning.Layout],
+  leaves: dict,
+  *,
+  dtype: str,
+  int8: bool = False,
+):
+  """Builds a parameter tree.
+
+  Args:
+    config: `T5Config` or `DecoderConfig`.
+    layout: of `sharded.fit`, or None for the default device.
+    leaves: {path: `Leaf`}.
+    dtype: of the parameters.
+    int8: whether matrices become int8 with a scale for each row.
+
+  Returns:
+    The tree under 'params', arrays on their devices.
+  """
+  made = {}
+  for path, leaf in leaves.items():
+    if layout is None:
+      array = jnp.asarray(whole(leaf), dtype)
+    else:
+      array = _spread(config, layout, path, leaf, dtype)
+    if int8 and quantize.applies(path, array):
+      made[path], made[(*path[:-1], 'scale')] = quantize.split(array)
+    else:
+      made[path] = array
+  return names.unflat(made)
+
+
+def _spread(config, layout, path, leaf, dtype):
+  """One parameter on a mesh; parts that several devices hold are read once."""
+  copies = sharded.head_copies(config, layout, path)
+  shape = (leaf.shape[0] * copies, *leaf.shape[1:])
+  head_dim = getattr(config, 'head_dim', 1)
+  parts = {}
+
+  def read(index):
+    bounds = tuple(s.indices(n)[:2] for s, n in zip(index, shape))
+    if bounds not in parts:
+      rows, *rest = bounds
+      wanted = np.arange(*rows)
+      if copies > 1:
+        head, inside = np.divmod(wanted, head_dim)
+        wanted = head // copies * head_dim + inside
+      first, end = int(wanted[0]), int(wanted[-1]) + 1
+      part = leaf.fetch((slice(first, end), *(slice(*b) for b in rest)))
+      if copies > 1:
+        part = part[wanted - first]
+      parts[bounds] = part.astype(dtype)
+    return parts[bounds]
+
+  axes = partitioning.parameter_axes('/'.join(path), len(shape))
+  spec = partitioning.spec(axes, shape, layout.mesh, dict(layout.rules))
+  return jax.make_array_from_callback(shape, layout.sharding(spec), read)
+
+
+def move(config, layout: partitioning.Layout, params):
+  """Places a parameter tree that is on this host (on all hosts alike).
+
+  Args:
+    config: `T5Config` or `DecoderConfig`.
+    layout: of `sharded.fit`.
+    params: the tree under 'params', of one dtype and not quantised.
+  """
+  leaves, dtype = {}, None
+  for path, leaf in names.flat(params):
+    array = np.asarray(leaf)
+    dtype = dtype or array.dtype
+    leaves[path] = Leaf(array.shape, lambda index, a=array: a[index])
+  return place(config, layout, leaves, dtype=dtype)

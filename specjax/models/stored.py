@@ -1,0 +1,239 @@
+"""The parameters of a model folder, described from metadata and read in parts.
+
+Three kinds of folder: Hugging Face (config.json and safetensors), Orbax
+(`params/` beside config.json) and T5X (arrays of tensorstore). No weight is
+read until somebody fetches it, and then no more of it than is asked for.
+"""
+
+import dataclasses
+import functools
+import os
+from typing import Callable, NamedTuple, Optional
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax import checkpoint as ocp
+
+from specjax import partitioning
+from specjax.models import abstract_params
+from specjax.models import hf
+from specjax.models import names
+from specjax.models import placing
+from specjax.models import sharded
+from specjax.models import t5x
+from specjax.models import tensor_files
+
+_PARAMS = 'params'
+
+
+class Leaf(NamedTuple):
+  """A parameter of ours in a folder.
+
+  Attributes:
+    origin: where it stands, for people.
+    dtype: as safetensors spells it.
+    shape: ours.
+    fetch: takes a slice of step 1 for each axis; returns that part.
+  """
+
+  origin: str
+  dtype: str
+  shape: tuple
+  fetch: Callable[[tuple], np.ndarray]
+
+  def read(self) -> np.ndarray:
+    """All of it."""
+    return placing.whole(self)
+
+
+def open_folder(folder: str, config):
+  """Describes the parameters of a folder.
+
+  Args:
+    folder: of one of the three kinds.
+    config: of its config.json.
+
+  Returns:
+    (config, {path: `Leaf`}, {Hugging Face name: (name in the folder,
+    `tensor_files.Stored`)} or None where the weights are not safetensors); the
+    config knows whether there is a head of its own.
+
+  Raises:
+    OSError, ValueError: one sentence.
+  """
+  if t5x.is_checkpoint(folder):
+    return config, _from_t5x(folder, config), None
+  if os.path.isdir(os.path.join(folder, _PARAMS)):
+    return config, _from_orbax(folder, config), None
+  return _from_safetensors(folder, config)
+
+
+def _headers(folder):
+  """Returns {name: `Stored`}, every name of the index being in its file."""
+  where = hf.weight_files(folder)
+  headers = {
+    path: tensor_files.read_header(path) for path in sorted(set(where.values()))
+  }
+  for name, path in where.items():
+    if name not in headers[path]:
+      raise ValueError(
+        f'{path} lacks the tensor {name}, which the index places there.'
+      )
+  return {name: headers[path][name] for name, path in where.items()}
+
+
+def _from_safetensors(folder, config):
+  stored = _headers(folder)
+  embed = names.sources(config, {'embed': {'weight': 0}})
+  embed = hf.strip_prefix(stored, embed)['embed', 'weight'].name
+  head = stored.get('lm_head.weight')
+  own = not config.tie_word_embeddings
+  if not own and head is not None:
+    own = embed not in stored or not tensor_files.equal(head, stored[embed])
+  config = dataclasses.replace(config, tie_word_embeddings=not own)
+  abstract = abstract_params(config)
+  wanted = names.sources(config, abstract)
+  present = hf.strip_prefix(stored, wanted)
+  shapes = {path: tuple(leaf.shape) for path, leaf in names.flat(abstract)}
+  expected = {
+    source.name: names.stored_shape(source, shapes[path])
+    for path, source in present.items()
+  }
+  hf.check_names(folder, stored, expected, config)
+  for name, shape in expected.items():
+    hf.check_shape(name, stored[name].path, stored[name].shape, shape)
+  leaves = {
+    path: Leaf(
+      source.name,
+      stored[source.name].dtype,
+      shapes[path],
+      functools.partial(_read_part, source, stored[source.name], shapes[path]),
+    )
+    for path, source in present.items()
+  }
+  copies = {
+    source.name: (present[path].name, stored[present[path].name])
+    for path, source in wanted.items()
+  }
+  return config, leaves, copies
+
+
+def _read_part(source, stored, shape, index):
+  part = tensor_files.read_slice(
+    stored, names.stored_slice(source, index, shape)
+  )
+  return part.T if source.transpose else part
+
+
+def _from_t5x(folder, config):
+  abstract = abstract_params(config)
+  shapes = {path: tuple(leaf.shape) for path, leaf in names.flat(abstract)}
+  leaves = {}
+  for path, array in t5x.find(config, abstract, folder).items():
+    dtype = t5x.open_array(folder, array).dtype.numpy_dtype
+    layer = '' if array.layer is None else f'[layer {array.layer}]'
+    leaves[path] = Leaf(
+      array.name + layer,
+      tensor_files.dtype_name(dtype),
+      shapes[path],
+      functools.partial(t5x.read, folder, array, shapes[path]),
+    )
+  return leaves
+
+
+def _from_orbax(folder, config):
+  where = os.path.abspath(os.path.join(folder, _PARAMS))
+  with ocp.StandardCheckpointer() as checkpointer:
+    found = checkpointer.metadata(where).item_metadata
+  if found is None:
+    raise ValueError(f'{where} is not a whole Orbax checkpoint.')
+  found = dict(names.flat(found.tree))
+  expected = dict(names.flat(abstract_params(config)))
+  for path in expected.keys() ^ found.keys():
+    verb = 'lacks' if path in expected else 'holds'
+    raise ValueError(
+      f'{where} {verb} the parameter {"/".join(path)}, unlike the model of '
+      'config.json.'
+    )
+  leaves = {}
+  for path, leaf in expected.items():
+    shape = tuple(found[path].shape)
+    hf.check_shape('/'.join(path), where, shape, tuple(leaf.shape))
+    leaves[path] = Leaf(
+      f'{_PARAMS}/{"/".join(path)}',
+      tensor_files.dtype_name(found[path].dtype),
+      shape,
+      functools.partial(_read_orbax, where, path, found[path]),
+    )
+  return leaves
+
+
+def _read_orbax(where, path, leaf, index):
+  """Reads a part of one parameter; the rest stays on disk.
+
+  Orbax reads what the shards of an array need, so the part is made the shard
+  of an array of which nothing else is wanted.
+  """
+  shape = tuple(s.stop - s.start for s in index)
+  if shape != tuple(leaf.shape):
+    store = t5x.open_orbax(where, path)
+    if store is not None:
+      return np.asarray(store[index].read().result())
+  like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    tree = checkpointer.restore(
+      where,
+      args=ocp.args.PyTreeRestore(
+        item=names.unflat({path: like}),
+        restore_args=names.unflat(
+          {path: ocp.RestoreArgs(restore_type=np.ndarray)}
+        ),
+        partial_restore=True,
+      ),
+    )
+  return dict(names.flat(tree))[path][index]
+
+
+def load(
+  folder: str,
+  *,
+  dtype: Optional[str] = None,
+  layout: Optional[partitioning.Layout] = None,
+  int8: bool = False,
+):
+  """Reads a model from a folder.
+
+  Args:
+    folder: holds config.json, and weights of one of the three kinds.
+    dtype: of the parameters and of computing, 'float32' or 'bfloat16'. None:
+      bfloat16 if the embedding table is stored so, else float32.
+    layout: where the parameters go; the default device if None. A process
+      reads what its devices hold.
+    int8: whether matrices become int8; see `quantize`.
+
+  Returns:
+    (config, params): `T5Config` or `DecoderConfig`, and the tree under
+    'params', jax arrays.
+
+  Raises:
+    FileNotFoundError, ValueError: one sentence naming the file or tensor.
+  """
+  config = hf.parse_config(hf.read_config(folder))
+  config, leaves, _ = open_folder(folder, config)
+  for leaf in leaves.values():
+    stored = tensor_files.DTYPES[leaf.dtype]
+    if not jnp.issubdtype(stored, jnp.floating):
+      raise ValueError(
+        f'the tensor {leaf.origin} in {folder} has type {stored}, but only '
+        'floating-point weights are read.'
+      )
+  if dtype is None:
+    is_half = leaves['embed', 'weight'].dtype == 'BF16'
+    dtype = 'bfloat16' if is_half else 'float32'
+  dtype = jnp.dtype(dtype).name
+  config = dataclasses.replace(config, dtype=dtype)
+  if layout is not None:
+    layout = sharded.fit(config, layout)
+  params = placing.place(config, layout, leaves, dtype=dtype, int8=int8)
+  return config, params

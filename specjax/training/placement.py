@@ -1,0 +1,108 @@
+"""Where a run's arrays lie: parameters, optimiser states and batches."""
+
+import dataclasses
+from typing import Any, NamedTuple, Optional
+
+import jax
+import numpy as np
+
+from specjax import base
+from specjax import partitioning
+from specjax.models import sharded
+from specjax.training import config as config_lib
+
+
+class Placement(NamedTuple):
+  """The devices of a run.
+
+  Attributes:
+    layout: mesh and rules of what is trained.
+    replicated: sharding of what every device holds.
+    rows: sharding of batches.
+  """
+
+  layout: partitioning.Layout
+  replicated: Any
+  rows: Any
+
+  def shardings(self, tree: base.PyTree) -> base.PyTree:
+    """Shardings of a parameter tree, or of what holds some (or shapes)."""
+    specs = partitioning.parameter_specs(tree, self.layout)
+    return jax.tree.map(self.layout.sharding, specs)
+
+
+def is_meshed(config: config_lib.TrainConfig) -> bool:
+  """Whether models, and not only batches, are to be spread over devices."""
+  return bool(config.mesh.shape) or jax.process_count() > 1
+
+
+def decoding_layout(
+  config: config_lib.TrainConfig,
+) -> Optional[partitioning.Layout]:
+  """The run's mesh under the rules by which a teacher decodes, or None."""
+  if not is_meshed(config):
+    return None
+  rules = partitioning.RULES | {'batch': ('data', 'fsdp')}
+  return partitioning.make_layout(config.mesh, rules)
+
+
+def placement(
+  config: config_lib.TrainConfig, model_config: Any = None
+) -> Placement:
+  """Makes the mesh of a run.
+
+  Args:
+    config: its settings; without `mesh.shape` the batch alone is split, over
+      `data_parallel` devices.
+    model_config: of the trained model, to be checked against the mesh.
+
+  Raises:
+    ValueError: more devices are asked for than there are, or an axis does not
+      divide a batch (or one of its accumulated parts) or the model.
+  """
+  if is_meshed(config):
+    layout = partitioning.make_layout(config.mesh, partitioning.TRAINING_RULES)
+    if model_config is not None:
+      sharded.check(model_config, layout)
+  else:
+    layout = _over_rows(config)
+  count = layout.size('batch')
+  rows, parts = config.data.batch_rows, config.optimizer.accumulation
+  if rows % (count * parts):
+    parted = f' times {parts} accumulated parts' if parts > 1 else ''
+    raise ValueError(
+      f'data.batch_rows={rows} cannot be divided by {count} '
+      f'device{"s" if count > 1 else ""}{parted}; take a multiple of '
+      f'{count * parts}.'
+    )
+  return Placement(
+    layout, layout.sharding(), layout.sharding(layout.rows(rows))
+  )
+
+
+def _over_rows(config):
+  devices = jax.devices()
+  count = config.data_parallel or len(devices)
+  if count > len(devices):
+    raise ValueError(
+      f'data_parallel={count} but there are {len(devices)} devices.'
+    )
+  settings = dataclasses.replace(config.mesh, shape=(count, 1))
+  return partitioning.make_layout(
+    settings, partitioning.TRAINING_RULES, devices[:count]
+  )
+
+
+def put_batch(batch: dict, sharding: Any) -> dict:
+  """A batch on the devices; each host gives those rows that are its own.
+
+  Every host makes the same whole batch, so that neither the number of hosts
+  nor the shape of the mesh changes what is learnt.
+  """
+
+  def one(array: np.ndarray):
+    return jax.make_array_from_callback(
+      array.shape, sharding, lambda index: array[index]
+    )
+
+  return {name: one(array) for name, array in batch.items()}

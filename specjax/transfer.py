@@ -1,0 +1,75 @@
+"""Arrays from a host onto a mesh and back, whatever the number of processes.
+
+Every process calls these with the same values, in the same order.
+"""
+
+from typing import Optional
+
+import jax
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from specjax import base
+from specjax import partitioning
+
+
+def put(
+  tree: base.PyTree,
+  layout: Optional[partitioning.Layout],
+  spec: PartitionSpec = PartitionSpec(),
+) -> base.PyTree:
+  """Places arrays that every process holds.
+
+  Args:
+    tree: of arrays, typed keys included.
+    layout: the mesh; None leaves the tree as it is.
+    spec: of all of them.
+  """
+  if layout is None:
+    return tree
+  sharding = layout.sharding(spec)
+
+  def one(x):
+    if jax.dtypes.issubdtype(getattr(x, 'dtype', None), jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(one(jax.random.key_data(x)))
+    array = np.asarray(x)
+    return jax.make_array_from_callback(
+      array.shape, sharding, lambda index: array[index]
+    )
+
+  return jax.tree.map(one, tree)
+
+
+def put_controls(
+  controls: base.Controls, layout: Optional[partitioning.Layout]
+) -> base.Controls:
+  """Places `Controls`: rows by row, end tokens everywhere."""
+  if layout is None:
+    return controls
+  spec = layout.rows(controls.temperature.shape[0])
+  eos_ids = put(controls.eos_ids, layout)
+  return put(controls.replace(eos_ids=None), layout, spec).replace(
+    eos_ids=eos_ids
+  )
+
+
+def to_host(tree: base.PyTree) -> base.PyTree:
+  """Numpy copies of whole arrays, on every process."""
+  leaves, structure = jax.tree.flatten(tree)
+  away = [
+    i
+    for i, x in enumerate(leaves)
+    if isinstance(x, jax.Array)
+    and not (x.is_fully_addressable or x.is_fully_replicated)
+  ]
+  if away:
+    shardings = [
+      jax.sharding.NamedSharding(leaves[i].sharding.mesh, PartitionSpec())
+      for i in away
+    ]
+    gathered = jax.jit(lambda *x: x, out_shardings=tuple(shardings))(
+      *[leaves[i] for i in away]
+    )
+    for i, x in zip(away, gathered, strict=True):
+      leaves[i] = x
+  return jax.device_get(jax.tree.unflatten(structure, leaves))
