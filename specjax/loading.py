@@ -33,7 +33,8 @@ class Model(NamedTuple):
     module: the Flax module: `module.apply({'params': params}, ...)`. (On a
       mesh that repeats key heads, the module that has them all.)
     tokenizer: a transformers tokenizer, or None if the folder has none.
-    lm: `CachedLM`; call its functions with `params`.
+    lm: `CachedLM`; call its functions with `params`. None for a network that
+      only drafts for a language model, such as a Spec-Drafter.
     eos_ids: tuple of int, ids that end a text; empty if none is known.
     pad_id: int, a harmless id for padding.
     name: the folder or hub id as given.
@@ -45,7 +46,7 @@ class Model(NamedTuple):
   config: models.Config
   module: Any
   tokenizer: Any
-  lm: CachedLM
+  lm: Optional[CachedLM]
   eos_ids: tuple
   pad_id: int
   name: str
@@ -98,10 +99,10 @@ def load(
     vocab_size=_vocab_size(config, tokenizer),
     hidden_layers=tuple(hidden_layers),
   )
-  whole = config
-  if layout is None:
+  whole, lm = config, None
+  if layout is None and models.is_language_model(config):
     lm = models.make_lm(config, **settings)
-  else:
+  elif layout is not None:
     layout = sharded.fit(config, layout)
     whole = sharded.expanded(config, layout)
     lm = sharded.make_lm(config, layout, **settings)

@@ -7,38 +7,57 @@ A family is chosen by the type of its frozen config dataclass, `T5Config` or
 import functools
 from typing import Optional, Union
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from specjax.base import CachedLM
 from specjax.models import decoder
+from specjax.models import own_format
 from specjax.models import t5
+from specjax.models.blockwise import Blockwise
 from specjax.models.cache import Cache
 from specjax.models.decoder import Decoder
 from specjax.models.decoder_config import DecoderConfig
+from specjax.models.spec_drafter import SpecDrafter
+from specjax.models.spec_drafter_config import BlockwiseConfig
+from specjax.models.spec_drafter_config import SpecDrafterConfig
+from specjax.models.spec_drafter_layers import sinusoids
 from specjax.models.t5 import T5
 from specjax.models.t5_config import T5Config
 
-Config = Union[T5Config, DecoderConfig]
+Config = Union[T5Config, DecoderConfig, SpecDrafterConfig, BlockwiseConfig]
 
 __all__ = [
+  'BlockwiseConfig',
   'Cache',
   'Config',
   'Decoder',
   'DecoderConfig',
+  'SpecDrafterConfig',
   'T5',
   'T5Config',
   'abstract_params',
   'init_params',
+  'is_language_model',
   'make_lm',
   'make_module',
 ]
 
 
-def make_module(config: Config) -> Union[T5, Decoder]:
+def is_language_model(config: Config) -> bool:
+  """Whether a config is a language model's; else it is a drafter network's."""
+  return not own_format.is_own(config)
+
+
+def make_module(config: Config) -> nn.Module:
   """Returns the Flax module of `config`."""
   config.validate()
+  if isinstance(config, SpecDrafterConfig):
+    return SpecDrafter(config)
+  if isinstance(config, BlockwiseConfig):
+    return Blockwise(config)
   return T5(config) if isinstance(config, T5Config) else Decoder(config)
 
 
@@ -71,6 +90,11 @@ def make_lm(
 def _init(config, key):
   module = make_module(config)
   ids = jnp.zeros((1, 2), jnp.int32)
+  if isinstance(config, SpecDrafterConfig):
+    mask = jnp.ones((1, 2), bool)
+    return module.init(key, ids, mask, ids, ids, mask, 1)['params']
+  if isinstance(config, BlockwiseConfig):
+    return module.init(key, jnp.zeros((1, config.d_model)), 1)['params']
   if isinstance(config, T5Config):
     return module.init(key, ids, jnp.ones((1, 2), bool), ids)['params']
   return module.init(key, ids)['params']
@@ -115,11 +139,16 @@ def _draw(rng, config, path, shape):
   *above, module, leaf = (step.key for step in path)
   if leaf == 'bias':
     return jnp.zeros(shape)
-  is_t5 = isinstance(config, T5Config)
+  is_t5 = not isinstance(config, DecoderConfig)
+  if isinstance(config, SpecDrafterConfig):
+    if 'positions' in module:
+      return jnp.asarray(sinusoids(*shape))
+    if module == 'copy':
+      return jnp.asarray(rng.standard_normal(shape, np.float32) / shape[-1])
   if 'norm' in module:
     return jnp.full(shape, 1.0 if is_t5 else 1.0 - config.norm_offset)
   std = shape[-1] ** -0.5
-  if module in ('embed', 'positions'):
+  if module in ('embed', 'positions', 'mask'):
     std = 1.0 if is_t5 else 0.02
   elif module == 'relative_bias':
     std = 0.1

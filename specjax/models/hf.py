@@ -15,6 +15,7 @@ from safetensors import numpy as safetensors_numpy
 
 from specjax.models import decoder_hf
 from specjax.models import names
+from specjax.models import own_format
 from specjax.models import t5_config
 from specjax.models import tensor_files
 from specjax.models.t5_config import T5Config
@@ -68,6 +69,8 @@ def check_supported(config: Mapping[str, Any]):
       f'this {kind} checkpoint is quantised (quantization_config in '
       'config.json), which is not supported; use float32 or bfloat16 weights.'
     )
+  if kind in own_format.CONFIGS:
+    return
   known = t5_config.ARCHITECTURES | decoder_hf.ARCHITECTURES
   architecture = (config.get('architectures') or [known.get(kind)])[0]
   # Hub files of GPT-2 and some T5 spell the same language model otherwise.
@@ -87,6 +90,8 @@ def parse_config(config: Mapping[str, Any]):
     ValueError: not supported, or a setting is missing.
   """
   check_supported(config)
+  if config['model_type'] in own_format.CONFIGS:
+    return own_format.from_json(config)
   if config['model_type'] in t5_config.ARCHITECTURES:
     return t5_config.from_hf(config)
   return decoder_hf.from_hf(config)
@@ -172,6 +177,8 @@ def to_hf(params, config) -> dict:
 
 def config_to_hf(config) -> dict:
   """Returns the config.json of `T5Config` or `DecoderConfig`."""
+  if own_format.is_own(config):
+    return own_format.to_json(config)
   if isinstance(config, T5Config):
     return t5_config.to_hf(config)
   return decoder_hf.to_hf(config)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from specjax.models import own_format
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.t5_config import T5Config
 
@@ -95,7 +96,9 @@ def sources(config, abstract) -> dict:
   Returns:
     A dict from path (tuple of str) to `Source`.
   """
-  if isinstance(config, T5Config):
+  if own_format.is_own(config):
+    one = _own
+  elif isinstance(config, T5Config):
     one = _t5
   elif config.model_type == 'gpt2':
     one = _gpt2
@@ -119,6 +122,11 @@ def unflat(leaves: dict):
       node = node.setdefault(key, {})
     node[path[-1]] = leaf
   return tree
+
+
+def _own(config, path) -> Source:
+  del config
+  return Source('.'.join(path))
 
 
 def _llama(config: DecoderConfig, path) -> Source:

@@ -46,6 +46,11 @@ def fit(config, layout: partitioning.Layout) -> partitioning.Layout:
   Raises:
     ValueError: as `check`; or a rule that decoding cannot follow.
   """
+  if not models.is_language_model(config):
+    raise ValueError(
+      f'A {config.model_type} drafts on one device; leave the mesh out, or '
+      'take another drafter.'
+    )
   rules = dict(layout.rules) | {'embed': None}
   sizes = _sizes(config)
   for name in _SPLIT:

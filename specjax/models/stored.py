@@ -19,6 +19,7 @@ from specjax import partitioning
 from specjax.models import abstract_params
 from specjax.models import hf
 from specjax.models import names
+from specjax.models import own_format
 from specjax.models import placing
 from specjax.models import sharded
 from specjax.models import t5x
@@ -85,13 +86,7 @@ def _headers(folder):
 
 def _from_safetensors(folder, config):
   stored = _headers(folder)
-  embed = names.sources(config, {'embed': {'weight': 0}})
-  embed = hf.strip_prefix(stored, embed)['embed', 'weight'].name
-  head = stored.get('lm_head.weight')
-  own = not config.tie_word_embeddings
-  if not own and head is not None:
-    own = embed not in stored or not tensor_files.equal(head, stored[embed])
-  config = dataclasses.replace(config, tie_word_embeddings=not own)
+  config = _with_head(stored, config)
   abstract = abstract_params(config)
   wanted = names.sources(config, abstract)
   present = hf.strip_prefix(stored, wanted)
@@ -117,6 +112,19 @@ def _from_safetensors(folder, config):
     for path, source in wanted.items()
   }
   return config, leaves, copies
+
+
+def _with_head(stored, config):
+  """The config, knowing from the weights whether the head is tied."""
+  if own_format.is_own(config):
+    return config
+  embed = names.sources(config, {'embed': {'weight': 0}})
+  embed = hf.strip_prefix(stored, embed)['embed', 'weight'].name
+  head = stored.get('lm_head.weight')
+  own = not config.tie_word_embeddings
+  if not own and head is not None:
+    own = embed not in stored or not tensor_files.equal(head, stored[embed])
+  return dataclasses.replace(config, tie_word_embeddings=not own)
 
 
 def _read_part(source, stored, shape, index):
@@ -207,7 +215,7 @@ def load(
   Args:
     folder: holds config.json, and weights of one of the three kinds.
     dtype: of the parameters and of computing, 'float32' or 'bfloat16'. None:
-      bfloat16 if the embedding table is stored so, else float32.
+      bfloat16 if the matrices are stored so, else float32.
     layout: where the parameters go; the default device if None. A process
       reads what its devices hold.
     int8: whether matrices become int8; see `quantize`.
@@ -229,7 +237,8 @@ def load(
         'floating-point weights are read.'
       )
   if dtype is None:
-    is_half = leaves['embed', 'weight'].dtype == 'BF16'
+    matrices = (x for x in leaves.values() if len(x.shape) > 1)
+    is_half = next(matrices).dtype == 'BF16'
     dtype = 'bfloat16' if is_half else 'float32'
   dtype = jnp.dtype(dtype).name
   config = dataclasses.replace(config, dtype=dtype)

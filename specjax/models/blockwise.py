@@ -1,0 +1,74 @@
+"""Head-based drafting: K heads on one state of the target.
+
+Head i guesses the i-th token behind the one that the state predicted. All heads
+share one query into the source, that of the state, which is what a Spec-Drafter
+is made to overcome; this network is its rival in the ablation.
+
+References:
+  Stern, Shazeer, Uszkoreit. Blockwise parallel decoding for deep autoregressive
+    models. NeurIPS 2018. https://arxiv.org/abs/1811.03115
+"""
+
+import functools
+from typing import Callable, Optional
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from specjax.base import Array
+from specjax.models.layers import ACTIVATIONS
+from specjax.models.layers import Embedding
+from specjax.models.layers import Linear
+from specjax.models.spec_drafter import draftable
+from specjax.models.spec_drafter_config import BlockwiseConfig
+
+
+class Blockwise(nn.Module):
+  """The heads. Parameters: collection 'params' alone."""
+
+  config: BlockwiseConfig
+
+  def setup(self):
+    c = self.config
+    self.up = Linear(c.block * c.d_ff, dtype=c.dtype)
+    # [K * D, F]: row block i is head i's way back.
+    self.down = Embedding(c.block * c.d_model, c.d_ff, c.d_ff**-0.5, c.dtype)
+    rows = len(c.output_ids) or c.vocab_size
+    self.head = Embedding(rows, c.d_model, c.d_model**-0.5, c.dtype)
+
+  def __call__(self, state, num_slots: int):
+    """Logits float32 [..., num_slots, V] of states [..., D]."""
+    c = self.config
+    state = state.astype(c.dtype)
+    hidden = ACTIVATIONS[c.hidden_act](self.up(state))
+    hidden = hidden.reshape(*state.shape[:-1], c.block, c.d_ff)
+    back = self.down.weight.astype(c.dtype)
+    back = back.reshape(c.block, c.d_model, c.d_ff)[:num_slots]
+    moved = jnp.einsum(
+      '...kf,kdf->...kd',
+      hidden[..., :num_slots, :],
+      back,
+      preferred_element_type=jnp.float32,
+    )
+    return self.head.attend(state[..., None, :] + moved.astype(c.dtype))
+
+
+@functools.lru_cache(maxsize=None)
+def make_heads(
+  config: BlockwiseConfig, *, vocab_size: Optional[int] = None
+) -> Callable[..., Array]:
+  """`(params, state [B, D], num_slots) -> float32 [B, num_slots, V]`.
+
+  Args:
+    config: of the heads.
+    vocab_size: V of the logits; `config.vocab_size` if None.
+  """
+  config.validate()
+  vocab = min(vocab_size or config.vocab_size, config.vocab_size)
+  module = Blockwise(config)
+
+  def logits(params, state, num_slots):
+    out = module.apply({'params': params}, state, num_slots)
+    return draftable(config, out, vocab)
+
+  return logits

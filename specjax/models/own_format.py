@@ -1,0 +1,55 @@
+"""Drafter networks that Hugging Face does not know.
+
+Their folders look like all others, but config.json holds the fields of the
+config dataclass under their own names, and a tensor is named by its path in the
+parameter tree.
+"""
+
+import dataclasses
+from typing import Any, Mapping
+
+from specjax.models.spec_drafter_config import BlockwiseConfig
+from specjax.models.spec_drafter_config import SpecDrafterConfig
+
+CONFIGS = {
+  'specjax_spec_drafter': SpecDrafterConfig,
+  'specjax_blockwise': BlockwiseConfig,
+}
+# Of the running process, and not of the weights.
+_NOT_STORED = ('dtype', 'remat')
+
+
+def is_own(config: Any) -> bool:
+  """Whether a config dataclass is one of these networks'."""
+  return isinstance(config, tuple(CONFIGS.values()))
+
+
+def from_json(raw: Mapping[str, Any]) -> Any:
+  """Reads a config.json of one of these networks.
+
+  Raises:
+    ValueError: a setting is missing or makes no sense.
+  """
+  kind = CONFIGS[raw['model_type']]
+  given = {}
+  for field in dataclasses.fields(kind):
+    if field.name in raw and field.name not in _NOT_STORED:
+      value = raw[field.name]
+      given[field.name] = tuple(value) if isinstance(value, list) else value
+    elif field.default is dataclasses.MISSING:
+      raise ValueError(
+        f'config.json of this {raw["model_type"]} lacks {field.name!r}.'
+      )
+  made = kind(**given)
+  made.validate()
+  return made
+
+
+def to_json(config: Any) -> dict:
+  """Returns the config.json of one of these networks."""
+  made = dataclasses.asdict(config)
+  for name in _NOT_STORED:
+    made.pop(name, None)
+  return {
+    k: list(v) if isinstance(v, tuple) else v for k, v in made.items()
+  } | {'architectures': [type(config).__name__.removesuffix('Config')]}

@@ -1,0 +1,312 @@
+"""The Spec-Drafter: a whole block of tokens in one bidirectional pass.
+
+An encoder-decoder of its own, with a deep encoder, which runs once, and a
+shallow decoder, which runs every round over the latest verified tokens and K
+masked slots. Nothing is causal: all slots see all tokens and each other, so no
+self-attention keys can be kept from round to round, and the decoder's few
+layers and short window bound what a round costs. Every slot is a query of its
+own, in every layer. Position vectors are added before each layer; a masked
+slot begins as a mixture of the source's embeddings that its position asks for.
+
+Differences from the paper: the layers are T5's (RMS norm before, relative bias
+in the encoder), so that a T5 target's encoder can be the beginning; masked
+slots have an id outside the vocabulary; position tables begin as sinusoids; the
+last decoder layer computes queries at the slots alone; the decoder may see a
+window of the prefix, with which it is also trained.
+
+References:
+  Xia et al. Speculative decoding: exploiting speculative execution for
+    accelerating seq2seq generation. Findings of EMNLP 2023.
+    https://arxiv.org/abs/2203.16487
+"""
+
+import functools
+from typing import Any, Callable, NamedTuple, Optional
+
+from flax import linen as nn
+from flax import struct
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax.base import Array
+from specjax.models.layers import Embedding
+from specjax.models.layers import Linear
+from specjax.models.layers import MASKED
+from specjax.models.layers import Norm
+from specjax.models.spec_drafter_config import never_drafted
+from specjax.models.spec_drafter_config import SpecDrafterConfig
+from specjax.models.spec_drafter_layers import Positions
+from specjax.models.spec_drafter_layers import SlotLayer
+from specjax.models.t5 import spread
+from specjax.models.t5_layers import Stack
+
+
+class SpecDrafter(nn.Module):
+  """The network. Parameters: collection 'params' alone."""
+
+  config: SpecDrafterConfig
+
+  def setup(self):
+    c = self.config
+    self.embed = Embedding(c.vocab_size, c.d_model, 1.0, c.dtype)
+    self.encoder = Stack(c.layers(), c.num_layers)
+    self.positions = Positions(c.max_positions, c.d_model, c.dtype)
+    if c.source_copy:
+      self.source_positions = Positions(
+        c.max_source_positions, c.d_model, c.dtype
+      )
+      self.copy = Linear(c.d_model, std=1.0 / c.d_model, dtype=c.dtype)
+    else:
+      self.mask = Embedding(1, c.d_model, 1.0, c.dtype)
+    self.layers = [SlotLayer(c) for _ in range(c.num_decoder_layers)]
+    self.norm = Norm(c.layer_norm_epsilon, dtype=c.dtype)
+    self.drop = nn.Dropout(c.dropout_rate)
+    if not c.tie_word_embeddings:
+      rows = len(c.output_ids) or c.vocab_size
+      self.head = Embedding(rows, c.d_model, c.d_model**-0.5, c.dtype)
+
+  def __call__(self, source, source_mask, tokens, positions, valid, num_slots):
+    """Logits of the last `num_slots` entries of each row, all at once.
+
+    Args:
+      source: int32 [B, S].
+      source_mask: bool [B, S], True at real tokens.
+      tokens: int32 [B, N], verified tokens and `config.mask_id` in any order.
+      positions: int32 [B, N], 0 for a target's first token.
+      valid: bool [B, N]; other entries have no influence.
+      num_slots: static.
+
+    Returns:
+      float32 [B, num_slots, V], or of the ids of `config.output_ids`.
+    """
+    place = jnp.broadcast_to(jnp.arange(source.shape[1]), source.shape)
+    encoded = self.encode(source, source_mask)
+    content = self.masked_content(
+      source, place, positions, source_mask[:, None]
+    )
+    states = self.decode(
+      tokens,
+      positions,
+      valid,
+      content,
+      (self.project_source(encoded), source_mask[:, None]),
+      num_slots,
+    )
+    return self.logits_from_hidden(states)
+
+  def encode(self, source, source_mask, *, deterministic=True):
+    """[B, S, D] of int32 [B, S]; the mask is bool [B, S] or [B, S, S]."""
+    mask = source_mask if source_mask.ndim == 3 else source_mask[:, None]
+    states, _ = self.encoder(
+      self.embed(source),
+      mask,
+      self.encoder.sequence_bias(source.shape[1]),
+      deterministic=deterministic,
+    )
+    return states[0]
+
+  def project_source(self, encoded):
+    """Cross-attention (keys, values) of [B, S, D], for every layer."""
+    return tuple(layer.project_source(encoded) for layer in self.layers)
+
+  def masked_content(self, source, place, positions, mask):
+    """What masked slots begin with.
+
+    Args:
+      source: int32 [B, S].
+      place: int32 [B, S], the source's own positions.
+      positions: int32 [B, M] of the slots.
+      mask: bool [B, 1 or M, S], source tokens that a slot may copy.
+
+    Returns:
+      [B, M, D].
+    """
+    shape = (*positions.shape, self.config.d_model)
+    if not self.config.source_copy:
+      return jnp.broadcast_to(self.mask(jnp.zeros((), jnp.int32)), shape)
+    tokens = self.embed(source)
+    keys = tokens + self.source_positions(place)
+    scores = jnp.einsum(
+      'bmd,bsd->bms',
+      self.copy(self.positions(positions)),
+      keys,
+      preferred_element_type=jnp.float32,
+    )
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1)
+    out = jnp.einsum(
+      'bms,bsd->bmd',
+      weights.astype(tokens.dtype),
+      tokens,
+      preferred_element_type=jnp.float32,
+    )
+    return out.astype(tokens.dtype)
+
+  def decode(
+    self,
+    tokens,
+    positions,
+    valid,
+    content,
+    source,
+    num_slots,
+    *,
+    deterministic=True,
+  ):
+    """Final states of the last `num_slots` entries, [R, num_slots, D].
+
+    Args:
+      tokens, positions, valid: [R, N], as in `__call__`.
+      content: [R, N, D] or [R, num_slots, D] (the last ones alone), read where
+        a token is the mask id.
+      source: (`project_source` of B rows, mask bool [B, 1 or R / B, S]).
+      num_slots: static.
+      deterministic: no dropout.
+    """
+    missing = tokens.shape[1] - content.shape[1]
+    content = jnp.pad(content, ((0, 0), (missing, 0), (0, 0)))
+    masked = (tokens == self.config.mask_id)[..., None]
+    x = jnp.where(masked, content, self.embed(tokens))
+    place = self.positions(positions)
+    pairs, mask = source
+    for i, layer in enumerate(self.layers):
+      is_last = i == len(self.layers) - 1
+      x = self.drop(x + place, deterministic=deterministic)
+      x = layer(
+        x,
+        valid,
+        (pairs[i], mask),
+        num_slots if is_last else x.shape[1],
+        deterministic,
+      )
+    return self.drop(self.norm(x), deterministic=deterministic)
+
+  def logits_from_hidden(self, state):
+    """float32 logits [..., V] (of `output_ids` where there are any)."""
+    if self.config.tie_word_embeddings:
+      scale = jnp.asarray(self.config.d_model**-0.5, state.dtype)
+      return self.embed.attend(state * scale)
+    return self.head.attend(state)
+
+
+@struct.dataclass
+class Memory:
+  """What a Spec-Drafter keeps of a prompt. Never changes.
+
+  Attributes:
+    sources: (keys, values), each [B * H, Dh, S], of every decoder layer.
+    source_mask: bool [B, 1, S].
+    content: [B, P, D], what a masked slot holds at each position.
+  """
+
+  sources: Any
+  source_mask: Array
+  content: Array
+
+
+class SlotNetwork(NamedTuple):
+  """A Spec-Drafter as pure functions.
+
+  Attributes:
+    prefill: `(params, prompt: base.Prompt, *, capacity: int) -> Memory`.
+    logits: `(params, memory, tokens [B, L], length [B], num_slots) ->
+      (float32 [B, K, V], bool [B, K])`: logits for the tokens that follow the
+      committed ones, and which slots have a position of their own. -inf for
+      what is never drafted. `tokens` begins with the decoder's start token,
+      which the network does not read.
+  """
+
+  prefill: Callable[..., Memory]
+  logits: Callable[..., tuple[Array, Array]]
+
+
+@functools.lru_cache(maxsize=None)
+def make_network(
+  config: SpecDrafterConfig, *, vocab_size: Optional[int] = None
+) -> SlotNetwork:
+  """Wraps a Spec-Drafter for decoding.
+
+  Args:
+    config: of the network.
+    vocab_size: V of the logits; the embedding table's rows if None.
+  """
+  config.validate()
+  vocab = min(vocab_size or config.vocab_size, config.vocab_size)
+  module = SpecDrafter(config)
+
+  def prefill(params, prompt, *, capacity):
+    size = prompt.tokens.shape[1]
+    mask = jnp.arange(size) < prompt.length[:, None]
+
+    def run(net):
+      place = jnp.broadcast_to(jnp.arange(size), prompt.tokens.shape)
+      count = min(config.max_positions, capacity)
+      slots = jnp.broadcast_to(jnp.arange(count), (mask.shape[0], count))
+      return Memory(
+        net.project_source(net.encode(prompt.tokens, mask)),
+        mask[:, None],
+        net.masked_content(prompt.tokens, place, slots, mask[:, None]),
+      )
+
+    return module.apply({'params': params}, method=run)
+
+  def logits(params, memory, tokens, length, num_slots):
+    given, positions, valid = layout(config, tokens, length, num_slots)
+    at = jnp.minimum(positions[:, -num_slots:], memory.content.shape[1] - 1)
+
+    def run(net):
+      content = jnp.take_along_axis(memory.content, at[..., None], axis=1)
+      states = net.decode(
+        given,
+        positions,
+        valid,
+        content,
+        (memory.sources, memory.source_mask),
+        num_slots,
+      )
+      return net.logits_from_hidden(states)
+
+    out = draftable(config, module.apply({'params': params}, method=run), vocab)
+    return out, valid[:, -num_slots:]
+
+  return SlotNetwork(prefill, logits)
+
+
+def draftable(config, logits: Array, vocab_size: int) -> Array:
+  """Logits over the vocabulary, -inf for tokens that are never drafted."""
+  if config.output_ids:
+    logits = spread(logits, config.output_ids, vocab_size, -jnp.inf)
+  logits = logits[..., :vocab_size]
+  banned = np.zeros(vocab_size, bool)
+  banned[[i for i in never_drafted(config) if i < vocab_size]] = True
+  return jnp.where(banned, -jnp.inf, logits)
+
+
+def layout(
+  config: SpecDrafterConfig, tokens: Array, length: Array, num_slots: int
+) -> tuple[Array, Array, Array]:
+  """The decoder's input: a window of committed tokens, then masked slots.
+
+  Args:
+    config: of the network.
+    tokens: int32 [B, L], committed ones from the decoder's start token on.
+    length: int32 [B], how many, the start token included.
+    num_slots: K.
+
+  Returns:
+    tokens, positions and valid, each [B, W + K].
+  """
+  window = min(config.window, tokens.shape[1])
+  before = jnp.pad(tokens, ((0, 0), (window, 0)))
+  before = jax.vmap(lambda row, at: lax.dynamic_slice(row, (at,), (window,)))(
+    before, length
+  )
+  slots = jnp.full((tokens.shape[0], num_slots), config.mask_id, jnp.int32)
+  positions = (length - 1)[:, None] + jnp.arange(-window, num_slots)
+  valid = (positions >= 0) & (positions < config.max_positions)
+  return (
+    jnp.concatenate([before, slots], axis=1),
+    jnp.maximum(positions, 0),
+    valid,
+  )
