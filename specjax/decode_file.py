@@ -160,7 +160,7 @@ def _warn(job: jobs.Job, drafter) -> None:
       "is not the target's."
     )
   model = drafting.draft_model(drafter)
-  if model is not None and model.lm.max_positions:
+  if model is not None and model.lm and model.lm.max_positions:
     longest = max((len(row.tokens) for row in job.rows), default=0)
     budget = int(max(jobs.as_list(job.config.max_new_tokens)))
     given = 1 if model.lm.is_encoder_decoder else longest

@@ -12,6 +12,7 @@ import jax
 
 from specjax import base
 from specjax import loading
+from specjax import models
 from specjax import partitioning
 from specjax import text as text_lib
 from specjax.decoding import build
@@ -62,7 +63,13 @@ def load(name: str, dtype: Optional[str] = None, **settings) -> Drafter:
         'A hybrid needs a draft model: hybrid:FOLDER, with the folder or hub '
         'id of one.'
       )
-    return Hybrid(loading.load(folder, dtype=dtype, **settings))
+    model = loading.load(folder, dtype=dtype, **settings)
+    if model.lm is None:
+      raise ValueError(
+        f'A hybrid needs a draft model that is a language model, but {folder} '
+        f'holds a {model.config.model_type}; name it without hybrid:.'
+      )
+    return Hybrid(model)
   return loading.load(name, dtype=dtype, **settings)
 
 
@@ -90,13 +97,15 @@ def reads_corpus(drafter: Drafter) -> bool:
 
 def for_recipe(
   target: loading.Model, drafter: Drafter, num_draft: int
-) -> Union[None, str, base.CachedLM, build.Hybrid]:
+) -> Union[None, str, base.CachedLM, build.Hybrid, drafters.SlotSpec]:
   """The drafter as `build.recipe` takes it.
 
   What a hybrid's model costs is estimated by its size: decoding reads all
   weights once a step.
   """
   if isinstance(drafter, loading.Model):
+    if not models.is_language_model(drafter.config):
+      return drafters.SlotSpec(drafter.config, _vocab_size(drafter))
     return drafter.lm
   if not isinstance(drafter, Hybrid):
     return drafter
@@ -106,6 +115,42 @@ def for_recipe(
   return build.Hybrid(
     drafter.model.lm, model_draft, round(model_draft * ratio, 2)
   )
+
+
+def target_lm(target: loading.Model, drafter: Drafter) -> base.CachedLM:
+  """The target's `CachedLM`, returning the states that the drafter reads."""
+  model = draft_model(drafter)
+  if model is None or not isinstance(model.config, models.BlockwiseConfig):
+    return target.lm
+  if not isinstance(target.config, models.T5Config):
+    return target.lm  # refused where the recipe is made
+  if model.config.d_model != target.config.d_model:
+    raise ValueError(
+      f'The heads were made for states of width {model.config.d_model}, but '
+      f'those of the target have {target.config.d_model}; train heads for '
+      'this target.'
+    )
+  return models.make_lm(
+    target.config, vocab_size=target.lm.vocab_size, hidden_layers=(-1,)
+  )
+
+
+def check_prompt(drafter: Drafter, index: int, length: int) -> None:
+  """Raises ValueError if a source is longer than the drafter was trained for.
+
+  Args:
+    drafter: what drafts.
+    index: place of the prompt, from 0.
+    length: its tokens.
+  """
+  model = draft_model(drafter)
+  most = getattr(model and model.config, 'max_source_positions', None)
+  if most is not None and length > most:
+    raise ValueError(
+      f'Prompt {index + 1} has {length} tokens, but the drafter {model.name} '
+      f'was trained for sources of at most {most}; shorten it, or decode '
+      'without this drafter.'
+    )
 
 
 def min_promise(target: loading.Model) -> float:
@@ -167,6 +212,14 @@ def remember(
   """The corpus with answers added; one too long for it keeps its end."""
   most = corpus.capacity - 1
   return corpus_lib.add(corpus, [answer[-most:] for answer in answers])
+
+
+def _vocab_size(model: loading.Model) -> int:
+  """V of a network's logits, as `loading` counts that of language models."""
+  size = model.config.vocab_size
+  if model.tokenizer is None:
+    return size
+  return min(size, max(model.tokenizer.get_vocab().values()) + 1)
 
 
 def _size(tree: base.PyTree) -> int:

@@ -104,11 +104,16 @@ def plan(
       'the drafter out, or num_beams at 1.'
     )
   drafter = drafting.follow(drafter, model.layout)
+  if np.any(np.asarray(config.beta) > model.lm.vocab_size):
+    raise ValueError(
+      f'beta must be at most {model.lm.vocab_size}, the number of tokens that '
+      f'the target knows, not {np.max(config.beta)}.'
+    )
   draft_model = drafting.draft_model(drafter)
   if draft_model is not None:
     text_lib.check_same_vocabulary(model.tokenizer, draft_model.tokenizer)
   recipe = build.recipe(
-    model.lm,
+    drafting.target_lm(model, drafter),
     drafting.for_recipe(model, drafter, config.num_draft),
     num_draft=config.num_draft,
     verify=config.verify,
@@ -121,6 +126,7 @@ def plan(
   _check_per_prompt(config, len(encoded))
   for index, (_, tokens) in enumerate(encoded):
     _check_length(recipe, config, index, tokens)
+    drafting.check_prompt(drafter, index, len(tokens))
   if config.stops() and model.tokenizer is None:
     raise ValueError(
       'Stop strings need a tokenizer, and the target has none; leave stop '

@@ -13,6 +13,8 @@ from specjax import base
 from specjax import loading
 from specjax import theory
 from specjax.api import Answer
+from specjax.decoding import build
+from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
 from specjax.jobs import Job
 
@@ -118,15 +120,21 @@ def measure_steps(
   """
   width = min((w for _, _, w in job.batches), default=16)
   block = job.recipe.drafter.num_draft + 1
-  parts = [(target, 1), (target, block)] + [(drafter, 1)] * (
-    drafter is not None
-  )
+  at_once = drafter is not None and drafter.lm is None
+  parts = [(target, 1), (target, block)]
+  parts += [(drafter, 1)] * (drafter is not None and not at_once)
   runs = [
     functools.partial(
       _steps, model.lm, model.params, job.batch_size, width, size
     )
     for model, size in parts
   ]
+  if at_once:
+    runs.append(
+      functools.partial(
+        _proposals, job.recipe, job.params, job.batch_size, width
+      )
+    )
   for run in runs:
     jax.block_until_ready(run(1))
   # Taking turns, so that all of them see the same state of the machine; the
@@ -139,6 +147,8 @@ def measure_steps(
     axis=0,
   )
   best = np.maximum(seconds[:, 1] - seconds[:, 0], 1e-9) / TIMED_STEPS
+  if at_once:
+    best[2] /= block - 1  # a step is the K-th part of a proposal
   return StepTimes(*best[:2].tolist(), float(best[2]) if drafter else 0.0)
 
 
@@ -164,6 +174,31 @@ def _steps(lm: base.CachedLM, params, batch, width, block, count):
 
   tokens = jnp.ones((batch, block), jnp.int32)
   return jax.lax.fori_loop(0, count, step, (cache, tokens))[1]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _proposals(recipe, params, batch, width, count):
+  """Proposes `count` times, each time in a context that was touched."""
+  prompt = base.Prompt(
+    jnp.ones((batch, width), jnp.int32), jnp.full((batch,), width, jnp.int32)
+  )
+  controls = build.Sampling().controls(build.row_keys(0, range(batch)), width)
+  state = generate_lib.start(
+    recipe, params, prompt, controls, max_new_tokens=width
+  )
+
+  def step(_, carry):
+    drafter, tokens = carry
+    context = state.context.replace(tokens=tokens)
+    draft, drafter = recipe.drafter.propose(
+      params.drafter,
+      drafter,
+      base.View(context, state.last_token, state.cache),
+    )
+    return drafter, tokens.at[:, 0].set(jnp.maximum(draft.tokens[:, 0], 0))
+
+  start = state.drafter, state.context.tokens
+  return jax.lax.fori_loop(0, count, step, start)[1]
 
 
 def explain(

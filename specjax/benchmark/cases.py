@@ -126,7 +126,7 @@ def speculative(
     if subject.kind == 'hybrid':
       drafter = drafting.Hybrid(subject.model)
     recipe = build.recipe(
-      target.lm,
+      drafting.target_lm(target, drafter),
       drafting.for_recipe(target, drafter, num_draft),
       num_draft=num_draft,
       verify=verify,

@@ -149,7 +149,8 @@ def choose_verifier(name: str, spec: warp_lib.WarpSpec, drafter) -> str:
       return 'greedy'
     if isinstance(drafter, Hybrid):
       return 'coupled'
-    return 'sampling' if isinstance(drafter, base.CachedLM) else 'match'
+    has_law = isinstance(drafter, (base.CachedLM, drafters.SlotSpec))
+    return 'sampling' if has_law else 'match'
   if name in GREEDY_RULES and spec.sampled:
     raise ValueError(
       f'verify={name} is for temperature 0; with a temperature above 0 use '
@@ -162,7 +163,7 @@ def choose_verifier(name: str, spec: warp_lib.WarpSpec, drafter) -> str:
 
 def recipe(
   target: base.CachedLM,
-  drafter: Union[None, str, base.CachedLM, Hybrid] = None,
+  drafter: Union[None, str, base.CachedLM, Hybrid, drafters.SlotSpec] = None,
   *,
   num_draft: int = 4,
   verify: str = 'auto',
@@ -176,7 +177,7 @@ def recipe(
   Args:
     target: the model whose law the output has.
     drafter: None for plain decoding, a name of `FREE_DRAFTERS`, a draft model,
-      or a `Hybrid` of one.
+      a `Hybrid` of one, or a `SlotSpec`.
     num_draft: K; 0 is plain decoding too.
     verify: a name of `verify.NAMES`, or 'auto'.
     warp: static switches; see `Sampling.warp_spec`.
@@ -213,6 +214,17 @@ def recipe(
       warp=warp,
       sampler=sampler,
     )
+    return generate_lib.Recipe(target, made, verifier, target_warp)
+  if isinstance(drafter, drafters.SlotSpec):
+    _check_slots(target, drafter)
+    how = drafters.How(
+      num_draft,
+      verifier.noise if warp.sampled else 'argmax',
+      verifier.needs_log_probs,
+      warp,
+      sampler,
+    )
+    made = drafters.slot_drafter(drafter, how)
     return generate_lib.Recipe(target, made, verifier, target_warp)
   if isinstance(drafter, Hybrid):
     _check_fit(target, drafter.lm)
@@ -299,6 +311,20 @@ def _check_fit(target: base.CachedLM, drafter: base.CachedLM) -> None:
     raise ValueError(
       f'The drafter scores {drafter.vocab_size} tokens but the target '
       f'{target.vocab_size}; make both with the same vocab_size.'
+    )
+
+
+def _check_slots(target: base.CachedLM, drafter: drafters.SlotSpec) -> None:
+  """Refuses a network that drafts for another kind of target."""
+  if not target.is_encoder_decoder:
+    raise ValueError(
+      f'A {drafter.config.model_type} drafts for encoder-decoders, but the '
+      'target is decoder-only.'
+    )
+  if target.vocab_size != drafter.vocab_size:
+    raise ValueError(
+      f'The drafter scores {drafter.vocab_size} tokens but the target '
+      f'{target.vocab_size}; train one for this target.'
     )
 
 

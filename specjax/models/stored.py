@@ -244,5 +244,7 @@ def load(
   config = dataclasses.replace(config, dtype=dtype)
   if layout is not None:
     layout = sharded.fit(config, layout)
+  # Networks that only draft are small, and stay as they are.
+  int8 = int8 and not own_format.is_own(config)
   params = placing.place(config, layout, leaves, dtype=dtype, int8=int8)
   return config, params

@@ -8,6 +8,9 @@ from specjax.decoding.drafters.nothing import nothing
 from specjax.decoding.drafters.prompt_lookup import prompt_lookup
 from specjax.decoding.drafters.simulated import Script
 from specjax.decoding.drafters.simulated import simulated
+from specjax.decoding.drafters.spec_drafter import How
+from specjax.decoding.drafters.spec_drafter import slot_drafter
+from specjax.decoding.drafters.spec_drafter import SlotSpec
 from specjax.decoding.drafters.suffix import suffix
 from specjax.decoding.drafters.suffix import SuffixSpec
 from specjax.decoding.drafters.table import count_table
@@ -16,9 +19,11 @@ from specjax.decoding.drafters.table import table
 from specjax.decoding.drafters.token_recycling import token_recycling
 
 __all__ = [
+  'How',
   'HybridParams',
   'HybridSpec',
   'Script',
+  'SlotSpec',
   'SuffixSpec',
   'Table',
   'autoregressive',
@@ -27,6 +32,7 @@ __all__ = [
   'nothing',
   'prompt_lookup',
   'simulated',
+  'slot_drafter',
   'suffix',
   'table',
   'token_recycling',

@@ -1,0 +1,189 @@
+"""Drafters that fill all slots at once: the Spec-Drafter, and Blockwise heads.
+
+One pass gives a distribution for each of K slots, given the committed tokens
+and not the slots before it. Each token is drawn from its slot's own warped
+distribution, which is therefore an honest q for any exact rule; the penalties
+of that warp look at committed tokens alone.
+
+References:
+  Xia et al. Speculative decoding. Findings of EMNLP 2023.
+    https://arxiv.org/abs/2203.16487
+  Stern, Shazeer, Uszkoreit. Blockwise parallel decoding for deep autoregressive
+    models. NeurIPS 2018. https://arxiv.org/abs/1811.03115
+"""
+
+import functools
+from typing import NamedTuple, Union
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from specjax import base
+from specjax.decoding import sampling
+from specjax.decoding import warp as warp_lib
+from specjax.models import blockwise as blockwise_lib
+from specjax.models import spec_drafter as spec_drafter_lib
+from specjax.models.spec_drafter_config import BlockwiseConfig
+from specjax.models.spec_drafter_config import SpecDrafterConfig
+
+
+class SlotSpec(NamedTuple):
+  """A drafter network that fills slots, as `build.recipe` takes it.
+
+  Attributes:
+    config: `SpecDrafterConfig` or `BlockwiseConfig`.
+    vocab_size: V of its logits.
+  """
+
+  config: Union[SpecDrafterConfig, BlockwiseConfig]
+  vocab_size: int
+
+
+class How(NamedTuple):
+  """How slots are drawn; the fields are those of `autoregressive`."""
+
+  num_draft: int
+  noise: str
+  needs_log_probs: bool
+  warp: warp_lib.WarpSpec
+  sampler: str = 'gumbel'
+
+
+@functools.lru_cache(maxsize=None)
+def slot_drafter(spec: SlotSpec, how: How) -> base.Drafter:
+  """Makes the drafter of a network.
+
+  Args:
+    spec: the network.
+    how: how to draw.
+
+  Raises:
+    ValueError: if there are to be fewer slots than one, or more than the
+      network was made for.
+  """
+  config, wanted = spec.config, how.num_draft
+  if wanted < 1:
+    raise ValueError(f'num_draft must be at least 1, not {wanted}.')
+  most = min(config.block, getattr(config, 'max_positions', wanted))
+  if wanted > most:
+    raise ValueError(
+      f'num_draft is {wanted}, but this drafter was made to draft at most '
+      f'{most} tokens at once; lower num_draft or train one with a larger '
+      'block.'
+    )
+  if isinstance(config, BlockwiseConfig):
+    return _blockwise(spec, how)
+  return _spec_drafter(spec, how)
+
+
+def _spec_drafter(spec: SlotSpec, how: How) -> base.Drafter:
+  """Its state is the prompt's `Memory`; the round's work is one pass."""
+  network = spec_drafter_lib.make_network(
+    spec.config, vocab_size=spec.vocab_size
+  )
+
+  def init(params, prompt, prefilled, *, capacity):
+    del prefilled
+    return network.prefill(params, prompt, capacity=capacity)
+
+  def propose(params, memory, view):
+    context = view.context
+    logits, there = network.logits(
+      params, memory, context.tokens, context.length, how.num_draft
+    )
+    return draw(logits, there, context, how), memory
+
+  def observe(params, memory, observation):
+    del params, observation
+    return memory
+
+  return base.Drafter(init, propose, observe, how.num_draft, how.num_draft)
+
+
+@struct.dataclass
+class LastState:
+  """The target's state that predicted the last committed token.
+
+  Attributes:
+    state: [B, D].
+    known: bool [B], False before the first round.
+  """
+
+  state: base.Array
+  known: base.Array
+
+
+def _blockwise(spec: SlotSpec, how: How) -> base.Drafter:
+  """Heads on the target's last state; the target must return it."""
+  heads = blockwise_lib.make_heads(spec.config, vocab_size=spec.vocab_size)
+  width = spec.config.d_model
+
+  def init(params, prompt, prefilled, *, capacity):
+    del params, prefilled, capacity
+    batch = prompt.tokens.shape[0]
+    state = jnp.zeros((batch, width), spec.config.dtype)
+    return LastState(state, jnp.zeros((batch,), bool))
+
+  def propose(params, last, view):
+    logits = heads(params, last.state, how.num_draft)
+    there = jnp.broadcast_to(last.known[:, None], logits.shape[:2])
+    return draw(logits, there, view.context, how), last
+
+  def observe(params, last, observation):
+    del params
+    if not observation.hidden:
+      raise ValueError(
+        "Blockwise heads read the target's last state; make the target with "
+        'hidden_layers=(-1,).'
+      )
+    count = observation.num_tokens
+    at = jnp.maximum(count - 1, 0)[:, None, None]
+    state = jnp.take_along_axis(observation.hidden[-1], at, axis=1)[:, 0]
+    fresh = count > 0
+    return LastState(
+      jnp.where(fresh[:, None], state.astype(last.state.dtype), last.state),
+      fresh | last.known,
+    )
+
+  return base.Drafter(init, propose, observe, how.num_draft, how.num_draft)
+
+
+def draw(
+  logits: base.Array, there: base.Array, context: base.Context, how: How
+) -> base.Draft:
+  """Draws every slot on its own.
+
+  Args:
+    logits: float32 [B, K, V].
+    there: bool [B, K]; slots behind the first False one are left empty.
+    context: committed tokens and controls.
+    how: how to draw.
+  """
+  logits = warp_lib.warp(how.warp, logits, context)
+  keys = slot_keys(how.noise, context, how.num_draft)
+  if keys is None:
+    tokens = sampling.argmax(logits)
+  else:
+    sampler = 'inverse_cdf' if how.noise == 'round' else how.sampler
+    tokens = sampling.categorical(logits, keys, sampler)
+  there = jnp.cumprod(there, axis=1).astype(bool)
+  tokens = jnp.where(there, tokens, base.EMPTY)
+  if not how.needs_log_probs:
+    return base.Draft(tokens)
+  log_probs = jax.nn.log_softmax(logits)
+  return base.Draft(tokens, jnp.where(there[..., None], log_probs, -jnp.inf))
+
+
+def slot_keys(noise: str, context: base.Context, num_draft: int):
+  """Keys [B, K] of the slots' draws, or None to take the argmax."""
+  row_key = context.controls.row_key
+  if noise == 'argmax':
+    return None
+  if noise == 'round':
+    return sampling.node_keys(
+      row_key, context.length, num_draft, sampling.DRAFT
+    )
+  role = {'position': sampling.TARGET, 'private': sampling.PRIVATE}[noise]
+  position = context.length[:, None] + jnp.arange(num_draft)
+  return sampling.position_keys(row_key, position, role)

@@ -1,0 +1,294 @@
+"""Spec-Drafters in the loop: exact whatever their weights, and honest about q.
+
+The invariants are numbered as in the specification: (1) identity at beta = 1,
+(2) rounds, (3) the oracle, (5) every relaxed token satisfies the rule when the
+target scores the final output alone, (6) cached equals recomputed at every
+forced bifurcation.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specjax import base
+from specjax import models
+from specjax.decoding import build
+from specjax.decoding import drafters
+from specjax.decoding import generate as generate_lib
+from specjax.decoding import warp as warp_lib
+from specjax.decoding.drafters import Script
+from specjax.decoding.drafters import SlotSpec
+from tests import fakes
+from tests.decoding import test_law as law_lib
+
+VOCAB, EOS, NEW = 11, 1, 24
+TARGET = models.T5Config(
+  VOCAB, 16, 8, 32, 1, 1, 2, tie_word_embeddings=False,
+  scale_decoder_outputs=False,
+)  # fmt: skip
+CONFIG = models.SpecDrafterConfig(
+  VOCAB, 16, 8, 32, 1, 2, 2, block=25, window=6, max_positions=40,
+  max_source_positions=16,
+)  # fmt: skip
+
+
+@functools.lru_cache(maxsize=None)
+def params_of(config, seed, scale=3.0):
+  params = models.init_params(config, jax.random.key(seed))
+  return jax.tree.map(
+    lambda x: np.asarray(x) * np.float32(scale if x.ndim > 1 else 1), params
+  )
+
+
+def prompts(rows, width=9):
+  rng = np.random.default_rng(3)
+  tokens = rng.integers(2, VOCAB, (8, width)).astype(np.int32)
+  length = rng.integers(1, width + 1, 8).astype(np.int32)
+  return base.Prompt(jnp.asarray(tokens[rows]), jnp.asarray(length[rows]))
+
+
+def decode(drafter, prompt, num_draft, settings=build.Sampling(), **kwargs):
+  """A `Generation` of numpy arrays."""
+  draft_params = kwargs.pop('draft_params', None)
+  recipe = build.recipe(
+    kwargs.pop('lm', models.make_lm(TARGET)),
+    drafter,
+    num_draft=num_draft,
+    warp=settings.warp_spec(),
+    **kwargs,
+  )
+  rows = prompt.tokens.shape[0]
+  controls = settings.controls(build.row_keys(0, range(rows)), NEW, (EOS,))
+  params = generate_lib.Params(params_of(TARGET, 0), draft_params)
+  made = build.compiled(recipe, NEW)(params, prompt, controls)
+  return jax.device_get(made)
+
+
+def tokens_of(made):
+  return [
+    row[p : p + n].tolist()
+    for row, p, n in zip(made.tokens, made.prompt_length, made.num_tokens)
+  ]
+
+
+@functools.lru_cache(maxsize=None)
+def plainly():
+  """Plain tokens of all eight prompts."""
+  made = decode(None, prompts(list(range(8))), 0)
+  rows = tokens_of(made)
+  assert len(set(map(tuple, rows))) > 4 and max(map(len, rows)) == NEW
+  return rows
+
+
+@pytest.mark.parametrize(
+  'num_draft, rows, width',
+  [(1, [0, 1, 2], 9), (2, [5], 9), (5, [7, 3, 0, 4, 2], 9), (25, [6, 1], 13)],
+)
+def test_any_weights_any_batch_the_same_tokens(num_draft, rows, width):
+  prompt = prompts(rows)
+  wider = jnp.pad(prompt.tokens, ((0, 0), (0, width - 9)), constant_values=7)
+  made = decode(
+    SlotSpec(CONFIG, VOCAB),
+    prompt.replace(tokens=wider),
+    num_draft,
+    draft_params=params_of(CONFIG, 1),
+  )
+  want = [plainly()[i] for i in rows]
+  assert tokens_of(made) == want
+  drafted, emitted = made.rounds.drafted, made.rounds.emitted
+  live = emitted > 0
+  assert (emitted[live] <= num_draft + 1).all()
+  assert (live.sum(1) <= [len(w) for w in want]).all()
+  # Slots without a position of their own propose nothing.
+  before = np.cumsum(emitted, 1) - emitted
+  room = np.minimum(num_draft, CONFIG.max_positions - before)
+  np.testing.assert_array_equal(drafted[live], room[live])
+  if num_draft < 25:
+    assert 0 < made.rounds.accepted.sum() < drafted.sum()
+
+
+def test_the_oracle_needs_as_few_rounds_as_can_be():
+  rows = plainly()
+  script = np.zeros((8, NEW), np.int32)
+  for row, tokens in enumerate(rows):
+    script[row, : len(tokens)] = tokens
+  for num_draft in (2, 5):
+    recipe = build.recipe(models.make_lm(TARGET), 'suffix', num_draft=num_draft)
+    oracle = drafters.simulated(num_draft=num_draft, vocab_size=VOCAB)
+    recipe = recipe._replace(drafter=oracle, widths=())
+    controls = build.Sampling().controls(
+      build.row_keys(0, range(8)), NEW, (EOS,)
+    )
+    params = generate_lib.Params(
+      params_of(TARGET, 0), Script(jnp.asarray(script), jnp.float32(1.0))
+    )
+    made = jax.device_get(
+      build.compiled(recipe, NEW)(params, prompts(list(range(8))), controls)
+    )
+    assert tokens_of(made) == rows
+    # The end token is one of them: ceil((L + 1) / (k + 1)).
+    assert (made.rounds.emitted > 0).sum(1).tolist() == [
+      -(-len(row) // (num_draft + 1)) for row in rows
+    ]
+
+
+def test_relaxed_tokens_satisfy_the_rule_on_the_final_output():
+  beta, tau = [1, 2, 3, 3, 5, 5, 11, 2], [9, 0.5, 1, 4, 0.3, 5, 2, 0.0]
+  made = decode(
+    SlotSpec(CONFIG, VOCAB),
+    prompts(list(range(8))),
+    5,
+    build.Sampling(beta=beta, tau=tau),
+    verify='top_candidates',
+    draft_params=params_of(CONFIG, 1),
+  )
+  rows, plain = tokens_of(made), plainly()
+  prompt = prompts(list(range(8)))
+  width = max(map(len, rows))
+  given = np.zeros((8, width), np.int32)
+  for row, tokens in enumerate(rows):
+    given[row, 1 : len(tokens)] = tokens[:-1]
+  mask = np.arange(9) < np.asarray(prompt.length)[:, None]
+  module = models.make_module(TARGET)
+  logits = np.asarray(
+    jax.jit(module.apply)(
+      {'params': params_of(TARGET, 0)}, prompt.tokens, mask, given
+    )
+  )
+  relaxed = 0
+  for row, tokens in enumerate(rows):
+    for at, token in enumerate(tokens):
+      scores = logits[row, at]
+      rank = 1 + int((scores > scores[token] + 1e-4).sum())
+      assert rank <= beta[row]
+      assert scores.max() - scores[token] <= tau[row] + 1e-4
+      assert token != EOS or rank == 1
+      relaxed += rank > 1
+  assert relaxed > 5
+  assert rows[0] == plain[0] and rows[7] == plain[7]
+  assert rows != plain
+
+
+def test_cached_equals_recomputed_at_every_bifurcation():
+  """A block of four is cut behind c = 0..4 accepted tokens; twice."""
+  lm, params = models.make_lm(TARGET), params_of(TARGET, 0)
+  rng = np.random.default_rng(5)
+  cuts, num_draft = 5, 4
+  first, second = rng.integers(2, VOCAB, (2, cuts, num_draft)).astype(np.int32)
+  kept = np.arange(cuts)
+  corrections = rng.integers(2, VOCAB, cuts).astype(np.int32)
+  prompt = prompts([0, 1, 2, 3, 4])
+
+  @jax.jit
+  def cached(prompt):
+    prefilled = lm.prefill(params, prompt, capacity=16)
+    block = jnp.concatenate([prefilled.last_token[:, None], first], 1)
+    one, cache = lm.extend(params, prefilled.cache, block)
+    cache = lm.commit(cache, jnp.asarray(kept + 1))
+    block = jnp.concatenate([corrections[:, None], second], 1)
+    two, _ = lm.extend(params, cache, block)
+    return one.logits, two.logits
+
+  @jax.jit
+  def recomputed(prompt, given):
+    mask = jnp.arange(9) < prompt.length[:, None]
+    module = models.make_module(TARGET)
+    return module.apply({'params': params}, prompt.tokens, mask, given)
+
+  one, two = cached(prompt)
+  whole = np.zeros((cuts, 1 + 2 * num_draft + 1), np.int32)
+  for row in range(cuts):
+    text = [0, *first[row, : kept[row]], corrections[row], *second[row]]
+    whole[row, : len(text)] = text
+  draft = np.concatenate([np.zeros((cuts, 1), np.int32), first], 1)
+  want_one = recomputed(prompt, np.pad(draft, ((0, 0), (0, num_draft + 1))))
+  np.testing.assert_allclose(one, want_one[:, : num_draft + 1], atol=1e-4)
+  want_two = np.asarray(recomputed(prompt, whole))
+  for row in range(cuts):
+    at = kept[row] + 1
+    np.testing.assert_allclose(
+      two[row], want_two[row, at : at + num_draft + 1], atol=1e-4
+    )
+
+
+WARP = warp_lib.WarpSpec(sampled=True, top_k=True)
+
+
+def law(monkeypatch, verify, swap=None, **changes):
+  """p-value of the target's law for a random Spec-Drafter of four tokens."""
+  warps = (dict(temperature=1.0), dict(temperature=0.6, top_k=2),
+           dict(temperature=0.0))  # fmt: skip
+  monkeypatch.setattr(law_lib, 'WARPS', warps)
+  config = dataclasses.replace(
+    CONFIG, vocab_size=4, window=3, num_decoder_layers=1, eos_token_id=(0,),
+    max_positions=6, **changes,
+  )  # fmt: skip
+  spec = SlotSpec(config, 4)
+  recipe = build.recipe(
+    fakes.markov_lm(4, encoder_decoder=True),
+    spec,
+    num_draft=3,
+    verify=verify,
+    warp=WARP,
+  )
+  if swap is not None:
+    recipe = recipe._replace(drafter=drafters.slot_drafter(spec, swap))
+  tables = (law_lib.TARGET, params_of(config, 2, 1.0))
+  return law_lib._p_value(law_lib._program(recipe), True, tables=tables)
+
+
+@pytest.mark.parametrize('verify', ['sampling', 'block', 'coupled'])
+def test_law(verify, monkeypatch):
+  """Its softmax is an honest q: the loop has the target's law."""
+  p_value = law(monkeypatch, verify, source_copy=verify != 'block')
+  assert p_value > law_lib.ALARM
+
+
+def test_a_q_that_was_not_drawn_from_is_found_out(monkeypatch):
+  wrong = drafters.How(3, 'argmax', True, WARP)
+  assert law(monkeypatch, 'sampling', wrong) < law_lib.ALARM
+
+
+def test_heads_on_the_target_know_the_last_state():
+  """Heads that copy the state's own prediction draft the token again."""
+  config = models.BlockwiseConfig(VOCAB, 16, 4, block=3)
+  params = jax.tree.map(np.copy, params_of(config, 3, 1.0))
+  params['down']['weight'] *= 0  # every head repeats the target's head
+  target = params_of(TARGET, 0)
+  params['head']['weight'] = target['head']['weight']
+  lm = models.make_lm(TARGET, hidden_layers=(-1,))
+  rows = [0, 3, 7]
+  made = decode(
+    SlotSpec(config, VOCAB), prompts(rows), 3, lm=lm, draft_params=params
+  )
+  assert tokens_of(made) == [plainly()[i] for i in rows]
+  assert (made.rounds.drafted[:, 0] == 0).all()  # nothing is known yet
+  # A head says what the state said: right where the target repeats itself.
+  repeats = [
+    any(a == b for a, b in zip(row[1:], row)) for row in tokens_of(made)
+  ]
+  assert any(repeats)
+  assert ((made.rounds.accepted.sum(1) > 0) == repeats).all()
+
+
+def test_bad_inputs_in_one_sentence():
+  lm = models.make_lm(TARGET)
+  spec = SlotSpec(CONFIG, VOCAB)
+  for drafter, num_draft, target, words in (
+    (spec, -1, lm, 'num_draft must be at least 0'),
+    (spec, 26, lm, 'at most 25 tokens at once'),
+    (SlotSpec(dataclasses.replace(CONFIG, max_positions=7), VOCAB), 8, lm,
+     'at most 7 tokens'),
+    (SlotSpec(CONFIG, VOCAB - 1), 2, lm, 'scores 10 tokens but the target 11'),
+    (spec, 2, fakes.markov_lm(VOCAB), 'the target is decoder-only'),
+  ):  # fmt: skip
+    with pytest.raises(ValueError, match=words):
+      build.recipe(target, drafter, num_draft=num_draft)
+  with pytest.raises(ValueError, match='num_draft must be at least 1'):
+    drafters.slot_drafter(
+      spec, drafters.How(0, 'argmax', False, build.Sampling().warp_spec())
+    )
