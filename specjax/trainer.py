@@ -133,7 +133,9 @@ def as_model(parts: build.Run, params: base.PyTree) -> loading.Model:
     config=config,
     module=parts.module,
     tokenizer=parts.tokenizer,
-    lm=models.make_lm(config, vocab_size=vocab_size),
+    lm=models.make_lm(config, vocab_size=vocab_size)
+    if models.is_language_model(config)
+    else None,
     eos_ids=tuple(config.eos_token_id),
     pad_id=config.pad_token_id,
     name=parts.config.name,

@@ -15,6 +15,7 @@ from specjax.training import data as data_lib
 from specjax.training import objectives
 from specjax.training import placement as placement_lib
 from specjax.training import readers
+from specjax.training import slot_drafters
 from specjax.training import sources as sources_lib
 from specjax.training import step as step_lib
 
@@ -26,7 +27,6 @@ class Run(NamedTuple):
     config: `config_lib.TrainConfig`.
     model_config: of the trained model.
     module: its Flax module.
-    network: the module as training sees it.
     objective: `step_lib.Objective`.
     frozen: the teacher's parameters, or {}.
     teacher: `loading.Model`, or None.
@@ -41,7 +41,6 @@ class Run(NamedTuple):
   config: config_lib.TrainConfig
   model_config: Any
   module: Any
-  network: objectives.Network
   objective: step_lib.Objective
   frozen: base.PyTree
   teacher: Optional[loading.Model]
@@ -177,16 +176,7 @@ def build(
   made = _model_config(config, tokenizer, teacher, initial, sources)
   _check_kind(config, made, teacher)
   module = models.make_module(made)
-  network = network_of(module)
-  if teacher is None:
-    objective = objectives.cross_entropy_objective(network, config.objective)
-  else:
-    objective = objectives.distillation_objective(
-      network,
-      network_of(teacher.module),
-      config.objective,
-      getattr(made, 'output_ids', ()),
-    )
+  objective, init = _learning(config, made, module, teacher, initial)
   shared = dict(
     start_id=getattr(made, 'decoder_start_token_id', None),
     process_index=process_index,
@@ -196,29 +186,58 @@ def build(
   if valid_source is not None:
     plain = dataclasses.replace(config.data, labelled_fraction=0.0)
     valid = data_lib.make_batches(plain, [valid_source], seed=0, **shared)
+  batches = data_lib.make_batches(
+    config.data, sources, seed=config.seed, **shared
+  )
+  if config.model.family in config_lib.SLOT_FAMILIES:
+    batches = slot_drafters.with_steps(batches)
   return Run(
     config=config,
     model_config=made,
     module=module,
-    network=network,
     objective=objective,
     frozen={} if teacher is None else teacher.params,
     teacher=teacher,
     tokenizer=tokenizer,
-    init=network.init if initial is None else lambda key: initial.params,
-    batches=data_lib.make_batches(
-      config.data, sources, seed=config.seed, **shared
-    ),
+    init=init,
+    batches=batches,
     valid=valid,
     sources=sources,
     valid_source=valid_source,
   )
 
 
+def _learning(config, made, module, teacher, initial):
+  """(objective, init) of a run."""
+  if config.model.family in config_lib.SLOT_FAMILIES:
+    init = slot_drafters.initialiser(config, made, teacher)
+    objective = slot_drafters.objective(
+      config, made, module, network_of(teacher.module)
+    )
+  else:
+    network = network_of(module)
+    init = network.init
+    if teacher is None:
+      objective = objectives.cross_entropy_objective(network, config.objective)
+    else:
+      objective = objectives.distillation_objective(
+        network,
+        network_of(teacher.module),
+        config.objective,
+        getattr(made, 'output_ids', ()),
+      )
+  return objective, init if initial is None else lambda key: initial.params
+
+
 def _model_config(config, tokenizer, teacher, initial, sources):
   """The trained model's config: new, or that of the initial weights."""
   eos_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
   pad_id = eos_id if pad_id is None else pad_id
+  if config.model.family in config_lib.SLOT_FAMILIES:
+    ids = ()
+    if config.model.output_vocab and initial is None:
+      ids = frequent_ids(sources, config.model.output_vocab, eos_id)
+    return slot_drafters.new_config(config, teacher, initial, eos_id, ids)
   if initial is not None:
     made = initial.config
   elif teacher is not None:
@@ -254,7 +273,7 @@ def frequent_ids(
 
 
 def _check_kind(config, made, teacher):
-  is_pairs = isinstance(made, models.T5Config)
+  is_pairs = not isinstance(made, models.DecoderConfig)
   if is_pairs != (config.data.kind == 'pairs'):
     wanted = 'pairs' if is_pairs else 'text'
     raise ValueError(

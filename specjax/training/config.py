@@ -12,7 +12,8 @@ from specjax.training import losses
 from specjax.training import sources as sources_lib
 
 TASKS = ('target', 'drafter')
-FAMILIES = ('t5', 'decoder')
+SLOT_FAMILIES = ('spec_drafter', 'blockwise')
+FAMILIES = ('t5', 'decoder') + SLOT_FAMILIES
 OPTIMIZERS = ('adamw', 'adafactor', 'muon')
 SCHEDULES = ('cosine', 'rsqrt', 'constant')
 REMAT = ('none', 'full')
@@ -23,7 +24,8 @@ class ModelConfig:
   """Shape of a new model; ignored where weights are given.
 
   Attributes:
-    family: 't5' (encoder-decoder) or 'decoder'.
+    family: 't5' (encoder-decoder), 'decoder', or a drafter for a T5 target:
+      'spec_drafter', or 'blockwise' (heads on the target's last state).
     width: D.
     layers: decoder layers (and encoder layers unless given).
     encoder_layers: of a T5; 0 takes `layers`.
@@ -35,8 +37,8 @@ class ModelConfig:
     tie_embeddings: the output projection is the embedding table.
     dropout: share of activations set to 0 in training.
     max_positions: of a decoder.
-    output_vocab: a T5 drafter's head knows only this many tokens, the most
-      frequent of the training targets; 0 keeps all.
+    output_vocab: an encoder-decoder's drafter's head knows only this many
+      tokens, the most frequent of the training targets; 0 keeps all.
   """
 
   family: str = 't5'
@@ -113,6 +115,34 @@ class ObjectiveConfig:
 
 
 @dataclasses.dataclass
+class SlotsConfig:
+  """Of the families 'spec_drafter' and 'blockwise'; see `block_mask`.
+
+  Attributes:
+    block: masked slots of an example, the longest draft there can be.
+    block_min: if above 0, each example has between so many and `block` slots,
+      so that one drafter serves every number in between.
+    window: verified tokens that a Spec-Drafter sees; `data.target_length` shows
+      it the whole prefix.
+    cuts: examples made of one row at each step; they share the encoder's pass.
+    reveal_first, reveal_last: share of the wrong guesses that glancing reveals,
+      at the first and (falling linearly) at the last step.
+    source_copy: masked slots begin with the source's embeddings as their
+      positions ask for them; without it, with one learned vector.
+    init_encoder: begin with the target's embeddings and its encoder layers.
+  """
+
+  block: int = 25
+  block_min: int = 0
+  window: int = 32
+  cuts: int = 1
+  reveal_first: float = 0.5
+  reveal_last: float = 0.3
+  source_copy: bool = True
+  init_encoder: bool = False
+
+
+@dataclasses.dataclass
 class TrainConfig:
   """A training run.
 
@@ -181,6 +211,7 @@ class TrainConfig:
   objective: ObjectiveConfig = dataclasses.field(
     default_factory=ObjectiveConfig
   )
+  slots: SlotsConfig = dataclasses.field(default_factory=SlotsConfig)
 
   def validate(self):
     """Raises ValueError with one sentence for a setting that cannot work."""
@@ -216,13 +247,15 @@ class TrainConfig:
     _at_least('model.output_vocab', self.model.output_vocab, 0)
     if self.model.output_vocab and (
       self.task != 'drafter'
-      or self.model.family != 't5'
-      or self.model.tie_embeddings
+      or self.model.family == 'decoder'
+      or (self.model.tie_embeddings and self.model.family != 'blockwise')
     ):
       raise ValueError(
         'model.output_vocab is for T5 drafters with model.tie_embeddings=False.'
       )
     self._validate_learning()
+    if self.model.family in SLOT_FAMILIES:
+      self._validate_slots()
     self.data.validate()
     self.mesh.validate()
     if self.mesh.shape and self.data_parallel:
@@ -243,6 +276,34 @@ class TrainConfig:
       )
     if self.task == 'target' and self.data.on_policy_fraction:
       raise ValueError('data.on_policy_fraction is for drafters.')
+
+  def _validate_slots(self):
+    slots, family = self.slots, self.model.family
+    for name in ('block', 'window', 'cuts'):
+      _at_least(f'slots.{name}', getattr(slots, name), 1)
+    _between('slots.block_min', slots.block_min, 0, slots.block)
+    _between('slots.reveal_first', slots.reveal_first, 0, 1)
+    _between('slots.reveal_last', slots.reveal_last, 0, 1)
+    if slots.block > self.data.target_length:
+      raise ValueError(
+        f'slots.block={slots.block} exceeds data.target_length='
+        f'{self.data.target_length}, the positions there are.'
+      )
+    if self.eval_draft > slots.block:
+      raise ValueError(
+        f'eval_draft={self.eval_draft} exceeds slots.block={slots.block}.'
+      )
+    wrong = None
+    if self.task != 'drafter':
+      wrong = "task='drafter'"
+    elif self.objective.name != 'cross_entropy':
+      wrong = "objective.name='cross_entropy' (labels come from train.label)"
+    elif self.data.kind != 'pairs':
+      wrong = "data.kind='pairs'"
+    elif self.data.on_policy_fraction:
+      wrong = 'data.on_policy_fraction=0'
+    if wrong:
+      raise ValueError(f'model.family={family!r} needs {wrong}.')
 
   def _validate_learning(self):
     optimizer, objective = self.optimizer, self.objective
@@ -295,8 +356,11 @@ def _between(name, value, low, high):
 
 
 def to_dict(config: TrainConfig) -> dict:
-  """Nested plain dict of a config."""
-  return dataclasses.asdict(config)
+  """Nested plain dict of a config; settings of other families are left out."""
+  made = dataclasses.asdict(config)
+  if config.model.family not in SLOT_FAMILIES:
+    del made['slots']
+  return made
 
 
 # What may differ between two runs in one workdir: it changes no parameter.

@@ -63,7 +63,7 @@ def decode(drafter, prompt, num_draft, settings=build.Sampling(), **kwargs):
   )
   rows = prompt.tokens.shape[0]
   controls = settings.controls(build.row_keys(0, range(rows)), NEW, (EOS,))
-  params = generate_lib.Params(params_of(TARGET, 0), draft_params)
+  params = generate_lib.Params(params_of(TARGET, 11), draft_params)
   made = build.compiled(recipe, NEW)(params, prompt, controls)
   return jax.device_get(made)
 
@@ -124,7 +124,7 @@ def test_the_oracle_needs_as_few_rounds_as_can_be():
       build.row_keys(0, range(8)), NEW, (EOS,)
     )
     params = generate_lib.Params(
-      params_of(TARGET, 0), Script(jnp.asarray(script), jnp.float32(1.0))
+      params_of(TARGET, 11), Script(jnp.asarray(script), jnp.float32(1.0))
     )
     made = jax.device_get(
       build.compiled(recipe, NEW)(params, prompts(list(range(8))), controls)
@@ -156,7 +156,7 @@ def test_relaxed_tokens_satisfy_the_rule_on_the_final_output():
   module = models.make_module(TARGET)
   logits = np.asarray(
     jax.jit(module.apply)(
-      {'params': params_of(TARGET, 0)}, prompt.tokens, mask, given
+      {'params': params_of(TARGET, 11)}, prompt.tokens, mask, given
     )
   )
   relaxed = 0
@@ -175,7 +175,7 @@ def test_relaxed_tokens_satisfy_the_rule_on_the_final_output():
 
 def test_cached_equals_recomputed_at_every_bifurcation():
   """A block of four is cut behind c = 0..4 accepted tokens; twice."""
-  lm, params = models.make_lm(TARGET), params_of(TARGET, 0)
+  lm, params = models.make_lm(TARGET), params_of(TARGET, 11)
   rng = np.random.default_rng(5)
   cuts, num_draft = 5, 4
   first, second = rng.integers(2, VOCAB, (2, cuts, num_draft)).astype(np.int32)
@@ -258,7 +258,7 @@ def test_heads_on_the_target_know_the_last_state():
   config = models.BlockwiseConfig(VOCAB, 16, 4, block=3)
   params = jax.tree.map(np.copy, params_of(config, 3, 1.0))
   params['down']['weight'] *= 0  # every head repeats the target's head
-  target = params_of(TARGET, 0)
+  target = params_of(TARGET, 11)
   params['head']['weight'] = target['head']['weight']
   lm = models.make_lm(TARGET, hidden_layers=(-1,))
   rows = [0, 3, 7]

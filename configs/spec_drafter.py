@@ -1,0 +1,107 @@
+"""A Spec-Drafter for a T5 target: SpecDec's drafter, and its rivals.
+
+  python -m train.label --target=TARGET --input=train.en-de.tsv \
+      --output=labels.jsonl --config.batch_size=64
+  python -m train.main --config=configs/spec_drafter.py --workdir=DIR \
+      --config.teacher=TARGET --config.data.labelled=labels.jsonl \
+      --config.data.valid=valid.en-de.tsv
+
+Deep encoder, shallow decoder (12 + 2), mask prediction with glancing on the
+target's own outputs, average of the last ten checkpoints. Sized for the demo's
+target; `--config.model.width` and its neighbours make it larger. One drafter
+serves 5 to 30 slots.
+
+Variants, each with the same budget: `:head` (Blockwise heads on the target's
+last state), `:reduced` (half the encoder, one decoder layer, half as wide),
+`:six_six` (6 + 6), and `:quick`, a minute that shows the mechanics.
+
+References:
+  Xia et al. Speculative decoding. Findings of EMNLP 2023.
+    https://arxiv.org/abs/2203.16487
+"""
+
+from specjax.training import config as config_lib
+from specjax.training import sources
+
+_NAMES = {
+  '': 'Spec-Drafter, 12 + 2 layers',
+  'head': 'Blockwise heads',
+  'reduced': 'Spec-Drafter of reduced capacity, 6 + 1 layers',
+  'six_six': 'Spec-Drafter, 6 + 6 layers',
+  'quick': 'Spec-Drafter, a quick try',
+}
+
+
+def get_config(arg: str = '') -> config_lib.TrainConfig:
+  """`arg` names a variant; '' is the paper's 12 + 2."""
+  if arg not in _NAMES:
+    known = ', '.join(filter(None, _NAMES))
+    raise ValueError(f'Unknown variant {arg!r}; known are {known}.')
+  config = config_lib.TrainConfig(
+    task='drafter',
+    name=_NAMES[arg],
+    teacher='demo_target/export',
+    steps=8000,
+    log_every=50,
+    eval_every=1000,
+    save_every=200,
+    keep_last=10,
+    average_last=10,
+    eval_prompts=64,
+    eval_draft=10,
+    eval_new_tokens=96,
+    export_dtype='bfloat16',
+    licence='CC BY 2.0',
+    data_note=(
+      'English sentences of www.manythings.org/anki and tatoeba.org, '
+      'translated by the target'
+    ),
+    model=config_lib.ModelConfig(
+      family='spec_drafter',
+      width=192,
+      encoder_layers=12,
+      layers=2,
+      heads=3,
+      head_dim=64,
+      mlp=512,
+      tie_embeddings=False,
+      output_vocab=4096,
+      dropout=0.1,
+    ),
+    data=sources.DataConfig(
+      kind='pairs',
+      labelled='labels.jsonl',
+      labelled_fraction=1.0,
+      valid='valid.en-de.tsv',
+      source_length=92,
+      target_length=96,
+      batch_rows=16,
+      joined_fraction=0.5,
+    ),
+    optimizer=config_lib.OptimizerConfig(
+      learning_rate=1e-3,
+      schedule='rsqrt',
+      warmup_steps=400,
+      b2=0.999,
+      eps=1e-6,
+      weight_decay=0.01,
+      clip=5.0,
+    ),
+    objective=config_lib.ObjectiveConfig(label_smoothing=0.1),
+    slots=config_lib.SlotsConfig(block=30, block_min=5, window=16, cuts=8),
+  )
+  if arg == 'head':
+    config.model.family = 'blockwise'
+    config.model.mlp = 128
+    config.model.dropout = 0.0
+  elif arg == 'reduced':
+    config.model.width, config.model.mlp = 96, 256
+    config.model.head_dim = 32
+    config.model.encoder_layers, config.model.layers = 6, 1
+  elif arg == 'six_six':
+    config.model.encoder_layers = config.model.layers = 6
+  elif arg == 'quick':
+    config.model.encoder_layers, config.model.layers = 2, 1
+    config.steps, config.eval_every, config.save_every = 60, 0, 6
+    config.data.max_examples = 2000
+  return config
