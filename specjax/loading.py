@@ -152,7 +152,10 @@ def load_tokenizer(folder: str):
     return None
   import transformers  # Slow to import, and needed here alone.
 
+  verbosity = transformers.logging.get_verbosity()
   try:
+    # It warns of a config.json that it does not know, which is no concern here.
+    transformers.logging.set_verbosity_error()
     return transformers.AutoTokenizer.from_pretrained(
       folder, local_files_only=True
     )
@@ -170,6 +173,8 @@ def load_tokenizer(folder: str):
       f'the tokenizer files in {folder} do not load '
       f'({type(error).__name__}: {reason}).'
     ) from None
+  finally:
+    transformers.logging.set_verbosity(verbosity)
 
 
 def _folder(name: str) -> str:

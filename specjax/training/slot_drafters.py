@@ -217,7 +217,7 @@ def objective(
     training = key is not None
     keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
     cuts = block_mask.examples(batch, keys[0], spec)
-    run = _passes(module, params, batch, cuts, keys[2:] if training else None)
+    run = passes(module, params, batch, cuts, keys[2:] if training else None)
     shown = jnp.zeros(())
     if training:
       guess = jax.lax.stop_gradient(jnp.argmax(run(cuts), -1))
@@ -270,7 +270,7 @@ def _labels(made):
   return known
 
 
-def _passes(module, params, batch, cuts, keys):
+def passes(module, params, batch, cuts, keys):
   """`(examples) -> logits [B, C, K, V]`; encodes once.
 
   Every pass draws the same dropout, so that glancing looks at the very network
