@@ -1,0 +1,194 @@
+"""Spec-Drafters trained end to end for a toy target, by the shipped recipe."""
+
+import hashlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import specjax
+from specjax import drafting
+from specjax import labelling
+from specjax import models
+from specjax import trainer
+from specjax.decode_config import DecodeConfig
+from specjax.training import build
+from tests import tiny
+from tests.training import toy
+
+DRAFTER = {
+  'task': 'drafter',
+  'tokenizer': '',
+  'data_parallel': 1,
+  'save_every': 0,
+  'data__batch_rows': 16,
+  'data__train': '',
+  'data__labelled_fraction': 1.0,
+  'model__family': 'spec_drafter',
+  'model__encoder_layers': 2,
+  'model__tie_embeddings': False,
+  'model__output_vocab': 60,
+  'optimizer__schedule': 'rsqrt',
+  'objective__label_smoothing': 0.1,
+  'eval_draft': 6,
+  'slots__block': 8,
+  'slots__block_min': 3,
+  'slots__window': 6,
+  'slots__cuts': 4,
+}
+
+
+def quiet(line):
+  del line
+
+
+def digest(folder):
+  return hashlib.sha256((folder / 'model.safetensors').read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope='module', name='files')
+def files_fixture(tmp_path_factory):
+  """A target that knows the toy language, and its own outputs."""
+  folder = tmp_path_factory.mktemp('toy')
+  toy.write(folder)
+  config = toy.config(
+    folder, steps=250, save_every=0, data_parallel=1, data__batch_rows=16
+  )
+  config.data.valid = ''
+  trainer.run(config, str(folder / 'target'), report=quiet)
+  labelling.label(
+    labelling.Request(
+      target=str(folder / 'target' / 'export'),
+      drafter='',
+      inputs=(str(folder / 'train.tsv'),),
+      field='source',
+      output=str(folder / 'own.jsonl'),
+      limit=0,
+      config=DecodeConfig(max_new_tokens=16, batch_size=32),
+    )
+  )
+  return folder
+
+
+def settings(files, **changes):
+  return toy.config(
+    files,
+    teacher=str(files / 'target' / 'export'),
+    data__labelled=str(files / 'own.jsonl'),
+    **DRAFTER | changes,
+  )
+
+
+def test_a_trained_drafter_drafts_whole_sentences(files, tmp_path):
+  """Also: the target stays as it is, and average, export and load agree."""
+  export = files / 'target' / 'export'
+  before = digest(export)
+  # Held-out sources are of another kind here; those seen show what was learnt.
+  config = settings(
+    files,
+    steps=150,
+    save_every=50,
+    average_last=2,
+    data__valid=str(files / 'train.tsv'),
+    slots__init_encoder=True,
+    model__encoder_layers=1,
+  )
+  parts = build.build(config)
+  params = parts.init(jax.random.key(0))
+  np.testing.assert_array_equal(
+    params['encoder']['layers_0']['mlp']['up']['weight'],
+    parts.teacher.params['encoder']['layers_0']['mlp']['up']['weight'],
+  )
+  out = trainer.run(config, str(tmp_path), report=quiet)
+  assert out.metrics['acceptance_rate'] > 0.8
+  assert out.metrics['block_efficiency'] > 3
+  assert digest(export) == before
+  drafter = specjax.load(tmp_path / 'export')
+  card = (tmp_path / 'export' / 'README.md').read_text()
+  assert 'specjax_spec_drafter drafter' in card and '150 steps' in card
+  assert drafter.config.max_source_positions == 32
+  target = specjax.load(export)
+  prompts = [source for source, _ in toy.pairs(8, first=30)]
+  plain = specjax.generate(target, prompts, max_new_tokens=16)
+  made = specjax.generate(
+    target, prompts, drafter=drafter, num_draft=6, max_new_tokens=16
+  )
+  assert [a.tokens for a in made] == [a.tokens for a in plain]
+  calls = sum(a.counts.num_target_calls for a in made)
+  assert 3 * calls < sum(len(a.tokens) for a in made)
+  _refused_with_the_drafter(target, drafter, tmp_path)
+
+
+def _refused_with_the_drafter(target, drafter, tmp_path):
+  """What cannot be decoded with a drafter is told before decoding."""
+  rows = [[5] * 40]
+  for prompts, changes, words in (
+    (rows, {}, 'Prompt 1 has 40 tokens, but the drafter .* at most 32'),
+    ('ba do', {'num_draft': 9}, 'at most 8 tokens at once'),
+    ('ba do', {'num_draft': -1}, 'num_draft must be'),
+    ('ba do', {'beta': 0}, 'beta must be'),
+    ('ba do', {'tau': -0.5}, 'tau must be'),
+    ('ba do', {'beta': 10**6}, 'beta must be at most'),
+  ):
+    with pytest.raises(ValueError, match=words):
+      specjax.generate(target, prompts, drafter=drafter, **changes)
+  other = specjax.load(tiny.save(tmp_path / 'other', tiny.T5))
+  with pytest.raises(ValueError, match='tokenizer differs'):
+    specjax.generate(other, 'the cat', drafter=drafter)
+  with pytest.raises(ValueError, match='name it without hybrid'):
+    drafting.load(f'hybrid:{drafter.name}')
+
+
+def test_heads_learn_from_the_frozen_state(files, tmp_path):
+  config = settings(
+    files,
+    steps=60,
+    model__family='blockwise',
+    model__mlp=16,
+    data__valid=str(files / 'train.tsv'),
+  )
+  parts = build.build(config)
+  before = jax.tree.map(np.array, parts.frozen)
+  out = trainer.run(config, str(tmp_path), report=quiet)
+  assert out.metrics['block_efficiency'] > 1.15
+  jax.tree.map(np.testing.assert_array_equal, before, parts.frozen)
+  heads = specjax.load(tmp_path / 'export')
+  assert isinstance(heads.config, models.BlockwiseConfig)
+  wide = specjax.load(tiny.save(tmp_path / 'wide', tiny.T5))
+  wide = wide._replace(
+    config=models.T5Config(**{**vars(wide.config), 'd_model': 48}),
+    tokenizer=heads.tokenizer,
+  )
+  with pytest.raises(ValueError, match='states of width 32'):
+    specjax.generate(wide, [[3, 4]], drafter=heads)
+
+
+def test_settings_that_cannot_work(files, tmp_path):
+  text = tiny.save(tmp_path / 'text', tiny.DECODER)
+  for changes, words in (
+    ({'slots__block': 0}, 'slots.block must be at least 1'),
+    ({'slots__block': 40, 'eval_draft': 4}, 'exceeds data.target_length'),
+    ({'eval_draft': 9}, 'eval_draft=9 exceeds slots.block=8'),
+    ({'slots__block_min': 9}, 'slots.block_min must lie between'),
+    ({'slots__reveal_first': 1.5}, 'slots.reveal_first must lie'),
+    ({'objective__name': 'forward_kl'}, "needs objective.name='cross_entropy'"),
+    ({'data__kind': 'text'}, "needs data.kind='pairs'"),
+    ({'task': 'target', 'tokenizer': 'x', 'model__output_vocab': 0},
+     "needs task='drafter'"),
+    ({'teacher': text}, 'drafts for T5 targets'),
+    ({'slots__init_encoder': True, 'model__mlp': 32}, 'd_ff is 64 there'),
+    ({'init_from': str(files / 'target' / 'export')}, 'init_from names a t5'),
+  ):  # fmt: skip
+    changes.setdefault('model__output_vocab', 60)
+    with pytest.raises(ValueError, match=words):
+      config = settings(files)
+      for name, value in changes.items():
+        holder, _, field = name.rpartition('__')
+        setattr(getattr(config, holder) if holder else config, field, value)
+      build.build(config)
+
+
+def test_old_runs_know_nothing_of_slots(files):
+  old = json.loads((files / 'target' / 'config.json').read_text())
+  assert 'slots' not in old
