@@ -20,7 +20,10 @@ from specjax.benchmark import plan
 from specjax.benchmark import plots
 from specjax.benchmark import report
 from specjax.benchmark import runner
+from specjax.benchmark import specdec
+from specjax.benchmark import specdec_report
 from specjax.benchmark import table
+from specjax.benchmark.specdec_config import SpecDecConfig
 
 CONFIG = pathlib.Path(__file__).parent.parent / 'configs' / 'bench.py'
 
@@ -72,10 +75,16 @@ def main(argv: Sequence[str]) -> None:
   if values.plan:
     print(plan.plan(request, cli.note), flush=True)
     return
-  results = runner.run(request, cli.note)
-  print(table.text(results.rows), flush=True)
+  is_specdec = isinstance(config, SpecDecConfig)
+  results = (specdec if is_specdec else runner).run(request, cli.note)
+  if is_specdec:
+    print(specdec_report.markdown(results, config), flush=True)
+  else:
+    print(table.text(results.rows), flush=True)
   if values.output:
     files = report.write(values.output, results, config)
+    if is_specdec:
+      files += specdec_report.write(values.output, results, config)
     cli.note(f'wrote {", ".join(files)} in {values.output}')
     if not plots.available():
       cli.note('no plots: pip install matplotlib, or specjax[plots]')

@@ -45,6 +45,7 @@ class Case(NamedTuple):
     recipe: what `generate` is given.
     params: `generate.Params`; the drafter's are None for kind 'simulated',
       whose `Script` belongs to a batch.
+    beta, tau: of the verifier `top_candidates`.
   """
 
   drafter: Optional[Subject]
@@ -54,6 +55,16 @@ class Case(NamedTuple):
   batch_size: int
   recipe: generate_lib.Recipe
   params: Any
+  beta: int = 1
+  tau: float = 0.0
+
+  def controls(self, batch: Batch) -> base.Controls:
+    """The batch's controls, with this case's `beta` and `tau`."""
+    given = batch.controls
+    return given.replace(
+      beta=jnp.full_like(given.beta, self.beta),
+      tau=jnp.full_like(given.tau, self.tau),
+    )
 
   @property
   def name(self) -> str:
@@ -116,12 +127,20 @@ def grid(
 
 
 def speculative(
-  target, subject, config, temperature, batch_size, num_draft, verify, tables
+  target,
+  subject,
+  config,
+  temperature,
+  batch_size,
+  num_draft,
+  verify,
+  tables,
+  relaxed: tuple = (1, 0.0),
 ) -> Case:
-  """One speculative case; see `grid`."""
+  """One speculative case; see `grid`. `relaxed` is (beta, tau)."""
   spec = config.sampling(temperature).warp_spec()
   drafter_params = None
-  if subject.kind in ('model', 'hybrid') + build.FREE_DRAFTERS:
+  if subject.kind in ('model', 'slots', 'hybrid') + build.FREE_DRAFTERS:
     drafter = subject.model or subject.kind
     if subject.kind == 'hybrid':
       drafter = drafting.Hybrid(subject.model)
@@ -147,6 +166,8 @@ def speculative(
     batch_size,
     recipe,
     generate_lib.Params(target.params, drafter_params),
+    int(relaxed[0]),
+    float(relaxed[1]),
   )
 
 

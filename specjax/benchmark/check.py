@@ -70,7 +70,7 @@ def judged_alike(case: Case) -> bool:
 
 def twin_verifier(case: Case) -> str:
   """The rule under which a case exact in law alone is checked."""
-  return 'coupled' if case.drafter.kind == 'model' else 'match'
+  return 'coupled' if case.drafter.kind in ('model', 'slots') else 'match'
 
 
 def check(

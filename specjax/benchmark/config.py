@@ -92,10 +92,7 @@ class BenchmarkConfig:
       if not values:
         raise ValueError(f'{field} must hold at least one value.')
       for value in values:
-        if not _is_whole(value) or value < lowest:
-          raise ValueError(
-            f'{field} must be a whole number of at least {lowest}, not {value}.'
-          )
+        check_whole(field, value, lowest)
     self.search.validate()
     for value in self.temperature or ('nothing',):
       if not _is_number(value) or not 0 <= value < math.inf:
@@ -137,6 +134,14 @@ def _is_number(value) -> bool:
 
 def _is_whole(value) -> bool:
   return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_whole(field: str, value, lowest: int) -> None:
+  """Raises ValueError unless a value is a whole number of at least `lowest`."""
+  if not _is_whole(value) or value < lowest:
+    raise ValueError(
+      f'{field} must be a whole number of at least {lowest}, not {value}.'
+    )
 
 
 def _check_choice(name: str, value, choices) -> None:

@@ -130,7 +130,7 @@ def engine(
     if width in programs:
       continue
     static = dict(max_new_tokens=config.max_new_tokens, capacity=room(width))
-    inputs = case.recipe, given, batch.prompt, batch.controls
+    inputs = case.recipe, given, batch.prompt, case.controls(batch)
     start = _start.lower(*inputs, **static).compile()
     state = jax.eval_shape(
       lambda *rest, static=static: generate_lib.start(
@@ -149,7 +149,7 @@ def engine(
     batch = batches[index]
     start, run = programs[batch.prompt.tokens.shape[1]]
     begin = time.perf_counter()
-    state = start(params[index], batch.prompt, batch.controls)
+    state = start(params[index], batch.prompt, case.controls(batch))
     jax.block_until_ready(state)
     middle = time.perf_counter()
     _, generation = run(params[index], state, every)
@@ -161,7 +161,7 @@ def engine(
   def pause(index: int, rounds: int):
     batch = batches[index]
     start, run = programs[batch.prompt.tokens.shape[1]]
-    state = start(params[index], batch.prompt, batch.controls)
+    state = start(params[index], batch.prompt, case.controls(batch))
     return run(params[index], state, jnp.int32(rounds))[0]
 
   label = f'{case.name} K={case.num_draft} {case.verifier}'.strip()

@@ -100,7 +100,7 @@ def plan(request: runner.Request, tell: runner.Tell) -> str:
 def _rules(subject, temperature: float) -> Sequence[str]:
   if temperature == 0:
     return ('greedy',)
-  if subject.kind in ('model', 'unigram', 'bigram'):
+  if subject.kind in ('model', 'slots', 'unigram', 'bigram'):
     return SAMPLED_RULES[:3]
   return ('match',)
 

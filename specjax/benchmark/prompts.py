@@ -15,6 +15,7 @@ import numpy as np
 
 from specjax import loading
 from specjax import text as text_lib
+from specjax.training import readers
 
 # Spec-Bench's file names MT-bench by its eight subjects.
 MT_BENCH = (
@@ -44,12 +45,14 @@ class Prompt(NamedTuple):
     text: as a person wrote it, '' for random ids.
     category: of Spec-Bench, else ''.
     turn: 0, or 1 for the second turn of a chat.
+    reference: what a person would answer, '' if it is not known.
   """
 
   tokens: tuple[int, ...]
   text: str = ''
   category: str = ''
   turn: int = 0
+  reference: str = ''
 
 
 class Question(NamedTuple):
@@ -70,8 +73,8 @@ def collect(
 
   Args:
     target: whose tokenizer is used.
-    path: a file for `text.read_prompts`, Spec-Bench's `question.jsonl`, or ''
-      for random ids (of a shape).
+    path: a file for `text.read_prompts`, Spec-Bench's `question.jsonl`, a .tsv
+      file of sources and references, or '' for random ids (of a shape).
     config: `BenchmarkConfig`.
     answer: needed where a chat has a second turn.
 
@@ -93,6 +96,8 @@ def collect(
       '--input out and random tokens are used.'
     )
   questions = read_spec_bench(path)
+  if path.endswith('.tsv'):
+    return _pairs(target, path, config)
   if questions:
     prompts = _spec_bench(target, questions, config, answer)
   else:
@@ -108,6 +113,36 @@ def collect(
     ]
   if not prompts:
     raise ValueError(f'{path} holds nothing but blank lines.')
+  return prompts
+
+
+def _pairs(target: loading.Model, path: str, config) -> list[Prompt]:
+  """Sentence pairs, joined to passages where `config.join` says so.
+
+  Each source is taken once, in an order drawn by the seed. A passage longer
+  than `config.max_prompt_tokens` is left out: cut, it would not fit its
+  reference.
+  """
+  sources, references, _ = readers.read_pairs(
+    [path], fields=('source', 'target')
+  )
+  pairs = list(dict(zip(sources, references)).items())
+  order = np.random.default_rng(config.seed).permutation(len(pairs))
+  join, prompts = getattr(config, 'join', 1), []
+  for first in range(0, len(pairs) - join + 1, join):
+    group = [pairs[i] for i in order[first : first + join]]
+    source, reference = (' '.join(side) for side in zip(*group))
+    tokens = tuple(_encode(target, source, config))
+    if not config.max_prompt_tokens or len(tokens) <= config.max_prompt_tokens:
+      prompts.append(Prompt(tokens, source, reference=reference))
+    if config.num_prompts and len(prompts) == config.num_prompts:
+      break
+  if not prompts:
+    raise ValueError(
+      f'{path} gives no passage of {join} pairs within '
+      f'{config.max_prompt_tokens} tokens; lower --config.join or raise '
+      '--config.max_prompt_tokens.'
+    )
   return prompts
 
 

@@ -152,14 +152,27 @@ def run(request: Request, tell: Tell = lambda text: None) -> Results:
         batch_size,
         setup.tables,
       )
-      _group(request, setup, cases, environment, rows, runs, tell)
+      measure_cases(request, setup, cases, environment, rows, runs, tell)
   for row in rows:
     row['environment'] = environment
   return Results(rows, environment, runs, setup)
 
 
-def _group(request, setup, cases, environment, rows, runs, tell) -> None:
-  """Measures the cases of one temperature and batch size, and peers."""
+def measure_cases(
+  request, setup, cases, environment, rows, runs, tell, beside=()
+) -> None:
+  """Measures the cases of one temperature and batch size, and peers.
+
+  Args:
+    request: what was asked for.
+    setup: what was loaded for it.
+    cases: plain decoding first.
+    environment: of `describe`; peers add their versions.
+    rows, runs: as in `Results`; added to.
+    tell: is told of progress.
+    beside: (fields of its row, engine) pairs of what else is to be measured;
+      the engines return what a peer returns.
+  """
   config, first = request.config, cases[0]
   batches = cases_lib.batches(
     setup.prompts, setup.target, config, first.temperature, first.batch_size
@@ -179,6 +192,7 @@ def _group(request, setup, cases, environment, rows, runs, tell) -> None:
   ]
   with contextlib.ExitStack() as stack:
     asked = _start_peers(request, setup, cases, batches, stack, environment)
+    asked += beside
     engines += [peer[1] for peer in asked]
     measured = measure_lib.measure(engines, len(batches), config, tell)
   plain, by_width = measured[0], {}
@@ -188,8 +202,8 @@ def _group(request, setup, cases, environment, rows, runs, tell) -> None:
                            continuations, by_width)  # fmt: skip
     rows.append(row)
     runs.append((row, batches, found.results))
-  for (fields, _), found in zip(asked, measured[len(cases) :]):
-    rows.append(_peer_row(request, fields, found, plain, setup, batches))
+  for (about, _), found in zip(asked, measured[len(cases) :]):
+    rows.append(_peer_row(request, about, found, plain, setup, batches))
 
 
 def continuation(generation, config) -> jax.Array:
@@ -216,9 +230,10 @@ def _our_row(
   if case.drafter:
     outcome = _checked(case, found, plain, setup, batches, continuations,
                        config)  # fmt: skip
-  row = _fields(request, case.name, case.verifier, case.num_draft,
+  row = fields(request, case.name, case.verifier, case.num_draft,
                 case.temperature, case.batch_size, setup)  # fmt: skip
   row |= {'engine': 'specjax', 'exact': case.exact}
+  row |= {'beta': case.beta, 'tau': case.tau}
   row |= rows_lib.speed(found, plain)
   row |= rows_lib.drafting(counts)
   row |= rows_lib.parts_and_prediction(case, found, plain, counts, parts)
@@ -262,7 +277,8 @@ def _checked(case, found, plain, setup, batches, continuations, config):
   return outcome._replace(note='; '.join(filter(None, (note, outcome.note))))
 
 
-def _fields(request, drafter, verifier, num_draft, temperature, batch, setup):
+def fields(request, drafter, verifier, num_draft, temperature, batch, setup):
+  """What a row says about what was run."""
   return {
     'target': request.target,
     'drafter': drafter,
@@ -303,11 +319,11 @@ def _start_peers(request, setup, cases, batches, stack, environment):
       environment['versions'] |= worker.versions
       environment['peer_threads'] = told['threads']
       label = f'{peer} {drafter or "plain"} K={num_draft}'
-      fields = _fields(
+      about = fields(
         request, drafter or 'none', 'own', num_draft, cases[0].temperature,
         cases[0].batch_size, setup,
       )  # fmt: skip
-      asked.append((fields | {'engine': peer}, peers_lib.engine(worker, label)))
+      asked.append((about | {'engine': peer}, peers_lib.engine(worker, label)))
   return asked
 
 
@@ -323,8 +339,8 @@ def _peer_modes(peer: str, cases) -> list[tuple[Optional[str], int]]:
   return modes
 
 
-def _peer_row(request, fields, found, plain, setup, batches) -> dict[str, Any]:
-  row = dict(fields) | rows_lib.speed(found, plain)
+def _peer_row(request, about, found, plain, setup, batches) -> dict[str, Any]:
+  row = dict(about) | rows_lib.speed(found, plain)
   row['peak_memory_bytes'] = max(r['peak_bytes'] for r in found.results)
   row['exact'] = None
   row['by_category'] = rows_lib.by_category(
@@ -336,7 +352,7 @@ def _peer_row(request, fields, found, plain, setup, batches) -> dict[str, Any]:
     for i in range(len(result['tokens']))
   ]
   row |= {'check': None, 'check_note': ''}
-  if fields['temperature'] == 0:
+  if about['temperature'] == 0:
     equal = sum(a == b for a, b in pairs)
     row['check_note'] = f'{equal} of {len(pairs)} rows as ours'
   return row

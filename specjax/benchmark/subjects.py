@@ -87,8 +87,9 @@ class Subject(NamedTuple):
 
   Attributes:
     name: as the user wrote it.
-    kind: 'model', 'hybrid', 'simulated', or a name of `FREE`.
-    model: `loading.Model` of kinds 'model' and 'hybrid'.
+    kind: 'model', 'slots' (a network that fills slots, such as a
+      Spec-Drafter), 'hybrid', 'simulated', or a name of `FREE`.
+    model: `loading.Model` of kinds 'model', 'slots' and 'hybrid'.
     rate: acceptance of kind 'simulated'.
   """
 
@@ -168,6 +169,8 @@ def drafter(name: str, target: loading.Model, config) -> Optional[Subject]:
   # Another seed: a drafter equal to the target would agree with it always.
   model = load(name, dtype=config.dtype, seed=config.seed + 1)
   text_lib.check_same_vocabulary(target.tokenizer, model.tokenizer)
+  if model.lm is None:
+    return Subject(name, 'slots', model=model)
   vocab_size = min(target.lm.vocab_size, model.lm.vocab_size)
   if (target.tokenizer is None) != (model.tokenizer is None):
     raise ValueError(

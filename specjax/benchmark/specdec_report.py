@@ -1,0 +1,282 @@
+"""SpecDec's experiment as tables, statements and plots."""
+
+import pathlib
+from typing import Any, Optional, Sequence
+
+from specjax.benchmark import plots
+from specjax.benchmark import specdec
+from specjax.benchmark import table
+
+NAME = 'specdec.md'
+SPEED = (
+  ('block_efficiency', 'tokens/round', '{:.2f}'),
+  ('draft_ms', 'draft ms', '{:.2f}'),
+  ('verify_ms', 'verify ms', '{:.2f}'),
+  ('step_ms', 'step ms', '{:.2f}'),
+  ('over_greedy', 'x greedy', '{:.2f}'),
+  ('over_beam', 'x beam', '{:.2f}'),
+  ('predicted_from_counts', 'ceiling', '{:.2f}'),
+)
+QUALITY = (
+  ('bleu', 'BLEU', '{:.2f}'),
+  ('relative_bleu', 'BLEU to target', '{:.2f}'),
+  ('exact_match', 'equal', '{:.3f}'),
+  ('edit_distance', 'edits/token', '{:.3f}'),
+)
+RULE = (('rule', 'beta, tau', '{}'),)
+TABLES = (
+  ('Slots', (('num_draft', 'k', '{}'), *RULE, *SPEED, QUALITY[0])),
+  ('Rules', (*RULE, *SPEED, *QUALITY)),
+  (
+    'Drafters',
+    (
+      ('label', 'drafter', '{}'),
+      ('million', 'million', '{:.2f}'),
+      *RULE,
+      *SPEED,
+      QUALITY[0],
+    ),
+  ),
+  (
+    'Batches',
+    (
+      ('batch_size', 'batch', '{}'),
+      ('way', 'decoding', '{}'),
+      ('latency', 's/batch', '{:.3f}'),
+      ('tokens_per_second', 'tokens/s', '{:.1f}'),
+      ('over_greedy', 'x greedy', '{:.2f}'),
+      ('over_beam', 'x beam', '{:.2f}'),
+      ('peak_memory_bytes', 'peak MB', None),
+    ),
+  ),
+  ('Behaviour', (('way', 'decoding', '{}'), *QUALITY)),
+)
+
+
+def _rule(row) -> str:
+  if not row['num_draft']:
+    return '-'
+  exact = row['verifier'] == 'greedy'
+  return '1, -' if exact else f'{row["beta"]}, {row["tau"]:g}'
+
+
+def prepared(results: specdec.Results, config) -> dict[str, list[dict]]:
+  """The rows of each table, by its title."""
+  rows = []
+  for row in results.rows:
+    extra = {'rule': _rule(row), 'way': row['label']}
+    if row['mode'] == 'plain':
+      extra['way'] = 'greedy'
+    elif row['num_draft']:
+      extra['way'] = f'speculative, {extra["rule"]}'
+    size = results.sizes.get(row['drafter'])
+    extra['million'] = None if size is None else size / 1e6
+    count = -(-row['num_prompts'] // row['batch_size'])
+    extra['latency'] = row['seconds'] / count
+    rows.append(dict(row) | extra)
+  main = results.setup.subjects[0].name
+  dial = f'{config.dial[0]}, {config.dial[1]:g}'
+  usual = [r for r in rows if r['rule'] in ('1, -', dial)]
+  one = [r for r in rows if r['batch_size'] == 1]
+  baselines = [r for r in one if not r['num_draft']]
+  own = [r for r in one if r['drafter'] == main]
+  at_table = [r for r in one if r['num_draft'] == config.table_draft]
+  alone = {'way': 'the drafter alone', **results.alone}
+  mine = [r for r in own if r['num_draft'] == config.table_draft]
+  return {
+    'Slots': sorted(
+      [r for r in own if r in usual], key=lambda r: (r['rule'], r['num_draft'])
+    ),
+    'Rules': baselines + sorted(mine, key=_dial_order),
+    'Drafters': [r for r in at_table if r in usual],
+    'Batches': [
+      r
+      for r in rows
+      if not r['num_draft']
+      or (
+        r['drafter'] == main
+        and r['num_draft'] == config.table_draft
+        and r in usual
+      )
+    ],
+    'Behaviour': baselines + sorted(mine, key=_dial_order) + [alone],
+  }
+
+
+def _dial_order(row):
+  return row['verifier'] != 'greedy', row['beta'], row['tau']
+
+
+def statements(tables: dict[str, list[dict]]) -> list[str]:
+  """What the tables say, in sentences."""
+  said = _crossovers(tables['Batches'])
+  said += _ordering([r for r in tables['Drafters'] if r['rule'] == '1, -'])
+  for row in tables['Rules']:
+    if row['num_draft'] and row.get('draft_ms') is not None:
+      said.append(_limits(row))
+  exact = [r for r in tables['Rules'] if r['rule'] == '1, -']
+  if exact:
+    said.append(
+      f'At beta = 1 {exact[0]["exact_match"]:.1%} of the outputs are the '
+      "target's own, token for token (near ties of rounding aside); of the "
+      f'drafter alone {tables["Behaviour"][-1]["exact_match"]:.1%}.'
+    )
+  return said
+
+
+def _crossovers(rows) -> list[str]:
+  said = []
+  for rule in sorted({r['rule'] for r in rows if r['num_draft']}):
+    own = [r for r in rows if r['rule'] == rule]
+    slower = [r['batch_size'] for r in own if r['over_greedy'] < 1]
+    most = max(r['batch_size'] for r in own)
+    if not slower:
+      said.append(
+        f'With beta, tau = {rule} speculative decoding is faster than greedy '
+        f'at every batch size up to {most}.'
+      )
+    else:
+      said.append(
+        f'With beta, tau = {rule} greedy decoding overtakes at batch '
+        f'{min(slower)}.'
+      )
+  return said
+
+
+def _ordering(rows) -> list[str]:
+  """Whether the drafters' order is the paper's: heads, reduced, full."""
+  if len(rows) < 2:
+    return []
+  ranked = sorted(rows, key=lambda r: r['block_efficiency'])
+  told = ' < '.join(
+    f'{r["label"]} ({r["block_efficiency"]:.2f})' for r in ranked
+  )
+  main = rows[0]
+  heads = [r for r in rows if r['label'] == 'head-based']
+  small = [r for r in rows if r['label'] not in (main['label'], 'head-based')]
+  small = [r for r in small if (r['million'] or 0) < (main['million'] or 0)]
+  order = heads + small[:1] + [main]
+  values = [r['block_efficiency'] for r in order]
+  holds = len(order) > 1 and all(a < b for a, b in zip(values, values[1:]))
+  verdict = 'holds' if holds else 'does not hold'
+  return [
+    f'Tokens a round by drafter: {told}. The order of the paper (head-based '
+    f'below reduced capacity below the full drafter) {verdict}.'
+  ]
+
+
+def _limits(row) -> str:
+  """What bounds a row's speed."""
+  step = row['step_ms']
+  cost = (row['draft_ms'] + row['verify_ms']) / step
+  parts = {
+    'the draft': row['draft_ms'] / step,
+    'the verification': row['verify_ms'] / step,
+  }
+  dear = max(parts, key=parts.get)
+  return (
+    f'beta, tau = {row["rule"]}, k = {row["num_draft"]}: a round costs '
+    f'{cost:.2f} plain steps, most of it {dear} ({parts[dear]:.2f}), and '
+    f'yields {row["block_efficiency"]:.2f} tokens: at most '
+    f'{row["predicted_from_counts"]:.2f}x, measured {row["over_greedy"]:.2f}x.'
+  )
+
+
+def _table(rows: Sequence[dict], columns) -> str:
+  cells = [
+    [table.cell(row, key, form) for key, _, form in columns] for row in rows
+  ]
+  head = '| ' + ' | '.join(title for _, title, _ in columns) + ' |'
+  rule = '|' + ' --- |' * len(columns)
+  return '\n'.join([head, rule, *('| ' + ' | '.join(c) + ' |' for c in cells)])
+
+
+def markdown(
+  results: specdec.Results, config, images: Sequence[str] = ()
+) -> str:
+  """All of it as Markdown."""
+  where = results.environment
+  tables = prepared(results, config)
+  prompts = results.setup.prompts
+  length = sum(len(p.tokens) for p in prompts) / len(prompts)
+  parts = [
+    f'# SpecDec on {table.brief(results.setup.target.name)}',
+    f'Measured {where["time"]} on {where["device"]} ({where["processor"]}, '
+    f'{where["cores"]} cores), {config.dtype}; {len(prompts)} sources of '
+    f'{length:.0f} tokens on average, up to {config.max_new_tokens} new ones, '
+    f'medians of {config.repetitions} repetitions, all ways of decoding taking '
+    'turns. `x greedy` and `x beam` are ratios of seconds, prefill included; '
+    '`ceiling` is what the measured draft and verify times would allow over '
+    "greedy; tokens a round count the verifier's own.",
+  ]
+  for title, columns in TABLES:
+    parts += [f'## {title}', _table(tables[title], columns)]
+  parts += ['## In words', '\n'.join(f'* {s}' for s in statements(tables))]
+  parts += [f'![{name}]({name})' for name in images]
+  return '\n\n'.join(parts) + '\n'
+
+
+def write(folder: str, results: specdec.Results, config) -> list[str]:
+  """Writes the Markdown and its plots into a folder; returns their names."""
+  path = pathlib.Path(folder)
+  images = draw(prepared(results, config), path)
+  text = markdown(results, config, images)
+  (path / NAME).write_text(text, encoding='utf-8')
+  return [NAME, *images]
+
+
+def draw(tables: dict[str, list[dict]], folder: pathlib.Path) -> list[str]:
+  """Draws speed and accepted tokens by slots, and quality against speed."""
+  if not plots.available():
+    return []
+  from matplotlib import figure
+
+  drawn = []
+  for name, plot in (
+    ('specdec_slots.png', _slots),
+    ('specdec_dial.png', _dial),
+  ):
+    page = figure.Figure(figsize=(8, 4.8), dpi=120, layout='constrained')
+    if plot(page.add_subplot(), tables):
+      page.savefig(folder / name)
+      drawn.append(name)
+  return drawn
+
+
+def _slots(axes, tables) -> bool:
+  rows = tables['Slots']
+  other = axes.twinx()
+  for index, rule in enumerate(sorted({r['rule'] for r in rows})):
+    own = [r for r in rows if r['rule'] == rule]
+    x = [r['num_draft'] for r in own]
+    style = {'color': plots.COLOURS[index % 7], 'marker': plots.MARKERS[index]}
+    axes.plot(x, [r['over_greedy'] for r in own], label=rule, **style)
+    other.plot(
+      x, [r['block_efficiency'] for r in own], linestyle=':', alpha=0.6, **style
+    )
+  axes.set_title('Speed (solid) and tokens a round (dotted) by slots')
+  axes.set_xlabel('slots of a draft, k')
+  axes.set_ylabel('times greedy decoding')
+  other.set_ylabel('tokens a round')
+  axes.axhline(1, color='#777777', linewidth=1)
+  axes.grid(alpha=0.25)
+  axes.legend(title='beta, tau', frameon=False)
+  return bool(rows)
+
+
+def _dial(axes, tables) -> bool:
+  key: Optional[str] = 'bleu'
+  rows: list[dict[str, Any]] = tables['Rules']
+  if any(r.get('bleu') is None for r in rows):
+    key = 'relative_bleu'
+  rows = [r for r in rows if r.get(key) is not None]
+  for row in rows:
+    axes.plot(row['over_greedy'], row[key], 'o', color=plots.COLOURS[0])
+    name = row['rule'] if row['num_draft'] else row['way']
+    axes.annotate(f'  {name}', (row['over_greedy'], row[key]), fontsize=8)
+  axes.set_title('Quality against speed, by beta and tau')
+  axes.set_xlabel('times greedy decoding')
+  axes.set_ylabel('BLEU' if key == 'bleu' else "BLEU to the target's outputs")
+  axes.grid(alpha=0.25)
+  axes.margins(x=0.15)
+  return bool(rows)
