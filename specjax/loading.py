@@ -152,13 +152,13 @@ def load_tokenizer(folder: str):
     return None
   import transformers  # Slow to import, and needed here alone.
 
-  verbosity = transformers.logging.get_verbosity()
+  kind = (hf.read_json(folder, 'config.json') or {}).get('model_type', '')
+  auto = transformers.AutoTokenizer
+  if kind.startswith('specjax_') and 'tokenizer.json' in present:
+    # transformers warns of a config.json that it does not know.
+    auto = transformers.PreTrainedTokenizerFast
   try:
-    # It warns of a config.json that it does not know, which is no concern here.
-    transformers.logging.set_verbosity_error()
-    return transformers.AutoTokenizer.from_pretrained(
-      folder, local_files_only=True
-    )
+    return auto.from_pretrained(folder, local_files_only=True)
   except Exception:
     # A bare tokenizer.json is enough, whatever class its model wants.
     if 'tokenizer.json' in present:
@@ -173,8 +173,6 @@ def load_tokenizer(folder: str):
       f'the tokenizer files in {folder} do not load '
       f'({type(error).__name__}: {reason}).'
     ) from None
-  finally:
-    transformers.logging.set_verbosity(verbosity)
 
 
 def _folder(name: str) -> str:

@@ -259,6 +259,7 @@ def _slots(axes, tables) -> bool:
   axes.set_ylabel('times greedy decoding')
   other.set_ylabel('tokens a round')
   axes.axhline(1, color='#777777', linewidth=1)
+  axes.set_xticks(sorted({r['num_draft'] for r in rows}))
   axes.grid(alpha=0.25)
   axes.legend(title='beta, tau', frameon=False)
   return bool(rows)

@@ -9,6 +9,7 @@ import pytest
 
 from specjax import models
 from specjax.training import build
+from specjax.training import slot_drafters
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 MEGABYTE = 1e6
@@ -25,6 +26,7 @@ VARIANTS = {
   'demo_target': ('', 'quick'),
   'text_target': ('', 'quick'),
   'text_drafter': ('', 'quick'),
+  'spec_drafter': ('', 'head', 'reduced', 'six_six', 'quick'),
   'demo_drafter': (
     '',
     'ce_ground_truth',
@@ -65,3 +67,16 @@ def test_exported_size_in_bfloat16(name, vocab, largest):
     for leaf in jax.tree.leaves(models.abstract_params(made))
   )
   assert 2 * count / MEGABYTE <= largest
+
+
+def test_the_bundled_spec_drafter_fits_beside_the_others():
+  config = load('spec_drafter')()
+  target = models.T5Config(8192, 256, 64, 512, 6, 6, 4)
+  teacher = type('Teacher', (), {'config': target, 'name': 'target'})
+  ids = tuple(range(config.model.output_vocab))
+  made = slot_drafters.new_config(config, teacher, None, 1, ids)
+  count = sum(
+    int(np.prod(leaf.shape))
+    for leaf in jax.tree.leaves(models.abstract_params(made))
+  )
+  assert 2 * count / MEGABYTE <= 16

@@ -30,6 +30,7 @@ DRAFTER = {
   'model__tie_embeddings': False,
   'model__output_vocab': 60,
   'optimizer__schedule': 'rsqrt',
+  'optimizer__warmup_steps': 40,
   'objective__label_smoothing': 0.1,
   'eval_draft': 6,
   'slots__block': 8,
