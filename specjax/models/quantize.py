@@ -1,7 +1,8 @@
 """Weights in eight bits, one scale for each output channel.
 
-Only what is stored shrinks: products are computed in the compute dtype, on
-weights that are converted on the way into them. A row `w` of a matrix becomes
+On accelerators only what is stored shrinks: products are computed in the
+compute dtype, on weights that are converted on the way into them. On a CPU the
+products are of integers, see `layers.dense`. A row `w` of a matrix becomes
 `round(w / s)` with `s = max |w| / 127`, and `s` multiplies the product.
 
 References:
