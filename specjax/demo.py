@@ -23,6 +23,9 @@ ASSETS = pathlib.Path(__file__).resolve().parent / 'assets'
 TARGET = ASSETS / 'demo_target'
 DRAFTER = ASSETS / 'demo_drafter'
 REPEATS = 5
+# Weights and activations of matrix products in eight bits, the rest float32.
+W8A8 = 'w8a8'
+_INTEGER_UNITS = ('amx_int8', 'avx512_vnni', 'avx_vnni')
 # Source positions the models were trained for.
 MAX_SOURCE = 92
 
@@ -67,17 +70,21 @@ def run(
   """
   target = target or _bundled(TARGET, 'target')
   drafter = drafter or _bundled(DRAFTER, 'drafter')
-  dtype, why = precision()
+  name, why = precision()
+  int8 = name == W8A8
+  dtype = 'float32' if int8 else name
   config = dataclasses.replace(config, batch_size=1, dtype=dtype)
   prompts = [prompt] if prompt else list(PROMPTS)
-  model = loading.load(target, dtype=dtype)
-  drafts = drafting.load(drafter, dtype) if config.num_draft else None
+  model = loading.load(target, dtype=dtype, int8=int8)
+  drafts = None
+  if config.num_draft:
+    drafts = drafting.load(drafter, dtype, int8=int8)
   job = _one_width(jobs.plan(model, prompts, drafter=drafts, config=config))
   plain_job = dataclasses.replace(
     _one_width(jobs.plan(model, prompts, config=config)), batches=job.batches
   )
   device = jax.devices()[0].device_kind
-  cli.note(f'English to German on {device}, {dtype} ({why}), batch size 1.')
+  cli.note(f'English to German on {device}, {name} ({why}), batch size 1.')
   compile_seconds = api.warm_up(job)
   answers, _ = _decode(job, show=True)
   compile_seconds += api.warm_up(plain_job)
@@ -97,7 +104,7 @@ def run(
     found['tokens_per_second'] / found['plain_tokens_per_second']
   )
   found['identical'] = report.same_tokens(answers, plain_answers)
-  print(_table(found, job, dtype), flush=True)
+  print(_table(found, job, name), flush=True)
   return found
 
 
@@ -111,16 +118,16 @@ def _bundled(folder: pathlib.Path, role: str) -> str:
 
 
 def precision() -> tuple[str, str]:
-  """The dtype that is fastest here, and why: (name, reason)."""
+  """What is fastest here, and why: (float32, bfloat16 or w8a8, reason)."""
   if jax.default_backend() != 'cpu':
     return 'bfloat16', 'the accelerator multiplies it fastest'
   try:
     info = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8')
   except OSError:
     info = ''
-  if 'amx_bf16' in info:
-    return 'bfloat16', 'this CPU has matrix units for it'
-  return 'float32', 'this CPU has no matrix units for less'
+  if any(feature in info for feature in _INTEGER_UNITS):
+    return W8A8, 'this CPU multiplies eight-bit integers fastest'
+  return 'float32', 'this CPU has no units for less'
 
 
 def _one_width(job: jobs.Job) -> jobs.Job:
@@ -149,12 +156,12 @@ def _decode(job: jobs.Job, show: bool = False):
   return answers, seconds
 
 
-def _table(found: dict[str, Any], job: jobs.Job, dtype: str) -> str:
+def _table(found: dict[str, Any], job: jobs.Job, mode: str) -> str:
   total = found['answers']
   slots = job.recipe.drafter.num_draft
   rows = [
-    ('plain', f'{found["plain_tokens_per_second"]:.0f} tokens/s ({dtype})'),
-    ('speculative', f'{found["tokens_per_second"]:.0f} tokens/s ({dtype})'),
+    ('plain', f'{found["plain_tokens_per_second"]:.0f} tokens/s ({mode})'),
+    ('speculative', f'{found["tokens_per_second"]:.0f} tokens/s ({mode})'),
     ('speed-up', f'{found["speed_up"]:.2f}'),
     ('block efficiency', _number(found['block_efficiency'], 2)),
     (
