@@ -38,8 +38,9 @@ def define_flags(values: flags.FlagValues) -> None:
   text('target', None, 'A folder, a hub id, or shape:NAME (random weights).')
   many(
     'drafter',
-    'Folders, shape:NAME, prompt_lookup, unigram, bigram, simulated:RATE or '
-    'none; several with commas or by repeating the flag.',
+    'Folders, shape:NAME, prompt_lookup, suffix, token_recycling, '
+    'hybrid:FOLDER, unigram, bigram, simulated:RATE or none; several with '
+    'commas or by repeating the flag.',
   )
   text('input', '', "Prompts: text, JSON lines or Spec-Bench's question.jsonl.")
   many('peer', 'transformers, transformers-compile or ctranslate2.')

@@ -32,6 +32,8 @@ from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import Script
 
 OK, FAILED, INCONCLUSIVE, LOSSY = 'ok', 'FAILED', 'INCONCLUSIVE', 'lossy'
+# Drafters that can share the target's noise.
+_COUPLED = ('model', 'slots', 'hybrid')
 TOLERANCE = {'float32': 1e-3, 'bfloat16': 0.06}
 
 
@@ -70,7 +72,7 @@ def judged_alike(case: Case) -> bool:
 
 def twin_verifier(case: Case) -> str:
   """The rule under which a case exact in law alone is checked."""
-  return 'coupled' if case.drafter.kind in ('model', 'slots') else 'match'
+  return 'coupled' if case.drafter.kind in _COUPLED else 'match'
 
 
 def check(

@@ -102,7 +102,7 @@ def _rules(subject, temperature: float) -> Sequence[str]:
     return ('greedy',)
   if subject.kind in ('model', 'slots', 'unigram', 'bigram'):
     return SAMPLED_RULES[:3]
-  return ('match',)
+  return ('coupled',) if subject.kind == 'hybrid' else ('match',)
 
 
 def _acceptance(setup, config, temperature, tell) -> dict:
