@@ -85,19 +85,18 @@ def certify(
     `Certificate`.
   """
   is_model = isinstance(drafter, loading.Model)
-  lm = drafter.lm if is_model else drafter
   verify = 'auto' if config.broken else config.verify
 
   def make(temperature, num_draft, confine) -> generate_lib.Recipe:
     given = config.decoding().sampling()
     sampling = build.Sampling(**{**vars(given), 'temperature': temperature})
-    if drafting.is_attached(drafter):
-      spec = drafting.for_recipe(target, drafter, num_draft)
-      drafts = spec._replace(target=confine(spec.target))
-    else:
-      drafts = confine(lm) if is_model else lm
+    drafts = drafting.for_recipe(target, drafter, num_draft)
+    if isinstance(drafts, base.CachedLM):
+      drafts = confine(drafts)
+    elif isinstance(drafts, build.Attached):
+      drafts = drafts._replace(target=confine(drafts.target))
     made = build.recipe(
-      confine(target.lm),
+      confine(drafting.target_lm(target, drafter)),
       drafts,
       num_draft=num_draft,
       verify=verify if temperature or verify in _GREEDY_TOO else 'auto',

@@ -259,26 +259,26 @@ def own(config: ParallelConfig, params: PyTree) -> PyTree:
   return {k: v for k, v in params.items() if k not in _LENT}
 
 
-def bind(
-  config: ParallelConfig, params: PyTree, target: PyTree, *, gather: bool = True
-) -> PyTree:
+def bind(config: ParallelConfig, params: PyTree, target: PyTree) -> PyTree:
   """Adds the target's tables to the parameters of a shared drafter.
 
   Args:
     config: of the drafter.
     params: its own parameters.
-    target: the target's parameters; its tables are not copied.
-    gather: with `output_ids`, keeps only their rows of the head.
+    target: the target's parameters; its tables are not copied, but for the
+      head's rows of `output_ids`.
 
   Returns:
     Parameters that `Parallel` runs with.
   """
   if not config.is_shared:
     return params
-  table = target.get('head', target['embed'])['weight']
-  if gather and config.output_ids:
-    table = jnp.take(table, np.asarray(config.output_ids, np.int32), axis=0)
-  return params | {'embed': target['embed'], 'head': {'weight': table}}
+  # Whole modules: a quantised table has scales beside its weights.
+  head = target.get('head', target['embed'])
+  if config.output_ids:
+    ids = np.asarray(config.output_ids, np.int32)
+    head = jax.tree.map(lambda x: jnp.take(x, ids, axis=0), head)
+  return params | {'embed': target['embed'], 'head': head}
 
 
 def slot_mask(query, key, segments) -> Array:
