@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from specjax import base
+from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
+from specjax.decoding import sampling
 from specjax.decoding import trees
 from specjax.decoding import verify as verify_lib
+from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import candidates
 from tests import fakes
 from tests import references
@@ -213,3 +216,57 @@ def test_topologies():
       trees.parse(text, 2)
   with pytest.raises(ValueError, match='before its child'):
     trees.check(trees.Topology((0, 2, 0), (0, 0, 0), (0, 2, 1)))
+
+
+def _random_trees(nodes):
+  """Every row its own tree, with tokens drawn anew in every round."""
+
+  def init(params, prompt, prefilled, *, capacity):
+    del params, prefilled, capacity
+    rng = np.random.default_rng(6)
+    parent = np.zeros((prompt.length.shape[0], nodes + 1), np.int64)
+    depth = np.zeros_like(parent)
+    for slot in range(1, nodes + 1):
+      parent[:, slot] = rng.integers(0, slot, len(parent))
+      above = np.take_along_axis(depth, parent[:, slot, None], axis=1)[:, 0]
+      depth[:, slot] = above + 1
+    return base.Tree(jnp.asarray(parent, 'int32'), jnp.asarray(depth, 'int32'))
+
+  def propose(params, state, view):
+    del params
+    context = view.context
+    keys = sampling.node_keys(
+      context.controls.row_key, context.length, nodes, sampling.DRAFT
+    )
+    tokens = jnp.floor(sampling.uniform(keys) * 5).astype(jnp.int32) - 1
+    return base.Draft(tokens, None, state), state
+
+  def observe(params, state, observation):
+    del params, observation
+    return state
+
+  return base.Drafter(init, propose, observe, nodes, nodes)
+
+
+def test_random_trees_are_decoded_greedily():
+  target = fakes.markov_lm(4)
+  params = generate_lib.Params(fakes.markov_params(2, 4))
+  recipe = generate_lib.Recipe(
+    target,
+    _random_trees(9),
+    verify_lib.make('greedy', max_path=9),
+    warp_lib.WarpSpec(),
+  )
+  rows = 48
+  prompt = base.Prompt(
+    jnp.asarray(np.random.default_rng(1).integers(0, 4, (rows, 3))),
+    jnp.asarray([1, 2, 3] * (rows // 3)),
+  )
+  controls = build.Sampling().controls(build.row_keys(0, range(rows)), 14)
+  made, plain = (
+    build.compiled(r, 14)(params, prompt, controls)
+    for r in (recipe, generate_lib.plain(target))
+  )
+  width = plain.tokens.shape[1]
+  np.testing.assert_array_equal(made.tokens[:, :width], plain.tokens)
+  assert int(made.num_rounds) < 14
