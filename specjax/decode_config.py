@@ -43,6 +43,8 @@ class DecodeConfig:
     verify: 'auto' or a verifier's name: greedy, sampling, block, coupled,
       match (exact), lenient, top_candidates (lossy). 'auto' is greedy at
       temperature 0, else sampling for a draft model and match without one.
+    tree: of the drafts of a parallel, medusa or eagle drafter: medusa, eagle,
+      grown:N, or paths of nodes such as '0 1 00'; empty for chains.
     sampler: of plain sampling: gumbel or inverse_cdf.
     temperature: 0 is greedy.
     top_k: 0 keeps every token.
@@ -79,6 +81,7 @@ class DecodeConfig:
   num_draft: int = 4
   corpus_tokens: int = 131072
   verify: str = 'auto'
+  tree: str = ''
   sampler: str = 'gumbel'
   temperature: float = 0.0
   top_k: int = 0

@@ -7,6 +7,7 @@ A name is a folder or hub id of a draft model, one of `build.FREE_DRAFTERS`,
 import dataclasses
 import os
 from typing import Any, Optional, Sequence, Union
+import warnings
 
 import jax
 
@@ -18,6 +19,7 @@ from specjax import text as text_lib
 from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
+from specjax.models import parallel as parallel_lib
 
 HYBRID = 'hybrid:'
 # Weights below this stay in a CPU's caches from step to step.
@@ -97,12 +99,16 @@ def reads_corpus(drafter: Drafter) -> bool:
 
 def for_recipe(
   target: loading.Model, drafter: Drafter, num_draft: int
-) -> Union[None, str, base.CachedLM, build.Hybrid, drafters.SlotSpec]:
+) -> Union[
+  None, str, base.CachedLM, build.Hybrid, drafters.SlotSpec, build.Attached
+]:
   """The drafter as `build.recipe` takes it.
 
   What a hybrid's model costs is estimated by its size: decoding reads all
   weights once a step.
   """
+  if is_attached(drafter):
+    return _attached(target, drafter, num_draft)
   if isinstance(drafter, loading.Model):
     if not models.is_language_model(drafter.config):
       return drafters.SlotSpec(drafter.config, _vocab_size(drafter))
@@ -153,6 +159,54 @@ def check_prompt(drafter: Drafter, index: int, length: int) -> None:
     )
 
 
+def is_attached(drafter: Drafter) -> bool:
+  """Whether the drafter is a network that hangs on its target."""
+  return isinstance(drafter, loading.Model) and isinstance(
+    drafter.config, models.ParallelConfig
+  )
+
+
+def _attached(
+  target: loading.Model, drafter: loading.Model, num_draft: int
+) -> build.Attached:
+  """Checks that a drafter network was made for this target."""
+  config, mine = drafter.config, target.config
+  is_pairs = isinstance(mine, models.T5Config)
+  found = (
+    mine.d_model if is_pairs else mine.hidden_size,
+    mine.num_decoder_layers if is_pairs else mine.num_hidden_layers,
+    mine.vocab_size,
+    'an encoder-decoder' if is_pairs else 'a decoder-only model',
+  )
+  wanted = (
+    config.target_width,
+    config.target_layers,
+    config.vocab_size,
+    'an encoder-decoder' if config.encoder_width else 'a decoder-only model',
+  )
+  # A stand-alone drafter reads tokens and, at most, the encoded source.
+  if config.kind == 'parallel' and not is_pairs:
+    found, wanted = found[2:], wanted[2:]
+  if found != wanted:
+    raise ValueError(
+      f'The drafter {drafter.name} was trained for another target: '
+      f'{wanted[-1]} of width {config.target_width}, {config.target_layers} '
+      f'layers and {config.vocab_size} tokens.'
+    )
+  if num_draft > config.num_draft and (config.masks or config.is_heads):
+    what = 'are not drafted' if config.is_heads else 'will hardly be accepted'
+    warnings.warn(
+      f'The drafter {drafter.name} was trained for {config.num_draft} slots, '
+      f'but num_draft is {num_draft}: those beyond {what}.',
+      stacklevel=2,
+    )
+  hidden = () if config.feature == 'none' and not config.is_heads else (-1,)
+  lm = models.make_lm(
+    mine, vocab_size=target.lm.vocab_size, hidden_layers=hidden
+  )
+  return build.Attached(config, lm)
+
+
 def min_promise(target: loading.Model) -> float:
   """Accepted tokens that a copied draft must promise to be worth verifying.
 
@@ -168,10 +222,17 @@ def min_promise(target: loading.Model) -> float:
 
 
 def params(
-  drafter: Drafter, corpus: Optional[corpus_lib.Corpus] = None
+  drafter: Drafter,
+  corpus: Optional[corpus_lib.Corpus] = None,
+  target: Optional[loading.Model] = None,
 ) -> base.PyTree:
-  """Parameters of the drafter, with the corpus sorted for search."""
+  """Parameters of the drafter, with the corpus sorted for search.
+
+  A network that hangs on its target also gets what that lends it.
+  """
   model = draft_model(drafter)
+  if is_attached(drafter):
+    return parallel_lib.bind(model.config, model.params, target.params)
   if not reads_corpus(drafter):
     return None if model is None else model.params
   index = None if corpus is None else corpus_lib.index(corpus)

@@ -97,6 +97,11 @@ def plan(
   """
   config = dataclasses.replace(config or DecodeConfig(), **settings)
   config.validate()
+  if model.lm is None:
+    raise ValueError(
+      f'{model.name} holds a drafter network, which is no target: give the '
+      'model it was trained on, and this as its drafter.'
+    )
   drafter = None if drafter == 'none' or not config.num_draft else drafter
   if config.num_beams > 1 and drafter is not None:
     raise ValueError(
@@ -121,6 +126,7 @@ def plan(
     sampler=config.sampler,
     min_promise=drafting.min_promise(model),
     search=config.search,
+    tree=config.tree,
   )
   encoded = _encode(model, prompts, config)
   _check_per_prompt(config, len(encoded))
@@ -142,7 +148,7 @@ def plan(
   return Job(
     recipe=recipe,
     params=generate_lib.Params(
-      model.params, _drafter_params(drafter, corpus, model.layout)
+      model.params, _drafter_params(drafter, corpus, model)
     ),
     config=config,
     tokenizer=model.tokenizer,
@@ -169,15 +175,19 @@ def learn(job: Job, answers: Sequence[Sequence[int]]) -> Job:
   job = dataclasses.replace(job, corpus=corpus, unsorted=unsorted)
   if 8 * unsorted < corpus.text.size:
     return job
-  found = _drafter_params(job.drafter, corpus, job.layout)
+  found = _place(drafting.params(job.drafter, corpus), corpus, job.layout)
   return dataclasses.replace(
     job, params=job.params.replace(drafter=found), unsorted=0
   )
 
 
-def _drafter_params(drafter, corpus, layout):
-  """As `drafting.params`; what lies on no mesh yet goes onto all devices."""
-  made = drafting.params(drafter, corpus)
+def _drafter_params(drafter, corpus, target):
+  """As `drafting.params`, where the target is."""
+  return _place(drafting.params(drafter, corpus, target), corpus, target.layout)
+
+
+def _place(made, corpus, layout):
+  """What lies on no mesh yet goes onto all devices."""
   if layout is None or corpus is None:
     return made
   return jax.tree.map(

@@ -1,5 +1,6 @@
 """The grid of what is measured, and the batches it is measured on."""
 
+import itertools
 from typing import Any, NamedTuple, Optional, Sequence
 
 import jax.numpy as jnp
@@ -46,6 +47,7 @@ class Case(NamedTuple):
     params: `generate.Params`; the drafter's are None for kind 'simulated',
       whose `Script` belongs to a batch.
     beta, tau: of the verifier `top_candidates`.
+    tree: of its drafts, '' for chains.
   """
 
   drafter: Optional[Subject]
@@ -57,6 +59,7 @@ class Case(NamedTuple):
   params: Any
   beta: int = 1
   tau: float = 0.0
+  tree: str = ''
 
   def controls(self, batch: Batch) -> base.Controls:
     """The batch's controls, with this case's `beta` and `tau`."""
@@ -115,15 +118,22 @@ def grid(
   for subject in subjects:
     for num_draft in config.num_draft if subject else ():
       seen = set()
-      for verify in config.verify:
+      ways = itertools.product(_trees(subject, config), config.verify)
+      for tree, verify in ways:
         case = speculative(
           target, subject, config, temperature, batch_size, num_draft, verify,
-          tables,
+          tables, tree=tree,
         )  # fmt: skip
-        if case.verifier not in seen:
-          seen.add(case.verifier)
+        if (tree, case.verifier) not in seen:
+          seen.add((tree, case.verifier))
           cases.append(case)
   return cases
+
+
+def _trees(subject: Subject, config) -> Sequence[str]:
+  """The trees that a drafter is measured with; '' is a chain."""
+  attached = subject.model is not None and drafting.is_attached(subject.model)
+  return config.tree if attached else ('',)
 
 
 def speculative(
@@ -136,6 +146,7 @@ def speculative(
   verify,
   tables,
   relaxed: tuple = (1, 0.0),
+  tree: str = '',
 ) -> Case:
   """One speculative case; see `grid`. `relaxed` is (beta, tau)."""
   spec = config.sampling(temperature).warp_spec()
@@ -153,8 +164,9 @@ def speculative(
       sampler=config.sampler,
       min_promise=drafting.min_promise(target),
       search=config.search,
+      tree=tree,
     )
-    drafter_params = drafting.params(drafter, tables.get('corpus'))
+    drafter_params = drafting.params(drafter, tables.get('corpus'), target)
   else:
     recipe = _special(target, subject, num_draft, verify, spec, config)
     drafter_params = tables.get(subject.kind)
@@ -168,6 +180,7 @@ def speculative(
     generate_lib.Params(target.params, drafter_params),
     int(relaxed[0]),
     float(relaxed[1]),
+    tree,
   )
 
 

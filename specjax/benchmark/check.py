@@ -206,7 +206,7 @@ def _same_width(case: Case, batch: Batch, plain, params, sampler: str):
   """Plain decoding done with blocks of the case's width."""
   lm = case.recipe.target
   drafter = drafters.simulated(
-    num_draft=case.num_draft, vocab_size=lm.vocab_size
+    num_draft=case.recipe.drafter.num_draft, vocab_size=lm.vocab_size
   )
   # Not the case's own rule, which may be the one that errs.
   rule = 'match' if case.recipe.warp.sampled else 'greedy'

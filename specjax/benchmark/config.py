@@ -17,6 +17,8 @@ class BenchmarkConfig:
   Attributes:
     num_draft: draft lengths K.
     verify: verifiers, or 'auto' (see `DecodeConfig.verify`).
+    tree: drafts of parallel, medusa and eagle drafters: '' for chains, and
+      trees (see `DecodeConfig.tree`). Other drafters draft chains.
     temperature: 0 is greedy.
     batch_size: rows decoded at a time.
     max_new_tokens: budget of a prompt.
@@ -49,6 +51,7 @@ class BenchmarkConfig:
 
   num_draft: tuple = (4,)
   verify: tuple = ('auto',)
+  tree: tuple = ('',)
   temperature: tuple = (0.0,)
   batch_size: tuple = (1,)
   max_new_tokens: int = 128

@@ -164,7 +164,7 @@ def engine(
     state = start(params[index], batch.prompt, case.controls(batch))
     return run(params[index], state, jnp.int32(rounds))[0]
 
-  label = f'{case.name} K={case.num_draft} {case.verifier}'.strip()
+  label = f'{case.name} K={case.num_draft} {case.verifier} {case.tree}'.strip()
   return Engine(label, call, pause, seconds, temporary)
 
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 from typing import Any, Sequence
 
+from specjax.benchmark import break_even
 from specjax.benchmark import explorer
 from specjax.benchmark import plots
 from specjax.benchmark import table
@@ -20,6 +21,8 @@ SCHEMA = {
   'num_draft': 'K, drafted tokens a round; 0 for plain decoding',
   'beta': 'of the lossy rule top_candidates, with',
   'tau': 'the largest gap of log probabilities',
+  'tree': 'of the drafts, as given; empty for chains, absent for a peer',
+  'passes': 'of a drafter network a round: one, or K',
   'temperature': '0 is greedy',
   'batch_size': 'rows decoded together',
   'dtype': 'of weights and computing',
@@ -179,6 +182,10 @@ def markdown(results, config, images: Sequence[str], plan: str) -> str:
   categories = _categories(results.rows)
   if categories:
     parts += ['## By category', categories]
+  parts += filter(
+    None,
+    (break_even.draft_times(results.rows), break_even.markdown(results.rows)),
+  )
   parts += ['## Acceptance', _table(results.rows, _ACCEPTANCE)]
   parts += [f'![{name}]({name})' for name in images]
   parts += [

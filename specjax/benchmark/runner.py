@@ -15,6 +15,7 @@ import jaxlib
 import numpy as np
 
 from specjax import loading
+from specjax.benchmark import break_even
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
 from specjax.benchmark import measure as measure_lib
@@ -234,6 +235,7 @@ def _our_row(
                 case.temperature, case.batch_size, setup)  # fmt: skip
   row |= {'engine': 'specjax', 'exact': case.exact}
   row |= {'beta': case.beta, 'tau': case.tau}
+  row |= {'tree': case.tree} | break_even.passes(case)
   row |= rows_lib.speed(found, plain)
   row |= rows_lib.drafting(counts)
   row |= rows_lib.parts_and_prediction(case, found, plain, counts, parts)
@@ -261,6 +263,7 @@ def _checked(case, found, plain, setup, batches, continuations, config):
     case.num_draft,
     check_lib.twin_verifier(case),
     setup.tables,
+    tree=case.tree,
   )
   decode = build.compiled(twin.recipe, config.max_new_tokens)
   made = [

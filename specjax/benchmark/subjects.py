@@ -18,6 +18,7 @@ from specjax import drafting
 from specjax import loading
 from specjax import models
 from specjax import text as text_lib
+from specjax.benchmark import networks
 from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
@@ -78,7 +79,7 @@ TABLE_ORDER = {'unigram': 1, 'bigram': 2}
 FREE = build.FREE_DRAFTERS + ('unigram', 'bigram')
 DRAFTERS = (
   'a folder, shape:NAME, hybrid: and one of these, prompt_lookup, suffix, '
-  'token_recycling, unigram, bigram, simulated:RATE or none'
+  'token_recycling, unigram, bigram, simulated:RATE, network:VARIANT or none'
 )
 
 
@@ -164,6 +165,15 @@ def drafter(name: str, target: loading.Model, config) -> Optional[Subject]:
         'hybrid:shape:NAME.'
       )
     return inner._replace(name=name, kind='hybrid')
+  if name.startswith(networks.PREFIX):
+    model = networks.make(
+      name,
+      target,
+      dtype=config.dtype,
+      num_draft=max(*config.num_draft, config.max_draft),
+      seed=config.seed + 1,
+    )
+    return Subject(name, 'slots', model=model)
   if not is_shape(name) and not os.path.isdir(name) and '/' not in name:
     raise ValueError(f'Unknown drafter {name!r}; give {DRAFTERS}.')
   # Another seed: a drafter equal to the target would agree with it always.

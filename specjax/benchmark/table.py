@@ -7,6 +7,7 @@ COLUMNS = (
   ('drafter', 'drafter', '{}'),
   ('verifier', 'verify', '{}'),
   ('num_draft', 'K', '{}'),
+  ('tree', 'tree', '{}'),
   ('temperature', 'T', '{:g}'),
   ('batch_size', 'batch', '{}'),
   ('tokens_per_second', 'tokens/s', '{:.1f}'),
@@ -32,8 +33,9 @@ COLUMNS = (
 
 
 def brief(name: str) -> str:
-  """A folder's own name; other names as they are."""
-  return name if '/' not in name else name.rstrip('/').rsplit('/', 1)[-1]
+  """A folder's own name, of RUN/export the run's; other names as they are."""
+  *above, last = name.rstrip('/').split('/')
+  return above[-1] if above and last == 'export' else last
 
 
 def cell(row: dict, key: str, form: Optional[str]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence
 import numpy as np
 
 from specjax import base
+from specjax import drafting
 from specjax import loading
 from specjax.certify import controls as controls_lib
 from specjax.certify import identity
@@ -84,15 +85,19 @@ def certify(
     `Certificate`.
   """
   is_model = isinstance(drafter, loading.Model)
-  lm = drafter.lm if is_model else drafter
   verify = 'auto' if config.broken else config.verify
 
   def make(temperature, num_draft, confine) -> generate_lib.Recipe:
     given = config.decoding().sampling()
     sampling = build.Sampling(**{**vars(given), 'temperature': temperature})
+    drafts = drafting.for_recipe(target, drafter, num_draft)
+    if isinstance(drafts, base.CachedLM):
+      drafts = confine(drafts)
+    elif isinstance(drafts, build.Attached):
+      drafts = drafts._replace(target=confine(drafts.target))
     made = build.recipe(
-      confine(target.lm),
-      confine(lm) if is_model else lm,
+      confine(drafting.target_lm(target, drafter)),
+      drafts,
       num_draft=num_draft,
       verify=verify if temperature or verify in _GREEDY_TOO else 'auto',
       warp=sampling.warp_spec(),
@@ -102,7 +107,7 @@ def certify(
       return made
     return controls_lib.make(config.broken, made, temperature) or made
 
-  params = drafter.params if is_model else None
+  params = drafting.params(drafter, target=target) if is_model else None
   return certify_recipe(Subject(target, make, params, config, prompts), tell)
 
 

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import models
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import search as search_lib
+from specjax.decoding import trees
 from specjax.decoding import verify as verify_lib
 from specjax.decoding import warp as warp_lib
 
@@ -36,6 +38,18 @@ class Hybrid(NamedTuple):
   lm: base.CachedLM
   num_draft: int = 4
   draft_cost: float = 0.0
+
+
+class Attached(NamedTuple):
+  """A drafter network that hangs on its target, see `drafters.parallel`.
+
+  Attributes:
+    config: of the network.
+    target: the target, returning the states that the network reads.
+  """
+
+  config: models.ParallelConfig
+  target: base.CachedLM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,21 +163,23 @@ def choose_verifier(name: str, spec: warp_lib.WarpSpec, drafter) -> str:
       return 'greedy'
     if isinstance(drafter, Hybrid):
       return 'coupled'
-    has_law = isinstance(drafter, (base.CachedLM, drafters.SlotSpec))
+    has_law = isinstance(drafter, (base.CachedLM, drafters.SlotSpec, Attached))
     return 'sampling' if has_law else 'match'
   if name in GREEDY_RULES and spec.sampled:
     raise ValueError(
       f'verify={name} is for temperature 0; with a temperature above 0 use '
       'sampling, block, coupled or match.'
     )
-  if not spec.sampled and verify_lib.make(name).exact:
+  if not spec.sampled and (verify_lib.make(name).exact or name == 'typical'):
     return 'greedy'  # at temperature 0 every exact rule is this one
   return name
 
 
 def recipe(
   target: base.CachedLM,
-  drafter: Union[None, str, base.CachedLM, Hybrid, drafters.SlotSpec] = None,
+  drafter: Union[
+    None, str, base.CachedLM, Hybrid, drafters.SlotSpec, Attached
+  ] = None,
   *,
   num_draft: int = 4,
   verify: str = 'auto',
@@ -171,13 +187,14 @@ def recipe(
   sampler: str = 'gumbel',
   min_promise: float = 0.5,
   search: Optional[search_lib.SearchConfig] = None,
+  tree: str = '',
 ) -> generate_lib.Recipe:
   """Assembles what `generate` needs.
 
   Args:
     target: the model whose law the output has.
     drafter: None for plain decoding, a name of `FREE_DRAFTERS`, a draft model,
-      a `Hybrid` of one, or a `SlotSpec`.
+      a `Hybrid` of one, a `SlotSpec`, or a network `Attached` to the target.
     num_draft: K; 0 is plain decoding too.
     verify: a name of `verify.NAMES`, or 'auto'.
     warp: static switches; see `Sampling.warp_spec`.
@@ -185,6 +202,7 @@ def recipe(
     min_promise: `suffix` and `Hybrid` draft by matching only where they expect
       this many accepted tokens: what a block costs beyond a step, in steps.
     search: settings of the drafters that search; None for the defaults.
+    tree: of an `Attached` drafter's drafts, see `trees.parse`; '' for chains.
 
   Returns:
     A hashable `generate.Recipe`.
@@ -199,6 +217,12 @@ def recipe(
   name = choose_verifier(verify, warp, drafter)
   if drafter is None or num_draft == 0:
     return generate_lib.plain(target, warp, sampler)
+  if tree and not isinstance(drafter, Attached):
+    raise ValueError(
+      'A tree is for parallel, medusa and eagle drafters; leave tree empty.'
+    )
+  if isinstance(drafter, Attached):
+    return _attached(drafter, num_draft, name, warp, sampler, tree)
   search = search or search_lib.SearchConfig()
   max_path = _tree_path(search, drafter, num_draft)
   verifier = verify_lib.make(name, sampler=sampler, max_path=max_path)
@@ -251,6 +275,32 @@ def recipe(
     # The nodes of a tree are verified all or none.
     widths = (0, num_draft) if max_path else _widths(2, num_draft)
   return generate_lib.Recipe(target, made, verifier, target_warp, widths)
+
+
+def _attached(
+  drafter: Attached,
+  num_draft: int,
+  verify: str,
+  warp: warp_lib.WarpSpec,
+  sampler: str,
+  tree: str,
+) -> generate_lib.Recipe:
+  """The recipe of a network that hangs on its target."""
+  config, target = drafter
+  if config.is_heads:
+    num_draft = min(num_draft, config.num_draft)
+  topology = trees.parse(tree, num_draft) if tree else trees.chain(num_draft)
+  max_path = 0 if topology.is_chain else topology.max_depth
+  verifier = verify_lib.make(verify, sampler=sampler, max_path=max_path)
+  style = drafters.Style(
+    verifier.noise if warp.sampled else 'argmax',
+    verifier.needs_log_probs,
+    warp,
+    sampler,
+  )
+  made = drafters.parallel(config, topology, target.vocab_size, style)
+  target_warp = dataclasses.replace(warp, one_hot=verify != 'lenient')
+  return generate_lib.Recipe(target, made, verifier, target_warp)
 
 
 def _tree_path(search, drafter, num_draft) -> int:

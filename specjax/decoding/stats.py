@@ -94,7 +94,9 @@ def count_row(
   used = kept > 0
   drafted = np.where(used, drafted, 0)
   accepted = np.where(used, np.minimum(accepted, kept), 0)
-  rejected = used & (kept > accepted) & (accepted < drafted)
+  # A tree has more nodes than any of its paths.
+  deepest = np.minimum(drafted, num_draft)
+  rejected = used & (kept > accepted) & (accepted < deepest)
   tested = accepted + rejected
   slots = np.arange(num_draft)
   return Counts(

@@ -15,11 +15,16 @@ import numpy as np
 from specjax.base import CachedLM
 from specjax.models import decoder
 from specjax.models import own_format
+from specjax.models import parallel
 from specjax.models import t5
 from specjax.models.blockwise import Blockwise
 from specjax.models.cache import Cache
 from specjax.models.decoder import Decoder
 from specjax.models.decoder_config import DecoderConfig
+from specjax.models.parallel import Parallel
+from specjax.models.parallel_config import ParallelConfig
+from specjax.models.parallel_net import DraftNet
+from specjax.models.parallel_net import make_net
 from specjax.models.spec_drafter import SpecDrafter
 from specjax.models.spec_drafter_config import BlockwiseConfig
 from specjax.models.spec_drafter_config import SpecDrafterConfig
@@ -27,7 +32,9 @@ from specjax.models.spec_drafter_layers import sinusoids
 from specjax.models.t5 import T5
 from specjax.models.t5_config import T5Config
 
-Config = Union[T5Config, DecoderConfig, SpecDrafterConfig, BlockwiseConfig]
+Config = Union[
+  T5Config, DecoderConfig, SpecDrafterConfig, BlockwiseConfig, ParallelConfig
+]
 
 __all__ = [
   'BlockwiseConfig',
@@ -35,6 +42,9 @@ __all__ = [
   'Config',
   'Decoder',
   'DecoderConfig',
+  'DraftNet',
+  'Parallel',
+  'ParallelConfig',
   'SpecDrafterConfig',
   'T5',
   'T5Config',
@@ -43,6 +53,7 @@ __all__ = [
   'is_language_model',
   'make_lm',
   'make_module',
+  'make_net',
 ]
 
 
@@ -54,6 +65,8 @@ def is_language_model(config: Config) -> bool:
 def make_module(config: Config) -> nn.Module:
   """Returns the Flax module of `config`."""
   config.validate()
+  if isinstance(config, ParallelConfig):
+    return Parallel(config)
   if isinstance(config, SpecDrafterConfig):
     return SpecDrafter(config)
   if isinstance(config, BlockwiseConfig):
@@ -88,6 +101,8 @@ def make_lm(
 
 
 def _init(config, key):
+  if isinstance(config, ParallelConfig):
+    return parallel.init(config, key)
   module = make_module(config)
   ids = jnp.zeros((1, 2), jnp.int32)
   if isinstance(config, SpecDrafterConfig):
@@ -139,6 +154,12 @@ def _draw(rng, config, path, shape):
   *above, module, leaf = (step.key for step in path)
   if leaf == 'bias':
     return jnp.zeros(shape)
+  if isinstance(config, ParallelConfig):
+    if module.startswith('heads_'):
+      return jnp.asarray(1e-3 * rng.standard_normal(shape, np.float32))
+    if module in ('mask_embed', 'mask_feature'):
+      module = 'embed'
+    config = config.trunk
   is_t5 = not isinstance(config, DecoderConfig)
   if isinstance(config, SpecDrafterConfig):
     if 'positions' in module:

@@ -8,13 +8,15 @@ parameter tree.
 import dataclasses
 from typing import Any, Mapping
 
+from specjax.models import parallel_config
+from specjax.models.parallel_config import ParallelConfig
 from specjax.models.spec_drafter_config import BlockwiseConfig
 from specjax.models.spec_drafter_config import SpecDrafterConfig
 
 CONFIGS = {
   'specjax_spec_drafter': SpecDrafterConfig,
   'specjax_blockwise': BlockwiseConfig,
-}
+} | dict.fromkeys(parallel_config.ARCHITECTURES, ParallelConfig)
 # Of the running process, and not of the weights.
 _NOT_STORED = ('dtype', 'remat')
 
@@ -31,6 +33,8 @@ def from_json(raw: Mapping[str, Any]) -> Any:
     ValueError: a setting is missing or makes no sense.
   """
   kind = CONFIGS[raw['model_type']]
+  if kind is ParallelConfig:
+    return parallel_config.from_hf(raw)
   given = {}
   for field in dataclasses.fields(kind):
     if field.name in raw and field.name not in _NOT_STORED:
@@ -45,8 +49,17 @@ def from_json(raw: Mapping[str, Any]) -> Any:
   return made
 
 
+def with_dtype(config: Any, dtype: str) -> Any:
+  """Any config with another compute dtype."""
+  if isinstance(config, ParallelConfig):
+    return parallel_config.with_run_settings(config, dtype=dtype)
+  return dataclasses.replace(config, dtype=dtype)
+
+
 def to_json(config: Any) -> dict:
   """Returns the config.json of one of these networks."""
+  if isinstance(config, ParallelConfig):
+    return parallel_config.to_hf(config)
   made = dataclasses.asdict(config)
   for name in _NOT_STORED:
     made.pop(name, None)

@@ -241,7 +241,7 @@ def load(
     is_half = next(matrices).dtype == 'BF16'
     dtype = 'bfloat16' if is_half else 'float32'
   dtype = jnp.dtype(dtype).name
-  config = dataclasses.replace(config, dtype=dtype)
+  config = own_format.with_dtype(config, dtype)
   if layout is not None:
     layout = sharded.fit(config, layout)
   # Networks that only draft are small, and stay as they are.

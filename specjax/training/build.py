@@ -13,6 +13,8 @@ from specjax import text
 from specjax.training import config as config_lib
 from specjax.training import data as data_lib
 from specjax.training import objectives
+from specjax.training import parallel
+from specjax.training import parallel_build
 from specjax.training import placement as placement_lib
 from specjax.training import readers
 from specjax.training import slot_drafters
@@ -170,6 +172,7 @@ def build(
     )
   if config.init_from:
     initial = loading.load(config.init_from, dtype='float32')
+  parallel_build.check_roles(config.model.family, teacher, initial)
   tokenizer = _tokenizer(config, teacher, initial)
   eos_id = tokenizer.eos_token_id
   sources, valid_source = _sources(config, tokenizer, eos_id)
@@ -209,6 +212,11 @@ def build(
 
 def _learning(config, made, module, teacher, initial):
   """(objective, init) of a run."""
+  if isinstance(made, models.ParallelConfig):
+    objective = parallel.objective(
+      made, teacher.module, config.parallel, config.objective
+    )
+    return objective, parallel_build.initialiser(made, initial)
   if config.model.family in config_lib.SLOT_FAMILIES:
     init = slot_drafters.initialiser(config, made, teacher)
     objective = slot_drafters.objective(
@@ -233,6 +241,11 @@ def _model_config(config, tokenizer, teacher, initial, sources):
   """The trained model's config: new, or that of the initial weights."""
   eos_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
   pad_id = eos_id if pad_id is None else pad_id
+  if config.model.family in parallel_build.FAMILIES:
+    ids = ()
+    if config.model.output_vocab:
+      ids = frequent_ids(sources, config.model.output_vocab, eos_id)
+    return parallel_build.model_config(config, teacher, initial, ids)
   if config.model.family in config_lib.SLOT_FAMILIES:
     ids = ()
     if config.model.output_vocab and initial is None:
@@ -274,6 +287,8 @@ def frequent_ids(
 
 def _check_kind(config, made, teacher):
   is_pairs = not isinstance(made, models.DecoderConfig)
+  if isinstance(made, models.ParallelConfig):
+    is_pairs = made.encoder_width > 0
   if is_pairs != (config.data.kind == 'pairs'):
     wanted = 'pairs' if is_pairs else 'text'
     raise ValueError(

@@ -9,11 +9,12 @@ import math
 
 from specjax import partitioning
 from specjax.training import losses
+from specjax.training import parallel_settings
 from specjax.training import sources as sources_lib
 
 TASKS = ('target', 'drafter')
 SLOT_FAMILIES = ('spec_drafter', 'blockwise')
-FAMILIES = ('t5', 'decoder') + SLOT_FAMILIES
+FAMILIES = ('t5', 'decoder') + SLOT_FAMILIES + parallel_settings.FAMILIES
 OPTIMIZERS = ('adamw', 'adafactor', 'muon')
 SCHEDULES = ('cosine', 'rsqrt', 'constant')
 REMAT = ('none', 'full')
@@ -25,7 +26,9 @@ class ModelConfig:
 
   Attributes:
     family: 't5' (encoder-decoder), 'decoder', or a drafter for a T5 target:
-      'spec_drafter', or 'blockwise' (heads on the target's last state).
+      'spec_drafter', or 'blockwise' (heads on the target's last state); or one
+      for a target of either kind: 'parallel', 'medusa' or 'eagle' (see
+      `ParallelSettings`), the width of the last two being the target's.
     width: D.
     layers: decoder layers (and encoder layers unless given).
     encoder_layers: of a T5; 0 takes `layers`.
@@ -37,8 +40,8 @@ class ModelConfig:
     tie_embeddings: the output projection is the embedding table.
     dropout: share of activations set to 0 in training.
     max_positions: of a decoder.
-    output_vocab: an encoder-decoder's drafter's head knows only this many
-      tokens, the most frequent of the training targets; 0 keeps all.
+    output_vocab: a drafter's head knows only this many tokens, the most
+      frequent of the training targets; 0 keeps all. Not of 'decoder'.
   """
 
   family: str = 't5'
@@ -212,6 +215,9 @@ class TrainConfig:
     default_factory=ObjectiveConfig
   )
   slots: SlotsConfig = dataclasses.field(default_factory=SlotsConfig)
+  parallel: parallel_settings.ParallelSettings = dataclasses.field(
+    default_factory=parallel_settings.ParallelSettings
+  )
 
   def validate(self):
     """Raises ValueError with one sentence for a setting that cannot work."""
@@ -248,14 +254,20 @@ class TrainConfig:
     if self.model.output_vocab and (
       self.task != 'drafter'
       or self.model.family == 'decoder'
-      or (self.model.tie_embeddings and self.model.family != 'blockwise')
+      or (
+        self.model.tie_embeddings
+        and self.model.family not in ('blockwise', 'medusa', 'eagle')
+      )
     ):
       raise ValueError(
-        'model.output_vocab is for T5 drafters with model.tie_embeddings=False.'
+        'model.output_vocab is for drafters with model.tie_embeddings=False, '
+        "and not for model.family='decoder'."
       )
     self._validate_learning()
     if self.model.family in SLOT_FAMILIES:
       self._validate_slots()
+    if self.model.family in parallel_settings.FAMILIES:
+      parallel_settings.validate(self)
     self.data.validate()
     self.mesh.validate()
     if self.mesh.shape and self.data_parallel:
@@ -390,12 +402,17 @@ _FREE = frozenset(
 )
 
 
+_DEFAULTS = dataclasses.asdict(TrainConfig())
+
+
 def difference(old: dict, new: dict, prefix: str = '') -> str:
   """Names the first field that makes `new` another run than `old`, or ''."""
   for key in sorted(set(old) | set(new)):
     path = prefix + key
     if path in _FREE:
       continue
+    if not prefix and key not in old and new[key] == _DEFAULTS.get(key):
+      continue  # a setting younger than the run, left as it always was
     if key not in old or key not in new:
       where = 'this config' if key not in new else 'the run in it'
       return f'{path} is missing from {where}'

@@ -37,7 +37,7 @@ class Network(NamedTuple):
   logits: Callable[..., base.Array]
 
 
-def _same(query_segments, key_segments):
+def same_segment(query_segments, key_segments):
   """bool [B, T, S]: may this query read this key?"""
   return query_segments[:, :, None] == key_segments[:, None, :]
 
@@ -62,12 +62,14 @@ def t5_network(module: Any) -> Network:
 
     def call(net):
       rest = dict(deterministic=key is None)
-      encoded = net.encode(batch['source'], _same(source, source), **rest)
+      encoded = net.encode(
+        batch['source'], same_segment(source, source), **rest
+      )
       return net.decode(
         encoded,
-        _same(target, source),
+        same_segment(target, source),
         batch['target_in'],
-        target_mask=_same(target, target),
+        target_mask=same_segment(target, target),
         **rest,
       )[0]
 
@@ -107,7 +109,7 @@ def loss_mask(batch: dict) -> base.Array:
   return batch['target_segments'] > 0
 
 
-def _sum_chunks(chunk: int, function: Callable, arrays: Any) -> Any:
+def sum_chunks(chunk: int, function: Callable, arrays: Any) -> Any:
   """Sums `function(chunk of arrays)` over chunks of the second axis.
 
   The logits of a chunk are recomputed in the backward pass, so only one
@@ -156,11 +158,60 @@ def cross_entropy_objective(
       }
 
     mask = loss_mask(batch)
-    out = _sum_chunks(config.chunk, sums, (hidden, batch['target'], mask))
+    out = sum_chunks(config.chunk, sums, (hidden, batch['target'], mask))
     total = out.pop('total')
     return total, jnp.sum(mask.astype(jnp.float32)), out
 
   return step_lib.Objective(network.init, loss)
+
+
+def compare(
+  config: config_lib.ObjectiveConfig,
+  output_ids: tuple,
+  training: bool,
+  draft: base.Array,
+  whole: base.Array,
+  labels: base.Array,
+  mask: base.Array,
+) -> tuple[base.Array, base.Array, base.Array]:
+  """What a drafter's logits are worth beside the target's.
+
+  Args:
+    config: `ObjectiveConfig`.
+    output_ids: as in `distillation_objective`.
+    training: whether labels are smoothed.
+    draft: [..., V'], one logit for each of `output_ids`.
+    whole: [..., V], the target's.
+    labels: int32 [...].
+    mask: bool [...].
+
+  Returns:
+    The loss [...], 0 where masked; the acceptance rate and whether the two
+    argmaxes agree, [...] each, anything where masked.
+  """
+  ids = jnp.asarray(output_ids or range(draft.shape[-1]), jnp.int32)
+  target = whole[..., ids] if output_ids else whole[..., : ids.size]
+  labels, has_label = place_of(labels, ids, whole.shape[-1])
+  hard_mask = mask & has_label
+  is_hard = config.name == 'cross_entropy'
+  values = losses.token_divergence(
+    config.name,
+    target,
+    draft,
+    hard_mask if is_hard else mask,
+    config.temperature,
+    labels=labels if is_hard else None,
+    beta=config.beta,
+    label_smoothing=config.label_smoothing if training else 0.0,
+  )
+  if config.hard_weight:
+    hard = losses.cross_entropy(draft, labels, hard_mask)
+    values = (1 - config.hard_weight) * values + config.hard_weight * hard
+  q = jax.nn.softmax(lax.stop_gradient(draft) / config.temperature)
+  p = jax.nn.softmax(whole / config.temperature)[..., ids]
+  near = jnp.sum(jnp.minimum(p, q), -1)
+  agree = ids[jnp.argmax(draft, -1)] == jnp.argmax(whole, -1)
+  return values, near, agree
 
 
 def distillation_objective(
@@ -189,28 +240,9 @@ def distillation_objective(
     hidden, known, labels, mask = part
     draft = network.logits(params, hidden)
     whole = lax.stop_gradient(teacher.logits(frozen, known))
-    ids = jnp.asarray(output_ids or range(draft.shape[-1]), jnp.int32)
-    target = whole[..., ids] if output_ids else whole[..., : ids.size]
-    labels, has_label = _place_of(labels, ids, whole.shape[-1])
-    hard_mask = mask & has_label
-    is_hard = config.name == 'cross_entropy'
-    values = losses.token_divergence(
-      config.name,
-      target,
-      draft,
-      hard_mask if is_hard else mask,
-      config.temperature,
-      labels=labels if is_hard else None,
-      beta=config.beta,
-      label_smoothing=config.label_smoothing if training else 0.0,
+    values, near, agree = compare(
+      config, output_ids, training, draft, whole, labels, mask
     )
-    if config.hard_weight:
-      hard = losses.cross_entropy(draft, labels, hard_mask)
-      values = (1 - config.hard_weight) * values + config.hard_weight * hard
-    q = jax.nn.softmax(lax.stop_gradient(draft) / config.temperature)
-    p = jax.nn.softmax(whole / config.temperature)[..., ids]
-    near = jnp.sum(jnp.minimum(p, q), -1)
-    agree = ids[jnp.argmax(draft, -1)] == jnp.argmax(whole, -1)
     return {
       'total': jnp.sum(values),
       'acceptance': jnp.sum(jnp.where(mask, near, 0.0)),
@@ -221,7 +253,7 @@ def distillation_objective(
     hidden = network.hidden(params, batch, key)
     known = lax.stop_gradient(teacher.hidden(frozen, batch, None))
     mask = loss_mask(batch)
-    out = _sum_chunks(
+    out = sum_chunks(
       config.chunk,
       lambda part: sums(params, frozen, key is not None, part),
       (hidden, known, batch['target'], mask),
@@ -232,7 +264,7 @@ def distillation_objective(
   return step_lib.Objective(network.init, loss)
 
 
-def _place_of(labels, ids, vocab_size):
+def place_of(labels, ids, vocab_size):
   """Which of `ids` each label is, and whether it is one of them."""
   place = jnp.full((vocab_size,), -1, jnp.int32)
   place = place.at[ids].set(jnp.arange(ids.size, dtype=jnp.int32))

@@ -18,6 +18,9 @@ ALARM = 1e-7
 RATIO_RULES = {'sampling': references.sampling, 'block': references.block}
 NEG = -np.inf
 
+# Of a chain `traversal` is `block` itself.
+CHAIN_RULES = [name for name in verify_lib.NAMES if name != 'traversal']
+
 
 def _statistic(rule, got, cases, rows, logits, tokens, q, drafted):
   """p-value of all cases together; (count, next token) given the draft."""
@@ -191,7 +194,7 @@ def test_disjoint_supports_keep_nothing():
       assert set(following) == {0, 1}
 
 
-@pytest.mark.parametrize('name', verify_lib.NAMES)
+@pytest.mark.parametrize('name', CHAIN_RULES)
 def test_empty_slots_end_a_draft(name):
   size = 4
   logits = np.log(np.tile([0.1, 0.2, 0.3, 0.4], (4, 3, 1)))
@@ -209,7 +212,7 @@ def test_empty_slots_end_a_draft(name):
     np.testing.assert_array_equal(got[1], [3, 3, 3, 3])
 
 
-@pytest.mark.parametrize('name', verify_lib.NAMES)
+@pytest.mark.parametrize('name', CHAIN_RULES)
 def test_no_draft_is_plain_decoding(name):
   logits = np.random.default_rng(8).normal(size=(6, 1, 9))
   context = verdicts.context(6)
@@ -219,7 +222,7 @@ def test_no_draft_is_plain_decoding(name):
   assert ((following >= 0) & (following < 9)).all()
 
 
-@pytest.mark.parametrize('name', verify_lib.NAMES)
+@pytest.mark.parametrize('name', CHAIN_RULES)
 def test_nan_accepts_nothing_and_stays_in_range(name):
   tokens = jnp.zeros((3, 2), jnp.int32)
   log_q = jnp.log(jnp.full((3, 2, 5), 0.2))
@@ -263,9 +266,9 @@ def test_target_samples_do_not_depend_on_the_draft(sampler):
 
 def test_make():
   exact = {name for name in verify_lib.NAMES if verify_lib.make(name).exact}
-  assert exact == {'greedy', 'sampling', 'block', 'coupled', 'match'}
+  assert exact == set(verify_lib.TREE_NAMES) - {'typical'} | {'block'}
   reads = {n for n in verify_lib.NAMES if verify_lib.make(n).needs_log_probs}
-  assert reads == {'sampling', 'block', 'lenient'}
+  assert reads == {'sampling', 'block', 'lenient', 'traversal'}
   noise = {name: verify_lib.make(name).noise for name in verify_lib.NAMES}
   assert noise['coupled'] == 'position' and noise['match'] == 'private'
   assert {noise[n] for n in reads} == {'round'}
@@ -279,13 +282,13 @@ def test_make():
     assert made.name == name
     assert hash(made) == hash(verify_lib.make(name, sampler))
   assert verify_lib.make('match') == verify_lib.make('match', 'gumbel')
-  with pytest.raises(ValueError, match="'typical'.*greedy, sampling, block"):
-    verify_lib.make('typical')
+  with pytest.raises(ValueError, match="'usual'.*greedy, sampling, block"):
+    verify_lib.make('usual')
   with pytest.raises(ValueError, match="'max'.*gumbel, inverse_cdf"):
     verify_lib.make('match', 'max')
 
 
-@pytest.mark.parametrize('name', verify_lib.NAMES)
+@pytest.mark.parametrize('name', CHAIN_RULES)
 def test_what_does_not_fit_is_refused(name):
   rule, context = verify_lib.make(name).verify, verdicts.context(2)
   tokens = jnp.zeros((2, 3), jnp.int32)

@@ -9,6 +9,7 @@ import pytest
 
 from specjax import models
 from specjax.training import build
+from specjax.training import parallel_settings
 from specjax.training import slot_drafters
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
@@ -27,6 +28,8 @@ VARIANTS = {
   'text_target': ('', 'quick'),
   'text_drafter': ('', 'quick'),
   'spec_drafter': ('', 'head', 'reduced', 'six_six', 'quick'),
+  'parallel_demo': ('', *parallel_settings.VARIANTS),
+  'parallel_text': ('', 'quick', *parallel_settings.VARIANTS),
   'demo_drafter': (
     '',
     'ce_ground_truth',

@@ -1,10 +1,12 @@
 """Drafters: one file each, each a factory returning `base.Drafter`."""
 
+from specjax.decoding.drafters.attached import Style
 from specjax.decoding.drafters.autoregressive import autoregressive
 from specjax.decoding.drafters.hybrid import hybrid
 from specjax.decoding.drafters.hybrid import HybridParams
 from specjax.decoding.drafters.hybrid import HybridSpec
 from specjax.decoding.drafters.nothing import nothing
+from specjax.decoding.drafters.parallel import parallel
 from specjax.decoding.drafters.prompt_lookup import prompt_lookup
 from specjax.decoding.drafters.simulated import Script
 from specjax.decoding.drafters.simulated import simulated
@@ -24,12 +26,14 @@ __all__ = [
   'HybridSpec',
   'Script',
   'SlotSpec',
+  'Style',
   'SuffixSpec',
   'Table',
   'autoregressive',
   'count_table',
   'hybrid',
   'nothing',
+  'parallel',
   'prompt_lookup',
   'simulated',
   'slot_drafter',

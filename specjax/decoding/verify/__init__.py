@@ -9,6 +9,8 @@
 | `match`          | sampling  | what equals the target's sample               |
 | `lenient`        | *lossy*   | a token with probability min(1, p / (l q))    |
 | `top_candidates` | *lossy*   | tokens among the target's best few            |
+| `traversal`      | sampling  | as `block`, of a tree                         |
+| `typical`        | *lossy*   | a token that the target finds plausible       |
 """
 
 import functools
@@ -23,6 +25,9 @@ from specjax.decoding.verify.match import match
 from specjax.decoding.verify.ratio import lenient
 from specjax.decoding.verify.ratio import sampling
 from specjax.decoding.verify.top_candidates import top_candidates
+from specjax.decoding.verify.traversal import traversal
+from specjax.decoding.verify.typical import typical
+from specjax.decoding.verify.without_replacement import rejection
 
 _PLAIN = {
   'greedy': greedy,
@@ -30,10 +35,19 @@ _PLAIN = {
   'block': block,
   'lenient': lenient,
   'top_candidates': top_candidates,
+  'traversal': traversal,
+  'typical': typical,
+}
+# With trees; noise is drawn as the rule says, by slot.
+_TREE = {
+  'greedy': _tree.greedy,
+  'sampling': rejection,
+  'traversal': traversal,
+  'typical': typical,
 }
 _TARGET_SAMPLE = {'coupled': coupled, 'match': match}
 _TREE_SAMPLE = {'coupled': _tree.coupled, 'match': _tree.match}
-TREE_NAMES = ('greedy', 'coupled', 'match')
+TREE_NAMES = tuple(_TREE) + tuple(_TREE_SAMPLE)
 
 NAMES = (
   'greedy',
@@ -43,6 +57,8 @@ NAMES = (
   'match',
   'lenient',
   'top_candidates',
+  'traversal',
+  'typical',
 )
 
 __all__ = ['NAMES', 'TREE_NAMES', 'make']
@@ -67,8 +83,8 @@ def make(name: str, sampler: str = 'gumbel', *, max_path: int = 0) -> Verifier:
       f'{", ".join(_noise.SAMPLERS)}.'
     )
   if max_path and name in NAMES:
-    if name == 'greedy':
-      return _tree.greedy(max_path)
+    if name in _TREE:
+      return _TREE[name](max_path)
     if name in _TREE_SAMPLE:
       return _TREE_SAMPLE[name](max_path, sampler)
     raise ValueError(

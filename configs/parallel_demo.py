@@ -1,0 +1,64 @@
+"""Drafters with mask tokens, and their hosts, for the translation target.
+
+  python -m train.main --config=configs/parallel_demo.py --workdir=DIR \
+      --config.teacher=TARGET/export --config.data.labelled=labels.jsonl \
+      --config.data.valid=valid.en-de.tsv
+
+Variants, with the same data, steps and layer size: `:eagle_parallel` (the
+default), `:eagle` (the same layer, token by token), `:medusa_parallel`,
+`:medusa` (heads), `:parallel` (a network of its own), and
+`:eagle_parallel_soft` (without the loss on states).
+"""
+
+from specjax.training import config as config_lib
+from specjax.training import parallel_settings
+from specjax.training import sources
+
+
+def get_config(arg: str = '') -> config_lib.TrainConfig:
+  """`arg` names a variant."""
+  config = config_lib.TrainConfig(
+    task='drafter',
+    name='specjax demo drafter with masks, English to German',
+    teacher='demo_target/export',
+    steps=4000,
+    log_every=50,
+    eval_every=1000,
+    save_every=0,
+    save_minutes=5.0,
+    eval_prompts=64,
+    export_dtype='bfloat16',
+    licence='CC BY 2.0',
+    data_note=(
+      'English sentences of www.manythings.org/anki and tatoeba.org, '
+      'translated by the target'
+    ),
+    model=config_lib.ModelConfig(
+      layers=1,
+      heads=4,
+      head_dim=64,
+      mlp=512,
+      activation='silu',
+      gated=True,
+      tie_embeddings=False,
+      output_vocab=2048,
+    ),
+    data=sources.DataConfig(
+      kind='pairs',
+      labelled='demo_labels.jsonl',
+      labelled_fraction=1.0,
+      valid='valid.en-de.tsv',
+      source_length=92,
+      target_length=96,
+      batch_rows=16,
+      joined_fraction=0.5,
+    ),
+    optimizer=config_lib.OptimizerConfig(
+      learning_rate=2e-3, warmup_steps=200, weight_decay=0.01, ema=0.998
+    ),
+    objective=config_lib.ObjectiveConfig(name='forward_kl'),
+  )
+  config.model.width = (
+    128  # of `:parallel`; the others are as wide as the target
+  )
+  return parallel_settings.apply_variant(config, arg)

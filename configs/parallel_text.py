@@ -1,0 +1,64 @@
+"""Drafters with mask tokens, and their hosts, for a decoder-only target.
+
+  python -m train.main --config=configs/parallel_text.py --workdir=DIR \
+      --config.teacher=TARGET --config.data.train=train.txt \
+      --config.data.valid=valid.txt
+
+`--config.teacher` may be any Llama-type folder; the data are text files or
+JSON lines. The variants are those of `parallel_demo.py`, and `:quick` makes a
+run of minutes that shows the mechanics.
+"""
+
+from specjax.training import config as config_lib
+from specjax.training import parallel_settings
+from specjax.training import sources
+
+
+def get_config(arg: str = '') -> config_lib.TrainConfig:
+  """`arg` names a variant."""
+  config = config_lib.TrainConfig(
+    task='drafter',
+    name='specjax text drafter with masks',
+    teacher='text_target/export',
+    steps=4000,
+    log_every=50,
+    eval_every=1000,
+    save_every=0,
+    save_minutes=5.0,
+    eval_prompts=16,
+    data_note=(
+      'US State of the Union addresses (stdlib-js), the works of Shakespeare '
+      '(public domain), and GSM8K (OpenAI, MIT)'
+    ),
+    licence='CC0 1.0, public domain and MIT',
+    model=config_lib.ModelConfig(
+      width=128,
+      layers=1,
+      heads=6,
+      head_dim=64,
+      mlp=1024,
+      activation='silu',
+      gated=True,
+      tie_embeddings=False,
+      output_vocab=4096,
+    ),
+    data=sources.DataConfig(
+      kind='text',
+      train='sotu/train.jsonl,input.txt,gsm8k/train.jsonl',
+      valid='sotu/valid.jsonl',
+      text_fields='text,question,answer',
+      target_length=256,
+      batch_rows=8,
+    ),
+    optimizer=config_lib.OptimizerConfig(
+      learning_rate=2e-3, warmup_steps=200, weight_decay=0.05, ema=0.998
+    ),
+    objective=config_lib.ObjectiveConfig(name='forward_kl', chunk=64),
+  )
+  config.parallel.anchors = 64
+  config.parallel.anchor_chunk = 32
+  if arg == 'quick':
+    config.steps, config.eval_every = 100, 0
+    config.data.max_examples = 300
+    arg = ''
+  return parallel_settings.apply_variant(config, arg)

@@ -1,0 +1,108 @@
+"""What drafters that hang on a target share: state, window, beginning."""
+
+from typing import NamedTuple, Optional
+
+from flax import struct
+import jax.numpy as jnp
+
+from specjax import base
+from specjax import models
+from specjax.decoding import warp as warp_lib
+
+
+@struct.dataclass
+class State:
+  """What such a drafter remembers.
+
+  Attributes:
+    cache: of its layers, real tokens alone; None for Medusa's heads.
+    features: [B, W, D], the target's states that predicted the last W
+      committed tokens, the last token's at the end; None where not used.
+  """
+
+  cache: Optional[models.Cache]
+  features: Optional[base.Array]
+
+
+class Style(NamedTuple):
+  """How tokens are drawn; see `candidates.chain`."""
+
+  noise: str
+  needs_log_probs: bool
+  warp: warp_lib.WarpSpec
+  sampler: str = 'gumbel'
+
+
+def window_pass(net, params, state, context, window, num_out):
+  """Feeds the last `window` tokens and num_out - 1 masks.
+
+  Returns (logits [B, num_out, V'], states [B, num_out, D], cache that holds
+  every committed token and counts no mask).
+  """
+  length = context.length
+  first = jnp.maximum(length - window, 0)
+  place = first[:, None] + jnp.arange(window + num_out - 1, dtype=jnp.int32)
+  tokens = jnp.take_along_axis(
+    context.tokens, jnp.minimum(place, context.tokens.shape[1] - 1), axis=1
+  )
+  depth = jnp.maximum(place - (length - 1)[:, None], 0)
+  features = state.features
+  if features is not None:
+    index = jnp.clip(place - length[:, None] + window, 0, window - 1)
+    features = jnp.take_along_axis(features, index[..., None], axis=1)
+  slots = (length - 1 - first)[:, None] + jnp.arange(num_out, dtype=jnp.int32)
+  logits, hidden, cache = net.extend(
+    params, state.cache.replace(length=first), tokens, features, depth, slots
+  )
+  return logits, hidden, cache.replace(length=length)
+
+
+def first_features(config, prompt, prefilled, window):
+  """(features of every prompt token or None, those of the last `window`)."""
+  if config.encoder_width:
+    shape = (prompt.tokens.shape[0], window, config.target_width)
+    zeros = jnp.zeros(shape, config.dtype)
+    return zeros[:, :1], zeros
+  known = prefilled.hidden[0]
+  features = jnp.pad(known, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+  last = prompt.length[:, None] - window + jnp.arange(window)
+  index = jnp.clip(last, 0, known.shape[1] - 1)[..., None]
+  return features, jnp.take_along_axis(features, index, axis=1)
+
+
+def init(net, window, slack, params, prompt, prefilled, *, capacity):
+  """Runs the network over what is committed at the start."""
+  config = net.config
+  features = last = None
+  if config.feature != 'none':
+    features, last = first_features(config, prompt, prefilled, window)
+  tokens, length = prompt.tokens, prompt.length.astype(jnp.int32)
+  encoded = None
+  if config.encoder_width:
+    encoded = prefilled.hidden[0]
+    tokens = prefilled.last_token[:, None]
+    length = jnp.ones_like(length)
+  cache = net.prefill(
+    params,
+    tokens,
+    features,
+    length,
+    encoded,
+    prompt.length,
+    capacity=max(capacity, tokens.shape[1]) + slack,
+  )
+  return State(cache, last)
+
+
+def observe(params, state, observation):
+  """Keeps the states that predicted the last tokens."""
+  del params
+  if state.features is None:
+    return state
+  window = state.features.shape[1]
+  (new,) = observation.hidden
+  both = jnp.concatenate([state.features, new.astype(state.features.dtype)], 1)
+  index = observation.num_tokens[:, None] + jnp.arange(window)
+  return state.replace(
+    features=jnp.take_along_axis(both, index[..., None], axis=1)
+  )

@@ -1,0 +1,170 @@
+"""`traversal`: a tree is tested from its leaves to its root.
+
+A path that fails at its leaf is not lost: its shorter form is tested next, and
+then its siblings. Keeps at least as many tokens in expectation as testing from
+the root, from the same tree; on a chain it is `block`. Exact if every node's
+children are drawn independently of other nodes' children, since a subtree is
+given up before its neighbour is looked at.
+
+References:
+  Weng et al. Traversal verification for speculative tree decoding. 2025.
+    https://arxiv.org/abs/2505.12398
+"""
+
+import functools
+from typing import NamedTuple
+
+from jax import lax
+import jax.numpy as jnp
+
+from specjax.base import Array
+from specjax.base import Context
+from specjax.base import Draft
+from specjax.base import Verdict
+from specjax.base import Verifier
+from specjax.decoding import sampling
+from specjax.decoding.verify import common
+from specjax.decoding.verify import without_replacement as steps
+from specjax.decoding.verify.block import verify as verify_chain
+
+
+class _Walk(NamedTuple):
+  """Where the walk stands. Rows of the stacks are the nodes above it.
+
+  Attributes:
+    slot, depth: int32 [B], the node at hand.
+    gone: bool [B, T], nodes given up.
+    path: int32 [B, P], the slots above and at the node.
+    p, q: float32 [B, P + 1, V], what is left of the two distributions.
+    r: float32 [B, P + 1], the joint acceptance of each node.
+    done: bool [B].
+  """
+
+  slot: Array
+  depth: Array
+  gone: Array
+  path: Array
+  p: Array
+  q: Array
+  r: Array
+  done: Array
+
+
+def _set(stack, depth, row, when):
+  here = (jnp.arange(stack.shape[1]) == depth[:, None]) & when[:, None]
+  if stack.ndim == 3:
+    return jnp.where(here[..., None], row[:, None], stack)
+  return jnp.where(here, row[:, None], stack)
+
+
+def _first_child(draft, walk):
+  """The first child not given up, and whether there is one."""
+  tokens = jnp.pad(draft.tokens, ((0, 0), (1, 0)), constant_values=-1)
+  child = (draft.tree.parent == walk.slot[:, None]) & (tokens >= 0) & ~walk.gone
+  return jnp.argmax(child, axis=1).astype(jnp.int32), jnp.any(child, axis=1)
+
+
+def _descend(draft, logits, walk, child, when):
+  """Goes to a child: its joint acceptance, and fresh distributions below."""
+  size = logits.shape[-1]
+  p = common.take_slot(walk.p, walk.depth)
+  token = common.take_slot(draft.tokens, jnp.maximum(child - 1, 0))
+  if draft.log_probs is None:
+    q = steps.child_row(draft, child, size)
+  else:
+    q = common.take_slot(walk.q, walk.depth)
+  index = jnp.maximum(token, 0)[:, None]
+  px = jnp.take_along_axis(p, index, axis=1)[:, 0]
+  qx = jnp.take_along_axis(q, index, axis=1)[:, 0]
+  mass = common.take_slot(walk.r, walk.depth) * px
+  # 0 / 0 counts as 0: a token the target never says is never kept.
+  joint = jnp.where(mass >= qx, 1.0, mass / jnp.where(qx > 0, qx, 1.0))
+  joint = jnp.where(mass > 0, joint, 0.0)
+  below = walk.depth + 1
+  # Its children's q stands at any of them; a leaf needs none.
+  children = draft.tree.parent == child[:, None]
+  children &= jnp.arange(children.shape[1]) > 0
+  grandchild = jnp.argmax(children, axis=1).astype(jnp.int32)
+  return walk._replace(
+    slot=jnp.where(when, child, walk.slot),
+    depth=jnp.where(when, below, walk.depth),
+    path=steps.put(walk.path, walk.depth, child, when),
+    p=_set(walk.p, below, steps.target_row(logits, child), when),
+    q=_set(walk.q, below, steps.child_row(draft, grandchild, size), when),
+    r=_set(walk.r, below, joint, when),
+  )
+
+
+def _give_up(draft, walk, when):
+  """Returns to the parent, whose distributions lose what was refused."""
+  above = jnp.maximum(walk.depth - 1, 0)
+  token = common.take_slot(draft.tokens, jnp.maximum(walk.slot - 1, 0))
+  p = common.take_slot(walk.p, above)
+  if draft.log_probs is None:
+    q = steps.child_row(draft, walk.slot, p.shape[-1])
+  else:
+    q = common.take_slot(walk.q, above)
+  r = common.take_slot(walk.r, above)
+  excess = jnp.maximum(r[:, None] * p - q, 0.0)
+  total = excess.sum(axis=-1)
+  bottom = total + 1.0 - r
+  joint = jnp.where(bottom > 0, total / jnp.where(bottom > 0, bottom, 1.0), 1.0)
+  slots = jnp.arange(walk.gone.shape[1])
+  return walk._replace(
+    slot=jnp.where(
+      when, common.take_slot(draft.tree.parent, walk.slot), walk.slot
+    ),
+    depth=jnp.where(when, above, walk.depth),
+    gone=walk.gone | ((slots == walk.slot[:, None]) & when[:, None]),
+    p=_set(walk.p, above, steps.normalised(excess, p), when),
+    q=_set(walk.q, above, steps.without(q, jnp.maximum(token, 0)), when),
+    r=_set(walk.r, above, joint, when),
+  )
+
+
+def verify(
+  context: Context, draft: Draft, logits: Array, *, max_path: int
+) -> Verdict:
+  """Depth first, a test at each node once its children are given up."""
+  steps.check_tree(draft, 'traversal')
+  batch, num_nodes = draft.tokens.shape
+  size = logits.shape[-1]
+  uniforms, keys = common.round_noise(context, num_nodes)
+  uniforms = jnp.pad(uniforms, ((0, 0), (1, 0)))
+  root = jnp.zeros((batch,), jnp.int32)
+  stack = jnp.zeros((batch, max_path + 1, size), jnp.float32)
+  whole = jnp.ones((batch,), bool)
+  start = _Walk(
+    slot=root,
+    depth=root,
+    gone=jnp.zeros((batch, num_nodes + 1), bool),
+    path=jnp.zeros((batch, max_path), jnp.int32),
+    p=_set(stack, root, steps.target_row(logits, root), whole),
+    q=_set(stack, root, steps.child_row(draft, root + 1, size), whole),
+    r=jnp.ones((batch, max_path + 1), jnp.float32),
+    done=~whole,
+  )
+
+  def step(walk):
+    child, has_child = _first_child(draft, walk)
+    going = ~walk.done & has_child
+    testing = ~walk.done & ~has_child
+    r = common.take_slot(walk.r, walk.depth)
+    passed = common.take_slot(uniforms, walk.slot) < r
+    stop = testing & (passed | (walk.slot == 0))
+    moved = _descend(draft, logits, walk, child, going)
+    moved = _give_up(draft, moved, testing & ~stop)
+    return moved._replace(done=walk.done | stop)
+
+  walk = lax.while_loop(lambda walk: ~jnp.all(walk.done), step, start)
+  last = common.take_slot(walk.p, walk.depth)
+  return Verdict(walk.depth, sampling.draw(last, keys), walk.path)
+
+
+@functools.lru_cache(maxsize=None)
+def traversal(max_path: int = 0) -> Verifier:
+  """The rule `traversal` for trees of depth `max_path`; 0 for chains."""
+  rule = verify_chain
+  if max_path:
+    rule = functools.partial(verify, max_path=max_path)
+  return Verifier(rule, 'round', True, True, 'traversal')

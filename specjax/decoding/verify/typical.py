@@ -1,0 +1,87 @@
+"""Typical acceptance: keeps what the target finds plausible. Lossy.
+
+A drafted token is kept if its probability exceeds both a constant and what the
+target's entropy allows: p(x) > min(epsilon, delta * exp(-H(p))). Of a tree the
+longest such path is kept, the first of equals. The next token is the target's
+own sample. Rows of temperature 0 keep the argmax alone, so that they are
+decoded greedily.
+
+References:
+  Cai et al. Medusa. ICML 2024, section 3.3. https://arxiv.org/abs/2401.10774
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from specjax.base import Array
+from specjax.base import Context
+from specjax.base import Draft
+from specjax.base import Verdict
+from specjax.base import Verifier
+from specjax.decoding import sampling
+from specjax.decoding.verify import common
+
+# The published runs' values.
+EPSILON, DELTA = 0.09, 0.3
+
+
+def _plausible(p: Array, token: Array) -> Array:
+  """bool [B, N] for target rows [B, N, V] and tokens [B, N]."""
+  entropy = -jnp.sum(p * jnp.log(jnp.maximum(p, 1e-30)), axis=-1)
+  floor = jnp.minimum(EPSILON, DELTA * jnp.exp(-entropy))
+  return (common.at_tokens(p, token) > floor) & (token >= 0)
+
+
+def _next(context: Context, logits: Array, slot: Array, depth: Array) -> Array:
+  """The target's own sample after a slot."""
+  keys = sampling.position_keys(
+    context.controls.row_key, (context.length + depth)[:, None], sampling.TARGET
+  )
+  row = common.take_slot(logits, slot)[:, None]
+  return sampling.categorical(row, keys)[:, 0]
+
+
+def _chain(context: Context, draft: Draft, logits: Array) -> Verdict:
+  common.check(draft, logits, 'typical')
+  p = jax.nn.softmax(logits)
+  ok = _plausible(p[:, :-1], draft.tokens)
+  count = common.count_leading(ok)
+  return Verdict(count, _next(context, logits, count, count))
+
+
+def _tree(
+  context: Context, draft: Draft, logits: Array, *, max_path: int
+) -> Verdict:
+  if draft.tree is None:
+    raise ValueError(
+      "This form of the rule 'typical' verifies trees, but the draft is a "
+      'chain.'
+    )
+  parent, depth = draft.tree.parent, draft.tree.depth
+  above = jnp.take_along_axis(logits, parent[:, 1:, None], axis=1)
+  ok = _plausible(jax.nn.softmax(above), draft.tokens)
+  ok = jnp.pad(ok, ((0, 0), (1, 0)), constant_values=True)
+  reached = ok
+  for _ in range(max_path):
+    reached = ok & jnp.take_along_axis(reached, parent, axis=1)
+  best = jnp.argmax(jnp.where(reached, depth, -1), axis=1)[:, None]
+  count = jnp.take_along_axis(depth, best, axis=1)[:, 0]
+  path = jnp.zeros((parent.shape[0], max_path), jnp.int32)
+  slot = best
+  for _ in range(max_path):
+    place = jnp.take_along_axis(depth, slot, axis=1) - 1
+    path = jnp.where(jnp.arange(max_path) == place, slot, path)
+    slot = jnp.take_along_axis(parent, slot, axis=1)
+  following = _next(context, logits, best[:, 0], count)
+  return Verdict(count, following, path.astype(jnp.int32))
+
+
+@functools.lru_cache(maxsize=None)
+def typical(max_path: int = 0) -> Verifier:
+  """The lossy rule `typical`; for trees of depth `max_path`, 0 for chains."""
+  verify = _chain
+  if max_path:
+    verify = functools.partial(_tree, max_path=max_path)
+  return Verifier(verify, 'argmax', False, False, 'typical')

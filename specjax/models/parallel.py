@@ -1,0 +1,305 @@
+"""Drafter networks with mask tokens, and the hosts they replace.
+
+A slot is written (anchor a, depth d). Slot (a, 0) is the real token x_a, with
+the target's state that predicted it (x_0 has none, zeros); slot (a, d) with
+d >= 1 is the d-th mask behind it. Slot (a, d) stands at position a + d and
+predicts x_{a+d+1}. Real slots read real slots; a mask reads the real ones up
+to its anchor and the earlier masks of its own group. So real slots know
+nothing of masks and their keys and values may be kept, and dropping the last
+masks changes nothing before them.
+
+While decoding, a group behind the last committed token is a chain, so the
+ordinary cached block does it; `training.parallel` runs many groups at once.
+
+References:
+  Xiao et al. ParallelSpec: parallel drafter for efficient speculative
+    decoding. 2024. https://arxiv.org/abs/2410.05589
+  Cai et al. Medusa. ICML 2024. https://arxiv.org/abs/2401.10774
+  Li et al. EAGLE. ICML 2024. https://arxiv.org/abs/2401.15077
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax.base import Array
+from specjax.base import PyTree
+from specjax.models.decoder_config import DecoderConfig
+from specjax.models.decoder_layers import FeedForward
+from specjax.models.decoder_layers import norm
+from specjax.models.decoder_layers import SelfAttention
+from specjax.models.layers import attend
+from specjax.models.layers import Embedding
+from specjax.models.layers import Linear
+from specjax.models.layers import rope_angles
+from specjax.models.layers import to_columns
+from specjax.models.parallel_config import ParallelConfig
+
+# What the target lends to a drafter that is shared with it.
+_LENT = ('embed', 'head')
+
+
+class CrossAttention(nn.Module):
+  """Reads the target's encoded source."""
+
+  config: DecoderConfig
+
+  def setup(self):
+    c = self.config
+    width = c.num_attention_heads * c.head_dim
+    self.q, self.k, self.v = (Linear(width, dtype=c.dtype) for _ in range(3))
+    self.o = Linear(c.hidden_size, dtype=c.dtype)
+
+  def project(self, encoded):
+    """Keys and values of [B, S, De], in the cache's layout."""
+    heads = (*encoded.shape[:2], -1, self.config.head_dim)
+    keys, values = self.k(encoded), self.v(encoded)
+    return to_columns(keys.reshape(heads)), to_columns(values.reshape(heads))
+
+  def __call__(self, x, kept, mask):
+    d = self.config.head_dim
+    query = self.q(x).reshape(*x.shape[:2], -1, d)
+    return self.o(attend(query, *kept, mask, scale=d**-0.5))
+
+
+class Layer(nn.Module):
+  """A decoder layer as in `decoder_layers`, with cross-attention if asked."""
+
+  config: DecoderConfig
+  cross: bool
+
+  def setup(self):
+    c = self.config
+    self.attn = SelfAttention(c)
+    self.mlp = FeedForward(c)
+    self.attn_norm = norm(c)
+    self.mlp_norm = norm(c)
+    if c.post_norm:
+      self.post_attn_norm = norm(c)
+      self.post_mlp_norm = norm(c)
+    if self.cross:
+      self.cross_attn = CrossAttention(c)
+      self.cross_norm = norm(c)
+    self.drop = nn.Dropout(c.dropout_rate)
+
+  def __call__(self, x, angles, mask, past, start, source, deterministic):
+    """See `decoder_layers.DecoderLayer`; `source` is (keys, values), mask."""
+    y, kept = self.attn(
+      self.attn_norm(x), angles, mask, past, start, deterministic
+    )
+    if self.config.post_norm:
+      y = self.post_attn_norm(y)
+    x = x + self.drop(y, deterministic=deterministic)
+    if self.cross:
+      y = self.cross_attn(self.cross_norm(x), *source)
+      x = x + self.drop(y, deterministic=deterministic)
+    y = self.mlp(self.mlp_norm(x))
+    if self.config.post_norm:
+      y = self.post_mlp_norm(y)
+    return x + self.drop(y, deterministic=deterministic), kept
+
+
+class Parallel(nn.Module):
+  """Every kind of drafter network. Parameters: collection 'params' alone.
+
+  With a shared embedding and head the tree holds the target's tables under
+  'embed' and 'head' while it runs; see `bind` and `own`.
+  """
+
+  config: ParallelConfig
+
+  def setup(self):
+    c, t = self.config, self.config.trunk
+    self.embed = Embedding(t.vocab_size, t.hidden_size, 0.02, t.dtype)
+    if c.is_shared or not t.tie_word_embeddings:
+      rows = len(c.output_ids) or t.vocab_size
+      self.head = Embedding(rows, t.hidden_size, t.hidden_size**-0.5, t.dtype)
+    if c.is_heads:
+      # Nearly zero: every head begins as the target's own.
+      self.heads = [
+        Linear(t.hidden_size, True, 1e-3, t.dtype) for _ in range(c.num_draft)
+      ]
+      return
+    layer = Layer
+    if t.remat:
+      layer = nn.remat(Layer, static_argnums=(7,))
+    self.layers = [
+      layer(t, c.encoder_width > 0) for _ in range(t.num_hidden_layers)
+    ]
+    self.norm = norm(t)
+    if c.feature == 'fuse':
+      self.fuse = Linear(t.hidden_size, dtype=t.dtype)
+    if c.num_masks:
+      self.mask_embed = Embedding(c.num_masks, t.hidden_size, 0.02, t.dtype)
+      learned = c.mask_feature.endswith('learned') and c.feature != 'none'
+      if learned:
+        rows = 1 if c.mask_feature == 'shared_learned' else c.num_draft - 1
+        self.mask_feature = Embedding(rows, t.hidden_size, 0.02, t.dtype)
+
+  def inputs(self, tokens, depth, features):
+    """What enters the first layer.
+
+    Args:
+      tokens: int32 [B, T]; anything where `depth` is above 0.
+      depth: int32 [B or 1, T]; 0 for real tokens. Depths beyond those trained
+        take the last mask.
+      features: [B, T, D], the target's states that predicted the tokens; at a
+        mask its anchor's. Not read without features.
+
+    Returns:
+      [B, T, D].
+    """
+    c, t = self.config, self.config.trunk
+    x = self.embed(tokens) * jnp.asarray(t.embed_scale, t.dtype)
+    is_mask = (depth > 0)[..., None]
+    if c.num_masks:
+      row = jnp.clip(depth - 1, 0, c.num_masks - 1)
+      x = jnp.where(is_mask, self.mask_embed(row), x)
+    if c.feature == 'none':
+      return x
+    features = features.astype(t.dtype)
+    if c.num_masks and c.mask_feature == 'zeros':
+      features = jnp.where(is_mask, 0, features)
+    elif c.num_masks and c.mask_feature != 'repeat_last':
+      rows = self.mask_feature.rows
+      known = self.mask_feature(jnp.clip(depth - 1, 0, rows - 1))
+      features = jnp.where(is_mask, known, features)
+    if c.feature == 'add':
+      return x + features
+    return self.fuse(jnp.concatenate([x, features], axis=-1))
+
+  def run(
+    self,
+    x,
+    positions,
+    mask,
+    *,
+    pasts=None,
+    start=None,
+    sources=None,
+    source_mask=None,
+    deterministic=True,
+  ):
+    """Runs the layers on slots.
+
+    Args:
+      x: [B, T, D], of `inputs`.
+      positions: int32 [B, T].
+      mask: bool [B or 1, T, T], or [B or 1, T, L] with pasts.
+      pasts: for each layer (keys, values) [B * Hkv, Dh, L], or None.
+      start: int32 [B], the column where the slots are written.
+      sources: of `project_source`, for encoder-decoder targets.
+      source_mask: bool [B, 1, S] or [B, T, S].
+      deterministic: no dropout.
+
+    Returns:
+      (final states [B, T, D], (keys, values) of each layer).
+    """
+    angles = rope_angles(
+      self.config.trunk.rope, positions, self.config.trunk.head_dim
+    )
+    kept = []
+    for i, layer in enumerate(self.layers):
+      past = None if pasts is None else pasts[i]
+      source = None if sources is None else (sources[i], source_mask)
+      x, pair = layer(x, angles, mask, past, start, source, deterministic)
+      kept.append(pair)
+    return self.norm(x), tuple(kept)
+
+  def project_source(self, encoded):
+    """(keys, values) of the encoded source [B, S, De], for every layer."""
+    return tuple(layer.cross_attn.project(encoded) for layer in self.layers)
+
+  def head_states(self, feature):
+    """Medusa's heads on the target's states [..., D]: [..., K, D]."""
+    feature = feature.astype(self.config.trunk.dtype)
+    return jnp.stack(
+      [feature + jax.nn.silu(head(feature)) for head in self.heads], axis=-2
+    )
+
+  def logits_from_hidden(self, state):
+    """Projects [..., D] to float32 logits, as many as ids in `output_ids`."""
+    c, t = self.config, self.config.trunk
+    if c.head_scale != 1:
+      state = state * jnp.asarray(c.head_scale, state.dtype)
+    tied = not c.is_shared and t.tie_word_embeddings
+    logits = (self.embed if tied else self.head).attend(state)
+    cap = t.final_logit_softcapping
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+  def __call__(self, tokens, encoded):
+    """Touches every parameter once; for initialisation."""
+    c = self.config
+    width = c.trunk.hidden_size
+    features = jnp.zeros((*tokens.shape, width))
+    self.embed(tokens)
+    if c.is_heads:
+      return self.logits_from_hidden(self.head_states(features))
+    depth = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    x = self.inputs(tokens, depth, features)
+    sources = self.project_source(encoded) if c.encoder_width else None
+    mask = jnp.ones((1, tokens.shape[1], tokens.shape[1]), bool)
+    seen = jnp.ones((1, 1, encoded.shape[1]), bool)
+    state, _ = self.run(x, depth, mask, sources=sources, source_mask=seen)
+    return self.logits_from_hidden(state)
+
+
+def init(config: ParallelConfig, key: Array) -> PyTree:
+  """Initial parameters, without what the target lends."""
+  encoded = jnp.zeros((1, 1, config.encoder_width or 1))
+  ids = jnp.zeros((1, 2), jnp.int32)
+  return own(config, Parallel(config).init(key, ids, encoded)['params'])
+
+
+def own(config: ParallelConfig, params: PyTree) -> PyTree:
+  """The drafter's own parameters, without what the target lends."""
+  if not config.is_shared:
+    return params
+  return {k: v for k, v in params.items() if k not in _LENT}
+
+
+def bind(config: ParallelConfig, params: PyTree, target: PyTree) -> PyTree:
+  """Adds the target's tables to the parameters of a shared drafter.
+
+  Args:
+    config: of the drafter.
+    params: its own parameters.
+    target: the target's parameters; its tables are not copied, but for the
+      head's rows of `output_ids`.
+
+  Returns:
+    Parameters that `Parallel` runs with.
+  """
+  if not config.is_shared:
+    return params
+  # Whole modules: a quantised table has scales beside its weights.
+  head = target.get('head', target['embed'])
+  if config.output_ids:
+    ids = np.asarray(config.output_ids, np.int32)
+    head = jax.tree.map(lambda x: jnp.take(x, ids, axis=0), head)
+  return params | {'embed': target['embed'], 'head': head}
+
+
+def slot_mask(query, key, segments) -> Array:
+  """Which slots may be read, by the rule of this module's docstring.
+
+  Args:
+    query: (anchor, depth), int32 [B or 1, T] each.
+    key: likewise [B or 1, U].
+    segments: int32 [B, N]; 0 is padding. An anchor is an index into it.
+
+  Returns:
+    bool [B, T, U]; both slots belong to one segment that is not padding.
+  """
+
+  def segment(anchor):
+    rows = jnp.broadcast_to(anchor, (segments.shape[0], anchor.shape[1]))
+    return jnp.take_along_axis(segments, rows, axis=1, mode='clip')
+
+  anchor, depth = (x[:, :, None] for x in query)
+  other, level = (x[:, None, :] for x in key)
+  real = (level == 0) & (other <= anchor)
+  group = (other == anchor) & (level <= depth)
+  mine, theirs = segment(query[0])[:, :, None], segment(key[0])[:, None]
+  return (real | group) & (mine == theirs) & (mine > 0)

@@ -1,0 +1,199 @@
+"""Settings of drafter networks that hang on a target.
+
+Three kinds, each with mask tokens (ParallelSpec) or without:
+
+| kind       | masks | what it is                                            |
+|------------|-------|-------------------------------------------------------|
+| `parallel` | yes   | a small language model of its own, masks in its input |
+| `medusa`   | no    | one residual head a slot on the target's last state   |
+| `medusa`   | yes   | a Transformer layer in their place, drafting in a pass|
+| `eagle`    | no    | a layer on the target's states, token by token        |
+| `eagle`    | yes   | the same layer, drafting in one pass                  |
+
+`medusa` and `eagle` have neither embeddings nor a head: they use the target's.
+"""
+
+import dataclasses
+from typing import Any, Mapping, Optional
+
+from specjax.models.decoder_config import DecoderConfig
+from specjax.models.layers import Rope
+
+KINDS = ('parallel', 'medusa', 'eagle')
+MASK_EMBEDDINGS = ('per_slot', 'shared')
+MASK_FEATURES = ('shared_learned', 'per_slot_learned', 'repeat_last', 'zeros')
+FEATURES = ('none', 'fuse', 'add')
+ARCHITECTURES = {
+  f'specjax_{kind}': f'Specjax{kind.capitalize()}Drafter' for kind in KINDS
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+  """Settings of a drafter network. Hashable.
+
+  Attributes:
+    trunk: its Transformer layers; `vocab_size` is that of the target's
+      embedding table. Of `medusa` heads only widths and vocabulary count.
+    target_width, target_layers: of the target it was trained on (decoder
+      layers); with the vocabulary they are its fingerprint.
+    kind: one of `KINDS`.
+    masks: drafts all slots in one pass by mask tokens.
+    num_draft: K, slots trained. Slot 1 is the last committed token's own
+      output, so there are K - 1 mask tokens.
+    feature: how the target's states enter: 'none', 'fuse' (a matrix over
+      embedding and state side by side) or 'add'.
+    mask_embedding: 'per_slot', or one 'shared' by all masks.
+    mask_feature: what stands for a mask's unknown state, one of
+      `MASK_FEATURES`.
+    encoder_width: of an encoder-decoder target, whose encoded source every
+      layer reads; 0 for a decoder-only target.
+    start_id: the decoder's start token of an encoder-decoder target.
+    head_scale: final states are multiplied by it before the head (T5).
+    output_ids: the tokens that the head knows, in rising order; () for all.
+      The others have probability 0.
+  """
+
+  trunk: DecoderConfig
+  target_width: int
+  target_layers: int
+  kind: str = 'parallel'
+  masks: bool = True
+  num_draft: int = 8
+  feature: str = 'none'
+  mask_embedding: str = 'per_slot'
+  mask_feature: str = 'shared_learned'
+  encoder_width: int = 0
+  start_id: Optional[int] = None
+  head_scale: float = 1.0
+  output_ids: tuple = ()
+
+  @property
+  def model_type(self) -> str:
+    return f'specjax_{self.kind}'
+
+  @property
+  def is_heads(self) -> bool:
+    """Whether it is Medusa's heads, without a Transformer layer."""
+    return self.kind == 'medusa' and not self.masks
+
+  @property
+  def is_shared(self) -> bool:
+    """Whether embeddings and head are the target's."""
+    return self.kind != 'parallel'
+
+  @property
+  def num_masks(self) -> int:
+    """Rows of trained mask embeddings."""
+    if not self.masks or self.num_draft == 1:
+      return 0
+    return 1 if self.mask_embedding == 'shared' else self.num_draft - 1
+
+  @property
+  def vocab_size(self) -> int:
+    return self.trunk.vocab_size
+
+  @property
+  def dtype(self) -> str:
+    return self.trunk.dtype
+
+  @property
+  def decoder_start_token_id(self) -> Optional[int]:
+    return self.start_id
+
+  @property
+  def eos_token_id(self) -> tuple:
+    return self.trunk.eos_token_id
+
+  @property
+  def pad_token_id(self) -> Optional[int]:
+    return self.trunk.pad_token_id
+
+  def validate(self):
+    """Raises ValueError, naming the field, if the settings make no network."""
+    self.trunk.validate()
+    for name, value, allowed in (
+      ('kind', self.kind, KINDS),
+      ('feature', self.feature, FEATURES),
+      ('mask_embedding', self.mask_embedding, MASK_EMBEDDINGS),
+      ('mask_feature', self.mask_feature, MASK_FEATURES),
+    ):
+      if value not in allowed:
+        raise ValueError(
+          f'{name} must be one of {", ".join(allowed)}, not {value!r}.'
+        )
+    if self.num_draft < 1:
+      raise ValueError(f'num_draft must be at least 1, not {self.num_draft}.')
+    if self.kind == 'parallel' and not (self.masks and self.feature == 'none'):
+      raise ValueError(
+        'A parallel drafter reads tokens alone and has masks; without masks '
+        'it would be an ordinary draft model.'
+      )
+    if self.kind == 'eagle' and self.feature == 'none':
+      raise ValueError(
+        "An eagle drafter reads the target's states: feature must be 'fuse' "
+        "or 'add'."
+      )
+    if self.is_shared and self.trunk.hidden_size != self.target_width:
+      raise ValueError(
+        f'A {self.kind} drafter is as wide as its target '
+        f'({self.target_width}), not {self.trunk.hidden_size}.'
+      )
+    if self.trunk.rope is None and not self.is_heads:
+      raise ValueError('The layers of a drafter need rotary positions.')
+    self._validate_output_ids()
+
+  def _validate_output_ids(self):
+    ids = self.output_ids
+    if ids and (
+      list(ids) != sorted(set(ids)) or ids[0] < 0 or ids[-1] >= self.vocab_size
+    ):
+      raise ValueError(
+        'output_ids must be distinct ids in rising order, all below the '
+        f'vocabulary of {self.vocab_size}.'
+      )
+    if ids and not self.is_shared and self.trunk.tie_word_embeddings:
+      raise ValueError(
+        'output_ids need a head of its own: tie_word_embeddings must be false.'
+      )
+
+
+def with_run_settings(config: ParallelConfig, **changes: Any) -> ParallelConfig:
+  """Changes fields of the layers, such as `dtype` or `remat`."""
+  return dataclasses.replace(
+    config, trunk=dataclasses.replace(config.trunk, **changes)
+  )
+
+
+def to_hf(config: ParallelConfig) -> dict:
+  """Returns the config.json of `config`."""
+  made = dataclasses.asdict(config)
+  made['model_type'] = config.model_type
+  made['architectures'] = [ARCHITECTURES[config.model_type]]
+  return made
+
+
+def from_hf(config: Mapping[str, Any]) -> ParallelConfig:
+  """Reads a config.json that `to_hf` wrote.
+
+  Raises:
+    ValueError: a setting is missing, unknown or out of range.
+  """
+  names = {field.name for field in dataclasses.fields(ParallelConfig)}
+  given = {name: config[name] for name in names if name in config}
+  try:
+    trunk = dict(given.pop('trunk'))
+    for name in ('rope', 'local_rope'):
+      if trunk.get(name) is not None:
+        trunk[name] = Rope(**trunk[name])
+    for name in ('sliding_layers', 'eos_token_id'):
+      trunk[name] = tuple(trunk.get(name) or ())
+    given['output_ids'] = tuple(given.get('output_ids') or ())
+    made = ParallelConfig(trunk=DecoderConfig(**trunk), **given)
+  except (KeyError, TypeError) as error:
+    raise ValueError(
+      f'config.json of this {config["model_type"]} drafter is not complete: '
+      f'{error}.'
+    ) from None
+  made.validate()
+  return made

@@ -1,0 +1,106 @@
+"""Drafter networks with an explicit cache, for decoding."""
+
+import functools
+from typing import Any, Callable, NamedTuple
+
+import jax.numpy as jnp
+
+from specjax.base import Array
+from specjax.models import cache as cache_lib
+from specjax.models.parallel import Parallel
+from specjax.models.parallel_config import ParallelConfig
+
+
+class DraftNet(NamedTuple):
+  """A drafter network with an explicit cache, as pure functions.
+
+  `params` are bound (see `bind`). Logits are over `output_ids` if there are
+  any, else over the table's rows.
+
+  Attributes:
+    config: `ParallelConfig`.
+    prefill: `(params, tokens [B, S], features [B, S, D], length [B], encoded
+      or None, source_length [B] or None, *, capacity) -> Cache`.
+    extend: `(params, cache, tokens [B, T], features [B, T, D], depth [B, T],
+      slots [B, n], *, positions=None, mask=None) -> (logits [B, n, V'], states
+      [B, n, D], cache)`. Writes T slots at `cache.length`; a chain unless
+      positions [B, T] and mask [B, T, L] say otherwise.
+    heads: `(params, feature [B, D]) -> logits [B, K, V']`, of Medusa's heads.
+  """
+
+  config: ParallelConfig
+  prefill: Callable[..., cache_lib.Cache]
+  extend: Callable[..., tuple]
+  heads: Callable[..., Array]
+
+
+@functools.lru_cache(maxsize=None)
+def make_net(config: ParallelConfig) -> DraftNet:
+  """`DraftNet` of a config; the same one every time."""
+  config.validate()
+  module = Parallel(config)
+
+  def apply(params, method, *args: Any, **rest: Any):
+    return module.apply({'params': params}, *args, method=method, **rest)
+
+  def prefill(
+    params, tokens, features, length, encoded, source_length, *, capacity
+  ):
+    size = tokens.shape[1]
+    cache_lib.check_capacity(capacity, size, 'the prompt')
+    place = jnp.arange(size, dtype=jnp.int32)[None]
+    sources, seen = (), None
+    if config.encoder_width:
+      sources = apply(params, 'project_source', encoded)
+      seen = jnp.arange(encoded.shape[1]) < source_length[:, None]
+    x = apply(params, 'inputs', tokens, jnp.zeros_like(place), features)
+    _, kept = apply(
+      params,
+      'run',
+      x,
+      place,
+      place[:, None] <= place[:, :, None],
+      sources=sources or None,
+      source_mask=None if seen is None else seen[:, None],
+    )
+    return cache_lib.Cache(
+      keys=tuple(cache_lib.grow(k, capacity) for k, _ in kept),
+      values=tuple(cache_lib.grow(v, capacity) for _, v in kept),
+      length=length,
+      cross_keys=tuple(k for k, _ in sources),
+      cross_values=tuple(v for _, v in sources),
+      source_mask=seen,
+    )
+
+  def extend(
+    params, cache, tokens, features, depth, slots, *, positions=None, mask=None
+  ):
+    size, capacity = tokens.shape[1], cache.keys[0].shape[-1]
+    cache_lib.check_capacity(capacity, size, f'a block of {size} slots')
+    if positions is None:
+      positions = cache.length[:, None] + jnp.arange(size, dtype=jnp.int32)
+      mask = cache_lib.block_mask(cache.length, size, capacity)
+    seen = cache.source_mask
+    x = apply(params, 'inputs', tokens, depth, features)
+    state, kept = apply(
+      params,
+      'run',
+      x,
+      positions,
+      mask,
+      pasts=tuple(zip(cache.keys, cache.values, strict=True)),
+      start=cache.length,
+      sources=tuple(zip(cache.cross_keys, cache.cross_values)) or None,
+      source_mask=None if seen is None else seen[:, None],
+    )
+    state = cache_lib.pick_slots(state, slots)
+    cache = cache.replace(
+      keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept)
+    )
+    return apply(params, 'logits_from_hidden', state), state, cache
+
+  def heads(params, feature):
+    state = apply(params, 'head_states', feature)
+    return apply(params, 'logits_from_hidden', state)
+
+  return DraftNet(config, prefill, extend, heads)

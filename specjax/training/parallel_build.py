@@ -1,0 +1,189 @@
+"""From settings to a drafter network: its shape, and where it begins."""
+
+import dataclasses
+import functools
+from typing import Callable, Optional
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import base
+from specjax import loading
+from specjax import models
+from specjax.models import parallel as network_lib
+from specjax.training import config as config_lib
+from specjax.training import parallel_settings
+
+FAMILIES = parallel_settings.FAMILIES
+
+
+def check_roles(
+  family: str,
+  teacher: Optional[loading.Model],
+  initial: Optional[loading.Model],
+) -> None:
+  """Raises ValueError where a drafter network stands for a language model."""
+  if teacher is not None and teacher.lm is None:
+    raise ValueError(
+      f'{teacher.name} holds a drafter network; teacher must name the target.'
+    )
+  if initial is not None and initial.lm is None and family not in FAMILIES:
+    raise ValueError(
+      f'{initial.name} holds a {initial.config.kind} drafter, but model.family '
+      f'is {family!r}.'
+    )
+
+
+def model_config(
+  config: config_lib.TrainConfig,
+  teacher: loading.Model,
+  initial: Optional[loading.Model],
+  output_ids: tuple,
+) -> models.ParallelConfig:
+  """The trained network's config.
+
+  Args:
+    config: `TrainConfig` of one of the drafter families.
+    teacher: the target.
+    initial: where the weights come from: a drafter network of the same kind,
+      or for `parallel` a small language model; None for new ones.
+    output_ids: of the head.
+
+  Raises:
+    ValueError: the initial weights do not fit.
+  """
+  settings, family = config.parallel, config.model.family
+  trunk = None
+  if initial is not None:
+    trunk = _initial_trunk(initial, family)
+    if isinstance(initial.config, models.ParallelConfig):
+      output_ids = initial.config.output_ids
+  if trunk is None:
+    trunk = _new_trunk(config, teacher.config)
+  trunk = dataclasses.replace(
+    trunk,
+    vocab_size=teacher.config.vocab_size,
+    dtype=config.compute_dtype,
+    dropout_rate=config.model.dropout,
+    remat=config.remat == 'full',
+  )
+  return models.ParallelConfig(
+    trunk=trunk,
+    kind=family,
+    masks=settings.masks,
+    num_draft=settings.num_draft,
+    feature=settings.feature_of(family),
+    mask_embedding=settings.mask_embedding,
+    mask_feature=settings.mask_feature,
+    output_ids=output_ids,
+    **_of_target(teacher.config, family),
+  )
+
+
+def _of_target(target, family) -> dict:
+  """What a network takes over from its target."""
+  if not isinstance(target, models.T5Config):
+    return dict(
+      target_width=target.hidden_size, target_layers=target.num_hidden_layers
+    )
+  scaled = target.scale_decoder_outputs and family != 'parallel'
+  return dict(
+    target_width=target.d_model,
+    target_layers=target.num_decoder_layers,
+    encoder_width=target.d_model,
+    start_id=target.decoder_start_token_id,
+    head_scale=target.d_model**-0.5 if scaled else 1.0,
+  )
+
+
+def _new_trunk(config, target) -> models.DecoderConfig:
+  """Layers of a new network; as wide as the target where they share tables."""
+  shape, own = config.model, config.model.family == 'parallel'
+  width = shape.width
+  if not own:
+    width = getattr(target, 'd_model', None) or target.hidden_size
+  lent = {}
+  if not own and isinstance(target, models.DecoderConfig):
+    lent = dict(
+      embed_scale=target.embed_scale,
+      final_logit_softcapping=target.final_logit_softcapping,
+    )
+  return models.DecoderConfig(
+    vocab_size=target.vocab_size,
+    hidden_size=width,
+    intermediate_size=shape.mlp,
+    num_hidden_layers=shape.layers,
+    num_attention_heads=shape.heads,
+    num_key_value_heads=shape.kv_heads or shape.heads,
+    head_dim=shape.head_dim,
+    hidden_act=shape.activation,
+    gated=shape.gated,
+    tie_word_embeddings=own and shape.tie_embeddings,
+    max_position_embeddings=shape.max_positions,
+    pad_token_id=target.pad_token_id,
+    eos_token_id=target.eos_token_id,
+    **lent,
+  )
+
+
+def _initial_trunk(initial, family) -> models.DecoderConfig:
+  """Layers of the weights that a run begins with."""
+  config = initial.config
+  if isinstance(config, models.ParallelConfig):
+    if config.kind != family:
+      raise ValueError(
+        f'{initial.name} holds a {config.kind} drafter, but model.family is '
+        f'{family!r}.'
+      )
+    return config.trunk
+  if family == 'parallel' and isinstance(config, models.DecoderConfig):
+    if config.rope is None or config.sliding_layers:
+      raise ValueError(
+        f'{initial.name} cannot become a parallel drafter: it needs rotary '
+        'positions and no sliding windows.'
+      )
+    return config
+  raise ValueError(
+    f'{initial.name} cannot become a {family} drafter; give one of that kind'
+    + (' or a decoder-only model.' if family == 'parallel' else '.')
+  )
+
+
+def initialiser(
+  config: models.ParallelConfig, initial: Optional[loading.Model]
+) -> Callable[[base.Array], base.PyTree]:
+  """Initial parameters: those of a folder, and fresh ones for what it lacks.
+
+  Masks begin as the mean of all embeddings; a head with fewer tokens begins
+  with their rows.
+  """
+  fresh = functools.partial(network_lib.init, config)
+  if initial is None:
+    return fresh
+
+  def init(key):
+    params = dict(fresh(key))
+    given = dict(initial.params)
+    if 'head' in given and config.output_ids:
+      table = given['head']['weight']
+      if table.shape[0] != len(config.output_ids):
+        rows = np.asarray(config.output_ids, np.int32)
+        given['head'] = {'weight': jnp.take(table, rows, axis=0)}
+    if 'mask_embed' in params and 'mask_embed' not in given:
+      mean = jnp.mean(given['embed']['weight'], axis=0)
+      noise = params['mask_embed']['weight']
+      params['mask_embed'] = {'weight': mean + 0.1 * noise}
+    for name, value in given.items():
+      shapes = [
+        jax.tree.map(jnp.shape, tree) for tree in (params.get(name), value)
+      ]
+      if shapes[0] != shapes[1]:
+        raise ValueError(
+          f'{initial.name} holds {name} with other shapes than this drafter: '
+          'take weights with the same vocabulary and layers.'
+        )
+      params[name] = value
+    return params
+
+  return init

@@ -1,0 +1,174 @@
+"""What group-wise training reads, and which groups of masks it runs."""
+
+import math
+from typing import Any, Callable, NamedTuple, Optional
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from specjax import base
+from specjax import models
+from specjax.training import objectives
+
+
+class Rows(NamedTuple):
+  """A batch as a drafter sees it. All [B, N] but the last two.
+
+  Attributes:
+    tokens, target: int32, each token and the one after it.
+    segments, positions: int32, its document and its place there.
+    mask: bool, whether `target` carries loss.
+    features: [B, N, D], the target's state that predicted each token.
+    known: [B, N, D], the target's state after reading it.
+    encoded: [B, S, De] or None.
+    readable: bool [B, N, S], the source each token may read, or None.
+  """
+
+  tokens: base.Array
+  target: base.Array
+  segments: base.Array
+  positions: base.Array
+  mask: base.Array
+  features: base.Array
+  known: base.Array
+  encoded: Optional[base.Array]
+  readable: Optional[base.Array]
+
+
+class Teacher(NamedTuple):
+  """The target as group-wise training sees it.
+
+  Attributes:
+    states: `(params, batch) -> (final states [B, N, D], encoded or None,
+      readable or None)`.
+    logits: `(params, states [..., D]) -> float32 [..., V]`.
+  """
+
+  states: Callable[..., tuple]
+  logits: Callable[..., base.Array]
+
+
+def teacher_of(module: Any) -> Teacher:
+  """`Teacher` of a T5 or decoder module."""
+
+  def t5(params, batch):
+    source, target = batch['source_segments'], batch['target_segments']
+    readable = objectives.same_segment(target, source)
+
+    def call(net):
+      encoded = net.encode(
+        batch['source'], objectives.same_segment(source, source)
+      )
+      (state,) = net.decode(
+        encoded,
+        readable,
+        batch['target_in'],
+        target_mask=objectives.same_segment(target, target),
+      )
+      return state, encoded, readable
+
+    return module.apply({'params': params}, method=call)
+
+  def decoder(params, batch):
+    state = module.apply(
+      {'params': params},
+      batch['tokens'],
+      positions=batch['positions'],
+      segment_ids=batch['segments'],
+      method='hidden',
+    )
+    return state, None, None
+
+  def logits(params, states):
+    return module.apply({'params': params}, states, method='logits_from_hidden')
+
+  is_t5 = isinstance(module.config, models.T5Config)
+  return Teacher(t5 if is_t5 else decoder, logits)
+
+
+def rows_of(teacher: Teacher, frozen, batch, noise: float = 0.0, key=None):
+  """`Rows` of a batch of `packing`; with a key, features are moved by noise."""
+  known, encoded, readable = lax.stop_gradient(teacher.states(frozen, batch))
+  is_pairs = 'source' in batch
+  segments = batch['target_segments' if is_pairs else 'segments']
+  place = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
+  same = objectives.same_segment(segments, segments)
+  first = jnp.argmax(same, axis=-1).astype(jnp.int32)
+  before = jnp.pad(known, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+  features = jnp.where((place > first)[..., None], before, 0)
+  if key is not None and noise:
+    moved = jax.random.uniform(key, features.shape, minval=-1.0, maxval=1.0)
+    features = features + noise * moved.astype(features.dtype)
+  return Rows(
+    tokens=batch['target_in' if is_pairs else 'tokens'],
+    target=batch['target'],
+    segments=segments,
+    positions=place - first,
+    mask=objectives.loss_mask(batch),
+    features=features,
+    known=known,
+    encoded=encoded,
+    readable=readable,
+  )
+
+
+class Part(NamedTuple):
+  """Chunks of groups that go equally deep.
+
+  Attributes:
+    first, count: number of the first chunk, and how many chunks.
+    depth: masks that each of their groups has.
+  """
+
+  first: int
+  count: int
+  depth: int
+
+
+def kept_groups(anchors: int, settings, num_draft: int) -> list[int]:
+  """How many of a row's groups reach depth 1, 2, ..., num_draft - 1."""
+  shares = [
+    max(settings.keep**d, settings.keep_least) for d in range(1, num_draft)
+  ]
+  if settings.keep == 1:
+    shares = [1.0] * (num_draft - 1)
+  return [max(1, math.ceil(anchors * share)) for share in shares]
+
+
+def plan(kept: list[int], chunk: int) -> list[Part]:
+  """Cuts ranked groups into chunks; group r reaches depth d if r < kept[d - 1].
+
+  So a kept slot's group prefix is kept too.
+  """
+  parts = []
+  for index in range(-(-kept[0] // chunk) if kept else 0):
+    depth = sum(n > index * chunk for n in kept)
+    if parts and parts[-1].depth == depth:
+      parts[-1] = parts[-1]._replace(count=parts[-1].count + 1)
+    else:
+      parts.append(Part(index, 1, depth))
+  return parts
+
+
+def choose_anchors(segments, count: int, key=None):
+  """Distinct anchors a row, int32 [B, count], in random order, real ones first.
+
+  Without a key they are the same every time.
+  """
+  key = jax.random.key(0) if key is None else key
+  score = jax.random.uniform(key, segments.shape) - (segments == 0)
+  return lax.top_k(score, count)[1].astype(jnp.int32)
+
+
+def at(rows, index):
+  """rows[b, index[b, i]] for rows [B, N, ...], clipped at the end."""
+  index = index.reshape(*index.shape, *([1] * (rows.ndim - 2)))
+  return jnp.take_along_axis(rows, index, axis=1, mode='clip')
+
+
+def is_valid(rows: Rows, anchor, where):
+  """bool: `where`, what a slot predicts after, counts for its anchor."""
+  inside = where < rows.segments.shape[1]
+  mine, there = at(rows.segments, anchor), at(rows.segments, where)
+  return inside & (mine == there) & (mine > 0) & at(rows.mask, where)

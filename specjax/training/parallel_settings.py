@@ -1,0 +1,146 @@
+"""Settings of drafters with mask tokens and of their hosts."""
+
+import dataclasses
+from typing import Any
+
+from specjax.models import parallel_config
+
+FAMILIES = parallel_config.KINDS
+
+
+@dataclasses.dataclass
+class ParallelSettings:
+  """How a `parallel`, `medusa` or `eagle` drafter is built and trained.
+
+  Attributes:
+    masks: ParallelSpec, all slots in one pass by mask tokens. Off: Medusa's
+      heads, or EAGLE's token-by-token layer.
+    num_draft: K slots trained, the first of which needs no mask. Decoding may
+      use fewer.
+    feature: how the target's states enter: 'none', 'fuse' or 'add'; 'auto' is
+      'none' for `parallel` and 'fuse' for the others.
+    mask_embedding: 'per_slot' or 'shared'.
+    mask_feature: a mask's state: 'shared_learned', 'per_slot_learned',
+      'repeat_last' or 'zeros'.
+    anchors: groups of masks a row, drawn anew every step; 0 takes all.
+    anchor_chunk: groups run at once; 0 runs all at once. Memory is bounded by
+      rows x chunk x K x (row + chunk x K).
+    keep: share of the groups that go on at each further depth (conditional
+      drop-token); 1 keeps all.
+    keep_least: least share kept at any depth.
+    depth_decay: weight of depth d is its d-th power.
+    feature_weight: of the smooth L1 distance between the drafter's state and
+      the target's, added to the objective.
+    feature_noise: the target's states are moved by uniform noise of this size
+      in training.
+  """
+
+  masks: bool = True
+  num_draft: int = 8
+  feature: str = 'auto'
+  mask_embedding: str = 'per_slot'
+  mask_feature: str = 'shared_learned'
+  anchors: int = 0
+  anchor_chunk: int = 0
+  keep: float = 1.0
+  keep_least: float = 0.2
+  depth_decay: float = 0.8
+  feature_weight: float = 0.0
+  feature_noise: float = 0.0
+
+  def feature_of(self, family: str) -> str:
+    """The resolved `feature`."""
+    if self.feature != 'auto':
+      return self.feature
+    return 'none' if family == 'parallel' else 'fuse'
+
+  def validate(self, family: str):
+    """Raises ValueError with one sentence for a setting that cannot work."""
+    for name, value, allowed in (
+      ('feature', self.feature, ('auto', *parallel_config.FEATURES)),
+      ('mask_embedding', self.mask_embedding, parallel_config.MASK_EMBEDDINGS),
+      ('mask_feature', self.mask_feature, parallel_config.MASK_FEATURES),
+    ):
+      if value not in allowed:
+        raise ValueError(
+          f'parallel.{name} must be one of {", ".join(map(repr, allowed))}, '
+          f'not {value!r}.'
+        )
+    for name, least in (
+      ('num_draft', 1),
+      ('anchors', 0),
+      ('anchor_chunk', 0),
+      ('feature_weight', 0),
+      ('feature_noise', 0),
+    ):
+      if not getattr(self, name) >= least:
+        raise ValueError(
+          f'parallel.{name} must be at least {least}, not '
+          f'{getattr(self, name)}.'
+        )
+    for name in ('keep', 'keep_least', 'depth_decay'):
+      if not 0 < getattr(self, name) <= 1:
+        raise ValueError(
+          f'parallel.{name} must be above 0 and at most 1, not '
+          f'{getattr(self, name)}.'
+        )
+    if family == 'parallel' and not self.masks:
+      raise ValueError(
+        'parallel.masks=False makes an ordinary draft model; train model.family'
+        "='decoder' or 't5' instead."
+      )
+    if family == 'parallel' and self.feature_weight:
+      raise ValueError(
+        'parallel.feature_weight compares states of equal width: it is for '
+        'medusa and eagle drafters.'
+      )
+
+
+def validate(config: Any):
+  """Raises ValueError if a `TrainConfig` of these families cannot work."""
+  family = config.model.family
+  if config.task != 'drafter':
+    raise ValueError(f"model.family={family!r} is for task='drafter'.")
+  if config.data.on_policy_fraction:
+    raise ValueError(
+      f'data.on_policy_fraction needs a drafter that generates by itself; a '
+      f'{family} drafter does not.'
+    )
+  config.parallel.validate(family)
+
+
+# The drafters that one compares: family and what is unlike the defaults.
+# EAGLE weighs the distance of states ten times as much as that of the
+# distributions.
+VARIANTS = {
+  'eagle_parallel': ('eagle', {'feature_weight': 10.0}),
+  'eagle_parallel_soft': ('eagle', {}),
+  'eagle': (
+    'eagle',
+    {'masks': False, 'feature_weight': 10.0, 'feature_noise': 0.1},
+  ),
+  'medusa_parallel': ('medusa', {}),
+  'medusa': ('medusa', {'masks': False}),
+  'parallel': ('parallel', {}),
+}
+
+
+def apply_variant(config: Any, name: str) -> Any:
+  """A `TrainConfig` with the family and settings of a variant.
+
+  Args:
+    config: changed in place.
+    name: of `VARIANTS`; '' is the first.
+
+  Raises:
+    ValueError: there is no such variant.
+  """
+  found = name or next(iter(VARIANTS))
+  if found not in VARIANTS:
+    raise ValueError(
+      f'Unknown variant {name!r}; known are {", ".join(VARIANTS)}.'
+    )
+  config.model.family, changes = VARIANTS[found]
+  config.parallel = dataclasses.replace(config.parallel, **changes)
+  config.name += f' ({found})'
+  return config
