@@ -53,7 +53,7 @@ def load(values, config):
   target = subjects.load(values.target, dtype=config.dtype, seed=config.seed)
   drafter = values.drafter
   subject = subjects.drafter(drafter, target, config)
-  if subject.kind == 'model':
+  if subject.kind in ('model', 'slots'):
     drafter = subject.model
   prompts = prompts_lib.collect(target, values.input, config)
   prompts = prompts_lib.fitting(prompts, target, config, config.num_draft)

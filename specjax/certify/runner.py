@@ -14,6 +14,7 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence
 import numpy as np
 
 from specjax import base
+from specjax import drafting
 from specjax import loading
 from specjax.certify import controls as controls_lib
 from specjax.certify import identity
@@ -84,15 +85,15 @@ def certify(
     `Certificate`.
   """
   is_model = isinstance(drafter, loading.Model)
-  lm = drafter.lm if is_model else drafter
   verify = 'auto' if config.broken else config.verify
 
   def make(temperature, num_draft, confine) -> generate_lib.Recipe:
-    given = config.decoding().sampling()
-    sampling = build.Sampling(**{**vars(given), 'temperature': temperature})
+    usual = config.decoding().sampling()
+    sampling = build.Sampling(**{**vars(usual), 'temperature': temperature})
+    given = drafting.for_recipe(target, drafter, num_draft)
     made = build.recipe(
-      confine(target.lm),
-      confine(lm) if is_model else lm,
+      confine(drafting.target_lm(target, drafter)),
+      confine(given) if is_model else given,
       num_draft=num_draft,
       verify=verify if temperature or verify in _GREEDY_TOO else 'auto',
       warp=sampling.warp_spec(),
