@@ -5,7 +5,8 @@
       --input=test.en-de.tsv --output=report
 
 The first drafter is the main one. Sources are passages of six joined sentences;
-BLEU is against their translations. `:quick` measures less of everything.
+BLEU is against their translations. `:single` takes the lines of the file as
+they are, however long; `:quick` measures less of everything.
 
 References:
   Xia et al. Speculative decoding. Findings of EMNLP 2023, section 4.
@@ -33,6 +34,10 @@ def get_config(arg: str = '') -> SpecDecConfig:
     config.batch_size = (1, 4)
     config.num_prompts = 4
     config.repetitions = 2
+  elif arg == 'single':
+    config.join, config.max_prompt_tokens = 1, 0
   elif arg:
-    raise ValueError(f'There is no variant {arg!r}; there is quick.')
+    raise ValueError(
+      f'There is no variant {arg!r}; there are quick and single.'
+    )
   return config

@@ -27,6 +27,7 @@ FLOORS = (
   ('specjax.api', 4, 'top'),
   ('specjax.theory', 4, 'top'),
   ('specjax.benchmark', 4, 'top'),
+  ('specjax.bundle', 4, 'top'),
   ('specjax.certify', 4, 'top'),
   ('specjax.convert', 4, 'top'),
   ('specjax.cli', 4, 'top'),

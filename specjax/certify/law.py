@@ -66,8 +66,10 @@ class Outcome(NamedTuple):
 
 
 @functools.lru_cache(maxsize=None)
-def confined(lm: base.CachedLM, symbols: tuple[int, ...]) -> base.CachedLM:
-  """The model with every other token's probability set to 0."""
+def confined(lm, symbols: tuple[int, ...]):
+  """A `CachedLM` or `SlotSpec` with every other token's probability at 0."""
+  if isinstance(lm, drafters.SlotSpec):
+    return lm._replace(only=symbols)
 
   def extend(params, cache, tokens, tree=None, slots=None):
     scored, cache = lm.extend(params, cache, tokens, tree, slots)

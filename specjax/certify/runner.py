@@ -91,7 +91,7 @@ def certify(
     given = config.decoding().sampling()
     sampling = build.Sampling(**{**vars(given), 'temperature': temperature})
     drafts = drafting.for_recipe(target, drafter, num_draft)
-    if isinstance(drafts, base.CachedLM):
+    if isinstance(drafts, (base.CachedLM, drafters.SlotSpec)):
       drafts = confine(drafts)
     elif isinstance(drafts, build.Attached):
       drafts = drafts._replace(target=confine(drafts.target))

@@ -16,6 +16,7 @@ def models(tmp_path, monkeypatch):
   tiny.save(target, tiny.T5, seed=2)
   monkeypatch.setattr(demo, 'TARGET', target)
   monkeypatch.setattr(demo, 'DRAFTER', target)
+  monkeypatch.setattr(demo, 'ASSETS', tmp_path)
   monkeypatch.setattr(demo, 'PROMPTS', ('the cat', 'a dog ran', 'one two'))
   monkeypatch.setattr(cli, 'prepare_process', lambda: None)
 

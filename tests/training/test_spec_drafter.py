@@ -11,6 +11,7 @@ import specjax
 from specjax import drafting
 from specjax import labelling
 from specjax import models
+from specjax import partitioning
 from specjax import trainer
 from specjax.decode_config import DecodeConfig
 from specjax.training import build
@@ -88,18 +89,10 @@ def test_a_trained_drafter_drafts_whole_sentences(files, tmp_path):
   # Held-out sources are of another kind here; those seen show what was learnt.
   config = settings(
     files,
-    steps=150,
-    save_every=50,
+    steps=160,
+    save_every=5,
     average_last=2,
     data__valid=str(files / 'train.tsv'),
-    slots__init_encoder=True,
-    model__encoder_layers=1,
-  )
-  parts = build.build(config)
-  params = parts.init(jax.random.key(0))
-  np.testing.assert_array_equal(
-    params['encoder']['layers_0']['mlp']['up']['weight'],
-    parts.teacher.params['encoder']['layers_0']['mlp']['up']['weight'],
   )
   out = trainer.run(config, str(tmp_path), report=quiet)
   assert out.metrics['acceptance_rate'] > 0.8
@@ -107,7 +100,7 @@ def test_a_trained_drafter_drafts_whole_sentences(files, tmp_path):
   assert digest(export) == before
   drafter = specjax.load(tmp_path / 'export')
   card = (tmp_path / 'export' / 'README.md').read_text()
-  assert 'specjax_spec_drafter drafter' in card and '150 steps' in card
+  assert 'specjax_spec_drafter drafter' in card and '160 steps' in card
   assert drafter.config.max_source_positions == 32
   target = specjax.load(export)
   prompts = [source for source, _ in toy.pairs(8, first=30)]
@@ -119,6 +112,21 @@ def test_a_trained_drafter_drafts_whole_sentences(files, tmp_path):
   calls = sum(a.counts.num_target_calls for a in made)
   assert 3 * calls < sum(len(a.tokens) for a in made)
   _refused_with_the_drafter(target, drafter, tmp_path)
+
+
+def test_an_encoder_may_begin_as_the_targets(files):
+  parts = build.build(settings(files, slots__init_encoder=True))
+  params = parts.init(jax.random.key(0))
+  teacher = parts.teacher.params
+  np.testing.assert_array_equal(
+    params['embed']['weight'], teacher['embed']['weight']
+  )
+  ours, theirs = params['encoder'], teacher['encoder']
+  jax.tree.map(
+    np.testing.assert_array_equal, ours['layers_0'], theirs['layers_0']
+  )
+  # The drafter is deeper than this target.
+  assert 'layers_1' in ours and 'layers_1' not in theirs
 
 
 def _refused_with_the_drafter(target, drafter, tmp_path):
@@ -139,6 +147,9 @@ def _refused_with_the_drafter(target, drafter, tmp_path):
     specjax.generate(other, 'the cat', drafter=drafter)
   with pytest.raises(ValueError, match='name it without hybrid'):
     drafting.load(f'hybrid:{drafter.name}')
+  mesh = partitioning.MeshConfig(shape=(1, 1))
+  with pytest.raises(ValueError, match='leave the mesh out'):
+    specjax.load(drafter.name, layout=partitioning.make_layout(mesh))
 
 
 def test_heads_learn_from_the_frozen_state(files, tmp_path):

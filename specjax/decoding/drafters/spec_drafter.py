@@ -18,6 +18,7 @@ from typing import NamedTuple, Union
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from specjax import base
 from specjax.decoding import sampling
@@ -34,10 +35,12 @@ class SlotSpec(NamedTuple):
   Attributes:
     config: `SpecDrafterConfig` or `BlockwiseConfig`.
     vocab_size: V of its logits.
+    only: the tokens that may be drafted; () for all.
   """
 
   config: Union[SpecDrafterConfig, BlockwiseConfig]
   vocab_size: int
+  only: tuple = ()
 
 
 class How(NamedTuple):
@@ -92,7 +95,7 @@ def _spec_drafter(spec: SlotSpec, how: How) -> base.Drafter:
     logits, there = network.logits(
       params, memory, context.tokens, context.length, how.num_draft
     )
-    return draw(logits, there, context, how), memory
+    return draw(_confined(spec, logits), there, context, how), memory
 
   def observe(params, memory, observation):
     del params, observation
@@ -128,6 +131,7 @@ def _blockwise(spec: SlotSpec, how: How) -> base.Drafter:
   def propose(params, last, view):
     logits = heads(params, last.state, how.num_draft)
     there = jnp.broadcast_to(last.known[:, None], logits.shape[:2])
+    logits = _confined(spec, logits)
     return draw(logits, there, view.context, how), last
 
   def observe(params, last, observation):
@@ -147,6 +151,13 @@ def _blockwise(spec: SlotSpec, how: How) -> base.Drafter:
     )
 
   return base.Drafter(init, propose, observe, how.num_draft, how.num_draft)
+
+
+def _confined(spec: SlotSpec, logits: base.Array) -> base.Array:
+  if not spec.only:
+    return logits
+  allowed = np.isin(np.arange(logits.shape[-1]), spec.only)
+  return jnp.where(allowed, logits, -jnp.inf)
 
 
 def draw(
