@@ -279,7 +279,8 @@ def _wait(link: socket.socket, number: int) -> None:
   _over.set()
   where = '' if number else ', or another one,'
   print(
-    f'error: process {number}{where} of {jax.process_count()} was lost, so the '
+    # A progress bar may stand on the line.
+    f'\nerror: process {number}{where} of {jax.process_count()} was lost, so the '
     'job ends here; start all of them again (decoding goes on with --resume, '
     'training by itself).',
     file=sys.stderr,
