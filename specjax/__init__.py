@@ -11,6 +11,19 @@ from specjax.decode_config import DecodeConfig
 from specjax.drafting import Hybrid
 from specjax.loading import load
 from specjax.loading import Model
+from specjax.memory import estimate_memory
+from specjax.partitioning import make_layout
+from specjax.partitioning import MeshConfig
 
-__all__ = ['Answer', 'DecodeConfig', 'Hybrid', 'Model', 'generate', 'load']
+__all__ = [
+  'Answer',
+  'DecodeConfig',
+  'Hybrid',
+  'MeshConfig',
+  'Model',
+  'estimate_memory',
+  'generate',
+  'load',
+  'make_layout',
+]
 __version__ = '0.1.0'

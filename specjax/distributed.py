@@ -123,6 +123,7 @@ def _initialize(processes: Processes, seconds: int) -> bool:
     )
   elif not processes.coordinator and not _on_tpu():
     return False
+  _keep_output_clean()
   try:
     jax.distributed.initialize(**settings)
   except (RuntimeError, ValueError) as error:
@@ -134,6 +135,18 @@ def _initialize(processes: Processes, seconds: int) -> bool:
       f'({str(error).splitlines()[0]}).'
     ) from None
   return True
+
+
+def _keep_output_clean() -> None:
+  """Sends to standard error what libraries below Python print.
+
+  The CPU's messages are carried by one that tells standard output of every
+  connection; results have a copy of that output to themselves.
+  """
+  sys.stdout.flush()
+  results = os.dup(1)
+  os.dup2(2, 1)
+  sys.stdout = os.fdopen(results, 'w', encoding='utf-8', errors='replace')
 
 
 def _await_coordinator(address: str, seconds: int) -> None:
@@ -266,7 +279,8 @@ def _wait(link: socket.socket, number: int) -> None:
   _over.set()
   where = '' if number else ', or another one,'
   print(
-    f'error: process {number}{where} of {jax.process_count()} was lost, so the '
+    # A progress bar may stand on the line.
+    f'\nerror: process {number}{where} of {jax.process_count()} was lost, so the '
     'job ends here; start all of them again (decoding goes on with --resume, '
     'training by itself).',
     file=sys.stderr,

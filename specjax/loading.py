@@ -85,7 +85,7 @@ def load(
   name = os.fspath(folder_or_hub_id)
   if dtype is not None and str(dtype) not in ('float32', 'bfloat16'):
     raise ValueError(f"dtype must be 'float32' or 'bfloat16', not {dtype!r}.")
-  folder = _folder(name)
+  folder = folder_of(name)
   config, params = stored.load(folder, dtype=dtype, layout=layout, int8=int8)
   generation = hf.read_json(folder, 'generation_config.json') or {}
   start = generation.get('decoder_start_token_id')
@@ -175,7 +175,7 @@ def load_tokenizer(folder: str):
     ) from None
 
 
-def _folder(name: str) -> str:
+def folder_of(name: str) -> str:
   """Returns the folder itself, or a hub repository's local copy."""
   if os.path.isdir(name):
     return name

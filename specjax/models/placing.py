@@ -71,19 +71,17 @@ def _spread(config, layout, path, leaf, dtype):
   parts = {}
 
   def read(index):
-    bounds = tuple(s.indices(n)[:2] for s, n in zip(index, shape))
+    rows, *rest = (s.indices(n)[:2] for s, n in zip(index, shape))
+    wanted = np.arange(*rows)
+    if copies > 1:
+      head, inside = np.divmod(wanted, head_dim)
+      wanted = head // copies * head_dim + inside
+    first, end = int(wanted[0]), int(wanted[-1]) + 1
+    bounds = ((first, end), *rest)
     if bounds not in parts:
-      rows, *rest = bounds
-      wanted = np.arange(*rows)
-      if copies > 1:
-        head, inside = np.divmod(wanted, head_dim)
-        wanted = head // copies * head_dim + inside
-      first, end = int(wanted[0]), int(wanted[-1]) + 1
-      part = leaf.fetch((slice(first, end), *(slice(*b) for b in rest)))
-      if copies > 1:
-        part = part[wanted - first]
+      part = leaf.fetch(tuple(slice(*b) for b in bounds))
       parts[bounds] = part.astype(dtype)
-    return parts[bounds]
+    return parts[bounds] if copies == 1 else parts[bounds][wanted - first]
 
   axes = partitioning.parameter_axes('/'.join(path), len(shape))
   spec = partitioning.spec(axes, shape, layout.mesh, dict(layout.rules))

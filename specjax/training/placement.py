@@ -30,6 +30,17 @@ class Placement(NamedTuple):
     specs = partitioning.parameter_specs(tree, self.layout)
     return jax.tree.map(self.layout.sharding, specs)
 
+  def in_use(self, params: base.PyTree) -> base.PyTree:
+    """Shardings of parameters while they are computed with.
+
+    Cut along their width they only lie; a product would otherwise cut the
+    activations along theirs, whose rows are spread over the same devices.
+    """
+    rules = dict(self.layout.rules) | {'embed': None}
+    whole = partitioning.with_rules(self.layout, rules)
+    specs = partitioning.parameter_specs(params, whole)
+    return jax.tree.map(whole.sharding, specs)
+
 
 def is_meshed(config: config_lib.TrainConfig) -> bool:
   """Whether models, and not only batches, are to be spread over devices."""

@@ -27,10 +27,12 @@ class Objective(NamedTuple):
   loss: Callable[..., tuple[base.Array, base.Array, dict]]
 
 
-def _gradients(objective, params, frozen, batch, key):
+def _gradients(objective, in_use, params, frozen, batch, key):
   """Gradient of the summed loss, and the sums."""
 
   def scalar(params):
+    if in_use is not None:
+      params = lax.with_sharding_constraint(params, in_use)
     total, weight, sums = objective.loss(params, frozen, batch, key)
     return total, dict(sums, loss=total, weight=weight)
 
@@ -46,6 +48,7 @@ def make_train_step(
   ema: float = 0.0,
   accumulation: int = 1,
   shardings: base.PyTree = None,
+  in_use: base.PyTree = None,
 ) -> Callable[..., tuple]:
   """Makes the compiled step.
 
@@ -59,6 +62,8 @@ def make_train_step(
       gradients are added before one update; the result is that of the whole
       batch, because the loss is divided by the positions of all parts.
     shardings: of the state, which keeps them; None leaves that to the compiler.
+    in_use: shardings of the parameters while they are computed with; None
+      leaves them where they lie.
 
   Returns:
     `(state, frozen, batch) -> (state, metrics)`; the state is donated. Float32
@@ -68,20 +73,25 @@ def make_train_step(
 
   def accumulate(params, frozen, batch, key):
     if accumulation == 1:
-      return _gradients(objective, params, frozen, batch, key)
+      return _gradients(objective, in_use, params, frozen, batch, key)
     parts = jax.tree.map(
       lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch
     )
     keys = jax.random.split(key, accumulation)
     shapes = jax.eval_shape(
       lambda: _gradients(
-        objective, params, frozen, jax.tree.map(lambda x: x[0], parts), keys[0]
+        objective,
+        in_use,
+        params,
+        frozen,
+        jax.tree.map(lambda x: x[0], parts),
+        keys[0],
       )
     )
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def add(carry, part):
-      new = _gradients(objective, params, frozen, *part)
+      new = _gradients(objective, in_use, params, frozen, *part)
       return jax.tree.map(jnp.add, carry, new), None
 
     return lax.scan(add, zeros, (parts, keys))[0]

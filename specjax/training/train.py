@@ -247,19 +247,35 @@ def newest(run: build_lib.Run, workdir: str) -> Outcome:
 
 def _first_state(run, optimizer, manager, place):
   """The newest checkpoint, or a fresh state; and its step."""
-  config = run.config
+  step = checkpoints.latest_step(manager)
+  made, like = fresh_state(run, optimizer, place, build=step is None)
+  if step is None:
+    return made, 0
+  return checkpoints.restore(manager, step, like), step
+
+
+def fresh_state(run, optimizer, place, *, build=True):
+  """The state before the first step.
+
+  Args:
+    run: of `build_lib.build`.
+    optimizer: the gradient transformation.
+    place: where it goes.
+    build: whether it is needed itself, and not only its shape.
+
+  Returns:
+    (`TrainState` or None, the same as shapes with shardings).
+  """
 
   def make(key):
-    return state_lib.create(run.init(key), optimizer, config.optimizer.ema)
+    return state_lib.create(run.init(key), optimizer, run.config.optimizer.ema)
 
-  key = transfer.put(jax.random.key(config.seed), place.layout)
-  step = checkpoints.latest_step(manager)
+  key = transfer.put(jax.random.key(run.config.seed), place.layout)
   shapes = jax.eval_shape(make, key)
   shardings = place.shardings(shapes)
-  if step is None:
-    return jax.jit(make, out_shardings=shardings)(key), 0
   like = checkpoints.abstract(shapes, shardings)
-  return checkpoints.restore(manager, step, like), step
+  state = jax.jit(make, out_shardings=shardings)(key) if build else None
+  return state, like
 
 
 def _place_frozen(run, place):
@@ -281,6 +297,7 @@ def _loop(
     ema=config.optimizer.ema,
     accumulation=config.optimizer.accumulation,
     shardings=jax.tree.map(lambda x: x.sharding, state),
+    in_use=place.in_use(state.params),
   )
   bar = tqdm.tqdm(
     total=config.steps,

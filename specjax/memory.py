@@ -1,0 +1,220 @@
+"""What a decoding job will need of each device, before anything is allocated.
+
+Parameters and the state of the loop (caches, tokens) are counted exactly, from
+shapes. What a pass needs meanwhile is a model of two moments: the prefill of
+the prompts, when attention scores of a layer exist twice, and a step, when
+logits do.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple, Optional, Union
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import base
+from specjax import loading
+from specjax import models
+from specjax import partitioning
+from specjax import text as text_lib
+from specjax.decode_config import DecodeConfig
+from specjax.decoding import build
+from specjax.decoding import generate as generate_lib
+from specjax.models import hf
+from specjax.models import names
+from specjax.models import quantize
+from specjax.models import sharded
+
+Subject = Union[models.Config, str]
+
+
+class MemoryEstimate(NamedTuple):
+  """Bytes a device.
+
+  Attributes:
+    parameters: of target and drafter.
+    state: caches and tokens of a batch.
+    working: largest need of a pass beside these.
+  """
+
+  parameters: int
+  state: int
+  working: int
+
+  @property
+  def total(self) -> int:
+    """All of it."""
+    return sum(self)
+
+  def text(self) -> str:
+    """One sentence."""
+    shown = [f'{part / 1e9:.2f}' for part in (self.total, *self)]
+    return (
+      f'Memory a device, estimated: {shown[0]} GB ({shown[1]} parameters, '
+      f'{shown[2]} caches, {shown[3]} working).'
+    )
+
+
+def estimate_memory(
+  config: Subject,
+  *,
+  drafter: Optional[Subject] = None,
+  decode: Optional[DecodeConfig] = None,
+  prompt_tokens: int = 128,
+  layout: Optional[partitioning.Layout] = None,
+) -> MemoryEstimate:
+  """Estimates the memory that decoding takes of each device.
+
+  Args:
+    config: of the target, or its folder.
+    drafter: of a draft model, or its folder; or a drafter's name.
+    decode: how to decode; by default the defaults.
+    prompt_tokens: of the longest prompt.
+    layout: the mesh; by default that of `decode.mesh`.
+
+  Returns:
+    `MemoryEstimate`.
+
+  Raises:
+    ValueError, OSError: as for loading.
+  """
+  decode = decode or DecodeConfig()
+  layout = layout or partitioning.make_layout(decode.mesh)
+  whole = None
+  if layout is not None:
+    whole = partitioning.with_rules(layout, partitioning.REPLICATED)
+    whole = layout if decode.mesh.drafter == 'sharded' else whole
+  int8 = decode.quantize
+  target = _part(config, decode, layout, int8 in ('target', 'both'))
+  draft = None
+  if decode.num_draft and drafter not in (None, '', 'none'):
+    draft = drafter
+    if not isinstance(drafter, str) or drafter not in build.FREE_DRAFTERS:
+      draft = _part(drafter, decode, whole, int8 in ('drafter', 'both'))
+  batch = decode.batch_size
+  if layout is not None:
+    batch = -(-batch // layout.size('batch'))
+  width = text_lib.widths([max(prompt_tokens, 1)])[0]
+  budget = text_lib.bucket(int(max(np.ravel(decode.max_new_tokens))))
+  state = _state_bytes(target, draft, decode, batch, width, budget)
+  parts = [part for part in (target, draft) if isinstance(part, _Part)]
+  prefill = max(_prefill_bytes(part, batch, width) for part in parts)
+  if not target.is_t5:
+    # The last layer's columns are not there yet when its scores are.
+    prefill -= state // (target.layers + 1)
+  else:
+    # An encoder is done before most of the decoder's state begins.
+    prefill -= state
+  slots = (decode.num_draft if draft is not None else 0) + 1
+  step = 2.1 * batch * slots * target.local.vocab_size * 4
+  return MemoryEstimate(
+    sum(part.bytes for part in parts), state, int(max(prefill, step))
+  )
+
+
+class _Part(NamedTuple):
+  """A model, as one device of the mesh sees it.
+
+  Attributes:
+    local: config whose heads and widths are those of a device.
+    bytes: of its parameters.
+  """
+
+  local: models.Config
+  bytes: int
+
+  @property
+  def is_t5(self) -> bool:
+    return isinstance(self.local, models.T5Config)
+
+  @property
+  def layers(self) -> int:
+    return self.local.num_layers
+
+
+def _part(config: Subject, decode, layout, int8: bool) -> _Part:
+  if isinstance(config, str):
+    config = hf.parse_config(hf.read_config(loading.folder_of(config)))
+  dtype = 'bfloat16' if decode.dtype == 'stored' else decode.dtype
+  local = dataclasses.replace(config, dtype=dtype)
+  abstract = models.abstract_params(config)
+  if layout is not None:
+    layout = sharded.fit(config, layout)
+    whole = sharded.expanded(local, layout)
+    abstract = models.abstract_params(whole)
+    local = _divided(whole, layout)
+  total, itemsize = 0, jnp.dtype(dtype).itemsize
+  for path, leaf in names.flat(abstract):
+    shape = leaf.shape
+    if layout is not None:
+      axes = partitioning.parameter_axes('/'.join(path), len(shape))
+      rules = dict(layout.rules)
+      spec = partitioning.spec(axes, shape, layout.mesh, rules)
+      shape = layout.sharding(spec).shard_shape(shape)
+    if int8 and quantize.applies(path, leaf):
+      total += math.prod(shape) + 4 * shape[0]
+    else:
+      total += itemsize * math.prod(shape)
+  return _Part(local, total)
+
+
+def _divided(config, layout):
+  """A config of the size that one device computes."""
+  heads, mlp = layout.size('heads'), layout.size('mlp')
+  if isinstance(config, models.T5Config):
+    return dataclasses.replace(
+      config, num_heads=config.num_heads // heads, d_ff=config.d_ff // mlp
+    )
+  return dataclasses.replace(
+    config,
+    num_attention_heads=config.num_attention_heads // heads,
+    num_key_value_heads=config.num_key_value_heads // heads,
+    intermediate_size=config.intermediate_size // mlp,
+  )
+
+
+def _state_bytes(target, draft, decode, batch, width, budget) -> int:
+  """Of what the loop carries."""
+  lm = models.make_lm(target.local)
+  drafter = models.make_lm(draft.local) if isinstance(draft, _Part) else draft
+  recipe = build.recipe(
+    lm,
+    drafter,
+    num_draft=decode.num_draft,
+    verify=decode.verify,
+    warp=decode.sampling().warp_spec(),
+    sampler=decode.sampler,
+  )
+  params = generate_lib.Params(
+    models.abstract_params(target.local),
+    models.abstract_params(draft.local) if isinstance(draft, _Part) else None,
+  )
+  prompt = base.Prompt(
+    jax.ShapeDtypeStruct((batch, width), jnp.int32),
+    jax.ShapeDtypeStruct((batch,), jnp.int32),
+  )
+
+  def start(params, prompt):
+    controls = build.Sampling(temperature=0.0).controls(
+      build.row_keys(0, range(batch)), budget
+    )
+    return generate_lib.start(
+      recipe, params, prompt, controls, max_new_tokens=budget
+    )
+
+  made = jax.tree.leaves(jax.eval_shape(start, params, prompt))
+  plain = (x for x in made if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+  return sum(x.size * x.dtype.itemsize for x in plain)
+
+
+def _prefill_bytes(part: _Part, batch: int, width: int) -> int:
+  """Scores of a layer twice, in float32, and its widest activations."""
+  local = part.local
+  if part.is_t5:
+    heads, sizes = local.num_heads, (local.d_model, local.d_ff)
+  else:
+    heads = local.num_attention_heads
+    sizes = (local.hidden_size, local.intermediate_size)
+  return 4 * batch * width * (2 * heads * width + sum(sizes))

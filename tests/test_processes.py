@@ -1,0 +1,206 @@
+"""Real processes on the loopback device, each with two simulated devices."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from specjax import distributed
+from tests import tiny
+from tests.training import toy
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ENVIRONMENT = os.environ | {
+  'PYTHONPATH': str(ROOT),
+  'JAX_PLATFORMS': 'cpu',
+  'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+}
+SECONDS = 400
+
+
+def free_port():
+  with socket.socket() as one:
+    one.bind(('127.0.0.1', 0))
+    return one.getsockname()[1]
+
+
+def begin(module, *arguments, own=((), ())):
+  """Starts two processes of a command; `own` are arguments of each."""
+  port = free_port()
+  return [
+    subprocess.Popen(
+      [
+        sys.executable,
+        '-m',
+        module,
+        *arguments,
+        *own[index],
+        f'--coordinator=127.0.0.1:{port}',
+        '--num_processes=2',
+        f'--process_id={index}',
+      ],
+      cwd=ROOT,
+      env=ENVIRONMENT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+
+
+def end(processes):
+  """[(status, standard output, standard error)], none left running."""
+  try:
+    return [
+      (p.returncode, *texts)
+      for p, texts in [(p, p.communicate(timeout=SECONDS)) for p in processes]
+    ]
+  finally:
+    for process in processes:
+      process.kill()
+
+
+def alone(module, *arguments):
+  return subprocess.run(
+    [sys.executable, '-m', module, *arguments],
+    cwd=ROOT,
+    env=ENVIRONMENT,
+    capture_output=True,
+    text=True,
+    timeout=SECONDS,
+    check=False,
+  )
+
+
+def errors(text):
+  return [line for line in text.splitlines() if line.startswith('error:')]
+
+
+@pytest.mark.slow
+def test_decoding(tmp_path):
+  folder = tiny.save(tmp_path / 'model')
+  source = tmp_path / 'prompts.txt'
+  source.write_text('the cat sat\na dog ran\n\none two\n')
+  command = (
+    'decode.main',
+    f'--target={folder}',
+    '--drafter=prompt_lookup',
+    f'--input={source}',
+    '--config.max_new_tokens=6',
+    '--config.batch_size=4',
+    '--config.mesh.shape=(-1, 2)',
+    '--config.explain=false',
+    '--baseline=none',
+  )
+  single = alone(*command)
+  assert single.returncode == 0, single.stderr
+  both = end(begin(*command))
+  assert [status for status, *_ in both] == [0, 0], both
+  # Process 0 writes, in order and nothing else.
+  assert both[0][1] == single.stdout and both[1][1] == ''
+  assert len(single.stdout.splitlines()) == 4
+  # Settings that differ are told at the start, by name.
+  first, second = ((f'--config.num_draft={n}',) for n in (2, 3))
+  for status, out, err in end(begin(*command, own=(first, second))):
+    assert status == 1 and out == ''
+    assert 'config.num_draft is 2 in process 0 and 3 in process 1' in err
+
+
+CONFIG = """
+import pathlib
+from tests.training import toy
+
+def get_config():
+  return toy.config(
+    pathlib.Path({folder!r}), steps=60, log_every=1, save_every=2,
+    eval_prompts=0,
+  )
+"""
+
+
+def newest(workdir):
+  steps = [
+    int(path.name)
+    for path in (workdir / 'checkpoints').glob('*')
+    if path.name.isdigit()
+  ]
+  return max(steps, default=0)
+
+
+@pytest.mark.slow
+def test_training_survives_a_lost_process(tmp_path):
+  toy.write(tmp_path)
+  config = tmp_path / 'config.py'
+  config.write_text(CONFIG.format(folder=str(tmp_path)))
+  workdir = tmp_path / 'run'
+  command = ('train.main', f'--config={config}', f'--workdir={workdir}')
+  processes = begin(*command, '--config.mesh.shape=(2, 1, 2)')
+  try:
+    limit = time.monotonic() + SECONDS
+    while newest(workdir) < 4 and time.monotonic() < limit:
+      assert processes[0].poll() is None, processes[0].communicate()
+      time.sleep(0.1)
+    processes[1].send_signal(signal.SIGKILL)
+    lost = time.monotonic()
+    processes[0].wait(timeout=120)
+    assert time.monotonic() - lost < 120
+    err = processes[0].communicate()[1]
+    assert processes[0].returncode == 1
+    assert any('process 1 of 2 was lost' in line for line in errors(err)), err
+  finally:
+    end(processes)
+  saved = newest(workdir)
+  assert saved >= 4
+  # Another number of processes and another shape go on with it.
+  done = alone(*command, '--config.mesh.shape=(1, 2)', f'--config.steps={60}')
+  assert done.returncode == 0, done.stderr
+  at = int(re.search(r'Continuing .* at step (\d+)', done.stderr).group(1))
+  assert at >= 4
+  rows = [
+    json.loads(line)
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
+  losses = [row['loss'] for row in rows if row['kind'] == 'train']
+  assert [row['step'] for row in rows if row['kind'] == 'train'] == list(
+    range(1, 61)
+  )
+  assert losses[-1] < losses[0]
+  assert (workdir / 'export' / 'config.json').exists()
+
+
+def test_a_coordinator_that_does_not_answer():
+  processes = distributed.Processes(f'127.0.0.1:{free_port()}', 2, 1)
+  begun = time.monotonic()
+  with pytest.raises(TimeoutError, match='did not answer within 1 seconds'):
+    distributed.start(processes, {}, seconds=1)
+  assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize(
+  'fields, words',
+  [
+    (('', 2, None), '--coordinator=HOST:PORT'),
+    (('here', 2, 0), 'HOST:PORT'),
+    (('here:80', 2, None), '--process_id'),
+    (('here:80', 2, 2), 'from 0 to 1'),
+  ],
+)
+def test_flags_that_do_not_fit(fields, words):
+  with pytest.raises(ValueError, match=words):
+    distributed.Processes(*fields).validate()
+
+
+def test_the_first_difference_is_named():
+  one = {'a': 1, 'config': {'x': (1, 2), 'y': {'z': 0.5}}}
+  other = {'a': 1, 'config': {'x': (1, 2), 'y': {'z': 0.25}}}
+  assert distributed.difference(one, one) == ''
+  found = distributed.difference(one, other)
+  assert found == 'config.y.z is 0.5 in process 0 and 0.25'

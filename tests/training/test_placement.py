@@ -1,0 +1,79 @@
+"""Training on meshes: the same losses, and states that stay where they are."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from specjax.training import build
+from specjax.training import placement
+from specjax.training import step as step_lib
+from specjax.training import train
+from tests.training import toy
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('files')
+  toy.write(folder)
+  return folder
+
+
+def losses(files, optimizer, shape, steps):
+  """Losses of some steps on a mesh, and shardings before and after them."""
+  changes = {'mesh__shape': shape} if shape else {'data_parallel': 1}
+  config = toy.config(files, **changes)
+  parts = build.build(config)
+  place = placement.placement(config, parts.model_config)
+  state, _ = train.fresh_state(parts, optimizer, place)
+  before = jax.tree.map(lambda x: x.sharding, state)
+  step = step_lib.make_train_step(
+    parts.objective,
+    optimizer,
+    seed=0,
+    shardings=before,
+    in_use=place.in_use(state.params),
+  )
+  found = []
+  for number in range(steps):
+    batch = placement.put_batch(parts.batches.get(number), place.rows)
+    state, values = step(state, {}, batch)
+    found.append(float(values['loss']))
+  return found, before, jax.tree.map(lambda x: x.sharding, state), state
+
+
+@pytest.mark.parametrize(
+  'optimizer, tolerance',
+  [
+    pytest.param(optax.sgd(0.05), 1e-5, id='sgd'),
+    pytest.param(optax.adamw(1e-3), 1e-4, id='adamw', marks=pytest.mark.slow),
+  ],
+)
+def test_losses_do_not_depend_on_the_mesh(files, optimizer, tolerance):
+  wanted, *_ = losses(files, optimizer, (), 20)
+  got, before, after, state = losses(files, optimizer, (2, 2, 2), 20)
+  np.testing.assert_allclose(got, wanted, rtol=tolerance)
+  assert got[-1] < got[0]
+  assert before == after
+  up = state.params['decoder']['layers_0']['mlp']['up']['weight']
+  assert up.sharding.spec == jax.P('model', 'fsdp')
+  assert up.addressable_shards[0].data.shape == (32, 16)
+  for moment in jax.tree.leaves(state.opt_state):
+    if moment.shape == up.shape:
+      assert moment.sharding == up.sharding
+
+
+def test_what_a_mesh_cannot_hold(files):
+  def complaint(**changes):
+    config = toy.config(files, **changes)
+    with pytest.raises(ValueError) as caught:
+      config.validate()
+      parts = build.build(config)
+      placement.placement(config, parts.model_config)
+    return str(caught.value)
+
+  assert 'number of heads' in complaint(mesh__shape=(2, 4))
+  text = complaint(mesh__shape=(4, 2), data__batch_rows=6)
+  assert 'batch_rows=6' in text and '4 devices' in text
+  assert 'data_parallel' in complaint(mesh__shape=(4, 2), data_parallel=4)
+  assert '(3, 2)' in complaint(mesh__shape=(3, 2))
