@@ -64,7 +64,7 @@ setuptools.setup(
     'jinja2>=3.1,<4',
     'ml_collections>=1.1,<2',
     'numpy>=2.0,<3',
-    'optax>=0.2.5,<0.4',
+    'optax>=0.2.8,<0.4',
     'orbax-checkpoint>=0.12,<0.14',
     'safetensors>=0.6,<0.10',
     'tensorboardX>=2.6.2,<3',
