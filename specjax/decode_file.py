@@ -16,6 +16,7 @@ from specjax import distributed
 from specjax import drafting
 from specjax import jobs
 from specjax import loading
+from specjax import memory
 from specjax import output
 from specjax import partitioning
 from specjax import report
@@ -83,6 +84,7 @@ def decode_file(request: Request) -> None:
       )
     skip, keep_bytes = distributed.from_first((skip, keep_bytes))
     cli.note(f'{skip} answers are there already.')
+  cli.note(_estimate(request, prompts))
   target, drafter = load_models(request)
   corpus = None
   if request.corpus:
@@ -134,6 +136,24 @@ def load_models(
     layout=layout,
     int8=config.quantize in ('drafter', 'both'),
   )
+
+
+def _estimate(request: Request, prompts: list) -> str:
+  """What it will take of each device, by the longest prompt."""
+  folder = loading.folder_of(request.target)
+  tokenizer = loading.load_tokenizer(folder)
+  longest = max(prompts, key=lambda prompt: len(str(prompt)), default='')
+  tokens = text_lib.encode(
+    tokenizer, longest, chat=request.config.chat, prefix=request.config.prefix
+  )
+  drafter = request.drafter.removeprefix(drafting.HYBRID)
+  found = memory.estimate_memory(
+    request.target,
+    drafter=drafter,
+    decode=request.config,
+    prompt_tokens=len(tokens),
+  )
+  return found.text()
 
 
 def _read_prompts(request: Request) -> list:
