@@ -16,6 +16,7 @@ from typing import Sequence
 from absl import flags
 
 from specjax import cli
+from specjax import distributed
 from specjax.benchmark import plan
 from specjax.benchmark import plots
 from specjax.benchmark import report
@@ -41,6 +42,7 @@ def define_flags(values: flags.FlagValues) -> None:
   text('input', '', "Prompts: text, JSON lines or Spec-Bench's question.jsonl.")
   many('peer', 'transformers, transformers-compile or ctranslate2.')
   text('output', '', 'A folder for the report.')
+  cli.define_processes(values)
   flags.DEFINE_bool(
     'plan',
     False,
@@ -60,7 +62,9 @@ def main(argv: Sequence[str]) -> None:
   )
   if not values.target:
     raise flags.Error('--target is needed; --help shows all options.')
-  if values.output:
+  cli.join_processes(values, config)
+  first = distributed.is_first()
+  if values.output and first:
     report.check_folder(values.output)
   request = runner.Request(
     target=values.target,
@@ -70,11 +74,14 @@ def main(argv: Sequence[str]) -> None:
     config=config,
   )
   if values.plan:
-    print(plan.plan(request, cli.note), flush=True)
+    advice = plan.plan(request, cli.note)
+    if first:
+      print(advice, flush=True)
     return
   results = runner.run(request, cli.note)
-  print(table.text(results.rows), flush=True)
-  if values.output:
+  if first:
+    print(table.text(results.rows), flush=True)
+  if values.output and first:
     files = report.write(values.output, results, config)
     cli.note(f'wrote {", ".join(files)} in {values.output}')
     if not plots.available():

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from specjax import partitioning
 from specjax.decoding import build
 from specjax.decoding import verify as verify_lib
 
@@ -43,6 +44,7 @@ class BenchmarkConfig:
     threads: of the peers; 0 takes the cores this process may use.
     max_draft: longest draft that `--plan` considers.
     explore: prompts shown in full in explorer.html.
+    mesh: the devices; see `partitioning.MeshConfig`.
   """
 
   num_draft: tuple = (4,)
@@ -70,6 +72,9 @@ class BenchmarkConfig:
   threads: int = 0
   max_draft: int = 8
   explore: int = 20
+  mesh: partitioning.MeshConfig = dataclasses.field(
+    default_factory=partitioning.MeshConfig
+  )
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
@@ -81,6 +86,7 @@ class BenchmarkConfig:
       _check_choice('verify', name, names)
     _check_choice('sampler', self.sampler, build.SAMPLERS)
     _check_choice('dtype', self.dtype, DTYPES)
+    self.mesh.validate()
     for field, lowest in _WHOLE.items():
       values = getattr(self, field)
       values = values if isinstance(values, tuple) else (values,)
