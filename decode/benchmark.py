@@ -16,6 +16,7 @@ from typing import Sequence
 from absl import flags
 
 from specjax import cli
+from specjax import distributed
 from specjax.benchmark import plan
 from specjax.benchmark import plots
 from specjax.benchmark import report
@@ -45,6 +46,7 @@ def define_flags(values: flags.FlagValues) -> None:
   text('input', '', "Prompts: text, JSON lines or Spec-Bench's question.jsonl.")
   many('peer', 'transformers, transformers-compile or ctranslate2.')
   text('output', '', 'A folder for the report.')
+  cli.define_processes(values)
   flags.DEFINE_bool(
     'plan',
     False,
@@ -64,7 +66,9 @@ def main(argv: Sequence[str]) -> None:
   )
   if not values.target:
     raise flags.Error('--target is needed; --help shows all options.')
-  if values.output:
+  cli.join_processes(values, config)
+  first = distributed.is_first()
+  if values.output and first:
     report.check_folder(values.output)
   request = runner.Request(
     target=values.target,
@@ -74,15 +78,19 @@ def main(argv: Sequence[str]) -> None:
     config=config,
   )
   if values.plan:
-    print(plan.plan(request, cli.note), flush=True)
+    advice = plan.plan(request, cli.note)
+    if first:
+      print(advice, flush=True)
     return
   is_specdec = isinstance(config, SpecDecConfig)
   results = (specdec if is_specdec else runner).run(request, cli.note)
-  if is_specdec:
+  if not first:
+    pass
+  elif is_specdec:
     print(specdec_report.markdown(results, config), flush=True)
   else:
     print(table.text(results.rows), flush=True)
-  if values.output:
+  if values.output and first:
     files = report.write(values.output, results, config)
     if is_specdec:
       files += specdec_report.write(values.output, results, config)

@@ -16,6 +16,7 @@ from specjax import distributed
 from specjax import drafting
 from specjax import jobs
 from specjax import loading
+from specjax import memory
 from specjax import output
 from specjax import partitioning
 from specjax import report
@@ -28,6 +29,8 @@ BASELINES = ('first', 'all', 'none')
 # A first batch is repeated this often, or for about so long; medians count.
 REPEATS = 5
 SECONDS_OF_REPEATS = 4.0
+# Bytes below which nobody asks whether a job fits.
+WORTH_TELLING = 1e8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +86,9 @@ def decode_file(request: Request) -> None:
       )
     skip, keep_bytes = distributed.from_first((skip, keep_bytes))
     cli.note(f'{skip} answers are there already.')
+  estimate = _estimate(request, prompts)
+  if estimate.total >= WORTH_TELLING:
+    cli.note(estimate.text())
   target, drafter = load_models(request)
   corpus = None
   if request.corpus:
@@ -133,6 +139,25 @@ def load_models(
     dtype,
     layout=layout,
     int8=config.quantize in ('drafter', 'both'),
+  )
+
+
+def _estimate(request: Request, prompts: list) -> memory.MemoryEstimate:
+  """What it will take of each device, by the longest prompt."""
+  folder = loading.folder_of(request.target)
+  tokenizer = loading.load_tokenizer(folder)
+  longest = max(prompts, key=lambda prompt: len(str(prompt)), default='')
+  tokens = ()
+  if tokenizer is not None:
+    tokens = text_lib.encode(
+      tokenizer, longest, chat=request.config.chat, prefix=request.config.prefix
+    )
+  drafter = request.drafter.removeprefix(drafting.HYBRID)
+  return memory.estimate_memory(
+    request.target,
+    drafter=drafter,
+    decode=request.config,
+    prompt_tokens=len(tokens),
   )
 
 

@@ -280,9 +280,9 @@ def _wait(link: socket.socket, number: int) -> None:
   where = '' if number else ', or another one,'
   print(
     # A progress bar may stand on the line.
-    f'\nerror: process {number}{where} of {jax.process_count()} was lost, so the '
-    'job ends here; start all of them again (decoding goes on with --resume, '
-    'training by itself).',
+    f'\nerror: process {number}{where} of {jax.process_count()} was lost, so '
+    'the job ends here; start all of them again (decoding goes on with '
+    '--resume, training by itself).',
     file=sys.stderr,
     flush=True,
   )

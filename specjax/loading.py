@@ -137,6 +137,15 @@ def spread(model: Model, layout: partitioning.Layout) -> Model:
   )
 
 
+def cut_vocabulary(model: Model, vocab_size: int) -> Model:
+  """The model with fewer logits."""
+  if model.layout is None:
+    lm = models.make_lm(model.config, vocab_size=vocab_size)
+  else:
+    lm = sharded.make_lm(model.config, model.layout, vocab_size=vocab_size)
+  return model._replace(lm=lm)
+
+
 def load_tokenizer(folder: str):
   """Returns the folder's tokenizer, or None if it holds no tokenizer files.
 

@@ -105,8 +105,10 @@ def estimate_memory(
     # The last layer's columns are not there yet when its scores are.
     prefill -= state // (target.layers + 1)
   else:
-    # An encoder is done before most of the decoder's state begins.
-    prefill -= state
+    prefill += sum(4 * part.local.num_heads * width**2 for part in parts)
+    if len(parts) == 1:
+      # An encoder is done before most of the decoder's state begins.
+      prefill -= state
   slots = (decode.num_draft if draft is not None else 0) + 1
   step = 2.1 * batch * slots * target.local.vocab_size * 4
   return MemoryEstimate(
@@ -211,10 +213,12 @@ def _state_bytes(target, draft, decode, batch, width, budget) -> int:
 
 def _prefill_bytes(part: _Part, batch: int, width: int) -> int:
   """Scores of a layer twice, in float32, and its widest activations."""
+  itemsize = jnp.dtype(part.local.dtype).itemsize
   local = part.local
   if part.is_t5:
     heads, sizes = local.num_heads, (local.d_model, local.d_ff)
   else:
     heads = local.num_attention_heads
     sizes = (local.hidden_size, local.intermediate_size)
-  return 4 * batch * width * (2 * heads * width + sum(sizes))
+  scores = 2 * 4 * heads * width
+  return batch * width * (scores + itemsize * sum(sizes))

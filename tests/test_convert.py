@@ -210,6 +210,12 @@ def test_t5x_complaints(tmp_path):
   with pytest.raises(ValueError, match='differs between layers'):
     convert.execute(convert.plan(request))
   assert sorted(os.listdir(tmp_path)) == ['model', 't5x']
+  chunk = folder / 'target.token_embedder.embedding' / '0.0'
+  data = chunk.read_bytes()
+  chunk.unlink()
+  with pytest.raises(ValueError, match=r'embedding/0\.0, a part of the array'):
+    convert.plan(request)
+  chunk.write_bytes(data)
   (folder / name / '.zarray').unlink()
   with pytest.raises(ValueError, match=r'rel_embedding/\.zarray, the metadata'):
     convert.plan(request)

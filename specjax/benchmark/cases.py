@@ -10,6 +10,7 @@ from specjax import base
 from specjax import drafting
 from specjax import loading
 from specjax import text as text_lib
+from specjax import transfer
 from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark.subjects import Subject
 from specjax.benchmark.subjects import TABLE_ORDER
@@ -235,5 +236,9 @@ def batches(
       build.row_keys(config.seed, ids), config.max_new_tokens, eos_ids
     )
     prompt = base.Prompt(jnp.asarray(tokens), jnp.asarray(lengths))
+    if target.layout is not None:
+      rows = target.layout.rows(batch_size)
+      prompt = transfer.put(prompt, target.layout, rows)
+      controls = transfer.put_controls(controls, target.layout)
     made.append(Batch(prompt, controls, tuple(group)))
   return made

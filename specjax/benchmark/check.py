@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import transfer
 from specjax.benchmark.cases import Batch
 from specjax.benchmark.cases import Case
 from specjax.benchmark.cases import TARGET_SAMPLE_RULES
@@ -222,4 +223,4 @@ def _same_width(case: Case, batch: Batch, plain, params, sampler: str):
   script = Script(jnp.asarray(rows), jnp.float32(0.0))
   generate = build.compiled(recipe, budget)
   made = generate(params.replace(drafter=script), batch.prompt, batch.controls)
-  return jax.device_get(made)
+  return transfer.to_host(made)

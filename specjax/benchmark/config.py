@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from specjax import partitioning
 from specjax.decoding import build
 from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
@@ -47,6 +48,7 @@ class BenchmarkConfig:
     max_draft: longest draft that `--plan` considers.
     explore: prompts shown in full in explorer.html.
     search: how drafters without a model search.
+    mesh: the devices; see `partitioning.MeshConfig`.
   """
 
   num_draft: tuple = (4,)
@@ -78,6 +80,9 @@ class BenchmarkConfig:
   search: search_lib.SearchConfig = dataclasses.field(
     default_factory=search_lib.SearchConfig
   )
+  mesh: partitioning.MeshConfig = dataclasses.field(
+    default_factory=partitioning.MeshConfig
+  )
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
@@ -89,6 +94,7 @@ class BenchmarkConfig:
       _check_choice('verify', name, names)
     _check_choice('sampler', self.sampler, build.SAMPLERS)
     _check_choice('dtype', self.dtype, DTYPES)
+    self.mesh.validate()
     for field, lowest in _WHOLE.items():
       values = getattr(self, field)
       values = values if isinstance(values, tuple) else (values,)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import transfer
 from specjax.benchmark import memory
 from specjax.benchmark.cases import Batch
 from specjax.benchmark.cases import Case
@@ -138,6 +139,11 @@ def engine(
       ),
       *inputs[1:],
     )
+    state = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      state,
+      start.output_shardings,
+    )
     run = _run.lower(case.recipe, given, state, jnp.int32(0)).compile()
     programs[width] = start, run
     temporary = max(temporary, _temporary_bytes(run))
@@ -156,7 +162,7 @@ def engine(
     jax.block_until_ready(generation)
     end = time.perf_counter()
     timing = Timing(end - begin, middle - begin, end - middle)
-    return timing, jax.device_get(generation)
+    return timing, transfer.to_host(generation)
 
   def pause(index: int, rounds: int):
     batch = batches[index]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import distributed
 from specjax.benchmark.cases import Case
 from specjax.decoding import sampling
 
@@ -87,7 +88,9 @@ def interleaved(timers: Sequence[Callable[[int], float]]) -> list[float]:
   steps = []
   for timer in timers:
     few = max(timer(2), 1e-6) / 2
-    steps.append(int(np.clip(SAMPLE_SECONDS / few, 2, MOST_STEPS)))
+    count = int(np.clip(SAMPLE_SECONDS / few, 2, MOST_STEPS))
+    # Several processes must run the same number of steps.
+    steps.append(distributed.from_first(count))
   samples = [
     [1e3 * timer(count) / count for timer, count in zip(timers, steps)]
     for _ in range(SAMPLES)

@@ -15,6 +15,8 @@ import jaxlib
 import numpy as np
 
 from specjax import loading
+from specjax import partitioning
+from specjax import transfer
 from specjax.benchmark import break_even
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
@@ -83,7 +85,10 @@ def prepare(request: Request, tell: Tell) -> Setup:
   peers_lib.check(request.peers)
   tell(f'loading {request.target}')
   target = subjects_lib.load(
-    request.target, dtype=config.dtype, seed=config.seed
+    request.target,
+    dtype=config.dtype,
+    seed=config.seed,
+    layout=partitioning.make_layout(config.mesh),
   )
   subjects = [
     subject
@@ -118,7 +123,7 @@ def _answerer(target: loading.Model, config) -> prompts_lib.Answer:
     decode = build.compiled(case.recipe, config.max_new_tokens)
     replies = []
     for batch in cases_lib.batches(prompts, target, config, 0.0, 1):
-      made = jax.device_get(decode(case.params, batch.prompt, batch.controls))
+      made = transfer.to_host(decode(case.params, batch.prompt, batch.controls))
       tokens = check_lib.new_tokens(made, 0)
       replies.append([t for t in tokens if t not in target.eos_ids])
     return replies
@@ -267,7 +272,7 @@ def _checked(case, found, plain, setup, batches, continuations, config):
   )
   decode = build.compiled(twin.recipe, config.max_new_tokens)
   made = [
-    jax.device_get(decode(twin.params, batch.prompt, batch.controls))
+    transfer.to_host(decode(twin.params, batch.prompt, batch.controls))
     for batch in batches
   ]
   outcome = check_lib.check(

@@ -17,6 +17,7 @@ import numpy as np
 from specjax import drafting
 from specjax import loading
 from specjax import models
+from specjax import partitioning
 from specjax import text as text_lib
 from specjax.benchmark import networks
 from specjax.decoding import build
@@ -100,13 +101,20 @@ class Subject(NamedTuple):
   rate: float = 1.0
 
 
-def load(name: str, *, dtype: str, seed: int = 0) -> loading.Model:
+def load(
+  name: str,
+  *,
+  dtype: str,
+  seed: int = 0,
+  layout: Optional[partitioning.Layout] = None,
+) -> loading.Model:
   """Loads a folder or hub id, or makes a model of a named shape.
 
   Args:
     name: of a folder, or 'shape:' and a name of `SHAPES`.
     dtype: 'float32' or 'bfloat16'.
     seed: of random weights.
+    layout: the mesh, or None for one device.
 
   Returns:
     `loading.Model`; a shape has no tokenizer and no end tokens.
@@ -115,7 +123,7 @@ def load(name: str, *, dtype: str, seed: int = 0) -> loading.Model:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
   if not is_shape(name):
-    return loading.load(name, dtype=dtype)
+    return loading.load(name, dtype=dtype, layout=layout)
   shape = name.removeprefix('shape:')
   if shape not in SHAPES:
     raise ValueError(
@@ -123,7 +131,7 @@ def load(name: str, *, dtype: str, seed: int = 0) -> loading.Model:
     )
   config = dataclasses.replace(SHAPES[shape], dtype=dtype, eos_token_id=())
   params = models.init_params(config, jax.random.key(seed), dtype=dtype)
-  return loading.Model(
+  made = loading.Model(
     params=params,
     config=config,
     module=models.make_module(config),
@@ -133,6 +141,7 @@ def load(name: str, *, dtype: str, seed: int = 0) -> loading.Model:
     pad_id=0,
     name=name,
   )
+  return made if layout is None else loading.spread(made, layout)
 
 
 def is_shape(name: str) -> bool:
@@ -177,7 +186,10 @@ def drafter(name: str, target: loading.Model, config) -> Optional[Subject]:
   if not is_shape(name) and not os.path.isdir(name) and '/' not in name:
     raise ValueError(f'Unknown drafter {name!r}; give {DRAFTERS}.')
   # Another seed: a drafter equal to the target would agree with it always.
-  model = load(name, dtype=config.dtype, seed=config.seed + 1)
+  layout = target.layout
+  if layout is not None and config.mesh.drafter == 'replicated':
+    layout = partitioning.with_rules(layout, partitioning.REPLICATED)
+  model = load(name, dtype=config.dtype, seed=config.seed + 1, layout=layout)
   text_lib.check_same_vocabulary(target.tokenizer, model.tokenizer)
   if model.lm is None:
     return Subject(name, 'slots', model=model)
@@ -193,9 +205,7 @@ def drafter(name: str, target: loading.Model, config) -> Optional[Subject]:
         f'The drafter {name} scores {vocab_size} tokens but the target '
         f'{target.lm.vocab_size}; take one with as many.'
       )
-    model = model._replace(
-      lm=models.make_lm(model.config, vocab_size=vocab_size)
-    )
+    model = loading.cut_vocabulary(model, vocab_size)
   return Subject(name, 'model', model=model)
 
 

@@ -1,0 +1,93 @@
+"""Weights in eight bits: what they stand for, and that models run on them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import base
+from specjax import convert
+from specjax import loading
+from specjax import partitioning
+from specjax.models import quantize
+from tests import test_convert
+from tests import tiny
+
+
+def test_rows_are_within_half_a_step():
+  rng = np.random.default_rng(0)
+  weight = (
+    rng.standard_normal((5, 64), np.float32) * 10.0 ** np.arange(-2, 3)[:, None]
+  )
+  weight[3] = 0
+  whole, scale = quantize.split(jnp.asarray(weight))
+  assert whole.dtype == jnp.int8 and scale.shape == (5,)
+  error = np.abs(np.asarray(quantize.restored(whole, scale)) - weight)
+  largest = np.abs(weight).max(1)
+  np.testing.assert_array_less(error.max(1), largest / 254 * 1.001 + 1e-9)
+
+
+def test_models_run_on_them(tmp_path):
+  """The same logits as from the restored weights, on a mesh as well."""
+  for name, config in (
+    ('decoder', dataclasses.replace(tiny.DECODER, num_attention_heads=8)),
+    ('t5', dataclasses.replace(tiny.T5, num_heads=8)),
+  ):
+    folder = tiny.save(tmp_path / name, config)
+    model = loading.load(folder, int8=True)
+    kinds = {x.dtype.name for x in jax.tree.leaves(model.params)}
+    assert kinds == {'int8', 'float32'}
+
+    def unpack(node):
+      if 'scale' in node:
+        weight = quantize.restored(node['weight'], node['scale'])
+        return {k: v for k, v in node.items() if k != 'scale'} | {
+          'weight': weight
+        }
+      return {
+        k: unpack(v) if isinstance(v, dict) else v for k, v in node.items()
+      }
+
+    layout = partitioning.make_layout(partitioning.MeshConfig((2, 4)))
+    spread = loading.load(folder, int8=True, layout=layout)
+    up = model.params if name == 'decoder' else model.params['decoder']
+    assert up['layers_0']['mlp']['up']['weight'].dtype == jnp.int8
+    prompt = base.Prompt(
+      jnp.full((2, 4), 5, jnp.int32), jnp.full((2,), 4, jnp.int32)
+    )
+
+    @jax.jit
+    def plain(params):
+      made = model.lm.prefill(params, prompt, capacity=8)
+      block = jnp.full((2, 2), 7, jnp.int32)
+      return model.lm.extend(params, made.cache, block)[0].logits
+
+    @jax.jit
+    def cut(params):
+      made = spread.lm.prefill(params, prompt, capacity=8)
+      block = jnp.full((2, 2), 7, jnp.int32)
+      return spread.lm.extend(params, made.cache, block)[0].logits
+
+    wanted = plain(unpack(model.params))
+    for got in (plain(model.params), cut(spread.params)):
+      np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-4)
+
+
+def test_every_kind_of_folder_goes_onto_a_mesh(tmp_path):
+  config = dataclasses.replace(test_convert.T5_GATED, tie_word_embeddings=False)
+  params = test_convert.drawn(config)
+  test_convert.hf.save_hf(str(tmp_path / 'hf'), params, config)
+  test_convert.run(
+    source=tmp_path / 'hf', target=tmp_path / 'orbax', to='orbax'
+  )
+  test_convert.save_t5x(tmp_path / 't5x', config, params, True)
+  text = (tmp_path / 'hf' / 'config.json').read_text()
+  (tmp_path / 't5x' / 'config.json').write_text(text)
+  assert convert.FORMATS == ('safetensors', 'orbax')
+  layout = partitioning.make_layout(partitioning.MeshConfig((2, 4)))
+  for name in ('hf', 'orbax', 't5x'):
+    model = loading.load(tmp_path / name, layout=layout)
+    jax.tree.map(np.testing.assert_array_equal, model.params, params)
+    down = model.params['decoder']['layers_0']['mlp']['down']['weight']
+    assert down.sharding.spec == jax.P(None, 'model')
