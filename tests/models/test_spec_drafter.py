@@ -36,11 +36,16 @@ def run(config, source, length, tokens, committed):
     network = spec_drafter.make_network(config)
     prompt = base.Prompt(source, length)
     memory = network.prefill(params, prompt, capacity=tokens.shape[1])
-    return network.logits(params, memory, tokens, committed, SLOTS)
+    out, there = network.logits(params, memory, tokens, committed, SLOTS)
+    whole = spec_drafter.draftable(config, out, 20)
+    at_head, ids = spec_drafter.at_head(config, out, 20)
+    return whole, there, ids[jnp.argmax(at_head, -1)]
 
-  return jax.device_get(
+  whole, there, best = jax.device_get(
     call(params_of(config), source, length, tokens, committed)
   )
+  np.testing.assert_array_equal(best, whole.argmax(-1))
+  return whole, there
 
 
 @pytest.mark.parametrize('config', [CONFIG, BARE], ids=['copy', 'bare'])
