@@ -6,6 +6,9 @@
       --config.teacher=TARGET --config.data.labelled=labels.jsonl \
       --config.data.valid=valid.en-de.tsv
 
+`--config.licence` and `--config.data_note` say in the model card where the data
+come from.
+
 Deep encoder, shallow decoder (12 + 2), mask prediction with glancing on the
 target's own outputs, average of the last ten checkpoints. Sized for the demo's
 target; `--config.model.width` and its neighbours make it larger. One drafter
@@ -51,11 +54,6 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     eval_draft=10,
     eval_new_tokens=96,
     export_dtype='bfloat16',
-    licence='CC BY 2.0',
-    data_note=(
-      'English sentences of www.manythings.org/anki and tatoeba.org, '
-      'translated by the target'
-    ),
     model=config_lib.ModelConfig(
       family='spec_drafter',
       width=192,
