@@ -10,7 +10,7 @@ References:
 """
 
 import functools
-from typing import Callable, Optional
+from typing import Callable
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from specjax.base import Array
 from specjax.models.layers import ACTIVATIONS
 from specjax.models.layers import Embedding
 from specjax.models.layers import Linear
-from specjax.models.spec_drafter import draftable
 from specjax.models.spec_drafter_config import BlockwiseConfig
 
 
@@ -54,21 +53,12 @@ class Blockwise(nn.Module):
 
 
 @functools.lru_cache(maxsize=None)
-def make_heads(
-  config: BlockwiseConfig, *, vocab_size: Optional[int] = None
-) -> Callable[..., Array]:
-  """`(params, state [B, D], num_slots) -> float32 [B, num_slots, V]`.
-
-  Args:
-    config: of the heads.
-    vocab_size: V of the logits; `config.vocab_size` if None.
-  """
+def make_heads(config: BlockwiseConfig) -> Callable[..., Array]:
+  """`(params, state [B, D], num_slots) -> float32 [B, num_slots, V']`."""
   config.validate()
-  vocab = min(vocab_size or config.vocab_size, config.vocab_size)
   module = Blockwise(config)
 
   def logits(params, state, num_slots):
-    out = module.apply({'params': params}, state, num_slots)
-    return draftable(config, out, vocab)
+    return module.apply({'params': params}, state, num_slots)
 
   return logits

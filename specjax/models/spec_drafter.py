@@ -21,7 +21,7 @@ References:
 """
 
 import functools
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 from flax import linen as nn
 from flax import struct
@@ -39,7 +39,6 @@ from specjax.models.spec_drafter_config import never_drafted
 from specjax.models.spec_drafter_config import SpecDrafterConfig
 from specjax.models.spec_drafter_layers import Positions
 from specjax.models.spec_drafter_layers import SlotLayer
-from specjax.models.t5 import spread
 from specjax.models.t5_layers import Stack
 
 
@@ -211,9 +210,9 @@ class SlotNetwork(NamedTuple):
   Attributes:
     prefill: `(params, prompt: base.Prompt, *, capacity: int) -> Memory`.
     logits: `(params, memory, tokens [B, L], length [B], num_slots) ->
-      (float32 [B, K, V], bool [B, K])`: logits for the tokens that follow the
-      committed ones, and which slots have a position of their own. -inf for
-      what is never drafted. `tokens` begins with the decoder's start token,
+      (float32 [B, K, V'], bool [B, K])`: logits of the head (see `draftable`)
+      for the tokens that follow the committed ones, and which slots have a
+      position of their own. `tokens` begins with the decoder's start token,
       which the network does not read.
   """
 
@@ -222,17 +221,9 @@ class SlotNetwork(NamedTuple):
 
 
 @functools.lru_cache(maxsize=None)
-def make_network(
-  config: SpecDrafterConfig, *, vocab_size: Optional[int] = None
-) -> SlotNetwork:
-  """Wraps a Spec-Drafter for decoding.
-
-  Args:
-    config: of the network.
-    vocab_size: V of the logits; the embedding table's rows if None.
-  """
+def make_network(config: SpecDrafterConfig) -> SlotNetwork:
+  """Wraps a Spec-Drafter for decoding."""
   config.validate()
-  vocab = min(vocab_size or config.vocab_size, config.vocab_size)
   module = SpecDrafter(config)
 
   def prefill(params, prompt, *, capacity):
@@ -267,19 +258,50 @@ def make_network(
       )
       return net.logits_from_hidden(states)
 
-    out = draftable(config, module.apply({'params': params}, method=run), vocab)
+    out = module.apply({'params': params}, method=run)
     return out, valid[:, -num_slots:]
 
   return SlotNetwork(prefill, logits)
 
 
 def draftable(config, logits: Array, vocab_size: int) -> Array:
-  """Logits over the vocabulary, -inf for tokens that are never drafted."""
+  """A head's logits over the vocabulary, -inf for what is never drafted.
+
+  Args:
+    config: `SpecDrafterConfig` or `BlockwiseConfig`.
+    logits: float32 [..., V'], of the whole vocabulary or of `output_ids`.
+    vocab_size: V; ids at or above it are dropped.
+
+  Returns:
+    float32 [..., V].
+  """
   if config.output_ids:
-    logits = spread(logits, config.output_ids, vocab_size, -jnp.inf)
-  logits = logits[..., :vocab_size]
-  banned = np.zeros(vocab_size, bool)
-  banned[[i for i in never_drafted(config) if i < vocab_size]] = True
+    # By gathering: a scatter goes through its entries one by one on a CPU.
+    place = np.full(config.vocab_size, -1, np.int32)
+    place[list(config.output_ids)] = np.arange(len(config.output_ids))
+    place = place[:vocab_size]
+    found = jnp.take(logits, np.maximum(place, 0), axis=-1)
+    logits = jnp.where(place < 0, -jnp.inf, found)
+  banned = [i for i in never_drafted(config) if i < vocab_size]
+  return _without(logits[..., :vocab_size], banned)
+
+
+def at_head(config, logits: Array, vocab_size: int) -> tuple[Array, Array]:
+  """The same where the head is, without making rows of the vocabulary.
+
+  Returns:
+    (float32 [..., V'], -inf for what is never drafted; int32 [V'], the ids).
+  """
+  ids = np.arange(logits.shape[-1], dtype=np.int32)
+  if config.output_ids:
+    ids = np.asarray(config.output_ids, np.int32)
+  banned = (ids >= vocab_size) | np.isin(ids, never_drafted(config))
+  return _without(logits, banned.nonzero()[0]), jnp.asarray(ids)
+
+
+def _without(logits, places):
+  banned = np.zeros(logits.shape[-1], bool)
+  banned[list(places)] = True
   return jnp.where(banned, -jnp.inf, logits)
 
 

@@ -47,6 +47,27 @@ def test_top_candidates_of_rank_one_is_greedy():
   )
 
 
+def test_top_candidates_accepts_more_the_more_it_is_allowed():
+  """In a fixed context: what (beta, tau) keeps, larger ones keep too."""
+  rng = np.random.default_rng(14)
+  rows, dials = 40, [(b, t) for b in (1, 2, 4) for t in (0.0, 0.7, 2.0)]
+  logits = np.repeat(rng.normal(size=(rows, 4, 6)), len(dials), axis=0)
+  tokens = np.repeat(rng.integers(0, 6, (rows, 3)), len(dials), axis=0)
+  beta, tau = (np.tile(side, rows) for side in zip(*dials))
+  context = verdicts.context(
+    rows * len(dials), beta=beta, tau=tau, eos_ids=[0, -1]
+  )
+  draft = base.Draft(jnp.asarray(tokens, jnp.int32))
+  kept = verdicts.verify('top_candidates', context, draft, logits)[0]
+  kept = np.asarray(kept).reshape(rows, 3, 3)
+  assert (np.diff(kept, axis=1) >= 0).all() and (
+    np.diff(kept, axis=2) >= 0
+  ).all()
+  assert (kept[:, 0] == kept[:, 0, :1]).all()  # beta = 1, whatever tau is
+  assert (kept[:, :, 0] == kept[:, :1, 0]).all()  # tau = 0, without ties
+  assert kept[:, 2, 2].sum() > 2 * kept[:, 0, 0].sum()
+
+
 def test_lenient_without_lenience_is_sampling():
   logits, tokens, log_q, _, _ = verdicts.cases(13, 400, 3, 5, False)
   draft = base.Draft(jnp.asarray(tokens, jnp.int32), jnp.asarray(log_q))

@@ -82,9 +82,7 @@ def slot_drafter(spec: SlotSpec, how: How) -> base.Drafter:
 
 def _spec_drafter(spec: SlotSpec, how: How) -> base.Drafter:
   """Its state is the prompt's `Memory`; the round's work is one pass."""
-  network = spec_drafter_lib.make_network(
-    spec.config, vocab_size=spec.vocab_size
-  )
+  network = spec_drafter_lib.make_network(spec.config)
 
   def init(params, prompt, prefilled, *, capacity):
     del prefilled
@@ -95,7 +93,7 @@ def _spec_drafter(spec: SlotSpec, how: How) -> base.Drafter:
     logits, there = network.logits(
       params, memory, context.tokens, context.length, how.num_draft
     )
-    return draw(_confined(spec, logits), there, context, how), memory
+    return draw(spec, logits, there, context, how), memory
 
   def observe(params, memory, observation):
     del params, observation
@@ -119,7 +117,7 @@ class LastState:
 
 def _blockwise(spec: SlotSpec, how: How) -> base.Drafter:
   """Heads on the target's last state; the target must return it."""
-  heads = blockwise_lib.make_heads(spec.config, vocab_size=spec.vocab_size)
+  heads = blockwise_lib.make_heads(spec.config)
   width = spec.config.d_model
 
   def init(params, prompt, prefilled, *, capacity):
@@ -131,8 +129,7 @@ def _blockwise(spec: SlotSpec, how: How) -> base.Drafter:
   def propose(params, last, view):
     logits = heads(params, last.state, how.num_draft)
     there = jnp.broadcast_to(last.known[:, None], logits.shape[:2])
-    logits = _confined(spec, logits)
-    return draw(logits, there, view.context, how), last
+    return draw(spec, logits, there, view.context, how), last
 
   def observe(params, last, observation):
     del params
@@ -153,24 +150,34 @@ def _blockwise(spec: SlotSpec, how: How) -> base.Drafter:
   return base.Drafter(init, propose, observe, how.num_draft, how.num_draft)
 
 
-def _confined(spec: SlotSpec, logits: base.Array) -> base.Array:
-  if not spec.only:
-    return logits
-  allowed = np.isin(np.arange(logits.shape[-1]), spec.only)
-  return jnp.where(allowed, logits, -jnp.inf)
-
-
 def draw(
-  logits: base.Array, there: base.Array, context: base.Context, how: How
+  spec: SlotSpec,
+  logits: base.Array,
+  there: base.Array,
+  context: base.Context,
+  how: How,
 ) -> base.Draft:
   """Draws every slot on its own.
 
   Args:
-    logits: float32 [B, K, V].
+    spec: the network.
+    logits: float32 [B, K, V'], of its head.
     there: bool [B, K]; slots behind the first False one are left empty.
     context: committed tokens and controls.
     how: how to draw.
   """
+  there = jnp.cumprod(there, axis=1).astype(bool)
+  has_history = how.warp.repetition_penalty or how.warp.no_repeat_ngram_size
+  if how.noise == 'argmax' and not (
+    how.needs_log_probs or has_history or spec.only
+  ):
+    logits, ids = spec_drafter_lib.at_head(spec.config, logits, spec.vocab_size)
+    tokens = ids[sampling.argmax(logits)]
+    return base.Draft(jnp.where(there, tokens, base.EMPTY))
+  logits = spec_drafter_lib.draftable(spec.config, logits, spec.vocab_size)
+  if spec.only:
+    allowed = np.isin(np.arange(logits.shape[-1]), spec.only)
+    logits = jnp.where(allowed, logits, -jnp.inf)
   logits = warp_lib.warp(how.warp, logits, context)
   keys = slot_keys(how.noise, context, how.num_draft)
   if keys is None:
@@ -178,7 +185,6 @@ def draw(
   else:
     sampler = 'inverse_cdf' if how.noise == 'round' else how.sampler
     tokens = sampling.categorical(logits, keys, sampler)
-  there = jnp.cumprod(there, axis=1).astype(bool)
   tokens = jnp.where(there, tokens, base.EMPTY)
   if not how.needs_log_probs:
     return base.Draft(tokens)
