@@ -40,8 +40,9 @@ class DecodeConfig:
   Attributes:
     num_draft: K, tokens drafted a round; 0 means plain decoding.
     corpus_tokens: most tokens that a corpus of earlier answers keeps.
-    verify: 'auto' or a verifier's name: greedy, sampling, block, coupled,
-      match (exact), lenient, top_candidates (lossy). 'auto' is greedy at
+    verify: 'auto' or a verifier's name: greedy, sampling, block,
+      traversal, coupled, match (exact), lenient, top_candidates, typical
+      (lossy). 'auto' is greedy at
       temperature 0, else sampling for a draft model and match without one.
     tree: of the drafts of a parallel, medusa or eagle drafter: medusa, eagle,
       grown:N, or paths of nodes such as '0 1 00'; empty for chains.

@@ -165,9 +165,15 @@ def with_run_settings(config: ParallelConfig, **changes: Any) -> ParallelConfig:
   )
 
 
+# Of the running process, and not of the weights.
+_NOT_STORED = ('dtype', 'remat', 'dropout_rate', 'shards')
+
+
 def to_hf(config: ParallelConfig) -> dict:
   """Returns the config.json of `config`."""
   made = dataclasses.asdict(config)
+  for name in _NOT_STORED:
+    made['trunk'].pop(name, None)
   made['model_type'] = config.model_type
   made['architectures'] = [ARCHITECTURES[config.model_type]]
   return made
@@ -183,6 +189,8 @@ def from_hf(config: Mapping[str, Any]) -> ParallelConfig:
   given = {name: config[name] for name in names if name in config}
   try:
     trunk = dict(given.pop('trunk'))
+    for name in _NOT_STORED:
+      trunk.pop(name, None)
     for name in ('rope', 'local_rope'):
       if trunk.get(name) is not None:
         trunk[name] = Rope(**trunk[name])

@@ -93,8 +93,11 @@ def rows_of(teacher: Teacher, frozen, batch, noise: float = 0.0, key=None):
   is_pairs = 'source' in batch
   segments = batch['target_segments' if is_pairs else 'segments']
   place = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
-  same = objectives.same_segment(segments, segments)
-  first = jnp.argmax(same, axis=-1).astype(jnp.int32)
+  if is_pairs:
+    same = objectives.same_segment(segments, segments)
+    first = jnp.argmax(same, axis=-1).astype(jnp.int32)
+  else:
+    first = place - batch['positions']
   before = jnp.pad(known, ((0, 0), (1, 0), (0, 0)))[:, :-1]
   features = jnp.where((place > first)[..., None], before, 0)
   if key is not None and noise:

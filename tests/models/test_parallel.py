@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from specjax.decoding import drafters
 from specjax.decoding import trees
 from specjax.decoding import warp as warp_lib
 from specjax.models import parallel as network_lib
+from specjax.models import parallel_config
 from specjax.training import parallel as training_lib
 from tests import verdicts
 from tests.models import attached
@@ -215,3 +217,13 @@ def test_settings_that_make_no_network():
     given = dict(trunk=attached.TRUNK, target_width=16, target_layers=1)
     with pytest.raises(ValueError, match=message):
       models.ParallelConfig(**given | changes).validate()
+
+
+def test_the_config_goes_through_its_file():
+  for config in (attached.EAGLE, attached.EAGLE_T5, attached.HEADS):
+    raw = json.loads(json.dumps(parallel_config.to_hf(config)))
+    made = parallel_config.from_hf(raw)
+    assert made == config and hash(made) == hash(config)
+  raw['trunk'].pop('head_dim')
+  with pytest.raises(ValueError, match='not complete'):
+    parallel_config.from_hf(raw)
