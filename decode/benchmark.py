@@ -84,12 +84,11 @@ def main(argv: Sequence[str]) -> None:
     return
   is_specdec = isinstance(config, SpecDecConfig)
   results = (specdec if is_specdec else runner).run(request, cli.note)
-  if not first:
-    pass
-  elif is_specdec:
-    print(specdec_report.markdown(results, config), flush=True)
-  else:
-    print(table.text(results.rows), flush=True)
+  if first:
+    shown = table.text(results.rows)
+    if is_specdec:
+      shown = specdec_report.markdown(results, config)
+    print(shown, flush=True)
   if values.output and first:
     files = report.write(values.output, results, config)
     if is_specdec:
