@@ -180,8 +180,8 @@ def objective(
 ) -> step_lib.Objective:
   """The objective of a drafter that fills slots.
 
-  Its loss counts the labelled masks; the sums are 'accuracy' over them and
-  'revealed', how many labels glancing showed.
+  Its loss counts the labelled masks; the sums are 'accuracy' over them and, in
+  training, 'revealed', how many labels glancing showed.
 
   Args:
     config: settings of the run.
@@ -218,7 +218,7 @@ def objective(
     keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
     cuts = block_mask.examples(batch, keys[0], spec)
     run = passes(module, params, batch, cuts, keys[2:] if training else None)
-    shown = jnp.zeros(())
+    sums = {}
     if training:
       guess = jax.lax.stop_gradient(jnp.argmax(run(cuts), -1))
       if made.output_ids:
@@ -231,11 +231,12 @@ def objective(
       )
       before = jnp.sum(cuts.labelled)
       cuts = block_mask.reveal(cuts, guess, ratio, keys[1])
-      shown = (before - jnp.sum(cuts.labelled)).astype(jnp.float32)
+      shown = before - jnp.sum(cuts.labelled)
+      sums['revealed'] = shown.astype(jnp.float32)
     total, weight, right = smoothed(
       run(cuts), cuts.labels, cuts.labelled, training
     )
-    return total, weight, {'accuracy': right, 'revealed': shown}
+    return total, weight, sums | {'accuracy': right}
 
   def heads_loss(params, frozen, batch, key):
     training = key is not None

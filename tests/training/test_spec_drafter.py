@@ -94,8 +94,8 @@ def test_a_trained_drafter_saves_target_calls(files, tmp_path):
     data__valid=str(files / 'train.tsv'),
   )
   out = trainer.run(config, str(tmp_path), report=quiet)
-  assert out.metrics['acceptance_rate'] > 0.5
-  assert out.metrics['block_efficiency'] > 1.7
+  assert out.metrics['acceptance_rate'] > 0.8
+  assert out.metrics['block_efficiency'] > 4
   assert digest(export) == before
   drafter = specjax.load(tmp_path / 'export')
   card = (tmp_path / 'export' / 'README.md').read_text()
@@ -109,7 +109,7 @@ def test_a_trained_drafter_saves_target_calls(files, tmp_path):
   )
   assert [a.tokens for a in made] == [a.tokens for a in plain]
   calls = sum(a.counts.num_target_calls for a in made)
-  assert 1.4 * calls < sum(len(a.tokens) for a in made)
+  assert 4 * calls < sum(len(a.tokens) for a in made)
   _refused_with_the_drafter(target, drafter, tmp_path)
 
 
@@ -146,7 +146,7 @@ def _refused_with_the_drafter(target, drafter, tmp_path):
     specjax.generate(other, 'the cat', drafter=drafter)
   with pytest.raises(ValueError, match='name it without hybrid'):
     drafting.load(f'hybrid:{drafter.name}')
-  mesh = partitioning.MeshConfig(shape=(1, 1))
+  mesh = partitioning.MeshConfig(shape=(-1, 1))
   with pytest.raises(ValueError, match='leave the mesh out'):
     specjax.load(drafter.name, layout=partitioning.make_layout(mesh))
 
