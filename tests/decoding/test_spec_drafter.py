@@ -243,6 +243,33 @@ def test_law(verify, monkeypatch):
   assert p_value > law_lib.ALARM
 
 
+def test_a_round_costs_the_same_whatever_the_buffer_holds():
+  how = drafters.How(5, 'argmax', False, build.Sampling().warp_spec())
+  config = dataclasses.replace(CONFIG, max_positions=5000)
+  drafter = drafters.slot_drafter(SlotSpec(config, VOCAB), how)
+  recipe = build.recipe(models.make_lm(TARGET))._replace(drafter=drafter)
+  params = models.abstract_params(config)
+
+  def flops(capacity):
+    def start(target, params, prompt, controls):
+      return generate_lib.start(
+        recipe, generate_lib.Params(target, params), prompt, controls,
+        max_new_tokens=8, capacity=capacity,
+      )  # fmt: skip
+
+    prompt = prompts([0])
+    controls = build.Sampling().controls(build.row_keys(0, [0]), 8, (EOS,))
+    state = jax.eval_shape(
+      start, models.abstract_params(TARGET), params, prompt, controls
+    )
+    view = base.View(state.context, state.last_token, state.cache)
+    lowered = jax.jit(drafter.propose).lower(params, state.drafter, view)
+    return lowered.cost_analysis()['flops']
+
+  small, large = flops(64), flops(4096)
+  assert small > 1e4 and large < 1.05 * small
+
+
 def test_heads_on_the_target_know_the_last_state():
   """Heads that copy the state's own prediction draft the token again."""
   config = models.BlockwiseConfig(VOCAB, 16, 4, block=3)
