@@ -136,9 +136,7 @@ def target_lm(target: loading.Model, drafter: Drafter) -> base.CachedLM:
       f'those of the target have {target.config.d_model}; train heads for '
       'this target.'
     )
-  return models.make_lm(
-    target.config, vocab_size=target.lm.vocab_size, hidden_layers=(-1,)
-  )
+  return loading.make_lm(target, hidden_layers=(-1,))
 
 
 def check_prompt(drafter: Drafter, index: int, length: int) -> None:
@@ -201,9 +199,7 @@ def _attached(
       stacklevel=2,
     )
   hidden = () if config.feature == 'none' and not config.is_heads else (-1,)
-  lm = models.make_lm(
-    mine, vocab_size=target.lm.vocab_size, hidden_layers=hidden
-  )
+  lm = loading.make_lm(target, hidden_layers=hidden)
   return build.Attached(config, lm)
 
 

@@ -95,23 +95,21 @@ def load(
   eos_ids = _ids(generation.get('eos_token_id')) or config.eos_token_id
   if not eos_ids and tokenizer is not None:
     eos_ids = _ids(tokenizer.eos_token_id)
-  settings = dict(
-    vocab_size=_vocab_size(config, tokenizer),
-    hidden_layers=tuple(hidden_layers),
-  )
-  whole, lm = config, None
-  if layout is None and models.is_language_model(config):
-    lm = models.make_lm(config, **settings)
-  elif layout is not None:
+  whole = config
+  if layout is not None:
     layout = sharded.fit(config, layout)
     whole = sharded.expanded(config, layout)
-    lm = sharded.make_lm(config, layout, **settings)
   return Model(
     params=params,
     config=config,
     module=models.make_module(whole),
     tokenizer=tokenizer,
-    lm=lm,
+    lm=_make_lm(
+      config,
+      layout,
+      vocab_size=_vocab_size(config, tokenizer),
+      hidden_layers=tuple(hidden_layers),
+    ),
     eos_ids=eos_ids,
     pad_id=_pad_id(generation, config, tokenizer, eos_ids),
     name=name,
@@ -130,20 +128,41 @@ def spread(model: Model, layout: partitioning.Layout) -> Model:
     ValueError: the mesh does not divide the model.
   """
   layout = sharded.fit(model.config, layout)
+  vocab_size = model.lm.vocab_size if model.lm else None
   return model._replace(
     params=placing.move(model.config, layout, model.params),
-    lm=sharded.make_lm(model.config, layout, vocab_size=model.lm.vocab_size),
+    lm=_make_lm(model.config, layout, vocab_size=vocab_size),
     layout=layout,
   )
 
 
-def cut_vocabulary(model: Model, vocab_size: int) -> Model:
-  """The model with fewer logits."""
-  if model.layout is None:
-    lm = models.make_lm(model.config, vocab_size=vocab_size)
-  else:
-    lm = sharded.make_lm(model.config, model.layout, vocab_size=vocab_size)
-  return model._replace(lm=lm)
+def make_lm(
+  model: Model,
+  *,
+  vocab_size: Optional[int] = None,
+  hidden_layers: tuple = (),
+) -> CachedLM:
+  """Another `CachedLM` of a model, for the same parameters.
+
+  Args:
+    model: a language model.
+    vocab_size: V of the logits; as before if None.
+    hidden_layers: states to return; see `models.make_lm`.
+  """
+  return _make_lm(
+    model.config,
+    model.layout,
+    vocab_size=vocab_size or model.lm.vocab_size,
+    hidden_layers=tuple(hidden_layers),
+  )
+
+
+def _make_lm(config, layout, **settings) -> Optional[CachedLM]:
+  if not models.is_language_model(config):
+    return None
+  if layout is None:
+    return models.make_lm(config, **settings)
+  return sharded.make_lm(config, layout, **settings)
 
 
 def load_tokenizer(folder: str):

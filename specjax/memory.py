@@ -24,6 +24,7 @@ from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.models import hf
 from specjax.models import names
+from specjax.models import own_format
 from specjax.models import quantize
 from specjax.models import sharded
 
@@ -98,6 +99,10 @@ def estimate_memory(
     batch = -(-batch // layout.size('batch'))
   width = text_lib.widths([max(prompt_tokens, 1)])[0]
   budget = text_lib.bucket(int(max(np.ravel(decode.max_new_tokens))))
+  total = sum(p.bytes for p in (target, draft) if isinstance(p, _Part))
+  if isinstance(draft, _Part) and not models.is_language_model(draft.local):
+    # A network that only drafts keeps little beside its weights.
+    draft = build.FREE_DRAFTERS[0]
   state = _state_bytes(target, draft, decode, batch, width, budget)
   parts = [part for part in (target, draft) if isinstance(part, _Part)]
   prefill = max(_prefill_bytes(part, batch, width) for part in parts)
@@ -111,9 +116,7 @@ def estimate_memory(
       prefill -= state
   slots = (decode.num_draft if draft is not None else 0) + 1
   step = 2.1 * batch * slots * target.local.vocab_size * 4
-  return MemoryEstimate(
-    sum(part.bytes for part in parts), state, int(max(prefill, step))
-  )
+  return MemoryEstimate(total, state, int(max(prefill, step)))
 
 
 class _Part(NamedTuple):
@@ -140,7 +143,7 @@ def _part(config: Subject, decode, layout, int8: bool) -> _Part:
   if isinstance(config, str):
     config = hf.parse_config(hf.read_config(loading.folder_of(config)))
   dtype = 'bfloat16' if decode.dtype == 'stored' else decode.dtype
-  local = dataclasses.replace(config, dtype=dtype)
+  local = own_format.with_dtype(config, dtype)
   abstract = models.abstract_params(config)
   if layout is not None:
     layout = sharded.fit(config, layout)
@@ -165,6 +168,8 @@ def _part(config: Subject, decode, layout, int8: bool) -> _Part:
 def _divided(config, layout):
   """A config of the size that one device computes."""
   heads, mlp = layout.size('heads'), layout.size('mlp')
+  if heads == mlp == 1:
+    return config
   if isinstance(config, models.T5Config):
     return dataclasses.replace(
       config, num_heads=config.num_heads // heads, d_ff=config.d_ff // mlp

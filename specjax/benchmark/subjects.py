@@ -205,7 +205,8 @@ def drafter(name: str, target: loading.Model, config) -> Optional[Subject]:
         f'The drafter {name} scores {vocab_size} tokens but the target '
         f'{target.lm.vocab_size}; take one with as many.'
       )
-    model = loading.cut_vocabulary(model, vocab_size)
+    lm = loading.make_lm(model, vocab_size=vocab_size)
+    model = model._replace(lm=lm)
   return Subject(name, 'model', model=model)
 
 

@@ -28,6 +28,7 @@ from specjax.base import CachedLM
 from specjax.base import Prefilled
 from specjax.base import Scored
 from specjax.models.cache import Cache
+from specjax.models.decoder_config import DecoderConfig
 from specjax.models.t5_config import T5Config
 
 _SPLIT = ('heads', 'mlp', 'vocab')
@@ -51,6 +52,9 @@ def fit(config, layout: partitioning.Layout) -> partitioning.Layout:
       f'A {config.model_type} drafts on one device; leave the mesh out, or '
       'take another drafter.'
     )
+  if not models.is_language_model(config):
+    # A network that only drafts is small, and lies whole on every device.
+    return partitioning.with_rules(layout, partitioning.REPLICATED)
   rules = dict(layout.rules) | {'embed': None}
   sizes = _sizes(config)
   for name in _SPLIT:
@@ -85,6 +89,8 @@ def check(config, layout: partitioning.Layout) -> None:
   Raises:
     ValueError: names the axis, what it does not divide, and shapes that do.
   """
+  if not models.is_language_model(config):
+    return
   sizes = _sizes(config)
   for name, words in _NAMES.items():
     parts = layout.size(name)
@@ -136,7 +142,7 @@ def expanded(config, layout: partitioning.Layout):
     config: `T5Config` or `DecoderConfig`.
     layout: of `fit`.
   """
-  if isinstance(config, T5Config):
+  if not isinstance(config, DecoderConfig):
     return config
   kv_heads = math.lcm(config.num_key_value_heads, layout.size('heads'))
   return dataclasses.replace(config, num_key_value_heads=kv_heads)
@@ -157,7 +163,7 @@ def head_copies(config, layout: partitioning.Layout, path) -> int:
   """How often each key head's rows are repeated in a parameter; 1 for most."""
   if len(path) < 2 or path[-2] not in ('k', 'v'):
     return 1
-  if isinstance(config, T5Config):
+  if not isinstance(config, DecoderConfig):
     return 1
   ours = expanded(config, layout).num_key_value_heads
   return ours // config.num_key_value_heads

@@ -85,7 +85,7 @@ def test_every_kind_of_folder_goes_onto_a_mesh(tmp_path):
   text = (tmp_path / 'hf' / 'config.json').read_text()
   (tmp_path / 't5x' / 'config.json').write_text(text)
   assert convert.FORMATS == ('safetensors', 'orbax')
-  layout = partitioning.make_layout(partitioning.MeshConfig((2, 4)))
+  layout = partitioning.make_layout(partitioning.MeshConfig((4, 2)))
   for name in ('hf', 'orbax', 't5x'):
     model = loading.load(tmp_path / name, layout=layout)
     jax.tree.map(np.testing.assert_array_equal, model.params, params)
