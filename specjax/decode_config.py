@@ -14,7 +14,7 @@ from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
 
 LARGEST = 2**31 - 1
-DTYPES = ('float32', 'bfloat16', 'stored')
+DTYPES = ('float32', 'bfloat16', 'w8a8', 'stored')
 QUANTIZE = ('none', 'target', 'drafter', 'both')
 
 # What may differ from prompt to prompt; one value serves all of them.
@@ -68,7 +68,8 @@ class DecodeConfig:
       seed for each prompt makes its place irrelevant too.
     stop: a string that ends an answer, or several as a JSON list; \\n and \\t
       stand for a line end and a tab.
-    dtype: float32, bfloat16, or stored (the checkpoint's own).
+    dtype: float32, bfloat16, w8a8 (matrix products in eight bits, the rest
+      float32), or stored (the checkpoint's own).
     quantize: whose matrices are kept in eight bits: none, target, drafter or
       both. An int8 target is another target; an int8 drafter is none.
     mesh: the devices; see `partitioning.MeshConfig`.

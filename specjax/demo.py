@@ -26,8 +26,6 @@ DRAFTER = ASSETS / 'demo_drafter'
 # The bundled drafter that was measured to be the fastest on a CPU.
 CHOICE = 'demo_choice.json'
 REPEATS = 5
-# Weights and activations of matrix products in eight bits, the rest float32.
-W8A8 = 'w8a8'
 _INTEGER_UNITS = ('amx_int8', 'avx512_vnni', 'avx_vnni')
 # Source positions the models were trained for.
 MAX_SOURCE = 92
@@ -74,21 +72,17 @@ def run(
   target = target or _bundled(TARGET, 'target')
   if not drafter:
     drafter, config = _chosen(config)
-  name, why = precision()
-  int8 = name == W8A8
-  dtype = 'float32' if int8 else name
+  dtype, why = precision()
   config = dataclasses.replace(config, batch_size=1, dtype=dtype)
   prompts = [prompt] if prompt else list(PROMPTS)
-  model = loading.load(target, dtype=dtype, int8=int8)
-  drafts = None
-  if config.num_draft:
-    drafts = drafting.load(drafter, dtype, int8=int8)
+  model = loading.load(target, dtype=dtype)
+  drafts = drafting.load(drafter, dtype) if config.num_draft else None
   job = _one_width(jobs.plan(model, prompts, drafter=drafts, config=config))
   plain_job = dataclasses.replace(
     _one_width(jobs.plan(model, prompts, config=config)), batches=job.batches
   )
   device = jax.devices()[0].device_kind
-  cli.note(f'English to German on {device}, {name} ({why}), batch size 1.')
+  cli.note(f'English to German on {device}, {dtype} ({why}), batch size 1.')
   compile_seconds = api.warm_up(job)
   answers, _ = _decode(job, show=True)
   compile_seconds += api.warm_up(plain_job)
@@ -108,7 +102,7 @@ def run(
     found['tokens_per_second'] / found['plain_tokens_per_second']
   )
   found['identical'] = report.same_tokens(answers, plain_answers)
-  print(_table(found, job, name), flush=True)
+  print(_table(found, job, dtype), flush=True)
   return found
 
 
@@ -145,7 +139,7 @@ def precision() -> tuple[str, str]:
   except OSError:
     info = ''
   if any(feature in info for feature in _INTEGER_UNITS):
-    return W8A8, 'this CPU multiplies eight-bit integers fastest'
+    return 'w8a8', 'this CPU multiplies eight-bit integers fastest'
   return 'float32', 'this CPU has no units for less'
 
 

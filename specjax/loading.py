@@ -10,6 +10,7 @@ from specjax import partitioning
 from specjax.base import CachedLM
 from specjax.models import hf
 from specjax.models import placing
+from specjax.models import quantize
 from specjax.models import sharded
 from specjax.models import stored
 
@@ -21,6 +22,7 @@ _TOKENIZER_FILES = (
   'vocab.json',
 )
 
+DTYPES = ('float32', 'bfloat16', 'w8a8')
 _HUB_ID = re.compile(r'[\w.-]+/[\w.-]+')
 
 
@@ -68,7 +70,8 @@ def load(
       `params/`, or the arrays of T5X) and tokenizer files, or
       `organisation/name` on the Hugging Face hub.
     dtype: 'float32' or 'bfloat16', for parameters, computing and cache; None:
-      bfloat16 if the weights are stored so, else float32.
+      bfloat16 if the weights are stored so, else float32. 'w8a8': float32, but
+      matrix products of weights and activations in eight bits.
     hidden_layers: states that `lm` returns; see `models.make_lm`.
     layout: a mesh to put the parameters on (see `partitioning.make_layout`); a
       process then reads what its devices hold, and `lm` runs on all of them.
@@ -83,10 +86,15 @@ def load(
     FileNotFoundError, ValueError: one sentence naming what is wrong.
   """
   name = os.fspath(folder_or_hub_id)
-  if dtype is not None and str(dtype) not in ('float32', 'bfloat16'):
-    raise ValueError(f"dtype must be 'float32' or 'bfloat16', not {dtype!r}.")
+  if dtype is not None and str(dtype) not in DTYPES:
+    raise ValueError(
+      f'dtype must be one of {", ".join(map(repr, DTYPES))}, not {dtype!r}.'
+    )
   folder = folder_of(name)
-  config, params = stored.load(folder, dtype=dtype, layout=layout, int8=int8)
+  scale = quantize.WEIGHTS if int8 else ''
+  if dtype == 'w8a8':
+    dtype, scale = 'float32', quantize.W8A8
+  config, params = stored.load(folder, dtype=dtype, layout=layout, scale=scale)
   generation = hf.read_json(folder, 'generation_config.json') or {}
   start = generation.get('decoder_start_token_id')
   if start is not None and isinstance(config, models.T5Config):

@@ -142,7 +142,10 @@ class _Part(NamedTuple):
 def _part(config: Subject, decode, layout, int8: bool) -> _Part:
   if isinstance(config, str):
     config = hf.parse_config(hf.read_config(loading.folder_of(config)))
-  dtype = 'bfloat16' if decode.dtype == 'stored' else decode.dtype
+  dtype = {'stored': 'bfloat16', 'w8a8': 'float32'}.get(
+    decode.dtype, decode.dtype
+  )
+  int8 = int8 or decode.dtype == 'w8a8'
   local = own_format.with_dtype(config, dtype)
   abstract = models.abstract_params(config)
   if layout is not None:

@@ -46,18 +46,18 @@ REPLICATED = dict.fromkeys(LOGICAL) | {'batch': 'data'}
 # pattern that matches the path's end wins; what nothing matches is replicated.
 PARAMETER_AXES = (
   (r'(embed|head)/weight', ('vocab', 'embed')),
-  (r'(embed|head)/scale', ('vocab',)),
+  (r'(embed|head)/(w8a8_)?scale', ('vocab',)),
   (r'positions/weight', (None, 'embed')),
   (r'relative_bias/weight', (None, 'heads')),
   (r'attn/q/weight', ('heads', 'embed')),
   (r'attn/[kv]/weight', ('kv_heads', 'embed')),
   (r'attn/o/weight', ('embed', 'heads')),
-  (r'attn/q/(bias|scale)', ('heads',)),
-  (r'attn/[kv]/(bias|scale)', ('kv_heads',)),
+  (r'attn/q/(bias|(w8a8_)?scale)', ('heads',)),
+  (r'attn/[kv]/(bias|(w8a8_)?scale)', ('kv_heads',)),
   (r'attn/sub_norm/weight', ('heads',)),
   (r'mlp/(gate|up)/weight', ('mlp', 'embed')),
   (r'mlp/down/weight', ('embed', 'mlp')),
-  (r'mlp/(gate|up)/(bias|scale)', ('mlp',)),
+  (r'mlp/(gate|up)/(bias|(w8a8_)?scale)', ('mlp',)),
   (r'mlp/sub_norm/weight', ('mlp',)),
 )
 

@@ -8,7 +8,7 @@ from specjax.decoding import build
 from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
 
-DTYPES = ('float32', 'bfloat16')
+DTYPES = ('float32', 'bfloat16', 'w8a8')
 
 
 @dataclasses.dataclass
@@ -30,7 +30,8 @@ class BenchmarkConfig:
     warmup: untimed passes before them.
     ignore_eos: decode on to the budget, so that every engine makes the same
       number of tokens.
-    dtype: float32 or bfloat16, for every model and engine.
+    dtype: float32, bfloat16 or w8a8 (matrix products in eight bits, the rest
+      and the peers float32), for every model and engine.
     sampler: of plain sampling: gumbel or inverse_cdf.
     top_k: 0 keeps every token.
     top_p: in (0, 1]; 1 keeps every token.

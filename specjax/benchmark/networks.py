@@ -33,6 +33,7 @@ def make(
   """
   given, settings = target.config, config_lib.TrainConfig(task='drafter')
   parallel_settings.apply_variant(settings, name.removeprefix(PREFIX))
+  dtype = 'float32' if dtype == 'w8a8' else dtype
   settings.compute_dtype = dtype
   settings.parallel.num_draft = num_draft
   is_pairs = isinstance(given, models.T5Config)

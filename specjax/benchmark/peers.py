@@ -119,7 +119,7 @@ def job(
     'pad_id': model.pad_id,
     'is_encoder_decoder': model.lm.is_encoder_decoder,
     'start_id': model.lm.start_id,
-    'dtype': config.dtype,
+    'dtype': 'float32' if config.dtype == 'w8a8' else config.dtype,
     'threads': threads(config),
     'seed': config.seed,
     'device': 'cuda' if device in ('gpu', 'cuda') else 'cpu',

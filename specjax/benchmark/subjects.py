@@ -24,6 +24,7 @@ from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
 from specjax.models import hf
+from specjax.models import quantize
 
 _T5 = dict(vocab_size=32128, d_kv=64)
 _LLAMA = dict(vocab_size=32000, max_position_embeddings=2048)
@@ -112,7 +113,7 @@ def load(
 
   Args:
     name: of a folder, or 'shape:' and a name of `SHAPES`.
-    dtype: 'float32' or 'bfloat16'.
+    dtype: 'float32', 'bfloat16' or 'w8a8'.
     seed: of random weights.
     layout: the mesh, or None for one device.
 
@@ -129,8 +130,12 @@ def load(
     raise ValueError(
       f'There is no shape {shape!r}; there are {", ".join(SHAPES)}.'
     )
+  integer = dtype == 'w8a8'
+  dtype = 'float32' if integer else dtype
   config = dataclasses.replace(SHAPES[shape], dtype=dtype, eos_token_id=())
   params = models.init_params(config, jax.random.key(seed), dtype=dtype)
+  if integer:
+    params = quantize.tree(params, quantize.W8A8)
   made = loading.Model(
     params=params,
     config=config,
@@ -264,7 +269,7 @@ def exported(*loaded: Optional[loading.Model]):
         folders.append(None if model is None else _local(model.name))
         continue
       folder = stack.enter_context(tempfile.TemporaryDirectory())
-      hf.save_hf(folder, model.params, model.config)
+      hf.save_hf(folder, quantize.floats(model.params), model.config)
       folders.append(folder)
     yield folders
 

@@ -24,6 +24,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from specjax.models import quantize
+
 # A finite stand-in for minus infinity: a fully masked row stays finite.
 MASKED = -1e30
 
@@ -37,19 +39,15 @@ ACTIVATIONS = {
 }
 
 
-def dense(x, weight, bias=None, *, dtype, out_dtype=None):
+def dense(x, weight, bias=None, *, dtype, out_dtype=None, integer=False):
   """Multiplies by a `[out, in]` matrix, accumulating in float32.
-
-  On a CPU an int8 matrix multiplies activations rounded to eight bits too
-  ("w8a8"): converting a whole matrix in every step costs ten times a product
-  of integers. Elsewhere it is converted on its way into the product.
 
   Args:
     x: [..., in].
-    weight: [out, in], any float dtype, cast to `dtype`; or int8, without the
-      scale that belongs to it.
+    weight: [out, in], any float dtype or int8; cast to `dtype`.
     bias: [out] or None; added in float32.
     dtype: compute dtype of the product's operands.
+    integer: `weight` is int8 and multiplies x rounded to eight bits ("w8a8").
     out_dtype: dtype of the result; `dtype` by default.
 
   Returns:
@@ -58,7 +56,7 @@ def dense(x, weight, bias=None, *, dtype, out_dtype=None):
   shape = x.shape[:-1]
   # Two-dimensional operands keep the backend on its plain matrix kernel.
   x = x.reshape(-1, x.shape[-1])
-  if weight.dtype == jnp.int8 and jax.default_backend() == 'cpu':
+  if integer:
     y = _integer_product(x, weight)
   else:
     y = _product(x.astype(dtype), weight.astype(dtype))
@@ -111,8 +109,8 @@ def _integer_product(x, weight):
 class Linear(nn.Module):
   """A dense layer with parameters `weight` [out, in] and `bias` [out].
 
-  A `scale` [out] beside the weight, as `quantize` makes one, multiplies the
-  product.
+  A scale [out] beside the weight, as `quantize` makes one, multiplies the
+  product; its name tells whether activations are rounded to integers too.
 
   Attributes:
     features: size of the output axis.
@@ -140,10 +138,10 @@ class Linear(nn.Module):
     bias = None
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    dtype, scale = jnp.dtype(self.dtype), _scale(self)
+    dtype, (scale, integer) = jnp.dtype(self.dtype), _scale(self)
     if self.reduce is None and scale is None:
       return dense(x, weight, bias, dtype=dtype)
-    y = dense(x, weight, dtype=dtype, out_dtype=jnp.float32)
+    y = dense(x, weight, dtype=dtype, out_dtype=jnp.float32, integer=integer)
     y = y if scale is None else y * scale
     y = y if self.reduce is None else lax.psum(y, self.reduce)
     y = y if bias is None else y + bias.astype(jnp.float32)
@@ -151,10 +149,12 @@ class Linear(nn.Module):
 
 
 def _scale(module: nn.Module):
-  """The scale [out] of a quantised weight, or None."""
-  if module.has_variable('params', 'scale'):
-    return module.get_variable('params', 'scale').astype(jnp.float32)
-  return None
+  """Scale [out] of a quantised weight or None; are products of integers?"""
+  for name in (quantize.WEIGHTS, quantize.W8A8):
+    if module.has_variable('params', name):
+      scale = module.get_variable('params', name).astype(jnp.float32)
+      return scale, name == quantize.W8A8
+  return None, False
 
 
 class Embedding(nn.Module):
@@ -183,7 +183,7 @@ class Embedding(nn.Module):
     if self.axis is not None:
       ids = jnp.maximum(ids, 0) - lax.axis_index(self.axis) * self.rows
     rows = jnp.take(self.weight, ids, axis=0, mode='clip')
-    scale = _scale(self)
+    scale, _ = _scale(self)
     if scale is not None:
       rows = rows * jnp.take(scale, ids, mode='clip')[..., None]
     if self.axis is not None:
@@ -196,8 +196,10 @@ class Embedding(nn.Module):
   def attend(self, x):
     """Returns float32 products [..., rows] of `x` [..., width]."""
     dtype = jnp.dtype(self.dtype)
-    y = dense(x, self.weight, dtype=dtype, out_dtype=jnp.float32)
-    scale = _scale(self)
+    scale, integer = _scale(self)
+    y = dense(
+      x, self.weight, dtype=dtype, out_dtype=jnp.float32, integer=integer
+    )
     y = y if scale is None else y * scale
     if self.axis is not None:
       y = lax.all_gather(y, self.axis, axis=y.ndim - 1, tiled=True)

@@ -36,7 +36,7 @@ def place(
   leaves: dict,
   *,
   dtype: str,
-  int8: bool = False,
+  scale: str = '',
 ):
   """Builds a parameter tree.
 
@@ -45,7 +45,8 @@ def place(
     layout: of `sharded.fit`, or None for the default device.
     leaves: {path: `Leaf`}.
     dtype: of the parameters.
-    int8: whether matrices become int8 with a scale for each row.
+    scale: matrices become int8, with a scale of this name (see `quantize`)
+      for each row; '' keeps them.
 
   Returns:
     The tree under 'params', arrays on their devices.
@@ -56,8 +57,8 @@ def place(
       array = jnp.asarray(whole(leaf), dtype)
     else:
       array = _spread(config, layout, path, leaf, dtype)
-    if int8 and quantize.applies(path, array):
-      made[path], made[(*path[:-1], 'scale')] = quantize.split(array)
+    if scale and quantize.applies(path, array):
+      made[path], made[(*path[:-1], scale)] = quantize.split(array)
     else:
       made[path] = array
   return names.unflat(made)

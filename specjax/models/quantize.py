@@ -1,9 +1,13 @@
 """Weights in eight bits, one scale for each output channel.
 
-On accelerators only what is stored shrinks: products are computed in the
-compute dtype, on weights that are converted on the way into them. On a CPU the
-products are of integers, see `layers.dense`. A row `w` of a matrix becomes
+Only what is stored shrinks: products are computed in the compute dtype, on
+weights that are converted on the way into them. A row `w` of a matrix becomes
 `round(w / s)` with `s = max |w| / 127`, and `s` multiplies the product.
+
+With "w8a8" the activations are rounded to eight bits as well, each row by its
+own largest value, and the products are of integers, which CPUs with VNNI or AMX
+compute several times as fast. The name of the scale tells which of the two it
+is.
 
 References:
   Dettmers et al. LLM.int8(). 2022. https://arxiv.org/abs/2208.07339
@@ -12,6 +16,8 @@ References:
 import jax
 import jax.numpy as jnp
 
+# Names of the scales beside a weight.
+WEIGHTS, W8A8 = 'scale', 'w8a8_scale'
 _LARGEST = 127
 # Small tables whose rows are not channels of a product.
 _KEPT = ('relative_bias', 'positions')
@@ -24,6 +30,38 @@ def applies(path, array) -> bool:
     and array.ndim == 2
     and not any(name in _KEPT for name in path)
   )
+
+
+def tree(params: dict, scale: str, path: tuple = ()) -> dict:
+  """A parameter tree with its matrices in eight bits.
+
+  Args:
+    params: nested dicts of arrays.
+    scale: name of the scales, `WEIGHTS` or `W8A8`.
+    path: where `params` stands in its tree.
+  """
+  made = {}
+  for name, value in params.items():
+    here = (*path, name)
+    if isinstance(value, dict):
+      made[name] = tree(value, scale, here)
+    elif applies(here, value):
+      made[name], made[scale] = split(value)
+    else:
+      made[name] = value
+  return made
+
+
+def floats(params: dict) -> dict:
+  """The inverse of `tree`, but for what rounding took; no scales are left."""
+  made = {
+    name: floats(value) if isinstance(value, dict) else value
+    for name, value in params.items()
+  }
+  for name in (WEIGHTS, W8A8):
+    if name in made and 'weight' in made:
+      made['weight'] = restored(made['weight'], made.pop(name))
+  return made
 
 
 @jax.jit

@@ -208,7 +208,7 @@ def load(
   *,
   dtype: Optional[str] = None,
   layout: Optional[partitioning.Layout] = None,
-  int8: bool = False,
+  scale: str = '',
 ):
   """Reads a model from a folder.
 
@@ -218,7 +218,7 @@ def load(
       bfloat16 if the matrices are stored so, else float32.
     layout: where the parameters go; the default device if None. A process
       reads what its devices hold.
-    int8: whether matrices become int8; see `quantize`.
+    scale: name of the scales of matrices in eight bits; see `quantize`.
 
   Returns:
     (config, params): `T5Config` or `DecoderConfig`, and the tree under
@@ -245,6 +245,6 @@ def load(
   if layout is not None:
     layout = sharded.fit(config, layout)
   # Networks that only draft are small, and stay as they are.
-  int8 = int8 and not own_format.is_own(config)
-  params = placing.place(config, layout, leaves, dtype=dtype, int8=int8)
+  scale = '' if own_format.is_own(config) else scale
+  params = placing.place(config, layout, leaves, dtype=dtype, scale=scale)
   return config, params

@@ -48,7 +48,7 @@ def test_integer_products_stay_close_and_know_no_neighbours(operands):
 
   @jax.jit
   def product(x):
-    return layers.dense(x, whole, dtype=DTYPE) * scale
+    return layers.dense(x, whole, dtype=DTYPE, integer=True) * scale
 
   want = x @ weight.T
   size = np.abs(x).max(1, keepdims=True) * np.abs(weight).max()

@@ -91,3 +91,38 @@ def test_every_kind_of_folder_goes_onto_a_mesh(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, model.params, params)
     down = model.params['decoder']['layers_0']['mlp']['down']['weight']
     assert down.sharding.spec == jax.P(None, 'model')
+
+
+def test_integer_activations_stay_close_and_leave_blocks_alike(tmp_path):
+  folder = tiny.save(tmp_path / 't5', tiny.T5)
+  whole = loading.load(folder)
+  model = loading.load(folder, dtype='w8a8')
+  assert model.config.dtype == 'float32'
+  assert {x.dtype.name for x in jax.tree.leaves(model.params)} == {
+    'int8',
+    'float32',
+  }
+  again = quantize.floats(quantize.tree(whole.params, quantize.W8A8))
+  assert jax.tree.structure(again) == jax.tree.structure(whole.params)
+  for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(whole.params)):
+    np.testing.assert_allclose(a, b, atol=np.abs(b).max() / 250)
+  prompt = base.Prompt(jnp.full((1, 4), 5, jnp.int32), jnp.full((1,), 4))
+  tokens = jnp.asarray([[0, 7, 9, 4, 8]])
+
+  def score(model, block):
+    lm = model.lm
+    cache = lm.prefill(model.params, prompt, capacity=12).cache
+    if block:
+      return lm.extend(model.params, cache, tokens)[0].logits[0]
+    rows = []
+    for i in range(5):
+      scored, cache = lm.extend(model.params, cache, tokens[:, i : i + 1])
+      cache = lm.commit(cache, jnp.ones((1,), jnp.int32))
+      rows.append(scored.logits[0, 0])
+    return jnp.stack(rows)
+
+  run = jax.jit(lambda: [score(model, True), score(model, False)])
+  block, steps = run()
+  exact = jax.jit(lambda: score(whole, True))()
+  np.testing.assert_allclose(block, steps, atol=0.05 * np.std(exact))
+  assert np.corrcoef(np.ravel(block), np.ravel(exact))[0, 1] > 0.99
