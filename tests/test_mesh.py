@@ -18,6 +18,7 @@ import specjax
 from specjax import base
 from specjax import cli
 from specjax import loading
+from specjax import models
 from specjax import partitioning
 from specjax.models import sharded
 from specjax.models import stored
@@ -232,3 +233,67 @@ def test_the_command_is_the_same(folders, tmp_path, monkeypatch, capsys):
   assert status == 1 and '(3, 3)' in err and len(err.splitlines()) == 1
   status, err = decode('none', '--process_id=1')
   assert status == 2 and '--coordinator' in err
+
+
+TRUNK = dataclasses.replace(
+  tiny.DECODER, num_attention_heads=2, num_key_value_heads=1, head_dim=16
+)
+NETWORKS = {
+  'spec_drafter': (
+    't5',
+    models.SpecDrafterConfig(96, 16, 8, 32, 1, 1, 2, block=6, window=6),
+  ),
+  'eagle': (
+    'decoder',
+    models.ParallelConfig(
+      TRUNK, 32, 1, kind='eagle', num_draft=3, feature='fuse'
+    ),
+  ),
+  'medusa': (
+    't5',
+    models.ParallelConfig(
+      TRUNK, 32, 1, kind='medusa', masks=False, num_draft=3,
+      encoder_width=32, start_id=0,
+    ),
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('shape', [(1, 8), (2, 4), (8, 1)])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_networks_that_only_draft(folders, name, shape):
+  kind, config = NETWORKS[name]
+  drafter = loading.load(folders[kind])._replace(
+    params=models.init_params(config, jax.random.key(5)),
+    config=config,
+    module=models.make_module(config),
+    lm=None,
+  )
+  wanted = generate(folders, kind, None)
+  assert generate(folders, kind, drafter, layout_of(*shape)) == wanted
+
+
+def test_half_precision_is_kept(folders):
+  layout = layout_of(2, 4)
+  for kind in ('decoder', 't5'):
+    model = loading.load(folders[kind], layout=layout, dtype='bfloat16')
+    made = jax.eval_shape(
+      lambda params, prompt, model=model: model.lm.prefill(
+        params, prompt, capacity=16
+      ),
+      model.params,
+      base.Prompt(jnp.ones((8, 4), jnp.int32), jnp.full((8,), 4, jnp.int32)),
+    )
+    scored = jax.eval_shape(
+      lambda params, cache, tokens, model=model: model.lm.extend(
+        params, cache, tokens
+      )[0],
+      model.params,
+      made.cache,
+      jnp.ones((8, 3), jnp.int32),
+    )
+    assert {x.dtype.name for x in jax.tree.leaves(model.params)} == {'bfloat16'}
+    assert {x.dtype.name for x in made.cache.keys} == {'bfloat16'}
+    assert made.cache.keys[0].dtype == made.cache.values[0].dtype
+    assert scored.logits.dtype == jnp.float32

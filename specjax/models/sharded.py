@@ -48,11 +48,6 @@ def fit(config, layout: partitioning.Layout) -> partitioning.Layout:
     ValueError: as `check`; or a rule that decoding cannot follow.
   """
   if not models.is_language_model(config):
-    raise ValueError(
-      f'A {config.model_type} drafts on one device; leave the mesh out, or '
-      'take another drafter.'
-    )
-  if not models.is_language_model(config):
     # A network that only drafts is small, and lies whole on every device.
     return partitioning.with_rules(layout, partitioning.REPLICATED)
   rules = dict(layout.rules) | {'embed': None}
