@@ -24,7 +24,7 @@ def load(name):
 
 
 VARIANTS = {
-  'demo_target': ('', 'quick'),
+  'demo_target': ('', 'sentences', 'quick'),
   'text_target': ('', 'quick'),
   'text_drafter': ('', 'quick'),
   'spec_drafter': ('', 'head', 'reduced', 'six_six', 'quick'),
