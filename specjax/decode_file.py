@@ -263,7 +263,11 @@ def _compare(
     times = report.measure_steps(job, target, model)
     found = report.numbers(answers, 1.0, 0.0)
     parts, sentences = report.explain(
-      found, times, job.recipe.drafter.num_draft, bool(job.recipe.widths)
+      found,
+      times,
+      job.recipe.drafter.num_draft,
+      bool(job.recipe.widths),
+      drafting.is_one_pass(drafter),
     )
     parts['measuring_seconds'] = time.perf_counter() - begin
     added['explanation'] = parts

@@ -92,6 +92,17 @@ def draft_model(drafter: Drafter) -> Optional[loading.Model]:
   return drafter if isinstance(drafter, loading.Model) else None
 
 
+def is_one_pass(drafter: Drafter) -> bool:
+  """Whether the drafter is a network that fills all slots at once."""
+  model = draft_model(drafter)
+  if model is None or model.lm is not None:
+    return False
+  config = model.config
+  if not isinstance(config, models.ParallelConfig):
+    return True
+  return config.masks or config.is_heads
+
+
 def reads_corpus(drafter: Drafter) -> bool:
   """Whether the drafter copies from a corpus."""
   return drafter == 'suffix' or isinstance(drafter, Hybrid)

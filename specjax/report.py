@@ -206,6 +206,7 @@ def explain(
   times: StepTimes,
   num_draft: int,
   adaptive: bool = False,
+  one_pass: bool = False,
 ) -> tuple[dict[str, Any], str]:
   """Says what speed the measured parts predict, and what limits it.
 
@@ -215,6 +216,8 @@ def explain(
     num_draft: K.
     adaptive: rounds run at the width their draft needs, so that the mean draft
       and not K decides what a round costs.
+    one_pass: the drafter proposes all its tokens in one pass, whose cost is
+      taken to be the same for fewer of them.
 
   Returns:
     (the numbers, a few sentences). The predicted factor is the block
@@ -244,15 +247,23 @@ def explain(
     'block_cost': block,
     'predicted_factor': factor,
   }
+  drafting = f'A draft step costs c = {c:.2f} of a target step'
+  if one_pass:
+    drafting = f'A draft costs {num_draft * c:.2f} of a target step in one pass'
   sentences = [
-    f'A draft step costs c = {c:.2f} of a target step and a block of '
+    f'{drafting} and a block of '
     f'{num_draft + 1} costs {block:.2f}; with {drafted:.1f} tokens drafted and '
     f'{efficiency:.2f} emitted a round (acceptance {alpha:.3f}) the predicted '
     f'factor is {factor:.2f}.',
     _reason(factor, efficiency, round_cost, drafted * c),
   ]
   if times.drafter and not adaptive:
-    best = theory.best_gamma(alpha, c, max(num_draft, 8), block_cost)
+    if one_pass:
+      best = theory.best_gamma(
+        alpha, num_draft * c, num_draft, block_cost, one_pass=True
+      )
+    else:
+      best = theory.best_gamma(alpha, c, max(num_draft, 8), block_cost)
     parts |= {
       'best_num_draft': best.gamma,
       'best_predicted_factor': best.factor,

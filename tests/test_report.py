@@ -44,6 +44,18 @@ def test_the_reason_follows_the_costs(times, words):
   assert (parts['best_num_draft'] > 0) == (words == 'a gain')
 
 
+def test_a_draft_in_one_pass_is_paid_once():
+  found = {'acceptance_rate': 0.9, 'block_efficiency': 3.4}
+  times = report.StepTimes(target=1.0, block=1.5, drafter=0.2)
+  steps, _ = report.explain(found, times, 4)
+  once, text = report.explain(found, times, 4, one_pass=True)
+  assert steps['predicted_factor'] == once['predicted_factor']
+  assert 'A draft costs 0.80 of a target step in one pass' in text
+  # Another token costs an autoregressive drafter a step, this one nothing.
+  assert once['best_num_draft'] == 4
+  assert once['best_predicted_factor'] == pytest.approx(4.0951 / 2.3)
+
+
 def test_without_drafts_there_is_nothing_to_explain():
   found = {'acceptance_rate': None, 'block_efficiency': 1.0}
   parts, sentences = report.explain(found, report.StepTimes(1, 1, 0), 4)

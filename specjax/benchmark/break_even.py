@@ -16,11 +16,7 @@ def passes(case: Any) -> dict[str, Any]:
   model = case.drafter.model if case.drafter else None
   if model is None or case.drafter.kind not in ('model', 'slots'):
     return {}
-  config = model.config
-  steps = model.lm is not None
-  if drafting.is_attached(model):
-    steps = not (config.masks or config.is_heads)
-  return {'passes': case.num_draft if steps else 1}
+  return {'passes': 1 if drafting.is_one_pass(model) else case.num_draft}
 
 
 def pairs(rows: Sequence[dict]) -> list[dict]:
