@@ -107,10 +107,6 @@ def check(config, layout: partitioning.Layout) -> None:
 
 def _sizes(config) -> dict:
   """What each axis must divide."""
-  if not models.is_language_model(config):
-    raise ValueError(
-      f'A {config.model_type} lies on one device, whole; leave the mesh out.'
-    )
   if isinstance(config, T5Config):
     tables = (config.vocab_size, len(config.output_ids) or config.vocab_size)
     return {

@@ -159,7 +159,7 @@ def test_every_matrix_has_axes(kind):
   for path, sharding in flat:
     name = jax.tree_util.keystr(path)
     split = 'model' in sharding.spec
-    assert split != ('norm' in name or 'relative_bias' in name), name
+    assert split != ('norm' in name), name
 
 
 def test_sharded_forward_equals_one_device():

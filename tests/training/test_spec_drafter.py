@@ -11,7 +11,6 @@ import specjax
 from specjax import drafting
 from specjax import labelling
 from specjax import models
-from specjax import partitioning
 from specjax import trainer
 from specjax.decode_config import DecodeConfig
 from specjax.training import build
@@ -146,9 +145,6 @@ def _refused_with_the_drafter(target, drafter, tmp_path):
     specjax.generate(other, 'the cat', drafter=drafter)
   with pytest.raises(ValueError, match='name it without hybrid'):
     drafting.load(f'hybrid:{drafter.name}')
-  mesh = partitioning.MeshConfig(shape=(-1, 1))
-  with pytest.raises(ValueError, match='leave the mesh out'):
-    specjax.load(drafter.name, layout=partitioning.make_layout(mesh))
 
 
 def test_heads_learn_from_the_frozen_state_of_another_size(files, tmp_path):
