@@ -190,16 +190,42 @@ def execute(made: Plan, progress: Optional[Callable[[int], None]] = None):
       f.write('\n')
 
 
+class _Unread:
+  """A parameter that is read when its turn to be written has come."""
+
+  def __init__(self, leaf):
+    self.leaf = leaf
+    self.shape = leaf.shape
+
+
+class _Streaming(ocp.type_handlers.NumpyHandler):
+  """Writes `_Unread` values one after the other, as numpy arrays."""
+
+  def __init__(self, progress):
+    super().__init__()
+    self._progress = progress
+
+  async def serialize(self, values, infos, args=None):
+    args = args or [ocp.SaveArgs()] * len(values)
+    for value, info, arg in zip(values, infos, args):
+      array = np.ascontiguousarray(value.leaf.read())
+      for future in await super().serialize([array], [info], [arg]):
+        future.result()
+      if self._progress is not None:
+        self._progress(array.nbytes)
+    return []
+
+
 def _write_orbax(folder, leaves, progress):
-  """Orbax takes a whole tree: here all is in memory, and copied by it."""
-  tree = {}
-  for path, leaf in leaves.items():
-    tree[path] = np.ascontiguousarray(leaf.read())
-    if progress is not None:
-      progress(tree[path].nbytes)
-  with ocp.StandardCheckpointer() as checkpointer:
+  registry = ocp.type_handlers.create_type_handler_registry(
+    (_Unread, _Streaming(progress))
+  )
+  handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+  tree = names.unflat({path: _Unread(leaf) for path, leaf in leaves.items()})
+  with ocp.Checkpointer(handler) as checkpointer:
     checkpointer.save(
-      os.path.abspath(os.path.join(folder, _PARAMS)), names.unflat(tree)
+      os.path.abspath(os.path.join(folder, _PARAMS)),
+      args=ocp.args.PyTreeSave(tree),
     )
 
 
