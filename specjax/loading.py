@@ -139,6 +139,7 @@ def spread(model: Model, layout: partitioning.Layout) -> Model:
   vocab_size = model.lm.vocab_size if model.lm else None
   return model._replace(
     params=placing.move(model.config, layout, model.params),
+    module=models.make_module(sharded.expanded(model.config, layout)),
     lm=_make_lm(model.config, layout, vocab_size=vocab_size),
     layout=layout,
   )

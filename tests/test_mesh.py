@@ -274,6 +274,35 @@ def test_networks_that_only_draft(folders, name, shape):
   assert generate(folders, kind, drafter, layout_of(*shape)) == wanted
 
 
+@pytest.mark.parametrize('dtype', ['int8', 'w8a8'])
+def test_a_model_in_eight_bits_moves_as_it_is(folders, dtype):
+  """Key heads are repeated here, scales with them; rows are cut in four."""
+  int8 = dtype == 'int8'
+  model = loading.load(
+    folders['decoder'], int8=int8, dtype=None if int8 else dtype
+  )
+  moved = loading.spread(model, layout_of(2, 4))
+  assert jax.tree.structure(moved.params) == jax.tree.structure(model.params)
+  for new, old in zip(
+    jax.tree.leaves(moved.params), jax.tree.leaves(model.params), strict=True
+  ):
+    assert new.dtype == old.dtype
+  kinds = {x.dtype.name for x in jax.tree.leaves(moved.params)}
+  assert kinds == {'int8', 'float32'}
+
+  def tokens(model):
+    made = specjax.generate(
+      model,
+      PROMPTS,
+      drafter='prompt_lookup',
+      max_new_tokens=BUDGET,
+      num_draft=3,
+    )
+    return [answer.tokens for answer in made]
+
+  assert tokens(moved) == tokens(model)
+
+
 def test_half_precision_is_kept(folders):
   layout = layout_of(2, 4)
   for kind in ('decoder', 't5'):

@@ -39,7 +39,9 @@ ACTIVATIONS = {
 }
 
 
-def dense(x, weight, bias=None, *, dtype, out_dtype=None, integer=False):
+def dense(
+  x, weight, bias=None, *, dtype, out_dtype=None, integer=False, reduce=None
+):
   """Multiplies by a `[out, in]` matrix, accumulating in float32.
 
   Args:
@@ -47,8 +49,10 @@ def dense(x, weight, bias=None, *, dtype, out_dtype=None, integer=False):
     weight: [out, in], any float dtype or int8; cast to `dtype`.
     bias: [out] or None; added in float32.
     dtype: compute dtype of the product's operands.
-    integer: `weight` is int8 and multiplies x rounded to eight bits ("w8a8").
     out_dtype: dtype of the result; `dtype` by default.
+    integer: `weight` is int8 and multiplies x rounded to eight bits ("w8a8").
+    reduce: mesh axis along which the parts of x lie, whose products the caller
+      adds up; None where x is whole.
 
   Returns:
     [..., out].
@@ -57,7 +61,7 @@ def dense(x, weight, bias=None, *, dtype, out_dtype=None, integer=False):
   # Two-dimensional operands keep the backend on its plain matrix kernel.
   x = x.reshape(-1, x.shape[-1])
   if integer:
-    y = _integer_product(x, weight)
+    y = _integer_product(x, weight, reduce)
   else:
     y = _product(x.astype(dtype), weight.astype(dtype))
   if bias is not None:
@@ -87,15 +91,17 @@ def _product(x, weight):
   )
 
 
-def _integer_product(x, weight):
+def _integer_product(x, weight, reduce=None):
   """float32 [rows, out]: rows of x rounded to 255 steps, then exact.
 
   A row's result depends on no other row, so blocks of any width give the same.
+  A row in parts along the mesh axis `reduce` is rounded as if it were whole.
   """
   rows = x.shape[0]
   # Fewer than three rows miss the CPU's matrix kernel for integers.
   x = jnp.pad(x.astype(jnp.float32), ((0, max(3 - rows, 0)), (0, 0)))
   scale = jnp.max(jnp.abs(x), axis=1, keepdims=True) / 127
+  scale = scale if reduce is None else lax.pmax(scale, reduce)
   safe = jnp.where(scale > 0, scale, 1.0)
   y = lax.dot_general(
     jnp.round(x / safe).astype(jnp.int8),
@@ -141,7 +147,8 @@ class Linear(nn.Module):
     dtype, (scale, integer) = jnp.dtype(self.dtype), _scale(self)
     if self.reduce is None and scale is None:
       return dense(x, weight, bias, dtype=dtype)
-    y = dense(x, weight, dtype=dtype, out_dtype=jnp.float32, integer=integer)
+    kind = dict(dtype=dtype, integer=integer, reduce=self.reduce)
+    y = dense(x, weight, out_dtype=jnp.float32, **kind)
     y = y if scale is None else y * scale
     y = y if self.reduce is None else lax.psum(y, self.reduce)
     y = y if bias is None else y + bias.astype(jnp.float32)

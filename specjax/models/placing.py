@@ -35,7 +35,7 @@ def place(
   layout: Optional[partitioning.Layout],
   leaves: dict,
   *,
-  dtype: str,
+  dtype: Optional[str],
   scale: str = '',
 ):
   """Builds a parameter tree.
@@ -44,7 +44,7 @@ def place(
     config: `T5Config` or `DecoderConfig`.
     layout: of `sharded.fit`, or None for the default device.
     leaves: {path: `Leaf`}.
-    dtype: of the parameters.
+    dtype: of the parameters; None leaves each as it is fetched.
     scale: matrices become int8, with a scale of this name (see `quantize`)
       for each row; '' keeps them.
 
@@ -81,7 +81,7 @@ def _spread(config, layout, path, leaf, dtype):
     bounds = ((first, end), *rest)
     if bounds not in parts:
       part = leaf.fetch(tuple(slice(*b) for b in bounds))
-      parts[bounds] = part.astype(dtype)
+      parts[bounds] = part.astype(dtype or part.dtype)
     return parts[bounds] if copies == 1 else parts[bounds][wanted - first]
 
   axes = partitioning.parameter_axes('/'.join(path), len(shape))
@@ -95,11 +95,11 @@ def move(config, layout: partitioning.Layout, params):
   Args:
     config: `T5Config` or `DecoderConfig`.
     layout: of `sharded.fit`.
-    params: the tree under 'params', of one dtype and not quantised.
+    params: the tree under 'params'; each parameter keeps its dtype, so that
+      matrices in eight bits move as they are, with their scales.
   """
-  leaves, dtype = {}, None
+  leaves = {}
   for path, leaf in names.flat(params):
     array = np.asarray(leaf)
-    dtype = dtype or array.dtype
     leaves[path] = Leaf(array.shape, lambda index, a=array: a[index])
-  return place(config, layout, leaves, dtype=dtype)
+  return place(config, layout, leaves, dtype=None)
