@@ -158,8 +158,7 @@ def _part(config: Subject, decode, layout, int8: bool) -> _Part:
     shape = leaf.shape
     if layout is not None:
       axes = partitioning.parameter_axes('/'.join(path), len(shape))
-      rules = dict(layout.rules)
-      spec = partitioning.spec(axes, shape, layout.mesh, rules)
+      spec = partitioning.spec(axes, shape, layout)
       shape = layout.sharding(spec).shard_shape(shape)
     if int8 and quantize.applies(path, leaf):
       total += math.prod(shape) + 4 * shape[0]

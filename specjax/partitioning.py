@@ -238,12 +238,11 @@ def parameter_axes(path: str, rank: int) -> tuple:
   return (None,) * rank
 
 
-def spec(axes, shape, mesh: Mesh, rules=None) -> PartitionSpec:
+def spec(axes, shape, layout: Layout) -> PartitionSpec:
   """Turns logical names into a `PartitionSpec` that `shape` can bear.
 
   An axis that the mesh does not divide evenly is replicated.
   """
-  layout = Layout(mesh, tuple((RULES if rules is None else rules).items()))
   entries = []
   for name, size in zip(axes, shape, strict=True):
     fits = name is not None and size % layout.size(name) == 0
@@ -261,41 +260,6 @@ def parameter_specs(params, layout: Layout):
   def one(path, leaf):
     name = '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
     axes = parameter_axes(name, len(leaf.shape))
-    return spec(axes, leaf.shape, layout.mesh, dict(layout.rules))
+    return spec(axes, leaf.shape, layout)
 
   return jax.tree_util.tree_map_with_path(one, params)
-
-
-def parameter_shardings(params, mesh: Mesh, rules=None):
-  """Returns a tree of `NamedSharding` for a parameter tree (or its shapes)."""
-  layout = Layout(mesh, tuple((RULES if rules is None else rules).items()))
-  return jax.tree.map(layout.sharding, parameter_specs(params, layout))
-
-
-def batch_sharding(mesh: Mesh, rules=None) -> NamedSharding:
-  """Returns the sharding of arrays whose first axis is the batch."""
-  axis = (RULES if rules is None else rules).get('batch')
-  return NamedSharding(
-    mesh, PartitionSpec(axis if axis in mesh.axis_names else None)
-  )
-
-
-def make_mesh(data: int = 1, model: int = 1, devices=None) -> Mesh:
-  """Returns a mesh with axes 'data' and 'model'.
-
-  Args:
-    data: ways to split a batch.
-    model: ways to split the weights.
-    devices: devices to use, all if None; the first data * model are taken.
-
-  Raises:
-    ValueError: there are fewer devices than data * model.
-  """
-  devices = jax.devices() if devices is None else list(devices)
-  if min(data, model) < 1 or data * model > len(devices):
-    raise ValueError(
-      f'a mesh of {data} x {model} needs {data * model} devices, but there '
-      f'are {len(devices)}.'
-    )
-  grid = np.asarray(devices[: data * model]).reshape(data, model)
-  return Mesh(grid, ('data', 'model'))

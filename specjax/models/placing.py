@@ -85,7 +85,7 @@ def _spread(config, layout, path, leaf, dtype):
     return parts[bounds] if copies == 1 else parts[bounds][wanted - first]
 
   axes = partitioning.parameter_axes('/'.join(path), len(shape))
-  spec = partitioning.spec(axes, shape, layout.mesh, dict(layout.rules))
+  spec = partitioning.spec(axes, shape, layout)
   return jax.make_array_from_callback(shape, layout.sharding(spec), read)
 
 

@@ -152,13 +152,13 @@ def test_bad_settings_are_named(field, value, words):
 
 @pytest.mark.parametrize('kind', CONFIGS)
 def test_every_matrix_has_axes(kind):
-  mesh = partitioning.make_mesh(data=2, model=2)
+  layout = partitioning.make_layout(partitioning.MeshConfig((4, 2)))
   params = models.abstract_params(CONFIGS[kind])
-  shardings = partitioning.parameter_shardings(params, mesh)
-  flat = jax.tree_util.tree_flatten_with_path(shardings)[0]
-  for path, sharding in flat:
+  specs = partitioning.parameter_specs(params, layout)
+  flat = jax.tree_util.tree_flatten_with_path(specs)[0]
+  for path, spec in flat:
     name = jax.tree_util.keystr(path)
-    split = 'model' in sharding.spec
+    split = 'model' in spec
     assert split != ('norm' in name), name
 
 
@@ -166,13 +166,16 @@ def test_sharded_forward_equals_one_device():
   config = CONFIGS['decoder']
   params = models.init_params(config, jax.random.key(0))
   tokens = some_tokens()
-  mesh = partitioning.make_mesh(data=2, model=2)
-  split = jax.device_put(params, partitioning.parameter_shardings(params, mesh))
-  rows = jax.device_put(tokens, partitioning.batch_sharding(mesh))
+  layout = partitioning.make_layout(
+    partitioning.MeshConfig((2, 2)), devices=jax.devices()[:4]
+  )
+  specs = partitioning.parameter_specs(params, layout)
+  split = jax.device_put(params, jax.tree.map(layout.sharding, specs))
+  rows = jax.device_put(tokens, layout.sharding(layout.rows(len(tokens))))
   ours = call(config, split, rows)
   np.testing.assert_allclose(ours, call(config, params, tokens), atol=1e-5)
-  with pytest.raises(ValueError, match='needs 900 devices'):
-    partitioning.make_mesh(data=30, model=30)
+  with pytest.raises(ValueError, match='number of devices, 8; shapes that do'):
+    partitioning.make_layout(partitioning.MeshConfig((30, 30)))
 
 
 @pytest.mark.parametrize('kind', CONFIGS)
