@@ -159,9 +159,8 @@ class TrainConfig:
     seed: of initial weights, data order and dropout.
     compute_dtype: 'float32' or 'bfloat16'; parameters are float32.
     remat: 'none', or 'full' to recompute activations in the backward pass.
-    data_parallel: devices the batch is split over; 0 takes all. Only where
-      there is no `mesh`.
-    mesh: devices that hold parts of the models too.
+    mesh: the devices; see `partitioning.MeshConfig`. `shape=(-1, 1)` splits
+      the batch over all of them.
     log_every, eval_every, save_every: steps between lines of metrics,
       evaluations and checkpoints; 0 for `eval_every` evaluates at the end
       only, and for `save_every` saves at the end only.
@@ -187,7 +186,6 @@ class TrainConfig:
   seed: int = 0
   compute_dtype: str = 'float32'
   remat: str = 'none'
-  data_parallel: int = 0
   mesh: partitioning.MeshConfig = dataclasses.field(
     default_factory=partitioning.MeshConfig
   )
@@ -244,7 +242,6 @@ class TrainConfig:
       'eval_batches',
       'eval_prompts',
       'save_minutes',
-      'data_parallel',
     ):
       _at_least(name, getattr(self, name), 0)
     for name in ('width', 'layers', 'heads', 'head_dim', 'mlp'):
@@ -270,11 +267,6 @@ class TrainConfig:
       parallel_settings.validate(self)
     self.data.validate()
     self.mesh.validate()
-    if self.mesh.shape and self.data_parallel:
-      raise ValueError(
-        'data_parallel and mesh.shape both say where the batch goes; give one '
-        'of them.'
-      )
     if self.task == 'drafter' and not self.teacher:
       raise ValueError("task='drafter' needs teacher=FOLDER of its target.")
     if self.task == 'target' and not self.tokenizer and not self.init_from:
@@ -394,7 +386,7 @@ _FREE = frozenset(
     'name',
     'data.threads',
     'data.valid',
-    'data_parallel',
+    'data_parallel',  # of older runs; now mesh.shape
     'mesh',
     'objective.chunk',
     'remat',

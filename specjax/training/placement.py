@@ -1,6 +1,5 @@
 """Where a run's arrays lie: parameters, optimiser states and batches."""
 
-import dataclasses
 from typing import Any, NamedTuple, Optional
 
 import jax
@@ -42,17 +41,10 @@ class Placement(NamedTuple):
     return jax.tree.map(whole.sharding, specs)
 
 
-def is_meshed(config: config_lib.TrainConfig) -> bool:
-  """Whether models, and not only batches, are to be spread over devices."""
-  return bool(config.mesh.shape) or jax.process_count() > 1
-
-
 def decoding_layout(
   config: config_lib.TrainConfig,
 ) -> Optional[partitioning.Layout]:
   """The run's mesh under the rules by which a teacher decodes, or None."""
-  if not is_meshed(config):
-    return None
   rules = partitioning.RULES | {'batch': ('data', 'fsdp')}
   return partitioning.make_layout(config.mesh, rules)
 
@@ -63,20 +55,21 @@ def placement(
   """Makes the mesh of a run.
 
   Args:
-    config: its settings; without `mesh.shape` the batch alone is split, over
-      `data_parallel` devices.
+    config: its settings; without `mesh.shape` a single process trains on one
+      device.
     model_config: of the trained model, to be checked against the mesh.
 
   Raises:
-    ValueError: more devices are asked for than there are, or an axis does not
+    ValueError: the mesh is not of the devices there are, or an axis does not
       divide a batch (or one of its accumulated parts) or the model.
   """
-  if is_meshed(config):
-    layout = partitioning.make_layout(config.mesh, partitioning.TRAINING_RULES)
-    if model_config is not None:
-      sharded.check(model_config, layout)
-  else:
-    layout = _over_rows(config)
+  rules = partitioning.TRAINING_RULES
+  layout = partitioning.make_layout(config.mesh, rules)
+  if layout is None:
+    alone = partitioning.MeshConfig((1, 1))
+    layout = partitioning.make_layout(alone, rules, jax.devices()[:1])
+  elif model_config is not None:
+    sharded.check(model_config, layout)
   count = layout.size('batch')
   rows, parts = config.data.batch_rows, config.optimizer.accumulation
   if rows % (count * parts):
@@ -88,19 +81,6 @@ def placement(
     )
   return Placement(
     layout, layout.sharding(), layout.sharding(layout.rows(rows))
-  )
-
-
-def _over_rows(config):
-  devices = jax.devices()
-  count = config.data_parallel or len(devices)
-  if count > len(devices):
-    raise ValueError(
-      f'data_parallel={count} but there are {len(devices)} devices.'
-    )
-  settings = dataclasses.replace(config.mesh, shape=(count, 1))
-  return partitioning.make_layout(
-    settings, partitioning.TRAINING_RULES, devices[:count]
   )
 
 

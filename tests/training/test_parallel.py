@@ -241,7 +241,6 @@ def _run(folder, family, **changes):
     eval_prompts=2,
     eval_draft=3,
     eval_new_tokens=8,
-    data_parallel=1,
     model=config_lib.ModelConfig(
       family=family, width=16, layers=1, heads=2, head_dim=8, mlp=24,
       output_vocab=40, tie_embeddings=False,

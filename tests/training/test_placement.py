@@ -21,8 +21,7 @@ def files(tmp_path_factory):
 
 def losses(files, optimizer, shape, steps):
   """Losses of some steps on a mesh, and shardings before and after them."""
-  changes = {'mesh__shape': shape} if shape else {'data_parallel': 1}
-  config = toy.config(files, **changes)
+  config = toy.config(files, mesh__shape=shape)
   parts = build.build(config)
   place = placement.placement(config, parts.model_config)
   state, _ = train.fresh_state(parts, optimizer, place)
@@ -75,5 +74,4 @@ def test_what_a_mesh_cannot_hold(files):
   assert 'number of heads' in complaint(mesh__shape=(2, 4))
   text = complaint(mesh__shape=(4, 2), data__batch_rows=6)
   assert 'batch_rows=6' in text and '4 devices' in text
-  assert 'data_parallel' in complaint(mesh__shape=(4, 2), data_parallel=4)
   assert '(3, 2)' in complaint(mesh__shape=(3, 2))

@@ -20,7 +20,6 @@ from tests.training import toy
 DRAFTER = {
   'task': 'drafter',
   'tokenizer': '',
-  'data_parallel': 1,
   'save_every': 0,
   'data__batch_rows': 16,
   'data__train': '',
@@ -53,9 +52,7 @@ def files_fixture(tmp_path_factory):
   """A target that knows the toy language, and its own outputs."""
   folder = tmp_path_factory.mktemp('toy')
   toy.write(folder)
-  config = toy.config(
-    folder, steps=450, save_every=0, data_parallel=1, data__batch_rows=16
-  )
+  config = toy.config(folder, steps=450, save_every=0, data__batch_rows=16)
   config.data.valid = ''
   trainer.run(config, str(folder / 'target'), report=quiet)
   labelling.label(
@@ -153,7 +150,6 @@ def test_heads_learn_from_the_frozen_state_of_another_size(files, tmp_path):
     files,
     steps=150,
     save_every=0,
-    data_parallel=1,
     data__batch_rows=16,
     model__width=48,
     model__encoder_layers=2,

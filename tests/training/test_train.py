@@ -36,7 +36,7 @@ def files_fixture(tmp_path_factory):
 
 def run(files, workdir, stop_at=None, **changes):
   """Trains in this process; a signal arrives during step `stop_at`."""
-  parts = build.build(toy.config(files, data_parallel=1, **changes))
+  parts = build.build(toy.config(files, **changes))
 
   def interrupt(params, batch, step):
     del params
@@ -143,7 +143,7 @@ def test_a_workdir_of_another_run_is_left_alone(files, whole):
 
 
 def test_a_loss_that_is_not_finite_stops(files, tmp_path):
-  parts = build.build(toy.config(files, data_parallel=1))
+  parts = build.build(toy.config(files))
 
   def loss(params, frozen, batch, key):
     total, weight, sums = parts.objective.loss(params, frozen, batch, key)
@@ -165,19 +165,19 @@ def test_a_loss_that_is_not_finite_stops(files, tmp_path):
 
 
 def test_rows_must_divide_by_the_devices(files):
-  config = toy.config(files, data__batch_rows=12, data_parallel=8)
+  config = toy.config(files, data__batch_rows=12, mesh__shape=(-1, 1))
   with pytest.raises(ValueError, match='12 cannot be divided by 8 devices'):
     placement.placement(config)
-  config.data_parallel = 99
-  with pytest.raises(ValueError, match='99 but there are'):
+  config.mesh.shape = (99, 1)
+  with pytest.raises(ValueError, match='the number of devices, 8'):
     placement.placement(config)
-  config = toy.config(files, data_parallel=2, optimizer__accumulation=8)
+  config = toy.config(files, mesh__shape=(2, 4), optimizer__accumulation=8)
   with pytest.raises(ValueError, match='8 accumulated parts'):
     placement.placement(config)
 
 
 def test_several_devices_train_alike(files, whole, tmp_path):
-  parts = build.build(toy.config(files, data_parallel=4, **VARIED))
+  parts = build.build(toy.config(files, mesh__shape=(-1, 1), **VARIED))
   out = train.train(parts, str(tmp_path), report=lambda line: None)
   # Dropout draws the same noise wherever a row lies.
   jax.tree.map(
@@ -205,7 +205,7 @@ def test_checkpoints_keep_the_last_and_the_best(tmp_path):
 
 
 def test_the_newest_checkpoint_can_be_had_without_training(files, tmp_path):
-  parts = build.build(toy.config(files, data_parallel=1))
+  parts = build.build(toy.config(files))
   with pytest.raises(FileNotFoundError, match='no checkpoint yet'):
     train.newest(parts, str(tmp_path))
   stopped = run(files, tmp_path, stop_at=2)
@@ -284,6 +284,8 @@ def test_difference_names_the_field():
   old = config_lib.to_dict(config_lib.TrainConfig())
   new = json.loads(json.dumps(old))
   assert config_lib.difference(old, new) == ''
+  # A field that is no more, in the folder of an older run.
+  assert config_lib.difference(old | {'data_parallel': 1}, new) == ''
   new['data']['batch_rows'] = 7
   assert config_lib.difference(old, new) == (
     'data.batch_rows is 7 here and 32 there'

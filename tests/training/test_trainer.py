@@ -35,7 +35,6 @@ def target_fixture(files):
     steps=400,
     log_every=50,
     save_every=0,
-    data_parallel=1,
     data__batch_rows=16,
   )
   trainer.run(config, str(files / 'target'), report=quiet)
@@ -49,7 +48,6 @@ DRAFTER = {
   'model__mlp': 32,
   'log_every': 50,
   'save_every': 0,
-  'data_parallel': 1,
   'data__batch_rows': 16,
 }
 
@@ -180,9 +178,7 @@ def test_share_of_on_policy_steps():
 def test_weights_are_continued_with_fresh_optimiser_state(
   files, target, tmp_path
 ):
-  config = toy.config(
-    files, init_from=str(target), tokenizer='', data_parallel=1
-  )
+  config = toy.config(files, init_from=str(target), tokenizer='')
   parts = build.build(config)
   loaded = specjax.load(target, dtype='float32')
   jax.tree.map(
@@ -237,7 +233,6 @@ def test_decoder_only_target_and_drafter(files, tmp_path):
     'data__valid': str(files / 'text.txt'),
     'data__batch_rows': 16,
     'data__target_length': 48,
-    'data_parallel': 1,
     'save_every': 0,
   }
   config = toy.config(files, steps=60, **shape)
