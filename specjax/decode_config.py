@@ -7,6 +7,7 @@ from typing import Any, Callable, Sequence, Union
 
 import numpy as np
 
+from specjax import checks
 from specjax import partitioning
 from specjax.decoding import beam
 from specjax.decoding import build
@@ -127,12 +128,14 @@ class DecodeConfig:
     for name, (good, what) in _REAL.items():
       _check(self, name, good, what)
     names = ('auto',) + tuple(verify_lib.NAMES)
-    _check_choice('verify', self.verify, names)
-    _check_choice('sampler', self.sampler, build.SAMPLERS)
-    _check_choice('dtype', self.dtype, DTYPES)
-    _check_choice('quantize', self.quantize, QUANTIZE)
+    checks.one_of('verify', self.verify, names, str)
+    checks.one_of('sampler', self.sampler, build.SAMPLERS, str)
+    checks.one_of('dtype', self.dtype, DTYPES, str)
+    checks.one_of('quantize', self.quantize, QUANTIZE, str)
     self.mesh.validate()
-    _check_choice('early_stopping', self.early_stopping, beam.EARLY_STOPPING)
+    checks.one_of(
+      'early_stopping', self.early_stopping, beam.EARLY_STOPPING, str
+    )
     self._check_beams()
     self.search.validate()
     if not all(self.stops()):
@@ -233,10 +236,3 @@ def _check(config, name: str, good: Callable[[Any], bool], what: str) -> None:
     number = isinstance(value, (numbers.Real, np.number))
     if not number or isinstance(value, bool) or not good(value):
       raise ValueError(f'{name} must be {what}, not {value!r}.')
-
-
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-  if value not in choices:
-    raise ValueError(
-      f'{name} must be one of {", ".join(choices)}, not {value!r}.'
-    )

@@ -21,6 +21,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from specjax import checks
+
 # Seconds to wait for the coordinator and for the other processes.
 START_SECONDS = 90
 # Seconds after which a host that is silent counts as lost.
@@ -211,17 +213,13 @@ def check_same(what: str, value: Any) -> None:
       raise ValueError(f'{what} differ between process 0 and {number}.')
 
 
-def difference(one: dict, other: dict, prefix: str = '') -> str:
+def difference(one: dict, other: dict) -> str:
   """Names the first field in which two nested dicts differ, or ''."""
-  for key in sorted(set(one) | set(other)):
-    a, b = one.get(key), other.get(key)
-    if isinstance(a, dict) and isinstance(b, dict):
-      inner = difference(a, b, f'{prefix}{key}.')
-      if inner:
-        return inner
-    elif a != b:
-      return f'{prefix}{key} is {a!r} in process 0 and {b!r}'
-  return ''
+  found = checks.difference(one, other)
+  if found is None:
+    return ''
+  a, b = (None if x is checks.ABSENT else x for x in (found.one, found.other))
+  return f'{found.path} is {a!r} in process 0 and {b!r}'
 
 
 def _address(processes: Processes):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from specjax import checks
 from specjax import partitioning
 from specjax.decoding import build
 from specjax.decoding import search as search_lib
@@ -92,9 +93,9 @@ class BenchmarkConfig:
     )
     names = ('auto',) + tuple(verify_lib.NAMES)
     for name in self.verify:
-      _check_choice('verify', name, names)
-    _check_choice('sampler', self.sampler, build.SAMPLERS)
-    _check_choice('dtype', self.dtype, DTYPES)
+      checks.one_of('verify', name, names, str)
+    checks.one_of('sampler', self.sampler, build.SAMPLERS, str)
+    checks.one_of('dtype', self.dtype, DTYPES, str)
     self.mesh.validate()
     for field, lowest in _WHOLE.items():
       values = getattr(self, field)
@@ -102,15 +103,12 @@ class BenchmarkConfig:
       if not values:
         raise ValueError(f'{field} must hold at least one value.')
       for value in values:
-        check_whole(field, value, lowest)
+        checks.whole(field, value, lowest)
     self.search.validate()
     for value in self.temperature or ('nothing',):
-      if not _is_number(value) or not 0 <= value < math.inf:
+      if not checks.is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f'temperature must be 0 or more, not {value}.')
-    if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
-      raise ValueError(
-        f'top_p must be above 0 and at most 1, not {self.top_p}.'
-      )
+    checks.share('top_p', self.top_p)
 
   def sampling(self, temperature: float) -> build.Sampling:
     """The values that shape the distribution, at one temperature."""
@@ -136,26 +134,3 @@ _WHOLE = {
   'max_draft': 1,
   'explore': 0,
 }
-
-
-def _is_number(value) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_whole(value) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool)
-
-
-def check_whole(field: str, value, lowest: int) -> None:
-  """Raises ValueError unless a value is a whole number of at least `lowest`."""
-  if not _is_whole(value) or value < lowest:
-    raise ValueError(
-      f'{field} must be a whole number of at least {lowest}, not {value}.'
-    )
-
-
-def _check_choice(name: str, value, choices) -> None:
-  if value not in choices:
-    raise ValueError(
-      f'{name} must be one of {", ".join(choices)}, not {value!r}.'
-    )

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from specjax import checks
 from specjax.benchmark.config import BenchmarkConfig
-from specjax.benchmark.config import check_whole
 
 
 @dataclasses.dataclass
@@ -32,11 +32,11 @@ class SpecDecConfig(BenchmarkConfig):
   def validate(self) -> None:
     super().validate()
     for field, lowest in (('table_draft', 1), ('num_beams', 0), ('join', 1)):
-      check_whole(field, getattr(self, field), lowest)
+      checks.whole(field, getattr(self, field), lowest)
     for pair in (*self.relaxed, self.dial):
       if not isinstance(pair, tuple) or len(pair) != 2:
         raise ValueError(f'relaxed holds pairs (beta, tau), not {pair!r}.')
-      check_whole('beta', pair[0], 1)
+      checks.whole('beta', pair[0], 1)
       if isinstance(pair[1], str) or not pair[1] >= 0:
         raise ValueError(f'tau must be 0 or more, not {pair[1]}.')
     if self.temperature != (0.0,):

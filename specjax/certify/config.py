@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from specjax import checks
 from specjax.certify import controls
 from specjax.decode_config import DecodeConfig
 
@@ -79,11 +80,7 @@ class CertifyConfig:
       'max_prompt_tokens': 0,
     }
     for name, least in lowest.items():
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < least:
-        raise ValueError(
-          f'{name} must be a whole number of at least {least}, not {value}.'
-        )
+      checks.whole(name, getattr(self, name), least)
     if self.symbols > 8:
       raise ValueError(
         f'symbols must be at most 8, not {self.symbols}: every text over them '

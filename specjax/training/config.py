@@ -5,8 +5,8 @@ fields; a run validates them once and changes nothing afterwards.
 """
 
 import dataclasses
-import math
 
+from specjax import checks
 from specjax import partitioning
 from specjax.training import losses
 from specjax.training import parallel_settings
@@ -219,35 +219,25 @@ class TrainConfig:
 
   def validate(self):
     """Raises ValueError with one sentence for a setting that cannot work."""
-    _one_of('task', self.task, TASKS)
-    _one_of('model.family', self.model.family, FAMILIES)
-    _one_of('optimizer.name', self.optimizer.name, OPTIMIZERS)
-    _one_of('optimizer.schedule', self.optimizer.schedule, SCHEDULES)
-    _one_of('remat', self.remat, REMAT)
-    _one_of('compute_dtype', self.compute_dtype, ('float32', 'bfloat16'))
-    _one_of('export_dtype', self.export_dtype, ('float32', 'bfloat16'))
+    checks.one_of('task', self.task, TASKS)
+    checks.one_of('model.family', self.model.family, FAMILIES)
+    checks.one_of('optimizer.name', self.optimizer.name, OPTIMIZERS)
+    checks.one_of('optimizer.schedule', self.optimizer.schedule, SCHEDULES)
+    checks.one_of('remat', self.remat, REMAT)
+    checks.one_of('compute_dtype', self.compute_dtype, ('float32', 'bfloat16'))
+    checks.one_of('export_dtype', self.export_dtype, ('float32', 'bfloat16'))
     losses.check_name(self.objective.name)
-    _at_least('steps', self.steps, 1)
-    for name in (
-      'log_every',
-      'keep_last',
-      'average_last',
-      'eval_draft',
-      'eval_new_tokens',
-    ):
-      _at_least(name, getattr(self, name), 1)
-    for name in (
-      'eval_every',
-      'save_every',
-      'eval_batches',
-      'eval_prompts',
-      'save_minutes',
-    ):
-      _at_least(name, getattr(self, name), 0)
+    checks.at_least('steps', self.steps, 1)
+    for name in ('log_every', 'keep_last', 'average_last', 'eval_draft'):
+      checks.at_least(name, getattr(self, name), 1)
+    checks.at_least('eval_new_tokens', self.eval_new_tokens, 1)
+    for name in ('eval_every', 'save_every', 'eval_batches', 'eval_prompts'):
+      checks.at_least(name, getattr(self, name), 0)
+    checks.at_least('save_minutes', self.save_minutes, 0)
     for name in ('width', 'layers', 'heads', 'head_dim', 'mlp'):
-      _at_least(f'model.{name}', getattr(self.model, name), 1)
-    _between('model.dropout', self.model.dropout, 0, 0.95)
-    _at_least('model.output_vocab', self.model.output_vocab, 0)
+      checks.at_least(f'model.{name}', getattr(self.model, name), 1)
+    checks.between('model.dropout', self.model.dropout, 0, 0.95)
+    checks.at_least('model.output_vocab', self.model.output_vocab, 0)
     if self.model.output_vocab and (
       self.task != 'drafter'
       or self.model.family == 'decoder'
@@ -284,10 +274,10 @@ class TrainConfig:
   def _validate_slots(self):
     slots, family = self.slots, self.model.family
     for name in ('block', 'window', 'cuts'):
-      _at_least(f'slots.{name}', getattr(slots, name), 1)
-    _between('slots.block_min', slots.block_min, 0, slots.block)
-    _between('slots.reveal_first', slots.reveal_first, 0, 1)
-    _between('slots.reveal_last', slots.reveal_last, 0, 1)
+      checks.at_least(f'slots.{name}', getattr(slots, name), 1)
+    checks.between('slots.block_min', slots.block_min, 0, slots.block)
+    checks.between('slots.reveal_first', slots.reveal_first, 0, 1)
+    checks.between('slots.reveal_last', slots.reveal_last, 0, 1)
     if slots.block > self.data.target_length:
       raise ValueError(
         f'slots.block={slots.block} exceeds data.target_length='
@@ -311,52 +301,23 @@ class TrainConfig:
 
   def _validate_learning(self):
     optimizer, objective = self.optimizer, self.objective
-    if not (
-      math.isfinite(optimizer.learning_rate) and optimizer.learning_rate > 0
-    ):
-      raise ValueError(
-        'optimizer.learning_rate must be a positive number, not '
-        f'{optimizer.learning_rate}.'
-      )
-    _at_least('optimizer.warmup_steps', optimizer.warmup_steps, 0)
-    _at_least('optimizer.accumulation', optimizer.accumulation, 1)
-    _at_least('optimizer.weight_decay', optimizer.weight_decay, 0)
-    _at_least('optimizer.clip', optimizer.clip, 0)
-    _at_least('optimizer.table_rate', optimizer.table_rate, 0)
-    _between('optimizer.ema', optimizer.ema, 0, 0.999999)
-    _between('optimizer.b1', optimizer.b1, 0, 0.999999)
-    _between('optimizer.b2', optimizer.b2, 0, 0.999999)
-    _at_least('objective.chunk', objective.chunk, 0)
-    _between('objective.label_smoothing', objective.label_smoothing, 0, 0.95)
-    _between('objective.hard_weight', objective.hard_weight, 0, 1)
-    if not (math.isfinite(objective.temperature) and objective.temperature > 0):
-      raise ValueError(
-        'objective.temperature must be a positive number, not '
-        f'{objective.temperature}.'
-      )
+    checks.positive('optimizer.learning_rate', optimizer.learning_rate)
+    checks.at_least('optimizer.accumulation', optimizer.accumulation, 1)
+    for name in ('warmup_steps', 'weight_decay', 'clip', 'table_rate'):
+      checks.at_least(f'optimizer.{name}', getattr(optimizer, name), 0)
+    for name in ('ema', 'b1', 'b2'):
+      checks.between(f'optimizer.{name}', getattr(optimizer, name), 0, 0.999999)
+    checks.at_least('objective.chunk', objective.chunk, 0)
+    checks.between(
+      'objective.label_smoothing', objective.label_smoothing, 0, 0.95
+    )
+    checks.between('objective.hard_weight', objective.hard_weight, 0, 1)
+    checks.positive('objective.temperature', objective.temperature)
     if not 0 < objective.beta < 1:
       raise ValueError(
         'objective.beta must lie strictly between 0 and 1, not '
         f'{objective.beta}.'
       )
-
-
-def _one_of(name, value, allowed):
-  if value not in allowed:
-    raise ValueError(
-      f'{name} must be one of {", ".join(map(repr, allowed))}, not {value!r}.'
-    )
-
-
-def _at_least(name, value, least):
-  # Written so that NaN fails too.
-  if not value >= least:
-    raise ValueError(f'{name} must be at least {least}, not {value}.')
-
-
-def _between(name, value, low, high):
-  if not low <= value <= high:
-    raise ValueError(f'{name} must lie between {low} and {high}, not {value}.')
 
 
 def to_dict(config: TrainConfig) -> dict:
@@ -397,22 +358,20 @@ _FREE = frozenset(
 _DEFAULTS = dataclasses.asdict(TrainConfig())
 
 
-def difference(old: dict, new: dict, prefix: str = '') -> str:
-  """Names the first field that makes `new` another run than `old`, or ''."""
-  for key in sorted(set(old) | set(new)):
-    path = prefix + key
-    if path in _FREE:
-      continue
-    if not prefix and key not in old and new[key] == _DEFAULTS.get(key):
-      continue  # a setting younger than the run, left as it always was
-    if key not in old or key not in new:
-      where = 'this config' if key not in new else 'the run in it'
-      return f'{path} is missing from {where}'
-    a, b = old[key], new[key]
-    if isinstance(a, dict) and isinstance(b, dict):
-      inner = difference(a, b, f'{path}.')
-      if inner:
-        return inner
-    elif a != b:
-      return f'{path} is {b!r} here and {a!r} there'
-  return ''
+def difference(old: dict, new: dict) -> str:
+  """Names the first field that makes `new` another run than `old`, or ''.
+
+  Args:
+    old: of `to_dict`, as the folder of a run holds it.
+    new: likewise.
+  """
+  # A setting younger than the run is as it always was.
+  kept = {k: v for k, v in new.items() if v == _DEFAULTS.get(k, checks.ABSENT)}
+  found = checks.difference(kept | old, new, _FREE)
+  if found is None:
+    return ''
+  path, theirs, ours = found
+  if checks.ABSENT in (theirs, ours):
+    where = 'this config' if ours is checks.ABSENT else 'the run in it'
+    return f'{path} is missing from {where}'
+  return f'{path} is {ours!r} here and {theirs!r} there'

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from specjax import checks
 from specjax.models import parallel_config
 
 FAMILIES = parallel_config.KINDS
@@ -61,11 +62,7 @@ class ParallelSettings:
       ('mask_embedding', self.mask_embedding, parallel_config.MASK_EMBEDDINGS),
       ('mask_feature', self.mask_feature, parallel_config.MASK_FEATURES),
     ):
-      if value not in allowed:
-        raise ValueError(
-          f'parallel.{name} must be one of {", ".join(map(repr, allowed))}, '
-          f'not {value!r}.'
-        )
+      checks.one_of(f'parallel.{name}', value, allowed)
     for name, least in (
       ('num_draft', 1),
       ('anchors', 0),
@@ -73,17 +70,9 @@ class ParallelSettings:
       ('feature_weight', 0),
       ('feature_noise', 0),
     ):
-      if not getattr(self, name) >= least:
-        raise ValueError(
-          f'parallel.{name} must be at least {least}, not '
-          f'{getattr(self, name)}.'
-        )
+      checks.at_least(f'parallel.{name}', getattr(self, name), least)
     for name in ('keep', 'keep_least', 'depth_decay'):
-      if not 0 < getattr(self, name) <= 1:
-        raise ValueError(
-          f'parallel.{name} must be above 0 and at most 1, not '
-          f'{getattr(self, name)}.'
-        )
+      checks.share(f'parallel.{name}', getattr(self, name))
     if family == 'parallel' and not self.masks:
       raise ValueError(
         'parallel.masks=False makes an ordinary draft model; train model.family'

@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple, Optional
 
 import jax
-import numpy as np
+from jax.sharding import PartitionSpec
 
 from specjax import base
 from specjax import partitioning
+from specjax import transfer
 from specjax.models import sharded
 from specjax.training import config as config_lib
 
@@ -16,18 +17,24 @@ class Placement(NamedTuple):
 
   Attributes:
     layout: mesh and rules of what is trained.
-    replicated: sharding of what every device holds.
-    rows: sharding of batches.
+    rows: spec of batches.
   """
 
   layout: partitioning.Layout
-  replicated: Any
-  rows: Any
+  rows: PartitionSpec
 
   def shardings(self, tree: base.PyTree) -> base.PyTree:
     """Shardings of a parameter tree, or of what holds some (or shapes)."""
     specs = partitioning.parameter_specs(tree, self.layout)
     return jax.tree.map(self.layout.sharding, specs)
+
+  def put(self, batch: dict) -> dict:
+    """A batch on the devices; each host gives those rows that are its own.
+
+    Every host makes the same whole batch, so that neither the number of hosts
+    nor the shape of the mesh changes what is learnt.
+    """
+    return transfer.put(batch, self.layout, self.rows)
 
   def in_use(self, params: base.PyTree) -> base.PyTree:
     """Shardings of parameters while they are computed with.
@@ -79,21 +86,4 @@ def placement(
       f'device{"s" if count > 1 else ""}{parted}; take a multiple of '
       f'{count * parts}.'
     )
-  return Placement(
-    layout, layout.sharding(), layout.sharding(layout.rows(rows))
-  )
-
-
-def put_batch(batch: dict, sharding: Any) -> dict:
-  """A batch on the devices; each host gives those rows that are its own.
-
-  Every host makes the same whole batch, so that neither the number of hosts
-  nor the shape of the mesh changes what is learnt.
-  """
-
-  def one(array: np.ndarray):
-    return jax.make_array_from_callback(
-      array.shape, sharding, lambda index: array[index]
-    )
-
-  return {name: one(array) for name, array in batch.items()}
+  return Placement(layout, layout.rows(rows))

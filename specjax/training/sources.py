@@ -5,6 +5,7 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
+from specjax import checks
 from specjax.training import packing
 from specjax.training import readers
 
@@ -67,14 +68,9 @@ class DataConfig:
       'threads',
       'join_min',
     ):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'data.{name} must be at least 1, not {getattr(self, name)}.'
-        )
+      checks.at_least(f'data.{name}', getattr(self, name), 1)
     for name in ('labelled_fraction', 'on_policy_fraction', 'joined_fraction'):
-      value = getattr(self, name)
-      if not 0 <= value <= 1:
-        raise ValueError(f'data.{name} must lie between 0 and 1, not {value}.')
+      checks.between(f'data.{name}', getattr(self, name), 0, 1)
     if self.join_max < self.join_min:
       raise ValueError(
         f'data.join_max ({self.join_max}) must not be below data.join_min '

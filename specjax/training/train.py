@@ -116,11 +116,7 @@ def evaluate(
     return {}
   _, _, available = run.valid.epoch_of(0)
   sums = [
-    eval_step(
-      params,
-      run.frozen,
-      placement_lib.put_batch(run.valid.get(i), place.rows),
-    )
+    eval_step(params, run.frozen, place.put(run.valid.get(i)))
     for i in range(min(run.config.eval_batches, available))
   ]
   return step_lib.mean(sums)
@@ -314,7 +310,7 @@ def _loop(
   for batch in data_lib.iterate(
     run.batches, first, config.steps, threads=config.data.threads
   ):
-    placed = placement_lib.put_batch(batch, place.rows)
+    placed = place.put(batch)
     if on_policy is not None:
       placed = on_policy(state.params, placed, step)
     state, values = train_step(state, run.frozen, placed)

@@ -35,7 +35,7 @@ def losses(files, optimizer, shape, steps):
   )
   found = []
   for number in range(steps):
-    batch = placement.put_batch(parts.batches.get(number), place.rows)
+    batch = place.put(parts.batches.get(number))
     state, values = step(state, {}, batch)
     found.append(float(values['loss']))
   return found, before, jax.tree.map(lambda x: x.sharding, state), state

@@ -1,0 +1,102 @@
+"""Checks of settings: each complaint is one sentence that names the field."""
+
+import math
+from typing import Any, Callable, Collection, NamedTuple, Optional, Sequence
+
+# What a nested dict has at a path that it lacks.
+ABSENT = object()
+
+
+def one_of(
+  name: str,
+  value: Any,
+  allowed: Sequence[str],
+  show: Callable[[str], str] = repr,
+) -> None:
+  """Raises ValueError unless a value is among those allowed.
+
+  Args:
+    name: of the field.
+    value: given.
+    allowed: values.
+    show: how the sentence spells the allowed ones.
+  """
+  if value not in allowed:
+    raise ValueError(
+      f'{name} must be one of {", ".join(map(show, allowed))}, not {value!r}.'
+    )
+
+
+def at_least(name: str, value: Any, least: float) -> None:
+  """Raises ValueError unless value >= least."""
+  # Written so that NaN fails too, here and below.
+  if not value >= least:
+    raise ValueError(f'{name} must be at least {least}, not {value}.')
+
+
+def between(name: str, value: Any, low: float, high: float) -> None:
+  """Raises ValueError unless low <= value <= high."""
+  if not low <= value <= high:
+    raise ValueError(f'{name} must lie between {low} and {high}, not {value}.')
+
+
+def positive(name: str, value: float) -> None:
+  """Raises ValueError unless a number is finite and above 0."""
+  if not (math.isfinite(value) and value > 0):
+    raise ValueError(f'{name} must be a positive number, not {value}.')
+
+
+def share(name: str, value: Any) -> None:
+  """Raises ValueError unless a value is a number in (0, 1]."""
+  if not is_number(value) or not 0 < value <= 1:
+    raise ValueError(f'{name} must be above 0 and at most 1, not {value}.')
+
+
+def whole(name: str, value: Any, lowest: int) -> None:
+  """Raises ValueError unless a value is a whole number of at least `lowest`."""
+  is_whole = isinstance(value, int) and not isinstance(value, bool)
+  if not is_whole or value < lowest:
+    raise ValueError(
+      f'{name} must be a whole number of at least {lowest}, not {value}.'
+    )
+
+
+def is_number(value: Any) -> bool:
+  """Whether a value is a plain number; a truth value is none."""
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+class Difference(NamedTuple):
+  """Where two nested dicts differ.
+
+  Attributes:
+    path: keys joined by '.'.
+    one, other: the values there; `ABSENT` where there is none.
+  """
+
+  path: str
+  one: Any
+  other: Any
+
+
+def difference(
+  one: dict, other: dict, free: Collection[str] = (), prefix: str = ''
+) -> Optional[Difference]:
+  """The first difference of two nested dicts in the order of their keys.
+
+  Args:
+    one, other: with keys that are strings.
+    free: paths that may differ.
+    prefix: of paths.
+  """
+  for key in sorted(set(one) | set(other)):
+    path = prefix + key
+    a, b = one.get(key, ABSENT), other.get(key, ABSENT)
+    if path in free or a == b:
+      continue
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+      return Difference(path, a, b)
+    found = difference(a, b, free, f'{path}.')
+    if found:
+      return found
+  return None
