@@ -10,11 +10,12 @@ References:
     distillation. ICLR 2024. https://arxiv.org/abs/2310.08461
 """
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from specjax import base
 from specjax.training import config as config_lib
@@ -42,12 +43,57 @@ def same_segment(query_segments, key_segments):
   return query_segments[:, :, None] == key_segments[:, None, :]
 
 
-def _apply(module, params, call, key):
+def states(
+  module: Any,
+  params: base.PyTree,
+  batch: dict,
+  key: Optional[base.Array] = None,
+) -> tuple[base.Array, Optional[base.Array], Optional[base.Array]]:
+  """A model's forward pass over a batch of packed rows.
+
+  Args:
+    module: a T5 over the batches of `packing.pair_rows`, or a decoder-only
+      model over those of `packing.text_rows`.
+    params: its parameters.
+    batch: with `source` for a T5.
+    key: of dropout; without it there is none.
+
+  Returns:
+    Final states [B, T, D] at every target position; of a T5 also the encoded
+    source [B, S, D] and which of it each position may read, bool [B, T, S].
+  """
+  rest = dict(deterministic=key is None)
+
+  def pairs(net):
+    source, target = batch['source_segments'], batch['target_segments']
+    readable = same_segment(target, source)
+    encoded = net.encode(batch['source'], same_segment(source, source), **rest)
+    (state,) = net.decode(
+      encoded,
+      readable,
+      batch['target_in'],
+      target_mask=same_segment(target, target),
+      **rest,
+    )
+    return state, encoded, readable
+
+  def text(net):
+    state = net.hidden(
+      batch['tokens'],
+      positions=batch['positions'],
+      segment_ids=batch['segments'],
+      **rest,
+    )
+    return state, None, None
+
   rngs = None if key is None else {'dropout': key}
+  call = pairs if 'source' in batch else text
   return module.apply({'params': params}, method=call, rngs=rngs)
 
 
-def _logits(module):
+def projection(module: Any) -> Callable[..., base.Array]:
+  """`(params, states [..., D]) -> float32 logits [..., V]` of a module."""
+
   def logits(params, hidden):
     return module.apply({'params': params}, hidden, method='logits_from_hidden')
 
@@ -56,50 +102,25 @@ def _logits(module):
 
 def t5_network(module: Any) -> Network:
   """`Network` of a T5 over the batches of `packing.pair_rows`."""
-
-  def run(params, batch, key):
-    source, target = batch['source_segments'], batch['target_segments']
-
-    def call(net):
-      rest = dict(deterministic=key is None)
-      encoded = net.encode(
-        batch['source'], same_segment(source, source), **rest
-      )
-      return net.decode(
-        encoded,
-        same_segment(target, source),
-        batch['target_in'],
-        target_mask=same_segment(target, target),
-        **rest,
-      )[0]
-
-    return _apply(module, params, call, key)
-
-  def init(key):
-    ids = jnp.zeros((1, 2), jnp.int32)
-    return module.init(key, ids, ids == 0, ids)['params']
-
-  return Network(init, run, _logits(module))
+  ids = np.zeros((1, 2), np.int32)
+  return _network(module, ids, ids == 0, ids)
 
 
 def decoder_network(module: Any) -> Network:
   """`Network` of a decoder-only model over `packing.text_rows`."""
+  return _network(module, np.zeros((1, 2), np.int32))
 
-  def run(params, batch, key):
-    def call(net):
-      return net.hidden(
-        batch['tokens'],
-        positions=batch['positions'],
-        segment_ids=batch['segments'],
-        deterministic=key is None,
-      )
 
-    return _apply(module, params, call, key)
+def _network(module, *example):
+  """`Network` of a module that `example` calls."""
 
   def init(key):
-    return module.init(key, jnp.zeros((1, 2), jnp.int32))['params']
+    return module.init(key, *example)['params']
 
-  return Network(init, run, _logits(module))
+  def hidden(params, batch, key):
+    return states(module, params, batch, key)[0]
+
+  return Network(init, hidden, projection(module))
 
 
 def loss_mask(batch: dict) -> base.Array:

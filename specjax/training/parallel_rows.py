@@ -1,5 +1,6 @@
 """What group-wise training reads, and which groups of masks it runs."""
 
+import functools
 import math
 from typing import Any, Callable, NamedTuple, Optional
 
@@ -8,7 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
-from specjax import models
+from specjax.training import block_mask
 from specjax.training import objectives
 
 
@@ -51,40 +52,9 @@ class Teacher(NamedTuple):
 
 def teacher_of(module: Any) -> Teacher:
   """`Teacher` of a T5 or decoder module."""
-
-  def t5(params, batch):
-    source, target = batch['source_segments'], batch['target_segments']
-    readable = objectives.same_segment(target, source)
-
-    def call(net):
-      encoded = net.encode(
-        batch['source'], objectives.same_segment(source, source)
-      )
-      (state,) = net.decode(
-        encoded,
-        readable,
-        batch['target_in'],
-        target_mask=objectives.same_segment(target, target),
-      )
-      return state, encoded, readable
-
-    return module.apply({'params': params}, method=call)
-
-  def decoder(params, batch):
-    state = module.apply(
-      {'params': params},
-      batch['tokens'],
-      positions=batch['positions'],
-      segment_ids=batch['segments'],
-      method='hidden',
-    )
-    return state, None, None
-
-  def logits(params, states):
-    return module.apply({'params': params}, states, method='logits_from_hidden')
-
-  is_t5 = isinstance(module.config, models.T5Config)
-  return Teacher(t5 if is_t5 else decoder, logits)
+  return Teacher(
+    functools.partial(objectives.states, module), objectives.projection(module)
+  )
 
 
 def rows_of(teacher: Teacher, frozen, batch, noise: float = 0.0, key=None):
@@ -92,14 +62,9 @@ def rows_of(teacher: Teacher, frozen, batch, noise: float = 0.0, key=None):
   known, encoded, readable = lax.stop_gradient(teacher.states(frozen, batch))
   is_pairs = 'source' in batch
   segments = batch['target_segments' if is_pairs else 'segments']
-  place = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
-  if is_pairs:
-    same = objectives.same_segment(segments, segments)
-    first = jnp.argmax(same, axis=-1).astype(jnp.int32)
-  else:
-    first = place - batch['positions']
+  positions = block_mask.places(segments) if is_pairs else batch['positions']
   before = jnp.pad(known, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-  features = jnp.where((place > first)[..., None], before, 0)
+  features = jnp.where((positions > 0)[..., None], before, 0)
   if key is not None and noise:
     moved = jax.random.uniform(key, features.shape, minval=-1.0, maxval=1.0)
     features = features + noise * moved.astype(features.dtype)
@@ -107,7 +72,7 @@ def rows_of(teacher: Teacher, frozen, batch, noise: float = 0.0, key=None):
     tokens=batch['target_in' if is_pairs else 'tokens'],
     target=batch['target'],
     segments=segments,
-    positions=place - first,
+    positions=positions,
     mask=objectives.loss_mask(batch),
     features=features,
     known=known,
