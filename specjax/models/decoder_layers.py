@@ -81,6 +81,29 @@ class SelfAttention(nn.Module):
     return self.o(out), (keys, values)
 
 
+class CrossAttention(nn.Module):
+  """Reads an encoded source; of drafters for encoder-decoder targets."""
+
+  config: DecoderConfig
+
+  def setup(self):
+    c = self.config
+    width = c.num_attention_heads * c.head_dim
+    self.q, self.k, self.v = (_linear(c, width, False) for _ in range(3))
+    self.o = _linear(c, c.hidden_size, False)
+
+  def project(self, encoded):
+    """Keys and values of [B, S, De], in the cache's layout."""
+    heads = (*encoded.shape[:2], -1, self.config.head_dim)
+    keys, values = self.k(encoded), self.v(encoded)
+    return to_columns(keys.reshape(heads)), to_columns(values.reshape(heads))
+
+  def __call__(self, x, kept, mask):
+    d = self.config.head_dim
+    query = self.q(x).reshape(*x.shape[:2], -1, d)
+    return self.o(attend(query, *kept, mask, scale=d**-0.5))
+
+
 class FeedForward(nn.Module):
   """A feed-forward network, gated or not."""
 
@@ -107,9 +130,15 @@ class FeedForward(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-  """Pre-norm attention and feed-forward, with Gemma's post-norms if asked."""
+  """Pre-norm attention and feed-forward, with Gemma's post-norms if asked.
+
+  Attributes:
+    config: settings of the family.
+    cross: whether the layer reads an encoded source too.
+  """
 
   config: DecoderConfig
+  cross: bool = False
 
   def setup(self):
     c = self.config
@@ -120,9 +149,12 @@ class DecoderLayer(nn.Module):
     if c.post_norm:
       self.post_attn_norm = norm(c)
       self.post_mlp_norm = norm(c)
+    if self.cross:
+      self.cross_attn = CrossAttention(c)
+      self.cross_norm = norm(c)
     self.drop = nn.Dropout(c.dropout_rate)
 
-  def __call__(self, x, angles, mask, past, start, deterministic):
+  def __call__(self, x, angles, mask, past, start, deterministic, source=None):
     """Runs the layer on a block.
 
     Args:
@@ -133,6 +165,8 @@ class DecoderLayer(nn.Module):
         attend inside the block alone.
       start: int32 [B], where in the cache the block is written, or None.
       deterministic: no dropout.
+      source: with `cross`: ((keys, values) of `CrossAttention.project`, bool
+        mask [B, 1 or T, S]).
 
     Returns:
       ([B, T, D], (keys, values)), the latter with the block written.
@@ -143,6 +177,9 @@ class DecoderLayer(nn.Module):
     if self.config.post_norm:
       y = self.post_attn_norm(y)
     x = x + self.drop(y, deterministic=deterministic)
+    if self.cross:
+      y = self.cross_attn(self.cross_norm(x), *source)
+      x = x + self.drop(y, deterministic=deterministic)
     y = self.mlp(self.mlp_norm(x))
     if self.config.post_norm:
       y = self.post_mlp_norm(y)

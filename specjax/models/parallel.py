@@ -25,79 +25,15 @@ import numpy as np
 
 from specjax.base import Array
 from specjax.base import PyTree
-from specjax.models.decoder_config import DecoderConfig
-from specjax.models.decoder_layers import FeedForward
+from specjax.models.decoder_layers import DecoderLayer
 from specjax.models.decoder_layers import norm
-from specjax.models.decoder_layers import SelfAttention
-from specjax.models.layers import attend
 from specjax.models.layers import Embedding
 from specjax.models.layers import Linear
 from specjax.models.layers import rope_angles
-from specjax.models.layers import to_columns
 from specjax.models.parallel_config import ParallelConfig
 
 # What the target lends to a drafter that is shared with it.
 _LENT = ('embed', 'head')
-
-
-class CrossAttention(nn.Module):
-  """Reads the target's encoded source."""
-
-  config: DecoderConfig
-
-  def setup(self):
-    c = self.config
-    width = c.num_attention_heads * c.head_dim
-    self.q, self.k, self.v = (Linear(width, dtype=c.dtype) for _ in range(3))
-    self.o = Linear(c.hidden_size, dtype=c.dtype)
-
-  def project(self, encoded):
-    """Keys and values of [B, S, De], in the cache's layout."""
-    heads = (*encoded.shape[:2], -1, self.config.head_dim)
-    keys, values = self.k(encoded), self.v(encoded)
-    return to_columns(keys.reshape(heads)), to_columns(values.reshape(heads))
-
-  def __call__(self, x, kept, mask):
-    d = self.config.head_dim
-    query = self.q(x).reshape(*x.shape[:2], -1, d)
-    return self.o(attend(query, *kept, mask, scale=d**-0.5))
-
-
-class Layer(nn.Module):
-  """A decoder layer as in `decoder_layers`, with cross-attention if asked."""
-
-  config: DecoderConfig
-  cross: bool
-
-  def setup(self):
-    c = self.config
-    self.attn = SelfAttention(c)
-    self.mlp = FeedForward(c)
-    self.attn_norm = norm(c)
-    self.mlp_norm = norm(c)
-    if c.post_norm:
-      self.post_attn_norm = norm(c)
-      self.post_mlp_norm = norm(c)
-    if self.cross:
-      self.cross_attn = CrossAttention(c)
-      self.cross_norm = norm(c)
-    self.drop = nn.Dropout(c.dropout_rate)
-
-  def __call__(self, x, angles, mask, past, start, source, deterministic):
-    """See `decoder_layers.DecoderLayer`; `source` is (keys, values), mask."""
-    y, kept = self.attn(
-      self.attn_norm(x), angles, mask, past, start, deterministic
-    )
-    if self.config.post_norm:
-      y = self.post_attn_norm(y)
-    x = x + self.drop(y, deterministic=deterministic)
-    if self.cross:
-      y = self.cross_attn(self.cross_norm(x), *source)
-      x = x + self.drop(y, deterministic=deterministic)
-    y = self.mlp(self.mlp_norm(x))
-    if self.config.post_norm:
-      y = self.post_mlp_norm(y)
-    return x + self.drop(y, deterministic=deterministic), kept
 
 
 class Parallel(nn.Module):
@@ -121,9 +57,9 @@ class Parallel(nn.Module):
         Linear(t.hidden_size, True, 1e-3, t.dtype) for _ in range(c.num_draft)
       ]
       return
-    layer = Layer
+    layer = DecoderLayer
     if t.remat:
-      layer = nn.remat(Layer, static_argnums=(7,))
+      layer = nn.remat(DecoderLayer, static_argnums=(6,))
     self.layers = [
       layer(t, c.encoder_width > 0) for _ in range(t.num_hidden_layers)
     ]
@@ -203,7 +139,7 @@ class Parallel(nn.Module):
     for i, layer in enumerate(self.layers):
       past = None if pasts is None else pasts[i]
       source = None if sources is None else (sources[i], source_mask)
-      x, pair = layer(x, angles, mask, past, start, source, deterministic)
+      x, pair = layer(x, angles, mask, past, start, deterministic, source)
       kept.append(pair)
     return self.norm(x), tuple(kept)
 
