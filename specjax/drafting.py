@@ -122,7 +122,10 @@ def for_recipe(
     return _attached(target, drafter, num_draft)
   if isinstance(drafter, loading.Model):
     if not models.is_language_model(drafter.config):
-      return drafters.SlotSpec(drafter.config, _vocab_size(drafter))
+      return drafters.SlotSpec(
+        drafter.config,
+        loading.vocabulary_size(drafter.config, drafter.tokenizer),
+      )
     return drafter.lm
   if not isinstance(drafter, Hybrid):
     return drafter
@@ -280,14 +283,6 @@ def remember(
   """The corpus with answers added; one too long for it keeps its end."""
   most = corpus.capacity - 1
   return corpus_lib.add(corpus, [answer[-most:] for answer in answers])
-
-
-def _vocab_size(model: loading.Model) -> int:
-  """V of a network's logits, as `loading` counts that of language models."""
-  size = model.config.vocab_size
-  if model.tokenizer is None:
-    return size
-  return min(size, max(model.tokenizer.get_vocab().values()) + 1)
 
 
 def _size(tree: base.PyTree) -> int:

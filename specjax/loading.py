@@ -115,7 +115,7 @@ def load(
     lm=_make_lm(
       config,
       layout,
-      vocab_size=_vocab_size(config, tokenizer),
+      vocab_size=vocabulary_size(config, tokenizer),
       hidden_layers=tuple(hidden_layers),
     ),
     eos_ids=eos_ids,
@@ -241,7 +241,13 @@ def _ids(value) -> tuple:
   return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
-def _vocab_size(config, tokenizer) -> int:
+def vocabulary_size(config: models.Config, tokenizer: Any) -> int:
+  """V of a model's logits: ids that its table and its tokenizer have.
+
+  Args:
+    config: of the model.
+    tokenizer: of transformers, or None: all of the table's.
+  """
   if tokenizer is None:
     return config.vocab_size
   # The largest id, not the number of ids: numbering may have holes.

@@ -126,8 +126,7 @@ def _last_metrics(workdir):
 def as_model(parts: build.Run, params: base.PyTree) -> loading.Model:
   """The trained model with these parameters, as `specjax.load` gives one."""
   config = parts.model_config
-  size = max(parts.tokenizer.get_vocab().values()) + 1
-  vocab_size = min(config.vocab_size, size)
+  vocab_size = loading.vocabulary_size(config, parts.tokenizer)
   return loading.Model(
     params=params,
     config=config,

@@ -13,21 +13,24 @@ from specjax.models import sharded
 
 
 class Leaf(NamedTuple):
-  """A parameter that can be read in parts.
+  """A parameter of ours that can be read in parts.
 
   Attributes:
     shape: of the whole.
     fetch: takes a slice of step 1 for each axis; returns that part, a numpy
       array.
+    origin: where it stands in a folder, for people; '' if in memory.
+    dtype: as safetensors spells that of the folder; '' if in memory.
   """
 
   shape: tuple
   fetch: Callable[[tuple], np.ndarray]
+  origin: str = ''
+  dtype: str = ''
 
-
-def whole(leaf: Leaf) -> np.ndarray:
-  """All of a parameter."""
-  return leaf.fetch(tuple(slice(0, n) for n in leaf.shape))
+  def read(self) -> np.ndarray:
+    """All of it."""
+    return self.fetch(tuple(slice(0, n) for n in self.shape))
 
 
 def place(
@@ -54,7 +57,7 @@ def place(
   made = {}
   for path, leaf in leaves.items():
     if layout is None:
-      array = jnp.asarray(whole(leaf), dtype)
+      array = jnp.asarray(leaf.read(), dtype)
     else:
       array = _spread(config, layout, path, leaf, dtype)
     if scale and quantize.applies(path, array):

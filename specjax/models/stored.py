@@ -8,7 +8,7 @@ read until somebody fetches it, and then no more of it than is asked for.
 import dataclasses
 import functools
 import os
-from typing import Callable, NamedTuple, Optional
+from typing import Optional
 
 import jax
 import jax.numpy as jnp
@@ -28,26 +28,6 @@ from specjax.models import tensor_files
 _PARAMS = 'params'
 
 
-class Leaf(NamedTuple):
-  """A parameter of ours in a folder.
-
-  Attributes:
-    origin: where it stands, for people.
-    dtype: as safetensors spells it.
-    shape: ours.
-    fetch: takes a slice of step 1 for each axis; returns that part.
-  """
-
-  origin: str
-  dtype: str
-  shape: tuple
-  fetch: Callable[[tuple], np.ndarray]
-
-  def read(self) -> np.ndarray:
-    """All of it."""
-    return placing.whole(self)
-
-
 def open_folder(folder: str, config):
   """Describes the parameters of a folder.
 
@@ -56,7 +36,7 @@ def open_folder(folder: str, config):
     config: of its config.json.
 
   Returns:
-    (config, {path: `Leaf`}, {Hugging Face name: (name in the folder,
+    (config, {path: `placing.Leaf`}, {Hugging Face name: (name in the folder,
     `tensor_files.Stored`)} or None where the weights are not safetensors); the
     config knows whether there is a head of its own.
 
@@ -99,11 +79,11 @@ def _from_safetensors(folder, config):
   for name, shape in expected.items():
     hf.check_shape(name, stored[name].path, stored[name].shape, shape)
   leaves = {
-    path: Leaf(
-      source.name,
-      stored[source.name].dtype,
+    path: placing.Leaf(
       shapes[path],
       functools.partial(_read_part, source, stored[source.name], shapes[path]),
+      source.name,
+      stored[source.name].dtype,
     )
     for path, source in present.items()
   }
@@ -141,11 +121,11 @@ def _from_t5x(folder, config):
   for path, array in t5x.find(config, abstract, folder).items():
     dtype = t5x.open_array(folder, array).dtype.numpy_dtype
     layer = '' if array.layer is None else f'[layer {array.layer}]'
-    leaves[path] = Leaf(
-      array.name + layer,
-      tensor_files.dtype_name(dtype),
+    leaves[path] = placing.Leaf(
       shapes[path],
       functools.partial(t5x.read, folder, array, shapes[path]),
+      array.name + layer,
+      tensor_files.dtype_name(dtype),
     )
   return leaves
 
@@ -168,11 +148,11 @@ def _from_orbax(folder, config):
   for path, leaf in expected.items():
     shape = tuple(found[path].shape)
     hf.check_shape('/'.join(path), where, shape, tuple(leaf.shape))
-    leaves[path] = Leaf(
-      f'{_PARAMS}/{"/".join(path)}',
-      tensor_files.dtype_name(found[path].dtype),
+    leaves[path] = placing.Leaf(
       shape,
       functools.partial(_read_orbax, where, path, found[path]),
+      f'{_PARAMS}/{"/".join(path)}',
+      tensor_files.dtype_name(found[path].dtype),
     )
   return leaves
 
