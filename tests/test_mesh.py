@@ -56,6 +56,8 @@ def generate(folders, kind, drafter, layout=None, **settings):
   target = loading.load(folders[kind], layout=layout)
   if drafter == 'model':
     drafter = loading.load(folders[f'{kind}_draft'])
+  elif drafter == 'hybrid':
+    drafter = specjax.Hybrid(loading.load(folders[f'{kind}_draft']))
   made = specjax.generate(
     target,
     PROMPTS,
@@ -101,6 +103,31 @@ def test_tokens_do_not_depend_on_the_mesh(folders, kind, number):
   got = generate(folders, kind, drafter, layout_of(*shape), **settings)
   assert got == wanted
   assert any(len(set(tokens)) > 2 for tokens in wanted)
+
+
+@pytest.mark.parametrize(
+  'kind, drafter, settings',
+  [
+    pytest.param('decoder', 'hybrid', {}, id='hybrid'),
+    pytest.param(
+      'decoder',
+      'token_recycling',
+      {'temperature': 1.0, 'verify': 'match', 'seed': 3},
+      id='token_recycling',
+    ),
+    pytest.param('decoder', None, {'num_beams': 3}, id='beams'),
+    pytest.param('t5', 'hybrid', {}, id='t5-hybrid', marks=pytest.mark.slow),
+    pytest.param(
+      't5', 'token_recycling', {}, id='t5-recycling', marks=pytest.mark.slow
+    ),
+    pytest.param('t5', None, {'num_beams': 3}, id='t5-beams'),
+  ],
+)
+def test_other_ways_to_decode_on_a_mesh(folders, kind, drafter, settings):
+  alone = generate(folders, kind, drafter, **settings)
+  got = generate(folders, kind, drafter, layout_of(2, 4), **settings)
+  assert got == alone
+  assert any(len(set(tokens)) > 2 for tokens in alone)
 
 
 def collectives(function, *arguments):

@@ -136,6 +136,39 @@ def newest(workdir):
 
 
 @pytest.mark.slow
+def test_a_signal_to_one_process_saves_and_ends_all(tmp_path):
+  toy.write(tmp_path)
+  config = tmp_path / 'config.py'
+  config.write_text(CONFIG.format(folder=str(tmp_path)))
+  workdir = tmp_path / 'run'
+  processes = begin(
+    'train.main',
+    f'--config={config}',
+    f'--workdir={workdir}',
+    '--config.mesh.shape=(2, 1, 2)',
+    '--config.steps=5000',
+    '--config.save_every=0',
+  )
+  try:
+    limit = time.monotonic() + SECONDS
+    seen = workdir / 'metrics.jsonl'
+    while not seen.exists() or not seen.read_text():
+      assert processes[0].poll() is None, processes[0].communicate()
+      assert time.monotonic() < limit
+      time.sleep(0.1)
+    # Not the one that writes and talks.
+    processes[1].send_signal(signal.SIGTERM)
+  finally:
+    ended = end(processes)
+  assert [status for status, *_ in ended] == [0, 0], ended
+  assert not errors(ended[0][2] + ended[1][2])
+  done = [json.loads(line)['step'] for line in seen.read_text().splitlines()]
+  saved = sorted(path.name for path in (workdir / 'checkpoints').iterdir())
+  assert saved == [str(done[-1])] and done[-1] < 5000
+  assert not (workdir / 'export').exists()
+
+
+@pytest.mark.slow
 def test_training_survives_a_lost_process(tmp_path):
   toy.write(tmp_path)
   config = tmp_path / 'config.py'
