@@ -89,7 +89,7 @@ def decode_file(request: Request) -> None:
   estimate = _estimate(request, prompts)
   if estimate.total >= WORTH_TELLING:
     cli.note(estimate.text())
-  target, drafter = load_models(request)
+  target, drafter = load_models(request.target, request.drafter, config)
   corpus = None
   if request.corpus:
     output.check_writable(request.corpus)
@@ -118,14 +118,22 @@ def decode_file(request: Request) -> None:
 
 
 def load_models(
-  request: Request,
+  target_name: str, drafter_name: str, config: DecodeConfig
 ) -> tuple[loading.Model, drafting.Drafter]:
-  """Loads the target and, where a model is named, the drafter."""
-  config = request.config
+  """Loads the target and, where a model is named, the drafter.
+
+  Args:
+    target_name: folder or hub id.
+    drafter_name: as `drafting.load` takes it.
+    config: says in which dtype, and onto which devices.
+
+  Raises:
+    ValueError, OSError: in one sentence.
+  """
   dtype = None if config.dtype == 'stored' else config.dtype
   layout = partitioning.make_layout(config.mesh)
   target = loading.load(
-    request.target,
+    target_name,
     dtype=dtype,
     layout=layout,
     int8=config.quantize in ('target', 'both'),
@@ -135,7 +143,7 @@ def load_models(
   if layout is not None and config.mesh.drafter == 'replicated':
     layout = partitioning.with_rules(layout, partitioning.REPLICATED)
   return target, drafting.load(
-    request.drafter,
+    drafter_name,
     dtype,
     layout=layout,
     int8=config.quantize in ('drafter', 'both'),

@@ -10,9 +10,8 @@ import time
 from typing import Callable, Optional
 
 from specjax import api
-from specjax import drafting
+from specjax import decode_file
 from specjax import jobs
-from specjax import loading
 from specjax import output
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import stats
@@ -30,7 +29,7 @@ class Request:
     field: name in JSON lines.
     output: .jsonl file; a begun one is continued.
     limit: use only the first inputs; 0 uses all.
-    config: how to decode.
+    config: how to decode, and on which devices.
   """
 
   target: str
@@ -75,9 +74,9 @@ def label(
   skip, keep_bytes = output.count_answered(
     request.output, prompts, request.config.num_return_sequences
   )
-  dtype = None if request.config.dtype == 'stored' else request.config.dtype
-  target = loading.load(request.target, dtype=dtype)
-  drafter = drafting.load(request.drafter, dtype)
+  target, drafter = decode_file.load_models(
+    request.target, request.drafter, request.config
+  )
   job = jobs.plan(
     target, prompts, drafter=drafter, config=request.config, skip=skip
   )

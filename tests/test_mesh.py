@@ -17,9 +17,11 @@ from decode import main
 import specjax
 from specjax import base
 from specjax import cli
+from specjax import labelling
 from specjax import loading
 from specjax import models
 from specjax import partitioning
+from specjax.decode_config import DecodeConfig
 from specjax.models import sharded
 from specjax.models import stored
 from specjax.models import tensor_files
@@ -260,6 +262,29 @@ def test_the_command_is_the_same(folders, tmp_path, monkeypatch, capsys):
   assert status == 1 and '(3, 3)' in err and len(err.splitlines()) == 1
   status, err = decode('none', '--process_id=1')
   assert status == 2 and '--coordinator' in err
+
+
+def test_labels_are_the_same(folders, tmp_path):
+  source = tmp_path / 'inputs.txt'
+  source.write_text('the cat sat\na dog ran to\none two\n')
+  written = []
+  for name, shape in (('one', ()), ('many', (2, 4))):
+    config = DecodeConfig(max_new_tokens=8, batch_size=4)
+    config.mesh.shape = shape
+    made = labelling.label(
+      labelling.Request(
+        target=folders['decoder'],
+        drafter=folders['decoder_draft'],
+        inputs=(str(source),),
+        field='source',
+        output=str(tmp_path / f'{name}.jsonl'),
+        limit=0,
+        config=config,
+      )
+    )
+    assert made.answers == 3
+    written.append((tmp_path / f'{name}.jsonl').read_text())
+  assert written[0] == written[1]
 
 
 TRUNK = dataclasses.replace(

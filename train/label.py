@@ -4,8 +4,9 @@
   python -m train.label --target=FOLDER --drafter=FOLDER --input=pairs.tsv \\
       --output=own.jsonl --config.temperature=1.0
 
-Called again, it continues where it was stopped. `train.main` reads the result
-with `--config.data.labelled=own.jsonl --config.data.labelled_fraction=1`.
+`--config.mesh.shape` spreads it over devices, as for `decode.main`. Called
+again, it continues where it was stopped. `train.main` reads the result with
+`--config.data.labelled=own.jsonl --config.data.labelled_fraction=1`.
 """
 
 import pathlib
