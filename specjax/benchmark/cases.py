@@ -202,12 +202,9 @@ def _special(target, subject, num_draft, verify, spec, config):
     name = build.choose_verifier(verify, spec, lm)
     verifier = verify_lib.make(name, sampler=config.sampler)
     made = drafters.table(
-      order=TABLE_ORDER[subject.kind],
-      num_draft=num_draft,
-      noise=verifier.noise if spec.sampled else 'argmax',
-      needs_log_probs=verifier.needs_log_probs,
-      warp=spec,
-      sampler=config.sampler,
+      TABLE_ORDER[subject.kind],
+      num_draft,
+      drafters.style_for(verifier, spec, config.sampler),
     )
   return generate_lib.Recipe(lm, made, verifier, spec)
 

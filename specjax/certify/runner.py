@@ -277,12 +277,9 @@ def _stress(subject, laws, tell):
     target.eos_ids,
   )
   drafter = drafters.table(
-    order=1,
-    num_draft=num_draft,
-    noise=recipe.verifier.noise,
-    needs_log_probs=recipe.verifier.needs_log_probs,
-    warp=recipe.warp,
-    sampler=config.sampler,
+    1,
+    num_draft,
+    drafters.style_for(recipe.verifier, recipe.warp, config.sampler),
   )
   table = law_lib.contrary(stress, target.lm.vocab_size)
   params = subject.params().replace(drafter=table)

@@ -222,34 +222,33 @@ def recipe(
       'A tree is for parallel, medusa and eagle drafters; leave tree empty.'
     )
   if isinstance(drafter, Attached):
-    return _attached(drafter, num_draft, name, warp, sampler, tree)
+    target = drafter.target
   search = search or search_lib.SearchConfig()
-  max_path = _tree_path(search, drafter, num_draft)
+  max_path = _max_path(drafter, num_draft, search, tree)
   verifier = verify_lib.make(name, sampler=sampler, max_path=max_path)
+  style = drafters.style_for(verifier, warp, sampler)
+  made, widths = _drafter(
+    target, drafter, num_draft, style, min_promise, search, tree, max_path
+  )
   # Lenience judges rows of temperature 0 by their gaps, which one-hot hides.
   target_warp = dataclasses.replace(warp, one_hot=name != 'lenient')
+  return generate_lib.Recipe(target, made, verifier, target_warp, widths)
+
+
+def _drafter(
+  target, drafter, num_draft, style, min_promise, search, tree, max_path
+) -> tuple[base.Drafter, tuple[int, ...]]:
+  """What `recipe` calls a drafter as one, and the widths of its drafts."""
+  if isinstance(drafter, Attached):
+    topology = _topology(drafter, num_draft, tree)
+    vocab_size = target.vocab_size
+    return drafters.parallel(drafter.config, topology, vocab_size, style), ()
   if isinstance(drafter, base.CachedLM):
     _check_fit(target, drafter)
-    made = drafters.autoregressive(
-      drafter,
-      num_draft=num_draft,
-      noise=verifier.noise if warp.sampled else 'argmax',
-      needs_log_probs=verifier.needs_log_probs,
-      warp=warp,
-      sampler=sampler,
-    )
-    return generate_lib.Recipe(target, made, verifier, target_warp)
+    return drafters.autoregressive(drafter, num_draft, style), ()
   if isinstance(drafter, drafters.SlotSpec):
     _check_slots(target, drafter)
-    how = drafters.How(
-      num_draft,
-      verifier.noise if warp.sampled else 'argmax',
-      verifier.needs_log_probs,
-      warp,
-      sampler,
-    )
-    made = drafters.slot_drafter(drafter, how)
-    return generate_lib.Recipe(target, made, verifier, target_warp)
+    return drafters.slot_drafter(drafter, num_draft, style), ()
   if isinstance(drafter, Hybrid):
     _check_fit(target, drafter.lm)
     model_draft = min(drafter.num_draft, num_draft)
@@ -260,51 +259,25 @@ def recipe(
       # `min_promise` is the price of a block of `num_draft`.
       min_promise * model_draft / num_draft,
     )
-    made = drafters.hybrid(
-      drafter.lm,
-      spec,
-      noise=verifier.noise if warp.sampled else 'argmax',
-      needs_log_probs=verifier.needs_log_probs,
-      warp=warp,
-      sampler=sampler,
-      search_source=target.is_encoder_decoder,
-    )
-    widths = _widths(spec.num_draft if spec.can_pay else 2, num_draft)
-  else:
-    made = _free(target, drafter, num_draft, min_promise, search)
-    # The nodes of a tree are verified all or none.
-    widths = (0, num_draft) if max_path else _widths(2, num_draft)
-  return generate_lib.Recipe(target, made, verifier, target_warp, widths)
+    made = drafters.hybrid(drafter.lm, spec, style, target.is_encoder_decoder)
+    return made, _widths(spec.num_draft if spec.can_pay else 2, num_draft)
+  made = _free(target, drafter, num_draft, min_promise, search)
+  # The nodes of a tree are verified all or none.
+  return made, (0, num_draft) if max_path else _widths(2, num_draft)
 
 
-def _attached(
-  drafter: Attached,
-  num_draft: int,
-  verify: str,
-  warp: warp_lib.WarpSpec,
-  sampler: str,
-  tree: str,
-) -> generate_lib.Recipe:
-  """The recipe of a network that hangs on its target."""
-  config, target = drafter
-  if config.is_heads:
-    num_draft = min(num_draft, config.num_draft)
-  topology = trees.parse(tree, num_draft) if tree else trees.chain(num_draft)
-  max_path = 0 if topology.is_chain else topology.max_depth
-  verifier = verify_lib.make(verify, sampler=sampler, max_path=max_path)
-  style = drafters.Style(
-    verifier.noise if warp.sampled else 'argmax',
-    verifier.needs_log_probs,
-    warp,
-    sampler,
-  )
-  made = drafters.parallel(config, topology, target.vocab_size, style)
-  target_warp = dataclasses.replace(warp, one_hot=verify != 'lenient')
-  return generate_lib.Recipe(target, made, verifier, target_warp)
+def _topology(drafter: Attached, num_draft: int, tree: str) -> trees.Topology:
+  """What a network that hangs on its target drafts."""
+  if drafter.config.is_heads:
+    num_draft = min(num_draft, drafter.config.num_draft)
+  return trees.parse(tree, num_draft) if tree else trees.chain(num_draft)
 
 
-def _tree_path(search, drafter, num_draft) -> int:
-  """Longest path of the trees that a drafter searches for; 0 for chains."""
+def _max_path(drafter, num_draft, search, tree) -> int:
+  """Longest path of the trees that are drafted; 0 for chains."""
+  if isinstance(drafter, Attached):
+    topology = _topology(drafter, num_draft, tree)
+    return 0 if topology.is_chain else topology.max_depth
   if not search.tree or drafter not in ('suffix', 'token_recycling'):
     return 0
   if search.tree > num_draft:

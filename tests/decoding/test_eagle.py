@@ -11,7 +11,7 @@ from specjax import models
 from specjax.decoding import trees
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import eagle
-from specjax.decoding.drafters.attached import Style
+from specjax.decoding.drafters.drawing import Style
 from tests import verdicts
 from tests.models import attached
 

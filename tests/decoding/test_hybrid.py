@@ -30,15 +30,8 @@ def _prompt(batch, width=9):
 def _hybrid(lm, spec, settings, rule):
   verifier = verify.make(rule)
   warp = settings.warp_spec()
-  made = drafters.hybrid(
-    lm,
-    spec,
-    noise=verifier.noise if warp.sampled else 'argmax',
-    needs_log_probs=verifier.needs_log_probs,
-    warp=warp,
-    search_source=lm.is_encoder_decoder,
-  )
-  return made, verifier
+  style = drafters.style_for(verifier, warp)
+  return drafters.hybrid(lm, spec, style, lm.is_encoder_decoder), verifier
 
 
 @pytest.mark.parametrize(

@@ -187,13 +187,8 @@ def test_lenient_is_found_out():
 
 
 def _drafter(noise):
-  return drafters.autoregressive(
-    fakes.markov_lm(VOCAB),
-    num_draft=NUM_DRAFT,
-    noise=noise,
-    needs_log_probs=True,
-    warp=SPEC,
-  )
+  style = drafters.Style(noise, True, SPEC)
+  return drafters.autoregressive(fakes.markov_lm(VOCAB), NUM_DRAFT, style)
 
 
 def test_argmax_draft_with_softmax_q_is_found_out():

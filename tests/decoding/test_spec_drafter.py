@@ -244,9 +244,9 @@ def test_law(verify, monkeypatch):
 
 
 def test_a_round_costs_the_same_whatever_the_buffer_holds():
-  how = drafters.How(5, 'argmax', False, build.Sampling().warp_spec())
+  style = drafters.Style('argmax', False, build.Sampling().warp_spec())
   config = dataclasses.replace(CONFIG, max_positions=5000)
-  drafter = drafters.slot_drafter(SlotSpec(config, VOCAB), how)
+  drafter = drafters.slot_drafter(SlotSpec(config, VOCAB), 5, style)
   recipe = build.recipe(models.make_lm(TARGET))._replace(drafter=drafter)
   params = models.abstract_params(config)
 
@@ -307,5 +307,5 @@ def test_bad_inputs_in_one_sentence():
       build.recipe(target, drafter, num_draft=num_draft)
   with pytest.raises(ValueError, match='num_draft must be at least 1'):
     drafters.slot_drafter(
-      spec, drafters.How(0, 'argmax', False, build.Sampling().warp_spec())
+      spec, 0, drafters.Style('argmax', False, build.Sampling().warp_spec())
     )

@@ -20,6 +20,7 @@ from specjax.decoding import trees
 from specjax.decoding import verify as verify_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import candidates
+from specjax.decoding.drafters import drawing
 from tests import fakes
 from tests import references
 from tests import tree_references as oracle
@@ -106,15 +107,8 @@ def _drafter(topology=TREE, noise='round', needs=True, warp=test_law.SPEC):
     logits = jnp.broadcast_to(
       jnp.asarray(rows, jnp.float32), (view.last_token.shape[0], *rows.shape)
     )
-    return candidates.tree(
-      logits,
-      view.context,
-      topology,
-      noise=noise,
-      needs_log_probs=needs,
-      warp=warp,
-      sampler='gumbel',
-    ), state
+    style = drawing.Style(noise, needs, warp)
+    return candidates.tree(logits, view.context, topology, style), state
 
   def observe(params, state, observation):
     del params, observation

@@ -1,7 +1,8 @@
 """Drafters: one file each, each a factory returning `base.Drafter`."""
 
-from specjax.decoding.drafters.attached import Style
 from specjax.decoding.drafters.autoregressive import autoregressive
+from specjax.decoding.drafters.drawing import Style
+from specjax.decoding.drafters.drawing import style_for
 from specjax.decoding.drafters.hybrid import hybrid
 from specjax.decoding.drafters.hybrid import HybridParams
 from specjax.decoding.drafters.hybrid import HybridSpec
@@ -10,7 +11,6 @@ from specjax.decoding.drafters.parallel import parallel
 from specjax.decoding.drafters.prompt_lookup import prompt_lookup
 from specjax.decoding.drafters.simulated import Script
 from specjax.decoding.drafters.simulated import simulated
-from specjax.decoding.drafters.spec_drafter import How
 from specjax.decoding.drafters.spec_drafter import slot_drafter
 from specjax.decoding.drafters.spec_drafter import SlotSpec
 from specjax.decoding.drafters.suffix import suffix
@@ -21,7 +21,6 @@ from specjax.decoding.drafters.table import table
 from specjax.decoding.drafters.token_recycling import token_recycling
 
 __all__ = [
-  'How',
   'HybridParams',
   'HybridSpec',
   'Script',
@@ -37,6 +36,7 @@ __all__ = [
   'prompt_lookup',
   'simulated',
   'slot_drafter',
+  'style_for',
   'suffix',
   'table',
   'token_recycling',

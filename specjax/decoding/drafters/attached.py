@@ -1,13 +1,12 @@
 """What drafters that hang on a target share: state, window, beginning."""
 
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from flax import struct
 import jax.numpy as jnp
 
 from specjax import base
 from specjax import models
-from specjax.decoding import warp as warp_lib
 
 
 @struct.dataclass
@@ -22,15 +21,6 @@ class State:
 
   cache: Optional[models.Cache]
   features: Optional[base.Array]
-
-
-class Style(NamedTuple):
-  """How tokens are drawn; see `candidates.chain`."""
-
-  noise: str
-  needs_log_probs: bool
-  warp: warp_lib.WarpSpec
-  sampler: str = 'gumbel'
 
 
 def window_pass(net, params, state, context, window, num_out):

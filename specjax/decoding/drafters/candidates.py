@@ -1,4 +1,4 @@
-"""From logits by depth to a draft: a chain, or a tree of candidates.
+"""From logits by depth to a draft that is a tree of candidates.
 
 The slots of a parallel drafter do not see each other's tokens, so q depends on
 the depth alone. What is drawn for one node is still independent of what is
@@ -14,6 +14,7 @@ from specjax import base
 from specjax.decoding import sampling
 from specjax.decoding import trees
 from specjax.decoding import warp as warp_lib
+from specjax.decoding.drafters import drawing
 
 
 def spread(logits, output_ids: tuple, vocab_size: int):
@@ -25,54 +26,11 @@ def spread(logits, output_ids: tuple, vocab_size: int):
   return whole.at[..., ids].set(logits, mode='drop')
 
 
-def chain(
-  logits,
-  context: base.Context,
-  *,
-  noise: str,
-  needs_log_probs: bool,
-  warp: warp_lib.WarpSpec,
-  sampler: str,
-) -> base.Draft:
-  """Draws one token a slot.
-
-  Args:
-    logits: float32 [B, K, V], of slots that know nothing of each other.
-    context: what is committed. Penalties see this history alone, so q differs
-      from the target's p behind the first slot; it is honest all the same.
-    noise: see `base.Verifier`.
-    needs_log_probs: whether to return q.
-    warp: switches.
-    sampler: of position-keyed noise.
-  """
-  logits = warp_lib.warp(warp, logits, context)
-  batch, num_draft = logits.shape[:2]
-  row_key = context.controls.row_key
-  if noise == 'argmax':
-    tokens = sampling.argmax(logits)
-  elif noise == 'round':
-    keys = sampling.node_keys(
-      row_key, context.length, num_draft, sampling.DRAFT
-    )
-    tokens = sampling.categorical(logits, keys, 'inverse_cdf')
-  else:
-    role = {'position': sampling.TARGET, 'private': sampling.PRIVATE}[noise]
-    place = context.length[:, None] + jnp.arange(num_draft)
-    keys = sampling.position_keys(row_key, place, role)
-    tokens = sampling.categorical(logits, keys, sampler)
-  log_probs = jax.nn.log_softmax(logits) if needs_log_probs else None
-  return base.Draft(tokens, log_probs)
-
-
 def tree(
   logits,
   context: base.Context,
   topology: trees.Topology,
-  *,
-  noise: str,
-  needs_log_probs: bool,
-  warp: warp_lib.WarpSpec,
-  sampler: str,
+  style: drawing.Style,
 ) -> base.Draft:
   """Fills a tree with candidates.
 
@@ -84,17 +42,17 @@ def tree(
 
   Args:
     logits: float32 [B, P, V], by depth.
-    context: as in `chain`.
+    context: what is committed.
     topology: of N nodes.
-    noise, needs_log_probs, warp, sampler: as in `chain`.
+    style: how to draw.
 
   Returns:
     `Draft` of N nodes; a node is `EMPTY` where q offers nothing more.
   """
-  logits = warp_lib.warp(warp, logits, context)
+  logits = warp_lib.warp(style.warp, logits, context)
   depth = np.asarray(topology.depth[1:]) - 1
   rank = np.asarray(topology.rank[1:])
-  if noise == 'round':
+  if style.noise == 'round':
     parents = sorted(set(topology.parent[1:]))
     level = np.asarray([topology.depth[slot] for slot in parents])
     row = np.asarray([parents.index(slot) for slot in topology.parent[1:]])
@@ -102,12 +60,10 @@ def tree(
   else:
     parents, level = [0] * topology.max_depth, np.arange(topology.max_depth)
     row, given = depth, logits
-  found = offered(
-    given, context, parents, level, topology.max_rank, noise, sampler
-  )
+  found = offered(given, context, parents, level, topology.max_rank, style)
   tokens = found[:, row, rank]
   log_probs = None
-  if needs_log_probs:
+  if style.needs_log_probs:
     log_probs = jax.nn.log_softmax(logits)[:, depth]
     log_probs = jnp.where((tokens >= 0)[..., None], log_probs, -jnp.inf)
   return base.Draft(tokens, log_probs, broadcast(topology, tokens.shape[0]))
@@ -122,7 +78,7 @@ def broadcast(topology: trees.Topology, batch: int) -> base.Tree:
   )
 
 
-def offered(logits, context, slots, depth, count: int, noise, sampler):
+def offered(logits, context, slots, depth, count: int, style: drawing.Style):
   """What nodes offer as their children.
 
   Args:
@@ -131,23 +87,18 @@ def offered(logits, context, slots, depth, count: int, noise, sampler):
     slots: int [I], the nodes' places in the block, which key 'round' noise.
     depth: int [I], their depths, which key 'position' noise.
     count: R, children wanted.
-    noise, sampler: as in `tree`.
+    style: as in `tree`.
 
   Returns:
     int32 [B, I, R], in the order of ranks; `EMPTY` where q offers no more.
   """
-  if noise == 'round':
-    keys = sampling.node_keys(
-      context.controls.row_key,
-      context.length,
-      int(max(slots)) + 1,
-      sampling.DRAFT,
-    )[:, np.asarray(slots)]
+  if style.noise == 'round':
+    keys = drawing.slot_keys('round', context, jnp.asarray(slots, jnp.int32))
     # The largest of log q plus Gumbel noise, in falling order, are draws
     # without replacement in the order drawn.
     logits = logits + sampling.gumbel(keys, logits.shape[-1])
-  elif noise == 'position':
-    logits = logits + _target_noise(logits, context, depth, sampler)
+  elif style.noise == 'position':
+    logits = logits + _target_noise(logits, context, depth, style.sampler)
   return _best(logits, count)
 
 
@@ -165,10 +116,7 @@ def _target_noise(logits, context, depth, sampler: str):
 
   The inverse CDF draws a token, not noise: that token is put first.
   """
-  place = context.length[:, None] + jnp.asarray(depth, jnp.int32)
-  keys = sampling.position_keys(
-    context.controls.row_key, place, sampling.TARGET
-  )
+  keys = drawing.slot_keys('position', context, jnp.asarray(depth, jnp.int32))
   if sampler == 'gumbel':
     return sampling.gumbel(keys, logits.shape[-1])
   first = sampling.categorical(logits, keys, sampler)

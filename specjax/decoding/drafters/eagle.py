@@ -11,72 +11,44 @@ import functools
 from typing import NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax.decoding import sampling
 from specjax.decoding import trees
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import attached
 from specjax.decoding.drafters import candidates
-from specjax.decoding.drafters.autoregressive import draft_keys
+from specjax.decoding.drafters import drawing
 
 
-def chain(net, topology, vocab_size, style: attached.Style) -> base.Drafter:
+def chain(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
   """Drafts a chain, each token from the one before."""
 
   num_draft = topology.max_depth
 
-  def draw(logits, context, path, index):
-    path_length = jnp.full((logits.shape[0], 1), index, jnp.int32)
-    logits = candidates.spread(logits, net.config.output_ids, vocab_size)
-    logits = warp_lib.warp(
-      style.warp, logits[:, None], context, path[:, None], path_length
-    )[:, 0]
-    keys = draft_keys(style.noise, context, index, num_draft)
-    if keys is None:
-      tokens = sampling.argmax(logits)
-    else:
-      sampler = 'inverse_cdf' if style.noise == 'round' else style.sampler
-      tokens = sampling.categorical(logits, keys, sampler)
-    if not style.needs_log_probs:
-      return tokens, None
-    return tokens, jax.nn.log_softmax(logits)
+  def spread(logits):
+    ids = net.config.output_ids
+    return candidates.spread(logits[:, 0], ids, vocab_size)
 
   def propose(params, state, view):
     context = view.context
-    batch = context.length.shape[0]
     logits, hidden, cache = attached.window_pass(
       net, params, state, context, num_draft + 1, 1
     )
-    tokens = jnp.full((batch, num_draft), base.EMPTY, jnp.int32)
-    drawn, row = draw(logits[:, 0], context, tokens, 0)
-    tokens = tokens.at[:, 0].set(drawn)
-    log_probs = None
-    if style.needs_log_probs:
-      log_probs = jnp.zeros((batch, num_draft, vocab_size), jnp.float32)
-      log_probs = log_probs.at[:, 0].set(row)
-    zero = jnp.zeros((batch, 1), jnp.int32)
+    zero = jnp.zeros((context.length.shape[0], 1), jnp.int32)
 
-    def step(index, carry):
-      cache, hidden, tokens, log_probs = carry
-      fed = lax.dynamic_slice_in_dim(tokens, index - 1, 1, axis=1)
+    def step(state, fed):
+      cache, hidden = state
       logits, hidden, cache = net.extend(params, cache, fed, hidden, zero, zero)
       cache = cache.replace(length=cache.length + 1)
-      drawn, row = draw(logits[:, 0], context, tokens, index)
-      tokens = tokens.at[:, index].set(drawn)
-      if style.needs_log_probs:
-        log_probs = log_probs.at[:, index].set(row)
-      return cache, hidden, tokens, log_probs
+      return spread(logits), (cache, hidden)
 
-    cache, _, tokens, log_probs = lax.fori_loop(
-      1, num_draft, step, (cache, hidden, tokens, log_probs)
+    draft, (cache, _) = drawing.sequence(
+      spread(logits), step, (cache, hidden), context, num_draft, style
     )
     # The rows just written came from guessed states; they are not kept.
-    cache = cache.replace(length=context.length)
-    return base.Draft(tokens, log_probs), state.replace(cache=cache)
+    return draft, state.replace(cache=cache.replace(length=context.length))
 
   return base.Drafter(
     functools.partial(attached.init, net, num_draft + 1, 2 * num_draft),
@@ -134,7 +106,7 @@ def _levels(topology: trees.Topology) -> list[_Level]:
   return levels
 
 
-def tree(net, topology, vocab_size, style: attached.Style) -> base.Drafter:
+def tree(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
   """Drafts a tree, a pass for each depth."""
   levels = _levels(topology)
   rank, deepest = np.asarray(topology.rank), topology.max_depth
@@ -180,9 +152,13 @@ def tree(net, topology, vocab_size, style: attached.Style) -> base.Drafter:
       rows = candidates.spread(logits, net.config.output_ids, vocab_size)
       rows = warp_lib.warp(style.warp, rows, context)
       found = candidates.offered(
-        rows, context, level.slots, [index] * len(level.slots),
-        topology.max_rank, style.noise, style.sampler,
-      )  # fmt: skip
+        rows,
+        context,
+        level.slots,
+        [index] * len(level.slots),
+        topology.max_rank,
+        style,
+      )
       node = level.children - 1
       drawn = found[:, level.whose, rank[level.children]]
       tokens = tokens.at[:, node].set(drawn)

@@ -20,7 +20,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
-from specjax.decoding import warp as warp_lib
+from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters.autoregressive import autoregressive
 from specjax.decoding.drafters.suffix import learn
 from specjax.decoding.drafters.suffix import search_due
@@ -122,12 +122,8 @@ class HybridState:
 @functools.lru_cache(maxsize=None)
 def hybrid(
   lm: base.CachedLM,
-  spec: HybridSpec = HybridSpec(),
-  *,
-  noise: str,
-  needs_log_probs: bool,
-  warp: warp_lib.WarpSpec,
-  sampler: str = 'gumbel',
+  spec: HybridSpec,
+  style: drawing.Style,
   search_source: bool = False,
 ) -> base.Drafter:
   """Makes the drafter; its parameters are `HybridParams`.
@@ -135,11 +131,8 @@ def hybrid(
   Args:
     lm: the draft model.
     spec: settings.
-    noise: see `autoregressive`, like the next three.
-    needs_log_probs: whether a ratio rule verifies. A suffix draft is then
-      given as the point mass it is.
-    warp: the target's switches.
-    sampler: of position-keyed noise.
+    style: how the model draws. Where it needs log-probabilities, a suffix
+      draft is given as the point mass it is.
     search_source: whether the prompt is an encoder's source.
 
   Returns:
@@ -149,17 +142,10 @@ def hybrid(
     ValueError: on settings out of range.
   """
   spec.validate()
-  if not spec.can_pay and not needs_log_probs:
+  if not spec.can_pay and not style.needs_log_probs:
     return _search_alone(spec, search_source)
   num_draft = spec.suffix.num_draft
-  model = autoregressive(
-    lm,
-    num_draft=spec.num_draft,
-    noise=noise,
-    needs_log_probs=needs_log_probs,
-    warp=warp,
-    sampler=sampler,
-  )
+  model = autoregressive(lm, spec.num_draft, style)
 
   def init(params, prompt, prefilled, *, capacity):
     cache = model.init(params.model, prompt, prefilled, capacity=capacity)
@@ -213,7 +199,7 @@ def hybrid(
     tokens = jnp.where(by_model[:, None], tokens, found.tokens)
     neither = ~by_model & ~by_suffix
     tokens = jnp.where(neither[:, None], base.EMPTY, tokens)
-    if needs_log_probs:
+    if style.needs_log_probs:
       log_probs = jnp.pad(
         log_probs,
         ((0, 0), (0, missing), (0, 0)),
@@ -298,9 +284,7 @@ def _catch_up(lm, params, cache, fed, context, width):
     cache, fed = carry
     first = jnp.minimum(fed, goal)
     cache = lm.commit(cache, first - cache.length)
-    tokens = jax.vmap(lambda row, at: lax.dynamic_slice(row, (at,), (width,)))(
-      context.tokens, first
-    )
+    tokens = drawing.window(context.tokens, first, width)
     last = jnp.zeros((tokens.shape[0], 1), jnp.int32)
     _, cache = lm.extend(params, cache, tokens, slots=last)
     fed = jnp.minimum(first + width, goal)

@@ -20,6 +20,7 @@ from specjax import models
 from specjax.decoding import trees
 from specjax.decoding.drafters import attached
 from specjax.decoding.drafters import candidates
+from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import eagle
 
 
@@ -28,7 +29,7 @@ def parallel(
   config: models.ParallelConfig,
   topology: trees.Topology,
   vocab_size: int,
-  style: attached.Style,
+  style: drawing.Style,
 ) -> base.Drafter:
   """Drafts with a drafter network.
 
@@ -62,13 +63,12 @@ def parallel(
 
 def _finish(net, topology, vocab_size, style) -> Callable[..., base.Draft]:
   """`(logits [B, K, V'], context) -> Draft`."""
-  rest = style._asdict()
 
   def finish(logits, context):
     logits = candidates.spread(logits, net.config.output_ids, vocab_size)
     if topology.is_chain:
-      return candidates.chain(logits, context, **rest)
-    return candidates.tree(logits, context, topology, **rest)
+      return drawing.chain(logits, context, style)
+    return candidates.tree(logits, context, topology, style)
 
   return finish
 

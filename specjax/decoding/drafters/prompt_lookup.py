@@ -11,6 +11,7 @@ from flax import struct
 import jax.numpy as jnp
 
 from specjax import base
+from specjax.decoding.drafters import drawing
 
 MATCHES = ('latest', 'earliest')
 
@@ -56,8 +57,7 @@ def prompt_lookup(
     ValueError: if the lengths are not 1 <= min_ngram <= max_ngram, or `match`
       is another word.
   """
-  if num_draft < 1:
-    raise ValueError(f'num_draft must be at least 1, not {num_draft}.')
+  drawing.check_num_draft(num_draft)
   if not 1 <= min_ngram <= max_ngram:
     raise ValueError(
       'prompt lookup needs 1 <= min_ngram <= max_ngram, not '

@@ -8,12 +8,11 @@ its use is to measure what a drafter of that quality and no cost would bring.
 import functools
 
 from flax import struct
-import jax
-from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
 from specjax.decoding import sampling
+from specjax.decoding.drafters import drawing
 
 
 @struct.dataclass
@@ -49,12 +48,8 @@ def simulated(*, num_draft: int, vocab_size: int) -> base.Drafter:
     context = view.context
     produced = context.length - context.prompt_length
     padded = jnp.pad(script.continuation, ((0, 0), (0, num_draft)))
-    tokens = jax.vmap(
-      lambda row, at: lax.dynamic_slice(row, (at,), (num_draft,))
-    )(padded, produced)
-    keys = sampling.node_keys(
-      context.controls.row_key, context.length, num_draft, sampling.DRAFT
-    )
+    tokens = drawing.window(padded, produced, num_draft)
+    keys = drawing.slot_keys('round', context, jnp.arange(num_draft))
     kept = sampling.uniform(keys) < script.acceptance
     spoiled = (tokens + 1) % vocab_size
     return base.Draft(jnp.where(kept, tokens, spoiled)), state

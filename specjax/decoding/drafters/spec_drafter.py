@@ -16,13 +16,12 @@ import functools
 from typing import NamedTuple, Union
 
 from flax import struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
 from specjax.decoding import sampling
-from specjax.decoding import warp as warp_lib
+from specjax.decoding.drafters import drawing
 from specjax.models import blockwise as blockwise_lib
 from specjax.models import spec_drafter as spec_drafter_lib
 from specjax.models.spec_drafter_config import BlockwiseConfig
@@ -43,44 +42,36 @@ class SlotSpec(NamedTuple):
   only: tuple = ()
 
 
-class How(NamedTuple):
-  """How slots are drawn; the fields are those of `autoregressive`."""
-
-  num_draft: int
-  noise: str
-  needs_log_probs: bool
-  warp: warp_lib.WarpSpec
-  sampler: str = 'gumbel'
-
-
 @functools.lru_cache(maxsize=None)
-def slot_drafter(spec: SlotSpec, how: How) -> base.Drafter:
+def slot_drafter(
+  spec: SlotSpec, num_draft: int, style: drawing.Style
+) -> base.Drafter:
   """Makes the drafter of a network.
 
   Args:
     spec: the network.
-    how: how to draw.
+    num_draft: K, at least 1.
+    style: how to draw.
 
   Raises:
     ValueError: if there are to be fewer slots than one, or more than the
       network was made for.
   """
-  config, wanted = spec.config, how.num_draft
-  if wanted < 1:
-    raise ValueError(f'num_draft must be at least 1, not {wanted}.')
-  most = min(config.block, getattr(config, 'max_positions', wanted))
-  if wanted > most:
+  config = spec.config
+  drawing.check_num_draft(num_draft)
+  most = min(config.block, getattr(config, 'max_positions', num_draft))
+  if num_draft > most:
     raise ValueError(
-      f'num_draft is {wanted}, but this drafter was made to draft at most '
+      f'num_draft is {num_draft}, but this drafter was made to draft at most '
       f'{most} tokens at once; lower num_draft or train one with a larger '
       'block.'
     )
   if isinstance(config, BlockwiseConfig):
-    return _blockwise(spec, how)
-  return _spec_drafter(spec, how)
+    return _blockwise(spec, num_draft, style)
+  return _spec_drafter(spec, num_draft, style)
 
 
-def _spec_drafter(spec: SlotSpec, how: How) -> base.Drafter:
+def _spec_drafter(spec, num_draft, style) -> base.Drafter:
   """Its state is the prompt's `Memory`; the round's work is one pass."""
   network = spec_drafter_lib.make_network(spec.config)
 
@@ -91,15 +82,15 @@ def _spec_drafter(spec: SlotSpec, how: How) -> base.Drafter:
   def propose(params, memory, view):
     context = view.context
     logits, there = network.logits(
-      params, memory, context.tokens, context.length, how.num_draft
+      params, memory, context.tokens, context.length, num_draft
     )
-    return draw(spec, logits, there, context, how), memory
+    return draw(spec, logits, there, context, style), memory
 
   def observe(params, memory, observation):
     del params, observation
     return memory
 
-  return base.Drafter(init, propose, observe, how.num_draft, how.num_draft)
+  return base.Drafter(init, propose, observe, num_draft, num_draft)
 
 
 @struct.dataclass
@@ -115,7 +106,7 @@ class LastState:
   known: base.Array
 
 
-def _blockwise(spec: SlotSpec, how: How) -> base.Drafter:
+def _blockwise(spec, num_draft, style) -> base.Drafter:
   """Heads on the target's last state; the target must return it."""
   heads = blockwise_lib.make_heads(spec.config)
   width = spec.config.d_model
@@ -127,9 +118,9 @@ def _blockwise(spec: SlotSpec, how: How) -> base.Drafter:
     return LastState(state, jnp.zeros((batch,), bool))
 
   def propose(params, last, view):
-    logits = heads(params, last.state, how.num_draft)
+    logits = heads(params, last.state, num_draft)
     there = jnp.broadcast_to(last.known[:, None], logits.shape[:2])
-    return draw(spec, logits, there, view.context, how), last
+    return draw(spec, logits, there, view.context, style), last
 
   def observe(params, last, observation):
     del params
@@ -147,7 +138,7 @@ def _blockwise(spec: SlotSpec, how: How) -> base.Drafter:
       fresh | last.known,
     )
 
-  return base.Drafter(init, propose, observe, how.num_draft, how.num_draft)
+  return base.Drafter(init, propose, observe, num_draft, num_draft)
 
 
 def draw(
@@ -155,7 +146,7 @@ def draw(
   logits: base.Array,
   there: base.Array,
   context: base.Context,
-  how: How,
+  style: drawing.Style,
 ) -> base.Draft:
   """Draws every slot on its own.
 
@@ -164,12 +155,12 @@ def draw(
     logits: float32 [B, K, V'], of its head.
     there: bool [B, K]; slots behind the first False one are left empty.
     context: committed tokens and controls.
-    how: how to draw.
+    style: how to draw.
   """
   there = jnp.cumprod(there, axis=1).astype(bool)
-  has_history = how.warp.repetition_penalty or how.warp.no_repeat_ngram_size
-  if how.noise == 'argmax' and not (
-    how.needs_log_probs or has_history or spec.only
+  has_history = style.warp.repetition_penalty or style.warp.no_repeat_ngram_size
+  if style.noise == 'argmax' and not (
+    style.needs_log_probs or has_history or spec.only
   ):
     logits, ids = spec_drafter_lib.at_head(spec.config, logits, spec.vocab_size)
     tokens = ids[sampling.argmax(logits)]
@@ -178,29 +169,9 @@ def draw(
   if spec.only:
     allowed = np.isin(np.arange(logits.shape[-1]), spec.only)
     logits = jnp.where(allowed, logits, -jnp.inf)
-  logits = warp_lib.warp(how.warp, logits, context)
-  keys = slot_keys(how.noise, context, how.num_draft)
-  if keys is None:
-    tokens = sampling.argmax(logits)
-  else:
-    sampler = 'inverse_cdf' if how.noise == 'round' else how.sampler
-    tokens = sampling.categorical(logits, keys, sampler)
-  tokens = jnp.where(there, tokens, base.EMPTY)
-  if not how.needs_log_probs:
+  draft = drawing.chain(logits, context, style)
+  tokens = jnp.where(there, draft.tokens, base.EMPTY)
+  if draft.log_probs is None:
     return base.Draft(tokens)
-  log_probs = jax.nn.log_softmax(logits)
-  return base.Draft(tokens, jnp.where(there[..., None], log_probs, -jnp.inf))
-
-
-def slot_keys(noise: str, context: base.Context, num_draft: int):
-  """Keys [B, K] of the slots' draws, or None to take the argmax."""
-  row_key = context.controls.row_key
-  if noise == 'argmax':
-    return None
-  if noise == 'round':
-    return sampling.node_keys(
-      row_key, context.length, num_draft, sampling.DRAFT
-    )
-  role = {'position': sampling.TARGET, 'private': sampling.PRIVATE}[noise]
-  position = context.length[:, None] + jnp.arange(num_draft)
-  return sampling.position_keys(row_key, position, role)
+  log_probs = jnp.where(there[..., None], draft.log_probs, -jnp.inf)
+  return base.Draft(tokens, log_probs)

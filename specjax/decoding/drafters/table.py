@@ -8,17 +8,14 @@ References:
 """
 
 import functools
-from typing import Optional, Sequence
+from typing import Sequence
 
 from flax import struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax.decoding import sampling
-from specjax.decoding import warp as warp_lib
-from specjax.decoding.drafters.autoregressive import draft_keys
+from specjax.decoding.drafters import drawing
 
 # Largest V of a bigram table: one gigabyte.
 LARGEST_BIGRAM = 16384
@@ -83,24 +80,13 @@ def count_table(
 
 
 @functools.lru_cache(maxsize=None)
-def table(
-  *,
-  order: int,
-  num_draft: int,
-  noise: str,
-  needs_log_probs: bool,
-  warp: warp_lib.WarpSpec,
-  sampler: str = 'gumbel',
-) -> base.Drafter:
+def table(order: int, num_draft: int, style: drawing.Style) -> base.Drafter:
   """Drafts each token from the one before it alone.
 
   Args:
     order: 1 (every token from the same law) or 2.
     num_draft: K, at least 1.
-    noise: how to draw, see `base.Verifier`.
-    needs_log_probs: whether to keep the distributions drawn from.
-    warp: the same switches as the target's.
-    sampler: of position-keyed noise, as in plain sampling.
+    style: how to draw.
 
   Returns:
     A drafter whose params are a `Table`.
@@ -108,47 +94,22 @@ def table(
   Raises:
     ValueError: if `num_draft` is less than 1.
   """
-  if num_draft < 1:
-    raise ValueError(f'num_draft must be at least 1, not {num_draft}.')
+  drawing.check_num_draft(num_draft)
 
   def init(params, prompt, prefilled, *, capacity):
     del params, prompt, prefilled, capacity
     return ()
 
   def propose(params, state, view):
-    context, last = view.context, view.last_token
-    drawn, laws = [], []
-    for index in range(num_draft):
-      law, token = _draw(params, context, last, drawn, index)
-      drawn.append(token)
-      laws.append(law)
-      last = token
-    tokens = jnp.stack(drawn, axis=1)
-    log_probs: Optional[base.Array] = None
-    if needs_log_probs:
-      log_probs = jax.nn.log_softmax(jnp.stack(laws, axis=1))
-    return base.Draft(tokens, log_probs), state
+    law = params.log_probs
 
-  def _draw(params, context, last, drawn, index):
-    batch = last.shape[0]
-    logits = params.log_probs
-    logits = (
-      logits[last] if order == 2 else jnp.broadcast_to(
-        logits, (batch,) + logits.shape
-      )
-    )  # fmt: skip
-    path = jnp.full((batch, num_draft), base.EMPTY, jnp.int32)
-    for place, token in enumerate(drawn):
-      path = path.at[:, place].set(token)
-    length = jnp.full((batch, 1), index, jnp.int32)
-    law = warp_lib.warp(warp, logits[:, None], context, path[:, None], length)[
-      :, 0
-    ]
-    keys = draft_keys(noise, context, index, num_draft)
-    if keys is None:
-      return law, sampling.argmax(law)
-    how = 'inverse_cdf' if noise == 'round' else sampler
-    return law, sampling.categorical(law, keys, how)
+    def step(state, last):
+      if order == 2:
+        return law[last[:, 0]], state
+      return jnp.broadcast_to(law, (last.shape[0], *law.shape)), state
+
+    first, _ = step(state, view.last_token[:, None])
+    return drawing.sequence(first, step, state, view.context, num_draft, style)
 
   def observe(params, state, observation):
     del params, observation

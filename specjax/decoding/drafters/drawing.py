@@ -1,0 +1,192 @@
+"""How drafters draw: keys, tokens, and the honest q of what was drawn.
+
+A drafter makes logits; which token stands in a slot is decided here alone, so
+that every drafter draws as its verifier needs it. Three ways: one slot, a
+sequence whose slots see the tokens before them, and slots that know nothing of
+each other. Trees are in `candidates`.
+"""
+
+from typing import Any, Callable, NamedTuple, Optional
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from specjax import base
+from specjax.decoding import sampling
+from specjax.decoding import warp as warp_lib
+
+
+class Style(NamedTuple):
+  """How tokens are drawn; see `style_for`.
+
+  Attributes:
+    noise: see `base.Verifier`; 'argmax' where nothing is sampled.
+    needs_log_probs: whether to keep the distributions drawn from.
+    warp: the same switches as the target's, so that p and q are warped alike.
+    sampler: of position-keyed noise, as in plain sampling.
+  """
+
+  noise: str
+  needs_log_probs: bool
+  warp: warp_lib.WarpSpec
+  sampler: str = 'gumbel'
+
+
+def style_for(
+  verifier: base.Verifier, warp: warp_lib.WarpSpec, sampler: str = 'gumbel'
+) -> Style:
+  """The style of drafts that a verifier is to judge."""
+  return Style(
+    verifier.noise if warp.sampled else 'argmax',
+    verifier.needs_log_probs,
+    warp,
+    sampler,
+  )
+
+
+def check_num_draft(num_draft: int) -> None:
+  """Raises ValueError if `num_draft` is less than 1."""
+  if num_draft < 1:
+    raise ValueError(f'num_draft must be at least 1, not {num_draft}.')
+
+
+def slot_keys(
+  noise: str, context: base.Context, slots: base.Array
+) -> Optional[base.Array]:
+  """Keys of the draws of some slots.
+
+  Args:
+    noise: see `base.Verifier`.
+    context: what is committed; its length names the round.
+    slots: int32 [n]; 'round' noise is keyed by them as nodes, the others by
+      the position `context.length + slots`.
+
+  Returns:
+    Typed keys [B, n], or None to take the argmax.
+  """
+  row_key = context.controls.row_key
+  if noise == 'argmax':
+    return None
+  if noise == 'round':
+    roles = jnp.full_like(slots, sampling.DRAFT)
+    return sampling.round_keys(row_key, context.length, slots, roles)
+  role = {'position': sampling.TARGET, 'private': sampling.PRIVATE}[noise]
+  return sampling.position_keys(row_key, context.length[:, None] + slots, role)
+
+
+def _tokens(logits, context, slots, style: Style):
+  """int32 [B, n], drawn from warped logits [B, n, V] of slots [n]."""
+  keys = slot_keys(style.noise, context, slots)
+  if keys is None:
+    return sampling.argmax(logits)
+  sampler = 'inverse_cdf' if style.noise == 'round' else style.sampler
+  return sampling.categorical(logits, keys, sampler)
+
+
+def one(
+  logits: base.Array,
+  context: base.Context,
+  path: base.Array,
+  index: Any,
+  style: Style,
+) -> tuple[base.Array, Optional[base.Array]]:
+  """Draws one slot, whose history are the slots before it.
+
+  Args:
+    logits: float32 [B, V].
+    context: what is committed.
+    path: int32 [B, K]; the first `index` tokens count.
+    index: the slot, an int or int32 [].
+    style: how to draw.
+
+  Returns:
+    int32 [B], and log q float32 [B, V], or None if the style needs none.
+  """
+  count = jnp.full((logits.shape[0], 1), index, jnp.int32)
+  logits = warp_lib.warp(
+    style.warp, logits[:, None], context, path[:, None], count
+  )
+  slots = jnp.full((1,), index, jnp.int32)
+  tokens = _tokens(logits, context, slots, style)[:, 0]
+  if not style.needs_log_probs:
+    return tokens, None
+  return tokens, jax.nn.log_softmax(logits[:, 0])
+
+
+def sequence(
+  logits: base.Array,
+  step: Callable[..., Any],
+  state: base.PyTree,
+  context: base.Context,
+  num_draft: int,
+  style: Style,
+) -> tuple[base.Draft, base.PyTree]:
+  """Draws token by token, each known to what draws the next.
+
+  Args:
+    logits: float32 [B, V], of the first slot.
+    step: `(state, tokens int32 [B, 1]) -> (logits float32 [B, V], state)`: of
+      the slot after the token just drawn.
+    state: what `step` is given first.
+    context: what is committed.
+    num_draft: K, static.
+    style: how to draw.
+
+  Returns:
+    `Draft` of a chain, and the last state. The last token is not fed.
+  """
+  batch = logits.shape[0]
+  tokens = jnp.full((batch, num_draft), base.EMPTY, jnp.int32)
+  log_probs = None
+  if style.needs_log_probs:
+    log_probs = jnp.zeros((batch, num_draft, logits.shape[-1]), jnp.float32)
+
+  def put(logits, tokens, log_probs, index):
+    drawn, row = one(logits, context, tokens, index, style)
+    tokens = lax.dynamic_update_slice_in_dim(
+      tokens, drawn[:, None], index, axis=1
+    )
+    if style.needs_log_probs:
+      log_probs = lax.dynamic_update_slice_in_dim(
+        log_probs, row[:, None], index, axis=1
+      )
+    return tokens, log_probs
+
+  def advance(index, carry):
+    state, tokens, log_probs = carry
+    fed = lax.dynamic_slice_in_dim(tokens, index - 1, 1, axis=1)
+    logits, state = step(state, fed)
+    return state, *put(logits, tokens, log_probs, index)
+
+  state, tokens, log_probs = lax.fori_loop(
+    1, num_draft, advance, (state, *put(logits, tokens, log_probs, 0))
+  )
+  return base.Draft(tokens, log_probs), state
+
+
+def chain(
+  logits: base.Array, context: base.Context, style: Style
+) -> base.Draft:
+  """Draws every slot on its own.
+
+  Args:
+    logits: float32 [B, K, V], of slots that know nothing of each other.
+    context: what is committed. Penalties see this history alone, so q differs
+      from the target's p behind the first slot; it is honest all the same.
+    style: how to draw.
+  """
+  logits = warp_lib.warp(style.warp, logits, context)
+  tokens = _tokens(logits, context, jnp.arange(logits.shape[1]), style)
+  log_probs = jax.nn.log_softmax(logits) if style.needs_log_probs else None
+  return base.Draft(tokens, log_probs)
+
+
+def window(tokens: base.Array, start: base.Array, width: int) -> base.Array:
+  """tokens[b, start[b] : start[b] + width] of int32 [B, L]: [B, width].
+
+  A window that would reach over the end is moved back until it fits.
+  """
+  return jax.vmap(lambda row, at: lax.dynamic_slice(row, (at,), (width,)))(
+    tokens, start
+  )
