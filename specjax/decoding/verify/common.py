@@ -23,6 +23,15 @@ def check(draft: Draft, logits: Array, name: str) -> None:
     )
 
 
+def check_tree(draft: Draft, name: str) -> None:
+  """Raises ValueError unless the draft is a tree."""
+  if draft.tree is None:
+    raise ValueError(
+      f'This form of the rule {name!r} verifies trees, but the draft is a '
+      'chain.'
+    )
+
+
 def filled(draft: Draft) -> Array:
   """bool [B, K]: slots before the first empty one."""
   return jnp.cumprod(draft.tokens >= 0, axis=1).astype(bool)
@@ -48,6 +57,20 @@ def take_slot(x: Array, slot: Array) -> Array:
   return jnp.take_along_axis(x, index, axis=1)[:, 0]
 
 
+def put(rows: Array, place: Array, value: Array, when: Array) -> Array:
+  """rows[b, place[b]] = value[b] where `when`.
+
+  Args:
+    rows: [B, n, ...].
+    place: int32 [B].
+    value: [B, ...].
+    when: bool [B].
+  """
+  here = (jnp.arange(rows.shape[1]) == place[:, None]) & when[:, None]
+  here = here.reshape(*here.shape, *([1] * (rows.ndim - 2)))
+  return jnp.where(here, value[:, None], rows)
+
+
 def at_tokens(x: Array, tokens: Array) -> Array:
   """x[b, k, tokens[b, k]] for x [B, K, V]; meaningless at empty slots.
 
@@ -58,15 +81,23 @@ def at_tokens(x: Array, tokens: Array) -> Array:
   return jnp.take_along_axis(x, index, axis=-1)[..., 0]
 
 
-def target_samples(context: Context, logits: Array, sampler: str) -> Array:
-  """The target's own tokens, int32 [B, T], by position-keyed noise.
+def target_samples(
+  context: Context, logits: Array, depth: Array, sampler: str
+) -> Array:
+  """The target's own tokens, int32 [B, n], by position-keyed noise.
 
-  This *is* plain sampling: slot t's token will stand at position length + t,
-  and its noise depends on the row and on that position alone.
+  This *is* plain sampling: the token after a slot of depth d will stand at
+  position length + d, and its noise depends on the row and on that position
+  alone.
+
+  Args:
+    context: what is committed.
+    logits: float32 [B, n, V].
+    depth: int32 [n] or [B, n], of the slots.
+    sampler: of plain sampling.
   """
-  position = context.length[:, None] + jnp.arange(logits.shape[1])
   keys = sampling.position_keys(
-    context.controls.row_key, position, sampling.TARGET
+    context.controls.row_key, context.length[:, None] + depth, sampling.TARGET
   )
   return sampling.categorical(logits, keys, sampler)
 

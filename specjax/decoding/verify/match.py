@@ -14,6 +14,8 @@ References:
 
 import functools
 
+import jax.numpy as jnp
+
 from specjax.base import Array
 from specjax.base import Context
 from specjax.base import Draft
@@ -26,7 +28,8 @@ def _verify(
   context: Context, draft: Draft, logits: Array, *, name: str, sampler: str
 ) -> Verdict:
   common.check(draft, logits, name)
-  target = common.target_samples(context, logits, sampler)
+  depth = jnp.arange(logits.shape[1])
+  target = common.target_samples(context, logits, depth, sampler)
   num_accepted = common.count_leading(common.agrees(draft, logits, target))
   return Verdict(num_accepted, common.take_slot(target, num_accepted))
 

@@ -50,13 +50,6 @@ class _Walk(NamedTuple):
   done: Array
 
 
-def _set(stack, depth, row, when):
-  here = (jnp.arange(stack.shape[1]) == depth[:, None]) & when[:, None]
-  if stack.ndim == 3:
-    return jnp.where(here[..., None], row[:, None], stack)
-  return jnp.where(here, row[:, None], stack)
-
-
 def _first_child(draft, walk):
   """The first child not given up, and whether there is one."""
   tokens = jnp.pad(draft.tokens, ((0, 0), (1, 0)), constant_values=-1)
@@ -88,10 +81,10 @@ def _descend(draft, logits, walk, child, when):
   return walk._replace(
     slot=jnp.where(when, child, walk.slot),
     depth=jnp.where(when, below, walk.depth),
-    path=steps.put(walk.path, walk.depth, child, when),
-    p=_set(walk.p, below, steps.target_row(logits, child), when),
-    q=_set(walk.q, below, steps.child_row(draft, grandchild, size), when),
-    r=_set(walk.r, below, joint, when),
+    path=common.put(walk.path, walk.depth, child, when),
+    p=common.put(walk.p, below, steps.target_row(logits, child), when),
+    q=common.put(walk.q, below, steps.child_row(draft, grandchild, size), when),
+    r=common.put(walk.r, below, joint, when),
   )
 
 
@@ -116,9 +109,9 @@ def _give_up(draft, walk, when):
     ),
     depth=jnp.where(when, above, walk.depth),
     gone=walk.gone | ((slots == walk.slot[:, None]) & when[:, None]),
-    p=_set(walk.p, above, steps.normalised(excess, p), when),
-    q=_set(walk.q, above, steps.without(q, jnp.maximum(token, 0)), when),
-    r=_set(walk.r, above, joint, when),
+    p=common.put(walk.p, above, steps.normalised(excess, p), when),
+    q=common.put(walk.q, above, steps.without(q, jnp.maximum(token, 0)), when),
+    r=common.put(walk.r, above, joint, when),
   )
 
 
@@ -126,7 +119,7 @@ def verify(
   context: Context, draft: Draft, logits: Array, *, max_path: int
 ) -> Verdict:
   """Depth first, a test at each node once its children are given up."""
-  steps.check_tree(draft, 'traversal')
+  common.check_tree(draft, 'traversal')
   batch, num_nodes = draft.tokens.shape
   size = logits.shape[-1]
   uniforms, keys = common.round_noise(context, num_nodes)
@@ -139,8 +132,8 @@ def verify(
     depth=root,
     gone=jnp.zeros((batch, num_nodes + 1), bool),
     path=jnp.zeros((batch, max_path), jnp.int32),
-    p=_set(stack, root, steps.target_row(logits, root), whole),
-    q=_set(stack, root, steps.child_row(draft, root + 1, size), whole),
+    p=common.put(stack, root, steps.target_row(logits, root), whole),
+    q=common.put(stack, root, steps.child_row(draft, root + 1, size), whole),
     r=jnp.ones((batch, max_path + 1), jnp.float32),
     done=~whole,
   )

@@ -57,19 +57,11 @@ def _walk(draft: Draft, logits: Array, target: Array, max_path: int) -> Verdict:
   return Verdict(num_accepted, common.take_slot(target, slot), path)
 
 
-def _check(draft: Draft, name: str) -> None:
-  if draft.tree is None:
-    raise ValueError(
-      f'This form of the rule {name!r} verifies trees, but the draft is a '
-      'chain.'
-    )
-
-
 def _greedy(
   context: Context, draft: Draft, logits: Array, *, max_path: int
 ) -> Verdict:
   del context
-  _check(draft, 'greedy')
+  common.check_tree(draft, 'greedy')
   return _walk(draft, logits, sampling.argmax(logits), max_path)
 
 
@@ -82,13 +74,8 @@ def _match(
   sampler: str,
   max_path: int,
 ) -> Verdict:
-  _check(draft, name)
-  keys = sampling.position_keys(
-    context.controls.row_key,
-    context.length[:, None] + draft.tree.depth,
-    sampling.TARGET,
-  )
-  target = sampling.categorical(logits, keys, sampler)
+  common.check_tree(draft, name)
+  target = common.target_samples(context, logits, draft.tree.depth, sampler)
   return _walk(draft, logits, target, max_path)
 
 

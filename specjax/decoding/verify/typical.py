@@ -20,7 +20,6 @@ from specjax.base import Context
 from specjax.base import Draft
 from specjax.base import Verdict
 from specjax.base import Verifier
-from specjax.decoding import sampling
 from specjax.decoding.verify import common
 
 # The published runs' values.
@@ -36,11 +35,8 @@ def _plausible(p: Array, token: Array) -> Array:
 
 def _next(context: Context, logits: Array, slot: Array, depth: Array) -> Array:
   """The target's own sample after a slot."""
-  keys = sampling.position_keys(
-    context.controls.row_key, (context.length + depth)[:, None], sampling.TARGET
-  )
   row = common.take_slot(logits, slot)[:, None]
-  return sampling.categorical(row, keys)[:, 0]
+  return common.target_samples(context, row, depth[:, None], 'gumbel')[:, 0]
 
 
 def _chain(context: Context, draft: Draft, logits: Array) -> Verdict:
@@ -54,11 +50,7 @@ def _chain(context: Context, draft: Draft, logits: Array) -> Verdict:
 def _tree(
   context: Context, draft: Draft, logits: Array, *, max_path: int
 ) -> Verdict:
-  if draft.tree is None:
-    raise ValueError(
-      "This form of the rule 'typical' verifies trees, but the draft is a "
-      'chain.'
-    )
+  common.check_tree(draft, 'typical')
   parent, depth = draft.tree.parent, draft.tree.depth
   above = jnp.take_along_axis(logits, parent[:, 1:, None], axis=1)
   ok = _plausible(jax.nn.softmax(above), draft.tokens)

@@ -27,15 +27,6 @@ from specjax.decoding import sampling
 from specjax.decoding.verify import common
 
 
-def check_tree(draft: Draft, name: str) -> None:
-  """Raises ValueError unless the draft is a tree."""
-  if draft.tree is None:
-    raise ValueError(
-      f'This form of the rule {name!r} verifies trees, but the draft is a '
-      'chain.'
-    )
-
-
 def target_row(logits: Array, slot: Array) -> Array:
   """The target's distribution after a slot: float32 [B, V]."""
   return jax.nn.softmax(common.take_slot(logits, slot))
@@ -64,12 +55,6 @@ def without(q: Array, token: Array) -> Array:
   return normalised(left, jnp.zeros_like(q))
 
 
-def put(path: Array, place: Array, value: Array, when: Array) -> Array:
-  """path[b, place[b]] = value[b] where `when`."""
-  here = (jnp.arange(path.shape[1]) == place[:, None]) & when[:, None]
-  return jnp.where(here, value[:, None], path)
-
-
 def verify(
   context: Context, draft: Draft, logits: Array, *, max_path: int
 ) -> Verdict:
@@ -77,7 +62,7 @@ def verify(
 
   Parents stand before children, so one pass over the slots is the walk.
   """
-  check_tree(draft, 'sampling')
+  common.check_tree(draft, 'sampling')
   batch, num_nodes = draft.tokens.shape
   size = logits.shape[-1]
   uniforms, keys = common.round_noise(context, num_nodes)
@@ -101,7 +86,7 @@ def verify(
     p = jnp.where(failed[:, None], left, p)
     q = jnp.where(failed[:, None], without(q, jnp.maximum(token, 0)), q)
     p = jnp.where(passed[:, None], target_row(logits, at), p)
-    path = put(path, count, at, passed)
+    path = common.put(path, count, at, passed)
     fresh = jnp.where(mine, passed, fresh)
     return (
       jnp.where(passed, at, here), p, q, fresh, count + passed, path
