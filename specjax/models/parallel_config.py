@@ -18,6 +18,7 @@ from typing import Any, Mapping, Optional
 
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.layers import Rope
+from specjax.models.output_ids import check_output_ids
 
 KINDS = ('parallel', 'medusa', 'eagle')
 MASK_EMBEDDINGS = ('per_slot', 'shared')
@@ -141,21 +142,8 @@ class ParallelConfig:
       )
     if self.trunk.rope is None and not self.is_heads:
       raise ValueError('The layers of a drafter need rotary positions.')
-    self._validate_output_ids()
-
-  def _validate_output_ids(self):
-    ids = self.output_ids
-    if ids and (
-      list(ids) != sorted(set(ids)) or ids[0] < 0 or ids[-1] >= self.vocab_size
-    ):
-      raise ValueError(
-        'output_ids must be distinct ids in rising order, all below the '
-        f'vocabulary of {self.vocab_size}.'
-      )
-    if ids and not self.is_shared and self.trunk.tie_word_embeddings:
-      raise ValueError(
-        'output_ids need a head of its own: tie_word_embeddings must be false.'
-      )
+    tied = self.trunk.tie_word_embeddings and not self.is_shared
+    check_output_ids(self.output_ids, self.vocab_size, tied, rising=True)
 
 
 def with_run_settings(config: ParallelConfig, **changes: Any) -> ParallelConfig:

@@ -35,6 +35,7 @@ from specjax.models.layers import Embedding
 from specjax.models.layers import Linear
 from specjax.models.layers import MASKED
 from specjax.models.layers import Norm
+from specjax.models.output_ids import spread
 from specjax.models.spec_drafter_config import never_drafted
 from specjax.models.spec_drafter_config import SpecDrafterConfig
 from specjax.models.spec_drafter_layers import Positions
@@ -275,15 +276,8 @@ def draftable(config, logits: Array, vocab_size: int) -> Array:
   Returns:
     float32 [..., V].
   """
-  if config.output_ids:
-    # By gathering: a scatter goes through its entries one by one on a CPU.
-    place = np.full(config.vocab_size, -1, np.int32)
-    place[list(config.output_ids)] = np.arange(len(config.output_ids))
-    place = place[:vocab_size]
-    found = jnp.take(logits, np.maximum(place, 0), axis=-1)
-    logits = jnp.where(place < 0, -jnp.inf, found)
   banned = [i for i in never_drafted(config) if i < vocab_size]
-  return _without(logits[..., :vocab_size], banned)
+  return _without(spread(logits, config.output_ids, vocab_size), banned)
 
 
 def at_head(config, logits: Array, vocab_size: int) -> tuple[Array, Array]:

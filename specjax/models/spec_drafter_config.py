@@ -8,6 +8,7 @@ import dataclasses
 from typing import Optional
 
 from specjax.models.layers import ACTIVATIONS
+from specjax.models.output_ids import check_output_ids
 from specjax.models.t5_config import T5Config
 
 
@@ -16,19 +17,6 @@ def _check_positive(config, names):
     value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
       raise ValueError(f'{name} must be a positive integer, not {value!r}.')
-
-
-def _check_output_ids(config, tied: bool):
-  ids = config.output_ids
-  if ids and (
-    tied
-    or len(set(ids)) < len(ids)
-    or not 0 <= min(ids) <= max(ids) < config.vocab_size
-  ):
-    raise ValueError(
-      'output_ids must be distinct ids below vocab_size, and the head must not '
-      'be tied to the embeddings.'
-    )
 
 
 def _check_dtype(config):
@@ -129,7 +117,7 @@ class SpecDrafterConfig:
       self, ('block', 'window', 'max_positions', 'max_source_positions')
     )
     self.layers().validate()
-    _check_output_ids(self, self.tie_word_embeddings)
+    check_output_ids(self.output_ids, self.vocab_size, self.tie_word_embeddings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,5 +155,5 @@ class BlockwiseConfig:
         f'activation {self.hidden_act!r} is not supported; supported are '
         f'{", ".join(sorted(ACTIVATIONS))}.'
       )
-    _check_output_ids(self, False)
+    check_output_ids(self.output_ids, self.vocab_size, tied=False)
     _check_dtype(self)

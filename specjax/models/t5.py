@@ -29,6 +29,7 @@ from specjax.base import Prefilled
 from specjax.base import Scored
 from specjax.models import cache as cache_lib
 from specjax.models.layers import Embedding
+from specjax.models.output_ids import spread
 from specjax.models.t5_config import T5Config
 from specjax.models.t5_layers import block_bias
 from specjax.models.t5_layers import by_query
@@ -178,23 +179,6 @@ class T5(nn.Module):
     return logits, states[1:], kept
 
 
-def spread(logits, output_ids: tuple, vocab_size: int, rest: float):
-  """Logits of a reduced head to logits over the vocabulary.
-
-  Args:
-    logits: [..., V'].
-    output_ids: the V' ids they belong to.
-    vocab_size: V; ids at or above it are dropped.
-    rest: what the other tokens get.
-
-  Returns:
-    [..., V].
-  """
-  whole = jnp.full((*logits.shape[:-1], vocab_size), rest, logits.dtype)
-  ids = np.asarray(output_ids, np.int32)
-  return whole.at[..., ids].set(logits, mode='drop')
-
-
 @functools.lru_cache(maxsize=None)
 def make_lm(
   config: T5Config,
@@ -253,9 +237,7 @@ def make_lm(
     cache = cache.replace(
       keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept)
     )
-    if config.output_ids:
-      logits = spread(logits, config.output_ids, vocab, -jnp.inf)
-    return Scored(logits[..., :vocab], states), cache
+    return Scored(spread(logits, config.output_ids, vocab), states), cache
 
   return CachedLM(
     prefill=prefill,

@@ -5,6 +5,7 @@ from typing import Any, Mapping, Optional
 
 from specjax.models.decoder_config import token_ids
 from specjax.models.layers import ACTIVATIONS
+from specjax.models.output_ids import check_output_ids
 from specjax.partitioning import Shards
 
 ARCHITECTURES = {
@@ -86,16 +87,7 @@ class T5Config:
         f'activation {self.hidden_act!r} is not supported; supported are '
         f'{", ".join(sorted(ACTIVATIONS))}.'
       )
-    ids = self.output_ids
-    if ids and (
-      self.tie_word_embeddings
-      or len(set(ids)) < len(ids)
-      or not 0 <= min(ids) <= max(ids) < self.vocab_size
-    ):
-      raise ValueError(
-        'output_ids must be distinct ids below vocab_size, and the head must '
-        'not be tied to the embeddings.'
-      )
+    check_output_ids(self.output_ids, self.vocab_size, self.tie_word_embeddings)
     if not 0.0 <= self.dropout_rate < 1.0:
       raise ValueError(
         f'dropout_rate must be in [0, 1), not {self.dropout_rate}.'

@@ -198,11 +198,12 @@ def objective(
     mask_id=made.vocab_size,
     cuts=settings.cuts,
   )
-  labels_of = _labels(made)
 
   def smoothed(logits, labels, mask, training):
-    labels, known = labels_of(labels)
-    mask = mask & known
+    if made.output_ids:
+      ids = jnp.asarray(made.output_ids, jnp.int32)
+      labels, known = objectives.place_of(labels, ids, made.vocab_size)
+      mask = mask & known
     smooth = config.objective.label_smoothing if training else 0.0
     values = losses.cross_entropy(logits, labels, mask, smooth)
     right = (jnp.argmax(logits, -1) == labels) & mask
@@ -255,20 +256,6 @@ def objective(
     lambda key: models.init_params(made, key),
     heads_loss if is_heads else spec_loss,
   )
-
-
-def _labels(made):
-  """Labels to places in the head, and which of them the head knows."""
-  if not made.output_ids:
-    return lambda labels: (labels, jnp.ones(labels.shape, bool))
-  place = np.full(made.vocab_size, -1, np.int32)
-  place[list(made.output_ids)] = np.arange(len(made.output_ids))
-
-  def known(labels):
-    found = jnp.asarray(place)[labels]
-    return jnp.maximum(found, 0), found >= 0
-
-  return known
 
 
 def passes(module, params, batch, cuts, keys):

@@ -17,15 +17,6 @@ from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import drawing
 
 
-def spread(logits, output_ids: tuple, vocab_size: int):
-  """Logits [..., V'] of a reduced head over all V tokens; -inf elsewhere."""
-  if not output_ids:
-    return logits[..., :vocab_size]
-  whole = jnp.full((*logits.shape[:-1], vocab_size), -jnp.inf, logits.dtype)
-  ids = np.asarray(output_ids, np.int32)
-  return whole.at[..., ids].set(logits, mode='drop')
-
-
 def tree(
   logits,
   context: base.Context,

@@ -20,6 +20,7 @@ from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import attached
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
+from specjax.models.output_ids import spread
 
 
 def chain(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
@@ -27,9 +28,8 @@ def chain(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
 
   num_draft = topology.max_depth
 
-  def spread(logits):
-    ids = net.config.output_ids
-    return candidates.spread(logits[:, 0], ids, vocab_size)
+  def first(logits):
+    return spread(logits[:, 0], net.config.output_ids, vocab_size)
 
   def propose(params, state, view):
     context = view.context
@@ -42,10 +42,10 @@ def chain(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
       cache, hidden = state
       logits, hidden, cache = net.extend(params, cache, fed, hidden, zero, zero)
       cache = cache.replace(length=cache.length + 1)
-      return spread(logits), (cache, hidden)
+      return first(logits), (cache, hidden)
 
     draft, (cache, _) = drawing.sequence(
-      spread(logits), step, (cache, hidden), context, num_draft, style
+      first(logits), step, (cache, hidden), context, num_draft, style
     )
     # The rows just written came from guessed states; they are not kept.
     return draft, state.replace(cache=cache.replace(length=context.length))
@@ -149,7 +149,7 @@ def tree(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
         logits, states, cache = grow(
           params, cache, level, index, tokens, states, context.length
         )
-      rows = candidates.spread(logits, net.config.output_ids, vocab_size)
+      rows = spread(logits, net.config.output_ids, vocab_size)
       rows = warp_lib.warp(style.warp, rows, context)
       found = candidates.offered(
         rows,

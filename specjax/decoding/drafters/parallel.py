@@ -22,6 +22,7 @@ from specjax.decoding.drafters import attached
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import eagle
+from specjax.models.output_ids import spread
 
 
 @functools.lru_cache(maxsize=None)
@@ -65,7 +66,7 @@ def _finish(net, topology, vocab_size, style) -> Callable[..., base.Draft]:
   """`(logits [B, K, V'], context) -> Draft`."""
 
   def finish(logits, context):
-    logits = candidates.spread(logits, net.config.output_ids, vocab_size)
+    logits = spread(logits, net.config.output_ids, vocab_size)
     if topology.is_chain:
       return drawing.chain(logits, context, style)
     return candidates.tree(logits, context, topology, style)

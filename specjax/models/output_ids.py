@@ -1,0 +1,55 @@
+"""Heads that know only some tokens of the vocabulary (`output_ids`)."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from specjax.base import Array
+
+
+def check_output_ids(
+  output_ids: tuple, vocab_size: int, tied: bool, rising: bool = False
+) -> None:
+  """Raises ValueError if no head can have these rows.
+
+  Args:
+    output_ids: the ids of its rows; () for all.
+    vocab_size: rows of the embedding table.
+    tied: whether the head is the embedding table.
+    rising: whether they must stand in rising order.
+  """
+  if not output_ids:
+    return
+  ordered = tuple(sorted(set(output_ids)))
+  if (
+    tied
+    or len(ordered) < len(output_ids)
+    or (rising and tuple(output_ids) != ordered)
+    or not 0 <= ordered[0] <= ordered[-1] < vocab_size
+  ):
+    order = ' in rising order' if rising else ''
+    raise ValueError(
+      f'output_ids must be distinct ids{order} below vocab_size, and the head '
+      'must not be tied to the embeddings.'
+    )
+
+
+def spread(logits: Array, output_ids: tuple, vocab_size: int) -> Array:
+  """A head's logits over the vocabulary, -inf for tokens it does not know.
+
+  By gathering: a scatter goes through its entries one by one on a CPU.
+
+  Args:
+    logits: [..., V'], of the whole vocabulary or of `output_ids`.
+    output_ids: the ids of the V' logits, in their order; () for 0, 1, 2, ...
+    vocab_size: V; ids at or above it are dropped.
+
+  Returns:
+    [..., V], in the dtype of the logits.
+  """
+  if not output_ids:
+    return logits[..., :vocab_size]
+  place = np.full(max(vocab_size, max(output_ids) + 1), -1, np.int32)
+  place[list(output_ids)] = np.arange(len(output_ids))
+  place = place[:vocab_size]
+  found = jnp.take(logits, np.maximum(place, 0), axis=-1, mode='clip')
+  return jnp.where(place < 0, -jnp.inf, found)
