@@ -20,6 +20,7 @@ from specjax import distributed
 from specjax.benchmark import plan
 from specjax.benchmark import plots
 from specjax.benchmark import report
+from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
 from specjax.benchmark import specdec
 from specjax.benchmark import specdec_report
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
   first = distributed.is_first()
   if values.output and first:
     report.check_folder(values.output)
-  request = runner.Request(
+  request = request_lib.Request(
     target=values.target,
     drafters=split(values.drafter),
     source=values.input,

@@ -10,9 +10,10 @@ import numpy as np
 from specjax import checks
 from specjax import partitioning
 from specjax.decoding import beam
-from specjax.decoding import build
 from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
+from specjax.decoding.request import Sampling
+from specjax.decoding.sampling import SAMPLERS
 
 LARGEST = 2**31 - 1
 DTYPES = ('float32', 'bfloat16', 'w8a8', 'stored')
@@ -129,7 +130,7 @@ class DecodeConfig:
       _check(self, name, good, what)
     names = ('auto',) + tuple(verify_lib.NAMES)
     checks.one_of('verify', self.verify, names, str)
-    checks.one_of('sampler', self.sampler, build.SAMPLERS, str)
+    checks.one_of('sampler', self.sampler, SAMPLERS, str)
     checks.one_of('dtype', self.dtype, DTYPES, str)
     checks.one_of('quantize', self.quantize, QUANTIZE, str)
     self.mesh.validate()
@@ -181,22 +182,22 @@ class DecodeConfig:
       raise ValueError(f'stop must hold strings, not {stop!r}.')
     return tuple(stop)
 
-  def sampling(self, rows: Union[None, Sequence[int]] = None) -> build.Sampling:
+  def sampling(self, rows: Union[None, Sequence[int]] = None) -> Sampling:
     """The values that shape the distribution.
 
     Args:
       rows: prompts whose values are wanted, in order; None for all as given.
 
     Returns:
-      `build.Sampling`.
+      `Sampling`.
     """
     values = {
       field.name: getattr(self, field.name)
-      for field in dataclasses.fields(build.Sampling)
+      for field in dataclasses.fields(Sampling)
     }
     if rows is not None:
       values = {name: per_row(value, rows) for name, value in values.items()}
-    return build.Sampling(**values)
+    return Sampling(**values)
 
 
 def per_row(value: Any, rows: Union[int, Sequence[int]]) -> Any:

@@ -22,6 +22,8 @@ from specjax import text as text_lib
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 from specjax.models import hf
 from specjax.models import names
 from specjax.models import own_format
@@ -206,8 +208,8 @@ def _state_bytes(target, draft, decode, batch, width, budget) -> int:
   )
 
   def start(params, prompt):
-    controls = build.Sampling(temperature=0.0).controls(
-      build.row_keys(0, range(batch)), budget
+    controls = Sampling(temperature=0.0).controls(
+      row_keys(0, range(batch)), budget
     )
     return generate_lib.start(
       recipe, params, prompt, controls, max_new_tokens=budget

@@ -13,9 +13,10 @@ from specjax import base
 from specjax import loading
 from specjax import theory
 from specjax.api import Answer
-from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 from specjax.jobs import Job
 
 TIMED_STEPS = 16
@@ -182,7 +183,7 @@ def _proposals(recipe, params, batch, width, count):
   prompt = base.Prompt(
     jnp.ones((batch, width), jnp.int32), jnp.full((batch,), width, jnp.int32)
   )
-  controls = build.Sampling().controls(build.row_keys(0, range(batch)), width)
+  controls = Sampling().controls(row_keys(0, range(batch)), width)
   state = generate_lib.start(
     recipe, params, prompt, controls, max_new_tokens=width
   )

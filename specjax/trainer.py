@@ -21,6 +21,7 @@ from specjax import transfer
 from specjax.decoding import build as recipes
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
+from specjax.decoding.request import Sampling
 from specjax.models import sharded
 from specjax.training import build
 from specjax.training import config as config_lib
@@ -202,7 +203,7 @@ def generator(parts: build.Run) -> on_policy.Generate:
       lm = sharded.make_lm(
         parts.model_config, fitting, vocab_size=lm.vocab_size
       )
-  sampling = recipes.Sampling(temperature=1.0)
+  sampling = Sampling(temperature=1.0)
   recipe = recipes.recipe(lm, None, warp=sampling.warp_spec())
   most = settings.target_length
   sample = recipes.compiled(recipe, most)

@@ -20,6 +20,7 @@ from specjax.benchmark import plan
 from specjax.benchmark import plots
 from specjax.benchmark import prompts
 from specjax.benchmark import report
+from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
 from specjax.benchmark import subjects
 from specjax.benchmark import table
@@ -64,7 +65,7 @@ def config(**changes):
 
 
 def request(settings, *drafters):
-  return runner.Request('shape:target', drafters, '', (), settings)
+  return request_lib.Request('shape:target', drafters, '', (), settings)
 
 
 def test_rows_and_report(fake_models, tmp_path):
@@ -155,7 +156,7 @@ def test_a_wrong_loop_fails_its_check(fake_models, monkeypatch):
 
 def test_nothing_drafted_is_inconclusive(fake_models, monkeypatch):
   monkeypatch.setattr(
-    runner.prompts_lib,
+    request_lib.prompts_lib,
     'collect',
     lambda *_: [prompts.Prompt((1, 2, 3, 4, 5))],
   )
@@ -221,7 +222,7 @@ def test_widths_used_weighs_rounds():
 
 def test_by_category(fake_models, monkeypatch):
   given = [prompts.Prompt((1, 2), category=c) for c in ('qa', 'rag', 'qa')]
-  monkeypatch.setattr(runner.prompts_lib, 'collect', lambda *_: given)
+  monkeypatch.setattr(request_lib.prompts_lib, 'collect', lambda *_: given)
   results = runner.run(request(config(), 'simulated:0.5'))
   found = results.rows[1]['by_category']
   assert set(found) == {'qa', 'rag'}

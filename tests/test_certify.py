@@ -15,8 +15,10 @@ from specjax.certify import controls
 from specjax.certify import identity
 from specjax.certify import law as law_lib
 from specjax.certify import runner
+from specjax.certify import verdict
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
+from specjax.decoding.request import Sampling
 from tests import fakes
 from tests.shared import SHARED
 
@@ -74,7 +76,7 @@ def few_controls(monkeypatch):
 
 def test_all_controls_are_flagged():
   made = runner.certify(model(0), drafter(), PROMPTS, config(verify='block'))
-  assert made.verdict == runner.LOSSLESS, made
+  assert made.verdict == verdict.LOSSLESS, made
   missed = [name for name, seen in made.flagged.items() if not seen]
   # Its bias is the smallest; a test of its own shows it.
   assert set(missed) <= {'block_by_position'}, made
@@ -85,7 +87,7 @@ def test_all_controls_are_flagged():
 @pytest.mark.parametrize('verify', EXACT)
 def test_exact_rules_are_lossless(verify, few_controls):
   made = runner.certify(model(0), drafter(), PROMPTS, config(verify=verify))
-  assert made.verdict == runner.LOSSLESS, made
+  assert made.verdict == verdict.LOSSLESS, made
   assert made.status == 0 and made.last_line == 'LOSSLESS'
   assert made.flagged['accept_all'] and made.flagged['resample_from_p']
 
@@ -103,7 +105,7 @@ def test_exact_rules_are_lossless(verify, few_controls):
 def test_warped_rules_are_lossless(changes, few_controls):
   few_controls('warp_swapped', 'second_best')
   made = runner.certify(model(0), drafter(), PROMPTS, config(**changes))
-  assert made.verdict == runner.LOSSLESS, made
+  assert made.verdict == verdict.LOSSLESS, made
   if changes.get('top_p'):
     assert made.flagged['warp_swapped'], made
 
@@ -116,7 +118,7 @@ def test_broken_rules_are_flagged(name, few_controls):
   if name == 'warp_swapped':
     changes |= {'temperature': 1.5, 'top_p': 0.7}
   made = runner.certify(model(0), drafter(), PROMPTS, config(**changes))
-  assert made.verdict == runner.NOT_LOSSLESS, made
+  assert made.verdict == verdict.NOT_LOSSLESS, made
   assert made.status == 1
   assert made.last_line.startswith('NOT LOSSLESS: ')
 
@@ -132,7 +134,7 @@ def test_broken_rules_are_flagged(name, few_controls):
 )  # fmt: skip
 def test_lossy_rules_are_not_lossless(changes, few_controls):
   made = runner.certify(model(0), drafter(), PROMPTS, config(**changes))
-  assert made.verdict == runner.NOT_LOSSLESS, made
+  assert made.verdict == verdict.NOT_LOSSLESS, made
 
 
 def test_a_drafter_that_never_drafts_proves_nothing():
@@ -144,7 +146,7 @@ def test_a_drafter_that_never_drafts_proves_nothing():
   made = runner.certify(
     target, 'prompt_lookup', ((1, 2),), config(temperature=0.0)
   )
-  assert made.verdict == runner.INCONCLUSIVE
+  assert made.verdict == verdict.INCONCLUSIVE
   assert made.status == 3
   assert made.last_line.startswith('INCONCLUSIVE: ')
 
@@ -154,7 +156,7 @@ def test_a_rule_of_ones_own(few_controls):
   target, draft = model(0), drafter()
 
   def make(temperature, num_draft, confine):
-    sampling = build.Sampling(temperature=temperature)
+    sampling = Sampling(temperature=temperature)
     made = build.recipe(
       confine(target.lm), confine(draft.lm), num_draft=num_draft,
       warp=sampling.warp_spec(),
@@ -174,12 +176,12 @@ def test_a_rule_of_ones_own(few_controls):
     target, make, draft.params, config(samples=2000), PROMPTS
   )
   made = runner.certify_recipe(subject)
-  assert made.verdict == runner.NOT_LOSSLESS
+  assert made.verdict == verdict.NOT_LOSSLESS
 
 
 def test_the_enumerated_law_is_that_of_plain_decoding():
   target = model(0)
-  sampling = build.Sampling(temperature=0.8, top_k=3)
+  sampling = Sampling(temperature=0.8, top_k=3)
   symbols = (0, 1, 3, END)
   law = law_lib.enumerate_law(
     target.lm, target.params, sampling, (1, 2), symbols, 3, (END,)

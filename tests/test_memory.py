@@ -12,6 +12,7 @@ from specjax import base
 from specjax import models
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
+from specjax.decoding.request import row_keys
 from tests import tiny
 
 DECODER = models.DecoderConfig(
@@ -48,7 +49,7 @@ def compiled_bytes(config, drafter, decode, prompt_tokens):
     jax.ShapeDtypeStruct((batch,), jnp.int32),
   )
   controls = jax.eval_shape(
-    lambda: decode.sampling().controls(build.row_keys(0, range(batch)), 64)
+    lambda: decode.sampling().controls(row_keys(0, range(batch)), 64)
   )
   program = build.compiled(recipe, decode.max_new_tokens)
   found = (

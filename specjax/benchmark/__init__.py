@@ -1,7 +1,7 @@
 """Measured speed beside predicted speed; see `run` and `report`."""
 
 from specjax.benchmark.config import BenchmarkConfig
-from specjax.benchmark.runner import Request
+from specjax.benchmark.request import Request
 from specjax.benchmark.runner import Results
 from specjax.benchmark.runner import run
 

@@ -18,6 +18,7 @@ from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import verify as verify_lib
+from specjax.decoding.request import row_keys
 
 TARGET_SAMPLE_RULES = ('greedy', 'coupled', 'match')
 
@@ -230,7 +231,7 @@ def batches(
     # Prompts that fill the last batch get noise of their own.
     ids = np.arange(start * batch_size, (start + 1) * batch_size)
     controls = config.sampling(temperature).controls(
-      build.row_keys(config.seed, ids), config.max_new_tokens, eos_ids
+      row_keys(config.seed, ids), config.max_new_tokens, eos_ids
     )
     prompt = base.Prompt(jnp.asarray(tokens), jnp.asarray(lengths))
     if target.layout is not None:

@@ -5,9 +5,10 @@ import math
 
 from specjax import checks
 from specjax import partitioning
-from specjax.decoding import build
 from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
+from specjax.decoding.request import Sampling
+from specjax.decoding.sampling import SAMPLERS
 
 DTYPES = ('float32', 'bfloat16', 'w8a8')
 
@@ -94,7 +95,7 @@ class BenchmarkConfig:
     names = ('auto',) + tuple(verify_lib.NAMES)
     for name in self.verify:
       checks.one_of('verify', name, names, str)
-    checks.one_of('sampler', self.sampler, build.SAMPLERS, str)
+    checks.one_of('sampler', self.sampler, SAMPLERS, str)
     checks.one_of('dtype', self.dtype, DTYPES, str)
     self.mesh.validate()
     for field, lowest in _WHOLE.items():
@@ -110,9 +111,9 @@ class BenchmarkConfig:
         raise ValueError(f'temperature must be 0 or more, not {value}.')
     checks.share('top_p', self.top_p)
 
-  def sampling(self, temperature: float) -> build.Sampling:
+  def sampling(self, temperature: float) -> Sampling:
     """The values that shape the distribution, at one temperature."""
-    return build.Sampling(
+    return Sampling(
       temperature=float(temperature), top_k=self.top_k, top_p=self.top_p
     )
 

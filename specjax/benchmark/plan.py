@@ -19,6 +19,7 @@ from specjax import theory
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import measure as measure_lib
 from specjax.benchmark import parts as parts_lib
+from specjax.benchmark import request as request_lib
 from specjax.benchmark import rows as rows_lib
 from specjax.benchmark import runner
 from specjax.decoding import build
@@ -56,7 +57,7 @@ class Choice(NamedTuple):
   verify_cost: float
 
 
-def plan(request: runner.Request, tell: runner.Tell) -> str:
+def plan(request: request_lib.Request, tell: request_lib.Tell) -> str:
   """Measures and advises.
 
   Args:
@@ -75,7 +76,7 @@ def plan(request: runner.Request, tell: runner.Tell) -> str:
     num_draft=(request.config.max_draft,),
     num_prompts=PROMPTS,
   )
-  setup = runner.prepare(request._replace(config=config, peers=()), tell)
+  setup = request_lib.prepare(request._replace(config=config, peers=()), tell)
   if not setup.subjects:
     raise ValueError('--plan needs at least one --drafter to judge.')
   lines = [

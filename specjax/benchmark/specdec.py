@@ -24,6 +24,7 @@ from specjax.benchmark import check as check_lib
 from specjax.benchmark import measure as measure_lib
 from specjax.benchmark import memory
 from specjax.benchmark import quality
+from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
 from specjax.decoding import beam
 from specjax.decoding import build
@@ -45,13 +46,13 @@ class Results(NamedTuple):
   rows: list[dict]
   environment: dict
   runs: list[tuple]
-  setup: runner.Setup
+  setup: request_lib.Setup
   alone: dict
   sizes: dict
 
 
 def run(
-  request: runner.Request, tell: Callable[[str], None] = lambda text: None
+  request: request_lib.Request, tell: Callable[[str], None] = lambda text: None
 ) -> Results:
   """Measures; `request.config` is a `SpecDecConfig`.
 
@@ -59,8 +60,8 @@ def run(
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
   config = request.config
-  setup = _fit(runner.prepare(request, tell), config, tell)
-  environment = runner.describe(request)
+  setup = _fit(request_lib.prepare(request, tell), config, tell)
+  environment = request_lib.describe(request)
   rows, runs = [], []
   for batch_size in sorted({1, *config.batch_size}):
     cases = wanted_cases(setup, config, batch_size)
@@ -104,7 +105,7 @@ def label(model: Optional[loading.Model], name: str) -> str:
   return name
 
 
-def _fit(setup, config, tell) -> runner.Setup:
+def _fit(setup, config, tell) -> request_lib.Setup:
   """Leaves out prompts that a drafter cannot read.
 
   Raises:

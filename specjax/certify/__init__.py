@@ -1,12 +1,12 @@
 """Is a drafter, a verifier and a warp lossless for a target? See `runner`."""
 
 from specjax.certify.config import CertifyConfig
-from specjax.certify.runner import Certificate
 from specjax.certify.runner import certify
 from specjax.certify.runner import certify_recipe
-from specjax.certify.runner import INCONCLUSIVE
-from specjax.certify.runner import LOSSLESS
-from specjax.certify.runner import NOT_LOSSLESS
+from specjax.certify.verdict import Certificate
+from specjax.certify.verdict import INCONCLUSIVE
+from specjax.certify.verdict import LOSSLESS
+from specjax.certify.verdict import NOT_LOSSLESS
 
 __all__ = [
   'INCONCLUSIVE',

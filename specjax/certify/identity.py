@@ -12,6 +12,7 @@ from specjax.benchmark import prompts as prompts_lib
 from specjax.certify.config import CertifyConfig
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
+from specjax.decoding.request import Sampling
 
 Tell = Callable[[str], None]
 Confine = Callable[[base.CachedLM], base.CachedLM]
@@ -45,10 +46,10 @@ class Subject(NamedTuple):
     """Of target and drafter."""
     return generate_lib.Params(self.target.params, self.drafter_params)
 
-  def sampling(self, temperature: float) -> build.Sampling:
+  def sampling(self, temperature: float) -> Sampling:
     """The config's warp, at a temperature."""
     given = self.config.decoding().sampling()
-    return build.Sampling(**{**vars(given), 'temperature': temperature})
+    return Sampling(**{**vars(given), 'temperature': temperature})
 
 
 class Finding(NamedTuple):
@@ -129,7 +130,7 @@ class _Settings(NamedTuple):
   """What `cases.batches` reads of a config."""
 
   config: CertifyConfig
-  sampling: Callable[[float], build.Sampling]
+  sampling: Callable[[float], Sampling]
   ignore_eos: bool = False
 
   @property

@@ -21,6 +21,8 @@ from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 
 # Numbers held at once: rows times slots times vocabulary.
 MOST_NUMBERS = 2**23
@@ -110,7 +112,7 @@ def choose_symbols(
 def enumerate_law(
   lm: base.CachedLM,
   params: base.PyTree,
-  sampling: build.Sampling,
+  sampling: Sampling,
   prompt: Sequence[int],
   symbols: tuple[int, ...],
   length: int,
@@ -145,7 +147,7 @@ def enumerate_law(
       params,
       _repeat(prompt, rows),
       jnp.asarray(filled),
-      sampling.controls(build.row_keys(0, np.zeros(rows)), length, end_ids),
+      sampling.controls(row_keys(0, np.zeros(rows)), length, end_ids),
     )
     laws = np.asarray(laws, np.float64)
     for path, law in zip(part, laws):
@@ -210,7 +212,7 @@ def _repeat(prompt: Sequence[int], rows: int) -> base.Prompt:
 def sample(
   recipe: generate_lib.Recipe,
   params: generate_lib.Params,
-  sampling: build.Sampling,
+  sampling: Sampling,
   prompt: Sequence[int],
   law: Law,
   end_ids: Sequence[int],
@@ -228,7 +230,7 @@ def sample(
   decode = build.compiled(recipe, law.length)
   counts, drafted, accepted = {}, 0, 0
   for start in range(0, samples, rows):
-    keys = build.row_keys(seed, np.arange(start, start + rows))
+    keys = row_keys(seed, np.arange(start, start + rows))
     controls = sampling.controls(keys, law.length, end_ids)
     made = jax.device_get(decode(params, _repeat(prompt, rows), controls))
     for row in range(min(rows, samples - start)):
@@ -269,7 +271,7 @@ def detectable(law: Law, length: int, samples: int, false_alarm: float):
 def test(
   recipe: generate_lib.Recipe,
   params: generate_lib.Params,
-  sampling: build.Sampling,
+  sampling: Sampling,
   prompt: Sequence[int],
   law: Law,
   end_ids: Sequence[int],

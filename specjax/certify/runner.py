@@ -9,7 +9,7 @@
 """
 
 import dataclasses
-from typing import Any, Callable, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from specjax import loading
 from specjax.certify import controls as controls_lib
 from specjax.certify import identity
 from specjax.certify import law as law_lib
+from specjax.certify import verdict
 from specjax.certify.config import CertifyConfig
 from specjax.certify.identity import Finding
 from specjax.certify.identity import Subject
@@ -26,10 +27,7 @@ from specjax.certify.identity import unconfined
 from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
-
-LOSSLESS, NOT_LOSSLESS = 'LOSSLESS', 'NOT LOSSLESS'
-INCONCLUSIVE = 'INCONCLUSIVE'
-EXIT = {LOSSLESS: 0, NOT_LOSSLESS: 1, INCONCLUSIVE: 3}
+from specjax.decoding.request import Sampling
 
 # Longest draft of the law test: texts of K + 2 tokens are enumerated.
 LONGEST_LAW_DRAFT = 4
@@ -38,40 +36,13 @@ CANDIDATES = 24
 Tell = Callable[[str], None]
 
 
-class Certificate(NamedTuple):
-  """A verdict and what it rests on.
-
-  Attributes:
-    verdict: LOSSLESS, NOT_LOSSLESS or INCONCLUSIVE.
-    reason: the smallest counter-example, or why nothing can be said; '' for
-      LOSSLESS.
-    lines: the report, line by line.
-    flagged: {broken rule: whether it was told from an exact one}.
-  """
-
-  verdict: str
-  reason: str
-  lines: tuple[str, ...]
-  flagged: dict
-
-  @property
-  def status(self) -> int:
-    """Exit status of the command."""
-    return EXIT[self.verdict]
-
-  @property
-  def last_line(self) -> str:
-    """The verdict as the command prints it."""
-    return f'{self.verdict}: {self.reason}' if self.reason else self.verdict
-
-
 def certify(
   target: loading.Model,
   drafter: Any,
   prompts: Sequence[Sequence[int]],
   config: CertifyConfig,
   tell: Tell = lambda text: None,
-) -> Certificate:
+) -> verdict.Certificate:
   """Certifies a drafter with one of our verifiers.
 
   Args:
@@ -82,14 +53,14 @@ def certify(
     tell: is told of progress.
 
   Returns:
-    `Certificate`.
+    `verdict.Certificate`.
   """
   is_model = isinstance(drafter, loading.Model)
   verify = 'auto' if config.broken else config.verify
 
   def make(temperature, num_draft, confine) -> generate_lib.Recipe:
     given = config.decoding().sampling()
-    sampling = build.Sampling(**{**vars(given), 'temperature': temperature})
+    sampling = Sampling(**{**vars(given), 'temperature': temperature})
     drafts = drafting.for_recipe(target, drafter, num_draft)
     if isinstance(drafts, (base.CachedLM, drafters.SlotSpec)):
       drafts = confine(drafts)
@@ -116,7 +87,7 @@ _GREEDY_TOO = ('greedy', 'lenient', 'top_candidates')
 
 def certify_recipe(
   subject: Subject, tell: Tell = lambda text: None
-) -> Certificate:
+) -> verdict.Certificate:
   """Certifies whatever `subject.make` gives; also a rule of your own."""
   config = subject.config
   temperature = float(config.temperature)
@@ -136,7 +107,7 @@ def certify_recipe(
     stress = _stress(subject, laws, tell)
     findings += _law_findings(subject, laws, stress, tell)
   flagged, power = _run_controls(subject, laws, stress, tell)
-  return _judge(subject, findings, flagged, power)
+  return verdict.judge(subject, findings, flagged, power)
 
 
 def _laws(subject: Subject, tell: Tell) -> list:
@@ -370,38 +341,3 @@ def _power(config, law) -> str:
 def _num_laws(config) -> int:
   """Law tests that share the false alarm rate: prompts, and the stress."""
   return config.law_prompts + 1
-
-
-def _judge(subject, findings, flagged, power) -> Certificate:
-  config = subject.config
-  recipe = subject.make(float(config.temperature), config.num_draft, unconfined)
-  lines = tuple(finding.line for finding in findings) + tuple(power)
-  faults = [finding for finding in findings if finding.fault]
-  if faults:
-    worst = min(faults, key=lambda finding: finding.size)
-    return Certificate(NOT_LOSSLESS, worst.fault, lines, flagged)
-  if all(finding.empty for finding in findings):
-    reason = 'nothing was drafted, so nothing was tested'
-    return Certificate(INCONCLUSIVE, reason, lines, flagged)
-  if not recipe.verifier.exact and not _harmless(recipe.verifier, config):
-    reason = (
-      f'the rule {recipe.verifier.name!r} is lossy, though these tests do not '
-      'show it; give more samples or other prompts'
-    )
-    return Certificate(INCONCLUSIVE, reason, lines, flagged)
-  subtle = [name for name in flagged if name != 'accept_all']
-  missed = not flagged.get('accept_all', False)
-  if missed or (subtle and not any(flagged[name] for name in subtle)):
-    reason = (
-      'the same tests do not flag deliberately broken rules with this drafter '
-      'and these prompts, so passing them proves little; give more samples'
-    )
-    return Certificate(INCONCLUSIVE, reason, lines, flagged)
-  return Certificate(LOSSLESS, '', lines, flagged)
-
-
-def _harmless(verifier: base.Verifier, config: CertifyConfig) -> bool:
-  """Whether a lossy rule's settings make it an exact one."""
-  if verifier.name == 'lenient':
-    return config.lenience == 1
-  return verifier.name == 'top_candidates' and config.beta == 1

@@ -5,22 +5,20 @@ whose drafter draws its tokens the way the verifier needs.
 """
 
 import dataclasses
-from typing import NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple, Optional, Union
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from specjax import base
 from specjax import models
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
+from specjax.decoding import sampling
 from specjax.decoding import search as search_lib
 from specjax.decoding import trees
 from specjax.decoding import verify as verify_lib
 from specjax.decoding import warp as warp_lib
 
-SAMPLERS = ('gumbel', 'inverse_cdf')
 # Drafters that need no training and no parameters.
 FREE_DRAFTERS = ('prompt_lookup', 'suffix', 'token_recycling')
 GREEDY_RULES = ('greedy', 'top_candidates')
@@ -50,96 +48,6 @@ class Attached(NamedTuple):
 
   config: models.ParallelConfig
   target: base.CachedLM
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  """How tokens are chosen; one value for all rows or one for each.
-
-  Attributes:
-    temperature: 0 means greedy.
-    top_k: 0 keeps every token.
-    top_p: in (0, 1].
-    min_p: in [0, 1].
-    repetition_penalty: positive; 1 changes nothing.
-    no_repeat_ngram_size: 0 allows every repetition. One value.
-    lenience: in (0, 1]; of the lossy `lenient` verifier.
-    beta: at least 1, and
-    tau: at least 0; of the lossy `top_candidates` verifier.
-  """
-
-  temperature: Union[float, Sequence[float]] = 0.0
-  top_k: Union[int, Sequence[int]] = 0
-  top_p: Union[float, Sequence[float]] = 1.0
-  min_p: Union[float, Sequence[float]] = 0.0
-  repetition_penalty: Union[float, Sequence[float]] = 1.0
-  no_repeat_ngram_size: int = 0
-  lenience: Union[float, Sequence[float]] = 1.0
-  beta: Union[int, Sequence[int]] = 1
-  tau: Union[float, Sequence[float]] = 0.0
-
-  def warp_spec(self) -> warp_lib.WarpSpec:
-    """The static switches these values need."""
-    return warp_lib.WarpSpec(
-      sampled=bool(np.any(np.asarray(self.temperature) > 0)),
-      top_k=bool(np.any(np.asarray(self.top_k) > 0)),
-      top_p=bool(np.any(np.asarray(self.top_p) < 1)),
-      min_p=bool(np.any(np.asarray(self.min_p) > 0)),
-      repetition_penalty=bool(np.any(np.asarray(self.repetition_penalty) != 1)),
-      no_repeat_ngram_size=self.no_repeat_ngram_size,
-    )
-
-  def controls(
-    self,
-    row_key: base.Array,
-    max_new_tokens: Union[int, Sequence[int]],
-    eos_ids: Sequence[int] = (),
-  ) -> base.Controls:
-    """Traced controls for a batch.
-
-    Args:
-      row_key: typed PRNG keys [B], see `row_keys`.
-      max_new_tokens: one budget or one for each row.
-      eos_ids: end tokens; empty to ignore them.
-
-    Returns:
-      `base.Controls` with every field [B].
-    """
-    batch = row_key.shape[0]
-
-    def rows(value, dtype):
-      return jnp.broadcast_to(jnp.asarray(value, dtype), (batch,))
-
-    return base.Controls(
-      row_key=row_key,
-      temperature=rows(self.temperature, jnp.float32),
-      top_k=rows(self.top_k, jnp.int32),
-      top_p=rows(self.top_p, jnp.float32),
-      min_p=rows(self.min_p, jnp.float32),
-      repetition_penalty=rows(self.repetition_penalty, jnp.float32),
-      max_new_tokens=rows(max_new_tokens, jnp.int32),
-      eos_ids=jnp.asarray(list(eos_ids) or [-1], jnp.int32),
-      lenience=rows(self.lenience, jnp.float32),
-      beta=rows(self.beta, jnp.int32),
-      tau=rows(self.tau, jnp.float32),
-    )
-
-
-def row_keys(seed: int, ids: Sequence[int]) -> base.Array:
-  """One key a row, from a seed and the row's own identity.
-
-  Args:
-    seed: of the whole job.
-    ids: int [B]; whatever names a request, such as its place in the input, so
-      that a row's randomness depends on neither batch nor order.
-
-  Returns:
-    Typed keys [B].
-  """
-  key = jax.random.key(seed)
-  return jax.vmap(lambda i: jax.random.fold_in(key, i))(
-    jnp.asarray(ids, jnp.uint32)
-  )
 
 
 def choose_verifier(name: str, spec: warp_lib.WarpSpec, drafter) -> str:
@@ -197,7 +105,7 @@ def recipe(
       a `Hybrid` of one, a `SlotSpec`, or a network `Attached` to the target.
     num_draft: K; 0 is plain decoding too.
     verify: a name of `verify.NAMES`, or 'auto'.
-    warp: static switches; see `Sampling.warp_spec`.
+    warp: static switches; see `request.Sampling.warp_spec`.
     sampler: of plain sampling, which `coupled` and `match` reproduce.
     min_promise: `suffix` and `Hybrid` draft by matching only where they expect
       this many accepted tokens: what a block costs beyond a step, in steps.
@@ -210,8 +118,10 @@ def recipe(
   Raises:
     ValueError: for unknown names, and models that do not fit together.
   """
-  if sampler not in SAMPLERS:
-    raise ValueError(f'Unknown sampler {sampler!r}; use one of {SAMPLERS}.')
+  if sampler not in sampling.SAMPLERS:
+    raise ValueError(
+      f'Unknown sampler {sampler!r}; use one of {sampling.SAMPLERS}.'
+    )
   if num_draft < 0:
     raise ValueError(f'num_draft must be at least 0, not {num_draft}.')
   name = choose_verifier(verify, warp, drafter)

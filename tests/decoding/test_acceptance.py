@@ -13,6 +13,8 @@ from specjax import loading
 from specjax import theory
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 from tests import shared
 
 GIVEN, NEW, NUM_DRAFT = 24, 64, 4
@@ -45,7 +47,7 @@ def _prompt():
 @functools.lru_cache(maxsize=None)
 def _decode(verify, with_drafter, temperature=1.0):
   target, draft = _models()
-  settings = build.Sampling(temperature=temperature)
+  settings = Sampling(temperature=temperature)
   recipe = build.recipe(
     target.lm,
     draft.lm if with_drafter else None,
@@ -53,7 +55,7 @@ def _decode(verify, with_drafter, temperature=1.0):
     verify=verify,
     warp=settings.warp_spec(),
   )
-  controls = settings.controls(build.row_keys(0, range(100)), NEW, (1, 2))
+  controls = settings.controls(row_keys(0, range(100)), NEW, (1, 2))
   params = generate_lib.Params(target.params, draft.params)
   call = build.compiled(recipe, NEW)
   return jax.device_get(call(params, _prompt(), controls))

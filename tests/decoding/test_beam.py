@@ -10,7 +10,8 @@ import specjax
 from specjax import base
 from specjax import models
 from specjax.decoding import beam
-from specjax.decoding import build
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 from tests import fakes
 from tests import tiny
 from tests.decoding import test_identity
@@ -19,8 +20,8 @@ NEW = 12
 
 
 def run(lm, params, prompt, spec, new=NEW, budgets=None, eos=(1,)):
-  controls = build.Sampling().controls(
-    build.row_keys(0, range(prompt.tokens.shape[0])),
+  controls = Sampling().controls(
+    row_keys(0, range(prompt.tokens.shape[0])),
     new if budgets is None else budgets,
     eos,
   )
@@ -132,7 +133,7 @@ def test_one_beam_is_greedy_and_rows_are_their_own():
   lm, params = models.make_lm(config), test_identity._params(kind, 1)
   prompt = test_identity._prompt(4, seed=3)
   greedy = test_identity._decode(
-    lm, params, prompt, build.Sampling(), eos=(1,), new=NEW
+    lm, params, prompt, Sampling(), eos=(1,), new=NEW
   )
   one = run(lm, params, prompt, beam.BeamSpec(1)).finished
   assert [

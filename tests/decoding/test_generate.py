@@ -9,9 +9,9 @@ import pytest
 
 from specjax import base
 from specjax.decoding import build
-from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import stats
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 from tests import fakes
 
 VOCAB = 11
@@ -29,8 +29,8 @@ def _prompt(batch, seed=0, width=9):
 
 
 def _controls(batch, *, eos=(3,), new=NEW, seed=0, **sampling):
-  settings = build.Sampling(**sampling)
-  keys = build.row_keys(seed, range(batch))
+  settings = Sampling(**sampling)
+  keys = row_keys(seed, range(batch))
   return settings, settings.controls(keys, new, eos)
 
 
@@ -171,7 +171,7 @@ def test_rows_do_not_depend_on_mates_order_or_padding(verify):
   params = fakes.markov_params(0, VOCAB)
   drafter, drafter_params = _drafter('good', False)
   prompt = _prompt(7)
-  settings = build.Sampling(temperature=0.9)
+  settings = Sampling(temperature=0.9)
   decode = functools.partial(
     _decode,
     target,
@@ -185,7 +185,7 @@ def test_rows_do_not_depend_on_mates_order_or_padding(verify):
   whole = _new_tokens(
     decode(
       prompt=prompt,
-      controls=settings.controls(build.row_keys(1, range(7)), NEW, (3,)),
+      controls=settings.controls(row_keys(1, range(7)), NEW, (3,)),
     )
   )
   order = [4, 2, 6]
@@ -198,7 +198,7 @@ def test_rows_do_not_depend_on_mates_order_or_padding(verify):
   part = _new_tokens(
     decode(
       prompt=padded,
-      controls=settings.controls(build.row_keys(1, order), NEW, (3,)),
+      controls=settings.controls(row_keys(1, order), NEW, (3,)),
     )
   )
   assert part == [whole[i] for i in order]
@@ -259,7 +259,7 @@ def test_one_program_for_all_values_and_acceptance_patterns():
   target = fakes.markov_lm(VOCAB)
   params = fakes.markov_params(0, VOCAB)
   drafter, _ = _drafter('good', False)
-  settings = build.Sampling(temperature=1.0, top_p=0.9)
+  settings = Sampling(temperature=1.0, top_p=0.9)
   recipe = build.recipe(target, drafter, num_draft=3, warp=settings.warp_spec())
   traces = []
 
@@ -271,14 +271,14 @@ def test_one_program_for_all_values_and_acceptance_patterns():
     )
 
   for i in range(5):
-    settings = build.Sampling(
+    settings = Sampling(
       temperature=0.3 * i,
       top_p=0.5 + 0.1 * i,
       lenience=0.2 * i + 0.1,
       beta=i + 1,
       tau=i / 2,
     )
-    controls = settings.controls(build.row_keys(i, range(4)), NEW, (3,))
+    controls = settings.controls(row_keys(i, range(4)), NEW, (3,))
     draft_params = fakes.markov_params(i, VOCAB)
     decode(
       generate_lib.Params(params, draft_params), _prompt(4, seed=i), controls
@@ -327,59 +327,6 @@ def test_a_state_can_be_run_in_pieces():
   pieces = generate_lib.finish(state)
   np.testing.assert_array_equal(whole.tokens, pieces.tokens)
   np.testing.assert_array_equal(whole.rounds.emitted, pieces.rounds.emitted)
-
-
-def test_simulated_acceptance_is_what_was_asked_for():
-  target = fakes.markov_lm(VOCAB)
-  params = fakes.markov_params(0, VOCAB)
-  batch, new = 64, 40
-  prompt = _prompt(batch)
-  settings, controls = _controls(batch, eos=(), new=new)
-  plain = _decode(target, params, prompt, controls, settings, new=new)
-  continuation = np.array(_new_tokens(plain))
-  recipe = build.recipe(target, 'prompt_lookup', num_draft=4)
-  recipe = recipe._replace(
-    drafter=drafters.simulated(num_draft=4, vocab_size=VOCAB)
-  )
-  script = drafters.Script(jnp.asarray(continuation), jnp.float32(0.8))
-  got = jax.device_get(
-    build.compiled(recipe, new)(
-      generate_lib.Params(params, script), prompt, controls
-    )
-  )
-  assert _new_tokens(got) == continuation.tolist()
-  total = stats.add(
-    [
-      stats.count_row(d, a, e, n, 4)
-      for d, a, e, n in zip(
-        got.rounds.drafted,
-        got.rounds.accepted,
-        got.rounds.emitted,
-        got.num_tokens,
-      )
-    ]
-  )
-  error = (0.8 * 0.2 / total.num_tested) ** 0.5
-  assert abs(total.acceptance_rate - 0.8) < 4 * error
-  assert total.num_tokens == batch * new
-
-
-def test_counts_after_a_cut():
-  drafted, accepted = np.array([3, 3, 3, 0]), np.array([2, 3, 0, 0])
-  emitted = np.array([3, 4, 1, 0])
-  whole = stats.count_row(drafted, accepted, emitted, 8, 3)
-  assert whole.num_target_calls == 3 and whole.num_drafted == 9
-  assert whole.num_accepted == 5 and whole.num_tested == 7
-  assert whole.accepted_by_position == (2, 2, 1)
-  assert whole.tested_by_position == (3, 2, 2)
-  assert whole.accepted_histogram == (1, 0, 1, 1)
-  assert whole.mean_acceptance_length == pytest.approx(1 + 5 / 3)
-  cut = stats.count_row(drafted, accepted, emitted, 5, 3)
-  assert cut.num_target_calls == 2 and cut.num_drafted == 6
-  assert cut.num_accepted == 4 and cut.num_tested == 5
-  assert cut.block_efficiency == 2.5
-  assert stats.add([whole, cut]).num_tokens == 13
-  assert stats.add([]).acceptance_rate is None
 
 
 @pytest.mark.parametrize('widths', [(0, 5), (0, 1, 3, 5), (2, 5)])

@@ -13,6 +13,8 @@ from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import verify
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 from tests import fakes
 
 VOCAB = 11
@@ -46,8 +48,8 @@ def test_output_is_that_of_plain_decoding(
   poor = jax.tree.map(
     lambda x, y: x + 0.5 * y, good, fakes.markov_params(5, VOCAB)
   )
-  settings = build.Sampling(temperature=temperature)
-  controls = settings.controls(build.row_keys(0, range(5)), NEW, (3,))
+  settings = Sampling(temperature=temperature)
+  controls = settings.controls(row_keys(0, range(5)), NEW, (3,))
   prompt, warp = _prompt(5), settings.warp_spec()
   plain = build.compiled(build.recipe(target, warp=warp), NEW)
   want = plain(generate_lib.Params(good), prompt, controls)
@@ -75,14 +77,14 @@ def test_model_drafts_as_if_it_had_always_run():
   the suffix rounds before left in its cache."""
   lm = fakes.markov_lm(VOCAB)
   good = fakes.markov_params(0, VOCAB)
-  settings = build.Sampling(temperature=1.0)
+  settings = Sampling(temperature=1.0)
   spec = drafters.HybridSpec(
     drafters.SuffixSpec(num_draft=5), num_draft=2, prior=0.2, memory=0.0
   )
   made, verifier = _hybrid(lm, spec, settings, 'coupled')
   recipe = generate_lib.Recipe(lm, made, verifier, settings.warp_spec())
   params = generate_lib.Params(good, drafters.HybridParams(good))
-  controls = settings.controls(build.row_keys(3, range(6)), 60)
+  controls = settings.controls(row_keys(3, range(6)), 60)
   state = jax.jit(
     functools.partial(generate_lib.start, recipe, max_new_tokens=60)
   )(params, _prompt(6), controls)
@@ -110,7 +112,7 @@ def test_model_drafts_as_if_it_had_always_run():
 def test_ratio_rules_get_honest_distributions():
   lm = fakes.markov_lm(VOCAB)
   good = fakes.markov_params(0, VOCAB)
-  settings = build.Sampling(temperature=0.9)
+  settings = Sampling(temperature=0.9)
   spec = drafters.HybridSpec(
     drafters.SuffixSpec(num_draft=5), num_draft=3, prior=0.5
   )
@@ -119,7 +121,7 @@ def test_ratio_rules_get_honest_distributions():
   rows[0, :9] = [1, 2, 3, 4, 5, 1, 2, 3, 4]
   rows[1, :9] = [1, 2, 3, 4, 5, 6, 7, 8, 9]
   prompt = base.Prompt(jnp.asarray(rows), jnp.asarray([9, 9]))
-  controls = settings.controls(build.row_keys(0, range(2)), 8)
+  controls = settings.controls(row_keys(0, range(2)), 8)
   context = base.Context(prompt.tokens, prompt.length, prompt.length, controls)
   params = drafters.HybridParams(good)
   state = made.init(
@@ -141,7 +143,7 @@ def test_ratio_rules_get_honest_distributions():
 def test_a_drafter_that_never_pays_is_seldom_asked():
   lm = fakes.markov_lm(VOCAB)
   good, bad = fakes.markov_params(0, VOCAB), fakes.markov_params(9, VOCAB)
-  settings = build.Sampling(temperature=1.0)
+  settings = Sampling(temperature=1.0)
   spec = drafters.HybridSpec(
     drafters.SuffixSpec(num_draft=3, min_score=9.0),
     num_draft=3,
@@ -151,7 +153,7 @@ def test_a_drafter_that_never_pays_is_seldom_asked():
   made, verifier = _hybrid(lm, spec, settings, 'coupled')
   recipe = generate_lib.Recipe(lm, made, verifier, settings.warp_spec(), (0, 3))
   params = generate_lib.Params(good, drafters.HybridParams(bad))
-  controls = settings.controls(build.row_keys(3, range(2)), 60)
+  controls = settings.controls(row_keys(3, range(2)), 60)
   got = build.compiled(recipe, 60)(params, _prompt(2), controls)
   asked = np.asarray(got.rounds.drafted) > 0
   assert asked[:, 0].all() and asked.sum(1).max() < 20
@@ -163,8 +165,8 @@ def test_a_drafter_that_never_pays_is_seldom_asked():
 def test_a_model_that_cannot_pay_does_not_run():
   lm = fakes.markov_lm(VOCAB)
   good = fakes.markov_params(0, VOCAB)
-  settings = build.Sampling(temperature=0.5)
-  controls = settings.controls(build.row_keys(3, range(3)), 30)
+  settings = Sampling(temperature=0.5)
+  controls = settings.controls(row_keys(3, range(3)), 30)
   dear = build.Hybrid(lm, num_draft=4, draft_cost=4.0)
   rounds = []
   for drafter, params in (

@@ -19,6 +19,8 @@ from specjax import models
 from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 from tests import shared
 
 NEW = 14
@@ -112,7 +114,7 @@ def _decode(
   if swap is not None:
     recipe = recipe._replace(drafter=swap)
   rows = range(prompt.tokens.shape[0]) if rows is None else rows
-  controls = settings.controls(build.row_keys(seed, rows), new, eos)
+  controls = settings.controls(row_keys(seed, rows), new, eos)
   made = build.compiled(recipe, new)(
     generate_lib.Params(params, draft_params), prompt, controls
   )
@@ -169,7 +171,7 @@ def _drafter(kind, lm, params, name):
 def test_greedy_identity(kind, num_draft, batch):
   lm, params = models.make_lm(CONFIGS[kind]), _params(kind, 1)
   prompt = _prompt(batch, seed=num_draft)
-  settings = build.Sampling()
+  settings = Sampling()
   decode = functools.partial(_decode, lm, params, prompt, settings)
   plain = decode()
   gaps = _gaps(lm, params, prompt, plain)
@@ -192,7 +194,7 @@ def test_coupled_equals_plain_sampling(kind, temperature):
   lm, params = models.make_lm(CONFIGS[kind]), _params(kind, 1)
   prompt = _prompt(5, seed=2)
   # Another row samples, so that temperature 0 stands in a mixed batch too.
-  settings = build.Sampling(temperature=[temperature] * 4 + [1.0])
+  settings = Sampling(temperature=[temperature] * 4 + [1.0])
   decode = functools.partial(_decode, lm, params, prompt, settings)
   plain = decode()
   for name, num_draft in (('good', 3), ('random', 1), ('itself', 5)):
@@ -216,7 +218,7 @@ def test_rows_do_not_depend_on_mates_order_or_padding(kind, temperature):
     _decode,
     lm,
     params,
-    settings=build.Sampling(temperature=temperature),
+    settings=Sampling(temperature=temperature),
     drafter=drafter,
     draft_params=draft_params,
     num_draft=3,
@@ -313,7 +315,7 @@ def _compare(lm, params, prompt, want, eos, new, capsys):
       lm,
       params,
       prompt,
-      build.Sampling(),
+      Sampling(),
       drafter='prompt_lookup',
       num_draft=num_draft,
       eos=eos,

@@ -21,6 +21,8 @@ from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
 from specjax.decoding import verify as verify_lib
 from specjax.decoding import warp as warp_lib
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 from specjax.decoding.verify import common
 from tests import fakes
 from tests import references
@@ -57,7 +59,7 @@ def _batch(**settings):
   def column(name, off):
     return [values.get(name, off) for _, values in rows]
 
-  settings = build.Sampling(
+  settings = Sampling(
     temperature=column('temperature', 1.0),
     top_k=column('top_k', 0),
     top_p=column('top_p', 1.0),
@@ -65,9 +67,7 @@ def _batch(**settings):
     repetition_penalty=column('repetition_penalty', 1.0),
     **settings,
   )
-  controls = settings.controls(
-    build.row_keys(7, range(len(rows))), LENGTH, (END,)
-  )
+  controls = settings.controls(row_keys(7, range(len(rows))), LENGTH, (END,))
   length = jnp.asarray([len(p) for p, _ in rows], jnp.int32)
   return cells, base.Prompt(jnp.asarray(tokens), length), controls
 

@@ -11,6 +11,8 @@ from specjax import base
 from specjax import models
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 from tests.decoding import test_identity
 
 pytestmark = pytest.mark.usefixtures('fresh_compilation')
@@ -26,7 +28,7 @@ def _compile(kind, drafter, widths=(), **sampling):
   config = dataclasses.replace(config, **{layers: 4})
   lm = models.make_lm(config)
   params = models.init_params(config, jax.random.key(0))
-  settings = build.Sampling(**sampling)
+  settings = Sampling(**sampling)
   recipe = build.recipe(
     lm,
     {'model': lm, 'none': None}.get(drafter, drafter),
@@ -37,7 +39,7 @@ def _compile(kind, drafter, widths=(), **sampling):
   prompt = base.Prompt(
     jnp.ones((BATCH, 300), jnp.int32), jnp.full((BATCH,), 300, jnp.int32)
   )
-  controls = settings.controls(build.row_keys(0, range(BATCH)), NEW, (5,))
+  controls = settings.controls(row_keys(0, range(BATCH)), NEW, (5,))
   state = generate_lib.start(
     recipe, params, prompt, controls, max_new_tokens=NEW, capacity=700
   )

@@ -22,6 +22,8 @@ from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import Script
 from specjax.decoding.drafters import SlotSpec
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 from tests import fakes
 from tests.decoding import test_law as law_lib
 
@@ -51,7 +53,7 @@ def prompts(rows, width=9):
   return base.Prompt(jnp.asarray(tokens[rows]), jnp.asarray(length[rows]))
 
 
-def decode(drafter, prompt, num_draft, settings=build.Sampling(), **kwargs):
+def decode(drafter, prompt, num_draft, settings=Sampling(), **kwargs):
   """A `Generation` of numpy arrays."""
   draft_params = kwargs.pop('draft_params', None)
   recipe = build.recipe(
@@ -62,7 +64,7 @@ def decode(drafter, prompt, num_draft, settings=build.Sampling(), **kwargs):
     **kwargs,
   )
   rows = prompt.tokens.shape[0]
-  controls = settings.controls(build.row_keys(0, range(rows)), NEW, (EOS,))
+  controls = settings.controls(row_keys(0, range(rows)), NEW, (EOS,))
   params = generate_lib.Params(params_of(TARGET, 11), draft_params)
   made = build.compiled(recipe, NEW)(params, prompt, controls)
   return jax.device_get(made)
@@ -120,7 +122,7 @@ def test_the_oracle_needs_as_few_rounds_as_can_be():
   recipe = build.recipe(models.make_lm(TARGET), 'suffix', num_draft=num_draft)
   oracle = drafters.simulated(num_draft=num_draft, vocab_size=VOCAB)
   recipe = recipe._replace(drafter=oracle, widths=())
-  controls = build.Sampling().controls(build.row_keys(0, range(8)), NEW, (EOS,))
+  controls = Sampling().controls(row_keys(0, range(8)), NEW, (EOS,))
   params = generate_lib.Params(
     params_of(TARGET, 11), Script(jnp.asarray(script), jnp.float32(1.0))
   )
@@ -140,7 +142,7 @@ def test_relaxed_tokens_satisfy_the_rule_on_the_final_output():
     SlotSpec(CONFIG, VOCAB),
     prompts(list(range(8))),
     5,
-    build.Sampling(beta=beta, tau=tau),
+    Sampling(beta=beta, tau=tau),
     verify='top_candidates',
     draft_params=params_of(CONFIG, 1),
   )
@@ -244,7 +246,7 @@ def test_law(verify, monkeypatch):
 
 
 def test_a_round_costs_the_same_whatever_the_buffer_holds():
-  style = drafters.Style('argmax', False, build.Sampling().warp_spec())
+  style = drafters.Style('argmax', False, Sampling().warp_spec())
   config = dataclasses.replace(CONFIG, max_positions=5000)
   drafter = drafters.slot_drafter(SlotSpec(config, VOCAB), 5, style)
   recipe = build.recipe(models.make_lm(TARGET))._replace(drafter=drafter)
@@ -258,7 +260,7 @@ def test_a_round_costs_the_same_whatever_the_buffer_holds():
       )  # fmt: skip
 
     prompt = prompts([0])
-    controls = build.Sampling().controls(build.row_keys(0, [0]), 8, (EOS,))
+    controls = Sampling().controls(row_keys(0, [0]), 8, (EOS,))
     state = jax.eval_shape(
       start, models.abstract_params(TARGET), params, prompt, controls
     )
@@ -307,5 +309,5 @@ def test_bad_inputs_in_one_sentence():
       build.recipe(target, drafter, num_draft=num_draft)
   with pytest.raises(ValueError, match='num_draft must be at least 1'):
     drafters.slot_drafter(
-      spec, 0, drafters.Style('argmax', False, build.Sampling().warp_spec())
+      spec, 0, drafters.Style('argmax', False, Sampling().warp_spec())
     )

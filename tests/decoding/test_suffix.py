@@ -1,4 +1,4 @@
-"""Suffix drafts against counting by hand, the corpus, and the loop."""
+"""Suffix drafts against counting by hand."""
 
 import functools
 
@@ -8,20 +8,12 @@ import numpy as np
 import pytest
 
 from specjax import base
-from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
-from specjax.decoding import generate as generate_lib
-from specjax.decoding import verify
 from specjax.decoding.drafters.suffix import learn
 from specjax.decoding.drafters.suffix import search
 from specjax.decoding.drafters.suffix import suffix
 from specjax.decoding.drafters.suffix import SuffixSpec
 from specjax.decoding.drafters.suffix import SuffixState
-from specjax.decoding.search import SearchConfig
-from tests import fakes
-
-VOCAB = 11
-
 
 # The oracle: occurrences counted one by one, straight from the definition.
 
@@ -320,163 +312,6 @@ def test_rows_that_miss_wait():
 def test_bad_settings_are_named(settings):
   with pytest.raises(ValueError, match=next(iter(settings))):
     suffix(SuffixSpec(**settings))
-
-
-# Corpora on the host and on disk.
-
-
-def test_corpus_is_saved_and_loaded(tmp_path):
-  path = tmp_path / 'sub' / 'corpus.bin'
-  rng = np.random.default_rng(0)
-  rows = [rng.integers(0, 9, 5) for _ in range(20)]
-  corpus = corpus_lib.add(corpus_lib.empty(200, 'tok'), rows)
-  corpus_lib.save(corpus, path)
-  again = corpus_lib.load(path, 200, 'tok')
-  np.testing.assert_array_equal(corpus.text, again.text)
-  smaller = corpus_lib.load(path, 20, 'tok')
-  np.testing.assert_array_equal(
-    np.stack(corpus_lib.sequences(smaller)), np.stack(rows[-3:])
-  )
-  assert [p.name for p in path.parent.iterdir()] == ['corpus.bin']
-  for data, message in (
-    (path.read_bytes()[:-3], 'truncated or damaged'),
-    (path.read_bytes()[:30], 'truncated or damaged'),
-    (b'', 'not a specjax corpus'),
-    (b'PK\x03\x04 something else', 'not a specjax corpus'),
-  ):
-    bad = tmp_path / 'bad'
-    bad.write_bytes(data)
-    with pytest.raises(ValueError, match=message):
-      corpus_lib.load(bad, 200, 'tok')
-  with pytest.raises(ValueError, match='another tokenizer'):
-    corpus_lib.load(path, 200, 'other')
-  with pytest.raises(ValueError, match='holds not one sequence'):
-    corpus_lib.load(path, 3, 'tok')
-  with pytest.raises(FileNotFoundError, match='no corpus file'):
-    corpus_lib.load(tmp_path / 'none', 200, 'tok')
-
-
-def test_corpus_refuses_what_it_cannot_hold():
-  with pytest.raises(ValueError, match='at least 7'):
-    corpus_lib.add(corpus_lib.empty(6, 'x'), [range(6)])
-  with pytest.raises(ValueError, match='at least 0'):
-    corpus_lib.add(corpus_lib.empty(6, 'x'), [[1, -1]])
-  with pytest.raises(ValueError, match='capacity'):
-    corpus_lib.empty(1, 'x')
-  full = corpus_lib.add(corpus_lib.empty(6, 'x'), [[], range(5)])
-  assert len(corpus_lib.sequences(full)) == 1
-  assert len(corpus_lib.sequences(corpus_lib.add(full, [[1]]))) == 1
-  assert corpus_lib.sequences(corpus_lib.empty(6, 'x')) == []
-
-
-def test_backward_order_is_sorted():
-  rng = np.random.default_rng(3)
-  rows = [_sequence(rng, int(rng.integers(1, 200))) for _ in range(20)]
-  corpus = corpus_lib.add(corpus_lib.empty(5000, 'x'), rows)
-  index = corpus_lib.index(corpus)
-  text = corpus.text.tolist()
-  keys = []
-  for at in np.asarray(index.order)[: int(index.size)].tolist():
-    back = at
-    while back >= 0 and text[back] >= 0:
-      back -= 1
-    keys.append((text[back + 1 : at + 1][::-1][:64], -at))
-  assert keys == sorted(keys)
-  assert len(keys) == sum(len(row) for row in rows)
-
-
-# In the loop.
-
-
-def _decode(
-  target, params, prompt, controls, settings, drafter, rule, new, max_path=0
-):
-  recipe = generate_lib.Recipe(
-    target,
-    drafter,
-    verify.make(rule, max_path=max_path),
-    settings.warp_spec(),
-  )
-  call = build.compiled(recipe, new)
-  return jax.device_get(call(params, prompt, controls))
-
-
-def _prompt(batch, width=9):
-  rng = np.random.default_rng(batch)
-  return base.Prompt(
-    jnp.asarray(rng.integers(0, VOCAB, (batch, width)), jnp.int32),
-    jnp.asarray(rng.integers(1, width + 1, batch), jnp.int32),
-  )
-
-
-def _new(generation):
-  return [
-    row[p : p + n].tolist()
-    for row, p, n in zip(
-      generation.tokens, generation.prompt_length, generation.num_tokens
-    )
-  ]
-
-
-@pytest.mark.parametrize(
-  ('rule', 'temperature', 'encoder_decoder', 'max_path', 'with_corpus'),
-  [
-    ('greedy', 0.0, False, 0, False),
-    ('greedy', 0.0, True, 3, True),
-    ('match', 0.8, True, 0, True),
-    ('coupled', 0.8, False, 3, True),
-  ],
-)
-def test_output_is_that_of_plain_decoding(
-  rule, temperature, encoder_decoder, max_path, with_corpus
-):
-  target = fakes.markov_lm(VOCAB, encoder_decoder=encoder_decoder)
-  params = fakes.markov_params(0, VOCAB)
-  settings = build.Sampling(temperature=temperature, repetition_penalty=1.1)
-  prompt, new = _prompt(5), 40
-  controls = settings.controls(build.row_keys(0, range(5)), new, (3,))
-  plain = build.compiled(build.recipe(target, warp=settings.warp_spec()), new)
-  want = jax.device_get(plain(generate_lib.Params(params), prompt, controls))
-  recipe = build.recipe(
-    target,
-    'suffix',
-    num_draft=6,
-    verify=rule,
-    warp=settings.warp_spec(),
-    min_promise=0.0,
-    search=SearchConfig(tree=max_path, max_wait=2),
-  )
-  assert recipe.widths == ((0, 6) if max_path else (0, 2, 6))
-  index = None
-  if with_corpus:
-    corpus = corpus_lib.add(corpus_lib.empty(300, 'x'), _new(want))
-    index = corpus_lib.index(corpus)
-  given = generate_lib.Params(params, index)
-  got = jax.device_get(build.compiled(recipe, new)(given, prompt, controls))
-  assert _new(got) == _new(want)
-  assert got.num_rounds <= want.num_rounds
-  if with_corpus:
-    assert got.num_rounds < want.num_rounds
-
-
-def test_a_loop_is_drafted_whole():
-  target = fakes.markov_lm(VOCAB)
-  params = fakes.markov_params(0, VOCAB)
-  settings = build.Sampling()
-  prompt = _prompt(1)
-  controls = settings.controls(build.row_keys(0, [0]), 200)
-  drafter = suffix(SuffixSpec(num_draft=8))
-  got = _decode(
-    target,
-    generate_lib.Params(params),
-    prompt,
-    controls,
-    settings,
-    drafter,
-    'greedy',
-    200,
-  )
-  assert got.num_rounds < 60  # greedy decoding of a Markov chain loops
 
 
 def test_program_has_no_callback_and_no_vocabulary_sized_vote():

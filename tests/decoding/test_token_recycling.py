@@ -12,6 +12,8 @@ from specjax.decoding import verify
 from specjax.decoding.drafters.token_recycling import learn
 from specjax.decoding.drafters.token_recycling import template
 from specjax.decoding.drafters.token_recycling import token_recycling
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 from tests import fakes
 
 VOCAB = 11
@@ -80,8 +82,8 @@ def test_output_is_that_of_plain_decoding(rule, temperature, max_path):
     jnp.asarray(rng.integers(0, VOCAB, (4, 6)), jnp.int32),
     jnp.asarray([6, 1, 4, 3], jnp.int32),
   )
-  settings = build.Sampling(temperature=temperature)
-  controls = settings.controls(build.row_keys(0, range(4)), 40, (3,))
+  settings = Sampling(temperature=temperature)
+  controls = settings.controls(row_keys(0, range(4)), 40, (3,))
   warp = settings.warp_spec()
   want = build.compiled(build.recipe(target, warp=warp), 40)(
     params, prompt, controls

@@ -21,6 +21,8 @@ from specjax.decoding import verify as verify_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
 from tests import fakes
 from tests import references
 from tests import tree_references as oracle
@@ -256,7 +258,7 @@ def test_random_trees_are_decoded_greedily():
     jnp.asarray(np.random.default_rng(1).integers(0, 4, (rows, 3))),
     jnp.asarray([1, 2, 3] * (rows // 3)),
   )
-  controls = build.Sampling().controls(build.row_keys(0, range(rows)), 14)
+  controls = Sampling().controls(row_keys(0, range(rows)), 14)
   made, plain = (
     build.compiled(r, 14)(params, prompt, controls)
     for r in (recipe, generate_lib.plain(target))

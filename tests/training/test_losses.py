@@ -193,16 +193,17 @@ def test_bad_arguments_are_told():
 
 def test_total_variation_is_one_minus_measured_acceptance():
   from specjax import base
-  from specjax.decoding import build
   from specjax.decoding import verify
+  from specjax.decoding.request import row_keys
+  from specjax.decoding.request import Sampling
 
   rows, vocab = 20000, 6
   rng = np.random.default_rng(0)
   p_logits, q_logits = rng.normal(size=(2, vocab)).astype(np.float32) * 1.5
   q = special.softmax(np.float64(q_logits))
   drafted = rng.choice(vocab, size=(rows, 1), p=q).astype(np.int32)
-  sampling = build.Sampling(temperature=1.0)
-  controls = sampling.controls(build.row_keys(0, range(rows)), max_new_tokens=2)
+  sampling = Sampling(temperature=1.0)
+  controls = sampling.controls(row_keys(0, range(rows)), max_new_tokens=2)
   ones = jnp.ones(rows, jnp.int32)
   context = base.Context(
     tokens=jnp.zeros((rows, 4), jnp.int32),

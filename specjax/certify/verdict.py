@@ -1,0 +1,88 @@
+"""From findings to a verdict: what may be said of a method, and what not."""
+
+from typing import NamedTuple, Sequence
+
+from specjax import base
+from specjax.certify.config import CertifyConfig
+from specjax.certify.identity import Finding
+from specjax.certify.identity import Subject
+from specjax.certify.identity import unconfined
+
+LOSSLESS, NOT_LOSSLESS = 'LOSSLESS', 'NOT LOSSLESS'
+INCONCLUSIVE = 'INCONCLUSIVE'
+EXIT = {LOSSLESS: 0, NOT_LOSSLESS: 1, INCONCLUSIVE: 3}
+
+
+class Certificate(NamedTuple):
+  """A verdict and what it rests on.
+
+  Attributes:
+    verdict: LOSSLESS, NOT_LOSSLESS or INCONCLUSIVE.
+    reason: the smallest counter-example, or why nothing can be said; '' for
+      LOSSLESS.
+    lines: the report, line by line.
+    flagged: {broken rule: whether it was told from an exact one}.
+  """
+
+  verdict: str
+  reason: str
+  lines: tuple[str, ...]
+  flagged: dict
+
+  @property
+  def status(self) -> int:
+    """Exit status of the command."""
+    return EXIT[self.verdict]
+
+  @property
+  def last_line(self) -> str:
+    """The verdict as the command prints it."""
+    return f'{self.verdict}: {self.reason}' if self.reason else self.verdict
+
+
+def judge(
+  subject: Subject,
+  findings: Sequence[Finding],
+  flagged: dict,
+  power: Sequence[str],
+) -> Certificate:
+  """Weighs what the tests found.
+
+  Args:
+    subject: what was certified.
+    findings: of the tests of identity and law.
+    flagged: as in `Certificate`.
+    power: lines about the negative controls.
+  """
+  config = subject.config
+  recipe = subject.make(float(config.temperature), config.num_draft, unconfined)
+  lines = tuple(finding.line for finding in findings) + tuple(power)
+  faults = [finding for finding in findings if finding.fault]
+  if faults:
+    worst = min(faults, key=lambda finding: finding.size)
+    return Certificate(NOT_LOSSLESS, worst.fault, lines, flagged)
+  if all(finding.empty for finding in findings):
+    reason = 'nothing was drafted, so nothing was tested'
+    return Certificate(INCONCLUSIVE, reason, lines, flagged)
+  if not recipe.verifier.exact and not _harmless(recipe.verifier, config):
+    reason = (
+      f'the rule {recipe.verifier.name!r} is lossy, though these tests do not '
+      'show it; give more samples or other prompts'
+    )
+    return Certificate(INCONCLUSIVE, reason, lines, flagged)
+  subtle = [name for name in flagged if name != 'accept_all']
+  missed = not flagged.get('accept_all', False)
+  if missed or (subtle and not any(flagged[name] for name in subtle)):
+    reason = (
+      'the same tests do not flag deliberately broken rules with this drafter '
+      'and these prompts, so passing them proves little; give more samples'
+    )
+    return Certificate(INCONCLUSIVE, reason, lines, flagged)
+  return Certificate(LOSSLESS, '', lines, flagged)
+
+
+def _harmless(verifier: base.Verifier, config: CertifyConfig) -> bool:
+  """Whether a lossy rule's settings make it an exact one."""
+  if verifier.name == 'lenient':
+    return config.lenience == 1
+  return verifier.name == 'top_candidates' and config.beta == 1

@@ -1,0 +1,69 @@
+"""Corpora on the host and on disk."""
+
+import numpy as np
+import pytest
+
+from specjax.decoding import corpus as corpus_lib
+from tests.decoding import test_suffix
+
+
+def test_corpus_is_saved_and_loaded(tmp_path):
+  path = tmp_path / 'sub' / 'corpus.bin'
+  rng = np.random.default_rng(0)
+  rows = [rng.integers(0, 9, 5) for _ in range(20)]
+  corpus = corpus_lib.add(corpus_lib.empty(200, 'tok'), rows)
+  corpus_lib.save(corpus, path)
+  again = corpus_lib.load(path, 200, 'tok')
+  np.testing.assert_array_equal(corpus.text, again.text)
+  smaller = corpus_lib.load(path, 20, 'tok')
+  np.testing.assert_array_equal(
+    np.stack(corpus_lib.sequences(smaller)), np.stack(rows[-3:])
+  )
+  assert [p.name for p in path.parent.iterdir()] == ['corpus.bin']
+  for data, message in (
+    (path.read_bytes()[:-3], 'truncated or damaged'),
+    (path.read_bytes()[:30], 'truncated or damaged'),
+    (b'', 'not a specjax corpus'),
+    (b'PK\x03\x04 something else', 'not a specjax corpus'),
+  ):
+    bad = tmp_path / 'bad'
+    bad.write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+      corpus_lib.load(bad, 200, 'tok')
+  with pytest.raises(ValueError, match='another tokenizer'):
+    corpus_lib.load(path, 200, 'other')
+  with pytest.raises(ValueError, match='holds not one sequence'):
+    corpus_lib.load(path, 3, 'tok')
+  with pytest.raises(FileNotFoundError, match='no corpus file'):
+    corpus_lib.load(tmp_path / 'none', 200, 'tok')
+
+
+def test_corpus_refuses_what_it_cannot_hold():
+  with pytest.raises(ValueError, match='at least 7'):
+    corpus_lib.add(corpus_lib.empty(6, 'x'), [range(6)])
+  with pytest.raises(ValueError, match='at least 0'):
+    corpus_lib.add(corpus_lib.empty(6, 'x'), [[1, -1]])
+  with pytest.raises(ValueError, match='capacity'):
+    corpus_lib.empty(1, 'x')
+  full = corpus_lib.add(corpus_lib.empty(6, 'x'), [[], range(5)])
+  assert len(corpus_lib.sequences(full)) == 1
+  assert len(corpus_lib.sequences(corpus_lib.add(full, [[1]]))) == 1
+  assert corpus_lib.sequences(corpus_lib.empty(6, 'x')) == []
+
+
+def test_backward_order_is_sorted():
+  rng = np.random.default_rng(3)
+  rows = [
+    test_suffix._sequence(rng, int(rng.integers(1, 200))) for _ in range(20)
+  ]
+  corpus = corpus_lib.add(corpus_lib.empty(5000, 'x'), rows)
+  index = corpus_lib.index(corpus)
+  text = corpus.text.tolist()
+  keys = []
+  for at in np.asarray(index.order)[: int(index.size)].tolist():
+    back = at
+    while back >= 0 and text[back] >= 0:
+      back -= 1
+    keys.append((text[back + 1 : at + 1][::-1][:64], -at))
+  assert keys == sorted(keys)
+  assert len(keys) == sum(len(row) for row in rows)

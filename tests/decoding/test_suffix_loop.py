@@ -1,0 +1,111 @@
+"""Suffix drafts in the loop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specjax import base
+from specjax.decoding import build
+from specjax.decoding import corpus as corpus_lib
+from specjax.decoding import generate as generate_lib
+from specjax.decoding import verify
+from specjax.decoding.drafters.suffix import suffix
+from specjax.decoding.drafters.suffix import SuffixSpec
+from specjax.decoding.request import row_keys
+from specjax.decoding.request import Sampling
+from specjax.decoding.search import SearchConfig
+from tests import fakes
+
+VOCAB = 11
+
+
+def _decode(
+  target, params, prompt, controls, settings, drafter, rule, new, max_path=0
+):
+  recipe = generate_lib.Recipe(
+    target,
+    drafter,
+    verify.make(rule, max_path=max_path),
+    settings.warp_spec(),
+  )
+  call = build.compiled(recipe, new)
+  return jax.device_get(call(params, prompt, controls))
+
+
+def _prompt(batch, width=9):
+  rng = np.random.default_rng(batch)
+  return base.Prompt(
+    jnp.asarray(rng.integers(0, VOCAB, (batch, width)), jnp.int32),
+    jnp.asarray(rng.integers(1, width + 1, batch), jnp.int32),
+  )
+
+
+def _new(generation):
+  return [
+    row[p : p + n].tolist()
+    for row, p, n in zip(
+      generation.tokens, generation.prompt_length, generation.num_tokens
+    )
+  ]
+
+
+@pytest.mark.parametrize(
+  ('rule', 'temperature', 'encoder_decoder', 'max_path', 'with_corpus'),
+  [
+    ('greedy', 0.0, False, 0, False),
+    ('greedy', 0.0, True, 3, True),
+    ('match', 0.8, True, 0, True),
+    ('coupled', 0.8, False, 3, True),
+  ],
+)
+def test_output_is_that_of_plain_decoding(
+  rule, temperature, encoder_decoder, max_path, with_corpus
+):
+  target = fakes.markov_lm(VOCAB, encoder_decoder=encoder_decoder)
+  params = fakes.markov_params(0, VOCAB)
+  settings = Sampling(temperature=temperature, repetition_penalty=1.1)
+  prompt, new = _prompt(5), 40
+  controls = settings.controls(row_keys(0, range(5)), new, (3,))
+  plain = build.compiled(build.recipe(target, warp=settings.warp_spec()), new)
+  want = jax.device_get(plain(generate_lib.Params(params), prompt, controls))
+  recipe = build.recipe(
+    target,
+    'suffix',
+    num_draft=6,
+    verify=rule,
+    warp=settings.warp_spec(),
+    min_promise=0.0,
+    search=SearchConfig(tree=max_path, max_wait=2),
+  )
+  assert recipe.widths == ((0, 6) if max_path else (0, 2, 6))
+  index = None
+  if with_corpus:
+    corpus = corpus_lib.add(corpus_lib.empty(300, 'x'), _new(want))
+    index = corpus_lib.index(corpus)
+  given = generate_lib.Params(params, index)
+  got = jax.device_get(build.compiled(recipe, new)(given, prompt, controls))
+  assert _new(got) == _new(want)
+  assert got.num_rounds <= want.num_rounds
+  if with_corpus:
+    assert got.num_rounds < want.num_rounds
+
+
+def test_a_loop_is_drafted_whole():
+  target = fakes.markov_lm(VOCAB)
+  params = fakes.markov_params(0, VOCAB)
+  settings = Sampling()
+  prompt = _prompt(1)
+  controls = settings.controls(row_keys(0, [0]), 200)
+  drafter = suffix(SuffixSpec(num_draft=8))
+  got = _decode(
+    target,
+    generate_lib.Params(params),
+    prompt,
+    controls,
+    settings,
+    drafter,
+    'greedy',
+    200,
+  )
+  assert got.num_rounds < 60  # greedy decoding of a Markov chain loops
