@@ -175,10 +175,9 @@ def engine(
 
 
 def _temporary_bytes(program) -> int:
-  try:
-    return int(program.memory_analysis().temp_size_in_bytes)
-  except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
-    return 0
+  """What a compiled program holds beside its arguments and results."""
+  analysis = program.memory_analysis()  # None where the backend tells nothing
+  return 0 if analysis is None else int(analysis.temp_size_in_bytes)
 
 
 def measure(

@@ -60,7 +60,7 @@ def run(
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
   config = request.config
-  setup = _fit(request_lib.prepare(request, tell), config, tell)
+  setup = _readable(request_lib.prepare(request, tell), config, tell)
   environment = request_lib.describe(request)
   rows, runs = [], []
   for batch_size in sorted({1, *config.batch_size}):
@@ -105,7 +105,7 @@ def label(model: Optional[loading.Model], name: str) -> str:
   return name
 
 
-def _fit(setup, config, tell) -> request_lib.Setup:
+def _readable(setup, config, tell) -> request_lib.Setup:
   """Leaves out prompts that a drafter cannot read.
 
   Raises:
@@ -157,25 +157,36 @@ def wanted_cases(setup, config, batch_size: int) -> list[cases_lib.Case]:
   for subject, num_draft, (beta, tau) in wanted:
     pair = EXACT if beta == 1 else (beta, tau)
     key = subject.name, num_draft, pair
-    most = getattr(subject.model and subject.model.config, 'block', num_draft)
-    if key in seen or num_draft > most:
+    if key in seen or num_draft > _most_draft(subject, num_draft):
       continue
     seen.add(key)
     verify = 'greedy' if pair == EXACT else 'top_candidates'
     cases.append(
-      cases_lib.speculative(
-        setup.target,
-        subject,
-        config,
-        0.0,
-        batch_size,
-        num_draft,
-        verify,
-        setup.tables,
-        pair,
-      )  # fmt: skip
+      _speculative(setup, config, subject, batch_size, num_draft, verify, pair)
     )
   return cases
+
+
+def _speculative(
+  setup, config, subject, batch_size, num_draft, verify, relaxed=EXACT
+) -> cases_lib.Case:
+  """A case at temperature 0."""
+  return cases_lib.speculative(
+    setup.target,
+    subject,
+    config,
+    0.0,
+    batch_size,
+    num_draft,
+    verify,
+    setup.tables,
+    relaxed,
+  )
+
+
+def _most_draft(subject, otherwise: int) -> int:
+  """Most tokens that a subject drafts at once; `otherwise` without a bound."""
+  return getattr(subject.model and subject.model.config, 'block', otherwise)
 
 
 def beam_engine(target, config, batches):
@@ -196,14 +207,13 @@ def beam_engine(target, config, batches):
     peak = memory.peak().bytes
     return measure_lib.Timing(seconds), {'tokens': tokens, 'peak_bytes': peak}
 
+  one_of_each = {b.prompt.tokens.shape: i for i, b in enumerate(batches)}
   begin = time.perf_counter()
-  for index in {
-    b.prompt.tokens.shape: i for i, b in enumerate(batches)
-  }.values():
+  for index in one_of_each.values():
     call(index)
   seconds = time.perf_counter() - begin
-  label_ = f'beam search, {config.num_beams} beams'
-  return measure_lib.Engine(label_, call, None, seconds), kept
+  name = f'beam search, {config.num_beams} beams'
+  return measure_lib.Engine(name, call, None, seconds), kept
 
 
 def outputs(setup, batches, generations) -> list[list[int]]:
@@ -265,11 +275,9 @@ def _verify_nothing(context, draft, logits) -> base.Verdict:
 
 def _alone(setup, config, plain_run) -> dict[str, Any]:
   """Quality of the main drafter's own text, block after block."""
-  case = cases_lib.speculative(
-    setup.target, setup.subjects[0], config, 0.0, 1,
-    min(config.table_draft, _block(setup.subjects[0], config)), 'greedy',
-    setup.tables,
-  )  # fmt: skip
+  main, num_draft = setup.subjects[0], config.table_draft
+  num_draft = min(num_draft, _most_draft(main, num_draft))
+  case = _speculative(setup, config, main, 1, num_draft, 'greedy')
   rule = base.Verifier(_verify_nothing, 'argmax', False, False, 'nothing')
   recipe = case.recipe._replace(verifier=rule)
   decode = build.compiled(recipe, config.max_new_tokens)
@@ -281,8 +289,3 @@ def _alone(setup, config, plain_run) -> dict[str, Any]:
   return _judge(
     setup, outputs(setup, batches, made), outputs(setup, batches, plain)
   )
-
-
-def _block(subject, config) -> int:
-  model = subject.model
-  return getattr(model and model.config, 'block', config.table_draft)
