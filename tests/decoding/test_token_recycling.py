@@ -51,7 +51,8 @@ def test_table_learns_a_row_in_order():
 
 
 def test_template_is_a_breadth_first_tree_of_the_best_nodes():
-  parent, rank, depth = template(10, 3, 4, 0.4)
+  topology = template(10, 3, 4, 0.4)
+  parent, rank, depth = (list(column[1:]) for column in topology)
   assert parent[0] == 0 and rank[0] == 0 and depth == sorted(depth)
   value, places = [1.0], set()
   for slot, (above, r) in enumerate(zip(parent, rank), 1):

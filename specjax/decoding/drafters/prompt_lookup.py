@@ -7,21 +7,12 @@ References:
 
 import functools
 
-from flax import struct
 import jax.numpy as jnp
 
 from specjax import base
 from specjax.decoding.drafters import drawing
 
 MATCHES = ('latest', 'earliest')
-
-
-@struct.dataclass
-class Source:
-  """Tokens to search beside the context: int32 [B, S] and lengths [B]."""
-
-  tokens: base.Array
-  length: base.Array
 
 
 @functools.lru_cache(maxsize=None)
@@ -68,9 +59,7 @@ def prompt_lookup(
 
   def init(params, prompt, prefilled, *, capacity):
     del params, prefilled, capacity
-    if search_source:
-      return Source(prompt.tokens, prompt.length)
-    return ()
+    return prompt if search_source else ()
 
   def propose(params, source, view):
     del params

@@ -21,6 +21,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
+from specjax.decoding import trees
+from specjax.decoding.drafters import candidates
 
 
 @functools.lru_cache(maxsize=None)
@@ -61,10 +63,9 @@ def token_recycling(
       'Token recycling needs 0 <= max_path <= num_draft and 0 < decay < 1, '
       f'not {max_path} and {decay}.'
     )
+  topology = trees.chain(num_draft)
   if max_path:
-    parent, rank, depth = template(num_draft, num_successors, max_path, decay)
-  else:
-    parent, rank = list(range(num_draft)), [0] * num_draft
+    topology = template(num_draft, num_successors, max_path, decay)
 
   def init(params, prompt, prefilled, *, capacity):
     del params, capacity
@@ -79,17 +80,13 @@ def token_recycling(
     del params
     table = state[0]
     tokens = [view.last_token]
-    for above, place in zip(parent, rank):
+    for above, place in zip(topology.parent[1:], topology.rank[1:]):
       token = tokens[above]
       found = table[jnp.maximum(token, 0), place]
       tokens.append(jnp.where(token >= 0, found, base.EMPTY))
     tree = None
     if max_path:
-      rows = (view.last_token.shape[0], num_draft + 1)
-      tree = base.Tree(
-        jnp.broadcast_to(jnp.asarray([0] + parent, jnp.int32), rows),
-        jnp.broadcast_to(jnp.asarray([0] + depth, jnp.int32), rows),
-      )
+      tree = candidates.broadcast(topology, view.last_token.shape[0])
     draft = base.Draft(jnp.stack(tokens[1:], axis=1), tree=tree)
     return draft, (table, view.last_token)
 
@@ -149,15 +146,11 @@ def learn(
 
 def template(
   num_nodes: int, num_successors: int, max_path: int, decay: float
-) -> tuple[list[int], list[int], list[int]]:
+) -> trees.Topology:
   """The static tree of the largest promise, in breadth-first order.
 
   Rank r is thought to be right with probability (1 - decay) * decay ** r; the
   most probable nodes are kept.
-
-  Returns:
-    For each of the nodes 1..num_nodes its parent (0: the root), its rank and
-    its depth.
 
   Raises:
     ValueError: if no tree within the bounds has so many nodes.
@@ -177,10 +170,4 @@ def template(
       f'A tree of paths up to {max_path} with {num_successors} successors has '
       f'{len(kept)} nodes; num_draft must not be larger, but is {num_nodes}.'
     )
-  kept.sort(key=lambda path: (len(path), path))
-  slot = {(): 0} | {path: i for i, path in enumerate(kept, 1)}
-  return (
-    [slot[path[:-1]] for path in kept],
-    [path[-1] for path in kept],
-    [len(path) for path in kept],
-  )
+  return trees.of_paths(kept)
