@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from specjax import base
 from specjax.decoding import drafters
 from specjax.decoding import emit as emit_lib
+from specjax.decoding import loops
 from specjax.decoding import verify as verify_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.state import DecodeState
@@ -273,27 +274,21 @@ def _round(recipe: Recipe, params: Params, state: DecodeState) -> DecodeState:
   widths = recipe.widths or (recipe.drafter.num_draft,)
   if len(widths) == 1:
     return _verify(recipe, params, state, draft)
-  # A `lax.switch` would copy the caches every round (and wait for the host on
-  # a GPU). Loops that run once or not at all do the same in place.
   proposed = jnp.sum(draft.tokens != base.EMPTY, axis=1)
   longest = jnp.max(jnp.where(state.status == RUNNING, proposed, 0))
   choice = jnp.searchsorted(jnp.asarray(widths[:-1]), longest)
-  carry = state, choice.astype(jnp.int32)
   for index, width in enumerate(widths):
     part = base.Draft(
       draft.tokens[:, :width],
       None if draft.log_probs is None else draft.log_probs[:, :width],
       jax.tree.map(lambda x, width=width: x[:, : width + 1], draft.tree),
     )
-    carry = lax.while_loop(
-      lambda carry, index=index: carry[1] == index,
-      lambda carry, part=part: (
-        _verify(recipe, params, carry[0], part),
-        jnp.full((), len(widths), jnp.int32),
-      ),
-      carry,
+    state = loops.run_if(
+      choice == index,
+      lambda state, part=part: _verify(recipe, params, state, part),
+      state,
     )
-  return carry[0]
+  return state
 
 
 def _verify(

@@ -20,6 +20,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
+from specjax.decoding import loops
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters.autoregressive import autoregressive
 from specjax.decoding.drafters.suffix import learn
@@ -182,17 +183,11 @@ def hybrid(
     wanted = jnp.any(by_model)
 
     def ask(carry):
-      _, cache, _, _ = carry
-      asked = ask_model(params, cache, state.fed, view)
-      return (jnp.asarray(False),) + asked
+      return ask_model(params, carry[0], state.fed, view)
 
-    shapes = jax.eval_shape(ask_model, params, state.cache, state.fed, view)
-    blank = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), tuple(shapes[1:])
-    )
-    # Runs once or not at all, and leaves the cache in place either way.
-    _, cache, tokens, log_probs = lax.while_loop(
-      lambda carry: carry[0], ask, (wanted, state.cache) + blank
+    nothing = loops.blank(lambda cache: ask((cache,))[1:], state.cache)
+    cache, tokens, log_probs = loops.run_if(
+      wanted, ask, (state.cache, *nothing)
     )
     missing = num_draft - spec.num_draft
     tokens = jnp.pad(tokens, ((0, 0), (0, missing)), constant_values=base.EMPTY)

@@ -16,11 +16,11 @@ from typing import NamedTuple, Optional
 
 from flax import struct
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
 from specjax.decoding import corpus as corpus_lib
+from specjax.decoding import loops
 from specjax.decoding.drafters import matching
 
 
@@ -164,17 +164,10 @@ def search_due(
     return search(spec, index, state.source, context)
   due = state.wait == 0
 
-  def body(carry):
-    del carry
-    return jnp.asarray(False), search(spec, index, state.source, context)
+  def find(_=None):
+    return search(spec, index, state.source, context)
 
-  shapes = jax.eval_shape(lambda: body(None)[1])
-  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  # A loop that runs once or not at all: cheaper than a `cond` where a device
-  # would have to ask the host.
-  _, found = lax.while_loop(
-    lambda carry: carry[0], body, (jnp.any(due), nothing)
-  )
+  found = loops.run_if(jnp.any(due), find, loops.blank(find))
   return found._replace(
     tokens=jnp.where(due[:, None], found.tokens, base.EMPTY),
     score=jnp.where(due, found.score, 0.0),
