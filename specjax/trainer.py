@@ -158,8 +158,9 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
   """Makes `(params) -> dict` that decodes the held-out prompts.
 
   A drafter is measured by greedy speculative decoding with its teacher:
-  'acceptance_rate' and 'block_efficiency'. A target has no drafter yet and is
-  measured by nothing but its loss.
+  'acceptance_rate', 'block_efficiency', and 'accepted_at_d' for each depth d
+  that was tested. A target has no drafter yet and is measured by nothing but
+  its loss.
 
   Returns:
     the function, or None where there is nothing to measure.
@@ -183,10 +184,15 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
       temperature=0.0,
     )
     counts = stats.add([answer.counts for answer in answers])
+    by_depth = {
+      f'{export.BY_DEPTH}{depth}': rate
+      for depth, rate in enumerate(counts.acceptance_by_position, 1)
+      if rate is not None
+    }
     return {
       'acceptance_rate': counts.acceptance_rate or 0.0,
       'block_efficiency': counts.block_efficiency or 0.0,
-    }
+    } | by_depth
 
   return measure
 

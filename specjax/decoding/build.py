@@ -180,7 +180,9 @@ def _topology(drafter: Attached, num_draft: int, tree: str) -> trees.Topology:
   """What a network that hangs on its target drafts."""
   if drafter.config.is_heads:
     num_draft = min(num_draft, drafter.config.num_draft)
-  return trees.parse(tree, num_draft) if tree else trees.chain(num_draft)
+  if not tree:
+    return trees.chain(num_draft)
+  return trees.parse(tree, num_draft, drafter.config.acceptance)
 
 
 def _max_path(drafter, num_draft, search, tree) -> int:

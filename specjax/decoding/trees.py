@@ -144,16 +144,20 @@ def check(topology: Topology) -> Topology:
   return topology
 
 
-def parse(text: str, num_draft: int) -> Topology:
+def parse(
+  text: str, num_draft: int, acceptance: Sequence[float] = ()
+) -> Topology:
   """The tree that a user asks for.
 
   Args:
     text: 'medusa', 'eagle', 'grown:N' (the best N nodes, or as many as there
-      can be, for an acceptance rate of 0.7 a depth), 'grown:N:0.8,0.6,0.5'
-      (for these rates by depth), or the paths of its nodes separated by
-      blanks, such as '0 1 00 01'.
+      can be, for the drafter's acceptance rates), 'grown:N:0.8,0.6,0.5' (for
+      these rates by depth), or the paths of its nodes separated by blanks,
+      such as '0 1 00 01'.
     num_draft: K, the deepest a tree may reach; deeper nodes of a preset are
       left out, and a tree of the user's own is refused.
+    acceptance: measured acceptance rates of the drafter by depth; () takes
+      0.7. The last one stands for all deeper ones.
 
   Raises:
     ValueError: one sentence naming what is wrong.
@@ -163,7 +167,7 @@ def parse(text: str, num_draft: int) -> Topology:
     paths = [path for path in _paths(PRESETS[text]) if len(path) <= num_draft]
     return of_paths(paths)
   if text.startswith('grown:'):
-    return _grown(text, num_draft)
+    return _grown(text, num_draft, acceptance)
   made = of_paths(_paths(text))
   if made.max_depth > num_draft:
     raise ValueError(
@@ -185,7 +189,7 @@ def _paths(text: str) -> list[tuple[int, ...]]:
   return paths
 
 
-def _grown(text: str, num_draft: int) -> Topology:
+def _grown(text: str, num_draft: int, measured) -> Topology:
   _, count, *rest = text.split(':')
   try:
     budget = int(count)
@@ -197,7 +201,7 @@ def _grown(text: str, num_draft: int) -> Topology:
       f'{text!r} must be grown:N with a number of nodes of at least 1, and '
       'perhaps acceptance rates from 0 to 1: grown:16:0.8,0.6,0.5.'
     )
-  rates = rates[:num_draft] or [0.7]
+  rates = (rates or list(measured) or [0.7])[:num_draft]
   rates += rates[-1:] * (num_draft - len(rates))
   acceptance = rank_acceptance(rates)
   return grown(acceptance, min(budget, _largest(acceptance)))

@@ -53,6 +53,8 @@ class ParallelConfig:
     head_scale: final states are multiplied by it before the head (T5).
     output_ids: the tokens that the head knows, in rising order; () for all.
       The others have probability 0.
+    acceptance: acceptance rate by depth that was measured after training, by
+      greedy decoding of held-out prompts; () where nothing was measured.
   """
 
   trunk: DecoderConfig
@@ -68,6 +70,7 @@ class ParallelConfig:
   start_id: Optional[int] = None
   head_scale: float = 1.0
   output_ids: tuple = ()
+  acceptance: tuple = ()
 
   @property
   def model_type(self) -> str:
@@ -123,6 +126,10 @@ class ParallelConfig:
         raise ValueError(
           f'{name} must be one of {", ".join(allowed)}, not {value!r}.'
         )
+    if not all(0 <= rate <= 1 for rate in self.acceptance):
+      raise ValueError(
+        f'acceptance must hold rates from 0 to 1, not {self.acceptance}.'
+      )
     if self.num_draft < 1:
       raise ValueError(f'num_draft must be at least 1, not {self.num_draft}.')
     if self.kind == 'parallel' and not (self.masks and self.feature == 'none'):
@@ -184,7 +191,8 @@ def from_hf(config: Mapping[str, Any]) -> ParallelConfig:
         trunk[name] = Rope(**trunk[name])
     for name in ('sliding_layers', 'eos_token_id'):
       trunk[name] = tuple(trunk.get(name) or ())
-    given['output_ids'] = tuple(given.get('output_ids') or ())
+    for name in ('output_ids', 'acceptance'):
+      given[name] = tuple(given.get(name) or ())
     made = ParallelConfig(trunk=DecoderConfig(**trunk), **given)
   except (KeyError, TypeError) as error:
     raise ValueError(

@@ -1,5 +1,6 @@
 """From a finished run to a model folder that anyone can load."""
 
+import dataclasses
 import os
 from typing import Any, Mapping, Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from specjax import base
 from specjax import checkpoints
+from specjax import models
 from specjax import transfer
 from specjax.models import hf
 from specjax.training import build as build_lib
@@ -16,6 +18,8 @@ from specjax.training import sources as sources_lib
 from specjax.training import state as state_lib
 
 FOLDER = 'export'
+# Metrics of an evaluation: acceptance rate at depths 1, 2 and so on.
+BY_DEPTH = 'accepted_at_'
 
 
 def average(trees: Sequence[base.PyTree]) -> base.PyTree:
@@ -74,8 +78,18 @@ def export(
   path = os.path.join(folder, 'README.md')
   with open(path, 'w', encoding='utf-8') as f:
     f.write(card)
-  hf.save_hf(folder, params, run.model_config)
+  hf.save_hf(folder, params, _with_acceptance(run.model_config, metrics))
   return folder
+
+
+def _with_acceptance(config, metrics):
+  """The config with what was measured by depth, if it has room for it."""
+  if not isinstance(config, models.ParallelConfig):
+    return config
+  rates = []
+  while f'{BY_DEPTH}{len(rates) + 1}' in metrics:
+    rates.append(round(float(metrics[f'{BY_DEPTH}{len(rates) + 1}']), 4))
+  return dataclasses.replace(config, acceptance=tuple(rates))
 
 
 def _file_names(run):

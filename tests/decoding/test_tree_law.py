@@ -198,6 +198,10 @@ def test_topologies():
     grown = trees.grown(rates, budget)
     wanted = 1 + sum(sorted(worth.values())[-budget:])
     assert trees.expected_tokens(grown, rates) == pytest.approx(wanted)
+  # The rates that a drafter brings along decide; the user's come first.
+  assert trees.parse('grown:3', 3, (0.9,)) == trees.chain(3)
+  assert trees.parse('grown:3', 3, (0.1,)).max_depth == 1
+  assert trees.parse('grown:3:0.9', 3, (0.1,)) == trees.chain(3)
   for text, message in (
     ('0 00 10', 'has no parent'),
     ('0 0', 'once'),

@@ -253,7 +253,11 @@ def _run(folder, family, **changes):
   )  # fmt: skip
   out = trainer.run(config, str(folder / 'run'), report=lambda line: None)
   assert set(out.metrics) >= {'acceptance_rate', 'acceptance_1', 'loss'}
-  return specjax.load(target), specjax.load(folder / 'run' / 'export')
+  drafter = specjax.load(folder / 'run' / 'export')
+  assert drafter.config.acceptance[0] == pytest.approx(
+    out.metrics['accepted_at_1'], abs=1e-4
+  )
+  return specjax.load(target), drafter
 
 
 _PROMPTS = ['the cat sat', 'a dog', 'one two three four', 'once upon']
