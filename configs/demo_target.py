@@ -10,8 +10,8 @@
 
 About 10 million parameters. It first learns single sentences, in short rows
 because attention over them costs less and words find their counterparts
-sooner, and then passages too: half of the pairs are joined to 4 to 8 sentences,
-so that long outputs are learnt.
+sooner, and then passages too: an eighth of the rows' examples are 4 to 8 pairs
+joined, about half of the tokens, so that long outputs are learnt.
 """
 
 from specjax.training import config as config_lib
@@ -47,11 +47,12 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
       source_length=92,
       target_length=96,
       batch_rows=48,
-      joined_fraction=0.5,
+      joined_fraction=0.12,
     ),
     optimizer=config_lib.OptimizerConfig(
       name='muon',
-      learning_rate=4e-3,
+      # At 4e-3 the first stage falls faster, but stops at its own noise.
+      learning_rate=2e-3,
       schedule='cosine',
       warmup_steps=200,
       clip=1.0,
