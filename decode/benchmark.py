@@ -17,6 +17,7 @@ from absl import flags
 
 from specjax import cli
 from specjax import distributed
+from specjax.benchmark import peers
 from specjax.benchmark import plan
 from specjax.benchmark import plots
 from specjax.benchmark import report
@@ -45,7 +46,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'commas or by repeating the flag.',
   )
   text('input', '', "Prompts: text, JSON lines or Spec-Bench's question.jsonl.")
-  many('peer', 'transformers, transformers-compile or ctranslate2.')
+  many('peer', f'Other engines: {", ".join(peers.PEERS)}.')
   text('output', '', 'A folder for the report.')
   cli.define_processes(values)
   flags.DEFINE_bool(

@@ -33,6 +33,8 @@ from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import Script
 
 OK, FAILED, INCONCLUSIVE, LOSSY = 'ok', 'FAILED', 'INCONCLUSIVE', 'lossy'
+# Of another engine, whose rounding and rules are its own.
+DIFFERS = 'differs'
 # Drafters that can share the target's noise.
 _COUPLED = ('model', 'slots', 'hybrid')
 # Rounding of activations makes w8a8 as coarse as bfloat16.
@@ -43,8 +45,9 @@ class Check(NamedTuple):
   """A verdict on a row.
 
   Attributes:
-    verdict: 'ok', 'FAILED', 'INCONCLUSIVE' (nothing was drafted) or 'lossy'
-      (the rule changes the target's law, so nothing must be equal).
+    verdict: 'ok', 'FAILED', 'INCONCLUSIVE' (nothing was drafted), 'lossy' (the
+      rule changes the target's law, so nothing must be equal) or, of another
+      engine, 'differs'.
     note: why, for a reader.
     equal: rows equal to plain decoding.
     near_ties: rows equal up to a near tie.
@@ -113,15 +116,12 @@ def check(
   if not case.exact:
     note = f'{equal} of {len(pairs)} rows as in plain decoding'
     return Check(LOSSY, note, equal, 0, len(pairs))
-  ties, wrong = 0, []
-  for index, row, expected, got in unequal:
-    gap = None
-    if config.sampler == 'gumbel' or not case.recipe.warp.sampled:
-      gap = _gap(case, batches[index], row, expected, got, params)
-    if gap is not None and gap < TOLERANCE[config.dtype]:
-      ties += 1
-    else:
-      wrong.append((index, row, expected, got))
+  judged = config.sampler == 'gumbel' or not case.recipe.warp.sampled
+  wrong = [
+    pair for pair in unequal
+    if not (judged and _near_tie(case, batches, pair, params, config))
+  ]  # fmt: skip
+  ties = len(unequal) - len(wrong)
   for index in sorted({pair[0] for pair in wrong}):
     same_width = _same_width(
       case, batches[index], plain[index], params, config.sampler
@@ -136,6 +136,51 @@ def check(
     return Check(FAILED, _tell(batches, wrong), equal, ties, len(pairs))
   note = f'{ties} of {len(pairs)} rows part at a near tie' if ties else ''
   return Check(OK, note, equal, ties, len(pairs))
+
+
+def beside(
+  case: Case,
+  batches: Sequence[Batch],
+  plain: Sequence,
+  theirs: Sequence[Sequence[Sequence[int]]],
+  config,
+) -> Check:
+  """Compares another engine's greedy tokens with our plain decoding's.
+
+  Args:
+    case: our plain decoding.
+    batches: the prompts.
+    plain: our `Generation` of numpy arrays for each batch.
+    theirs: new tokens of each row of each batch.
+    config: `BenchmarkConfig`.
+
+  Returns:
+    `Check`: 'ok' if all rows are equal or part at a near tie, else 'differs'.
+  """
+  pairs = [
+    (index, row, new_tokens(plain[index], row), list(got))
+    for index, rows in enumerate(theirs)
+    for row, got in enumerate(rows)
+  ]
+  unequal = [pair for pair in pairs if pair[2] != pair[3]]
+  wrong = [
+    pair for pair in unequal
+    if not _near_tie(case, batches, pair, case.params, config)
+  ]  # fmt: skip
+  equal, ties = len(pairs) - len(unequal), len(unequal) - len(wrong)
+  note = f'identical tokens: {equal} of {len(pairs)}'
+  if ties:
+    note += f'; {ties} part at a near tie'
+  if wrong:
+    note += '; ' + _tell(batches, wrong)
+  return Check(DIFFERS if wrong else OK, note, equal, ties, len(pairs))
+
+
+def _near_tie(case, batches, pair, params, config) -> bool:
+  """Whether plain decoding hardly preferred its token where two rows part."""
+  index, row, expected, got = pair
+  gap = _gap(case, batches[index], row, expected, got, params)
+  return gap is not None and gap < TOLERANCE[config.dtype]
 
 
 def _tell(batches, wrong) -> str:

@@ -7,8 +7,14 @@ no import of this package, so that neither JAX nor its threads are started.
 import importlib
 import json
 import os
+import pathlib
+import shutil
 import sys
 import time
+
+# Share of a drafter's certainty below which transformers ends a draft, unless
+# told otherwise; it moves while a text is generated.
+_THRESHOLD = 0.4
 
 
 def main() -> None:
@@ -41,36 +47,31 @@ def make(job):
   torch.set_num_threads(job['threads'])
   torch.manual_seed(job['seed'])
   device = job['device'] if torch.cuda.is_available() else 'cpu'
-  kind = (
-    transformers.AutoModelForSeq2SeqLM
-    if job['is_encoder_decoder']
-    else transformers.AutoModelForCausalLM
-  )
-
-  def load(folder):
-    model = kind.from_pretrained(folder, dtype=getattr(torch, job['dtype']))
-    return model.to(device).eval()
-
-  model = load(job['target'])
-  settings = generation_settings(job, transformers)
-  drafter = job['drafter']
-  if drafter == 'prompt_lookup':
+  compiled = job['peer'] == 'transformers-compile'
+  if compiled:
+    check_compiler(device)
+  model = load(job['target'], job, torch, transformers, device)
+  settings = {'generation_config': generation_settings(job, transformers)}
+  # Nothing that lies in the folder may fill what is left open.
+  model.generation_config = transformers.GenerationConfig()
+  if job['drafter'] == 'prompt_lookup':
     settings['prompt_lookup_num_tokens'] = job['num_draft']
-  elif drafter:
-    assistant = load(drafter)
-    config = assistant.generation_config
-    config.num_assistant_tokens = job['num_draft']
-    config.num_assistant_tokens_schedule = 'constant'
-    config.assistant_confidence_threshold = 0.0
-    settings['assistant_model'] = assistant
-  if job['peer'] == 'transformers-compile':
-    settings['cache_implementation'] = 'static'
-    compile_config = transformers.CompileConfig(
-      fullgraph=False, mode='default', dynamic=False
+  elif job['drafter']:
+    assistant = load(job['drafter'], job, torch, transformers, device)
+    assistant.generation_config = transformers.GenerationConfig(
+      num_assistant_tokens=job['num_draft'],
+      num_assistant_tokens_schedule='constant',
+      assistant_confidence_threshold=(
+        _THRESHOLD if job['peer'] == 'transformers-adaptive' else 0.0
+      ),
+      pad_token_id=job['pad_id'],
+      decoder_start_token_id=job['start_id'],
     )
-    compile_config._compile_all_devices = True
-    settings['compile_config'] = compile_config
-  batches = [inputs(job, rows, torch, device) for rows in job['batches']]
+    settings['assistant_model'] = assistant
+  batches = [
+    inputs(job, rows, width if compiled else 0, torch, device)
+    for rows, width in zip(job['batches'], job['widths'])
+  ]
 
   def run(index):
     rows = batches[index]
@@ -84,12 +85,10 @@ def make(job):
     seconds = time.perf_counter() - begin
     given = 1 if job['is_encoder_decoder'] else rows['input_ids'].shape[1]
     tokens = [cut(row[given:].tolist(), job['eos_ids']) for row in out]
-    return {
-      'seconds': seconds,
-      'tokens': tokens,
-      'peak_bytes': peak_bytes(torch, device),
-    }
+    return {'seconds': seconds, 'tokens': tokens} | peak(torch, device)
 
+  if compiled:
+    compile_ahead(job, settings, run, torch, transformers)
   versions = {
     'torch': torch.__version__,
     'transformers': transformers.__version__,
@@ -97,8 +96,72 @@ def make(job):
   return run, versions
 
 
+def load(folder, job, torch, transformers, device):
+  """A model, whose head may know a part of the vocabulary."""
+  dtype = getattr(torch, job['dtype'])
+  config = json.loads((pathlib.Path(folder) / 'config.json').read_text())
+  ids = config.get('output_ids')
+  if not ids:
+    kind = (
+      transformers.AutoModelForSeq2SeqLM
+      if job['is_encoder_decoder']
+      else transformers.AutoModelForCausalLM
+    )
+    return kind.from_pretrained(folder, dtype=dtype).to(device).eval()
+  kind = getattr(transformers, config['architectures'][0])
+
+  class Head(torch.nn.Linear):
+    """Scores the tokens it knows, and -inf for all others."""
+
+    def forward(self, states):
+      shape = (*states.shape[:-1], config['vocab_size'])
+      scores = states.new_full(shape, -torch.inf)
+      return scores.index_copy(-1, self.ids, super().forward(states))
+
+  class Reduced(kind):
+    """The model of the folder with such a head."""
+
+    def __init__(self, settings):
+      super().__init__(settings)
+      old = self.lm_head
+      self.lm_head = Head(old.in_features, len(ids), bias=False)
+
+  model = Reduced.from_pretrained(folder, dtype=dtype).to(device).eval()
+  model.lm_head.ids = torch.tensor(ids, device=device)
+  return model
+
+
+def check_compiler(device) -> None:
+  """Refuses to compile for a processor without a compiler of C++."""
+  compiler = os.environ.get('CXX', 'g++')
+  if device == 'cpu' and not shutil.which(compiler):
+    raise RuntimeError(
+      f'torch.compile needs a C++ compiler, and {compiler} is not here; '
+      'install one (apt-get install g++) or leave this peer out.'
+    )
+
+
+def compile_ahead(job, settings, run, torch, transformers) -> None:
+  """Compiles a step for the shape of every batch, longest prompts first.
+
+  A static cache grows to the longest prompt seen and its step is compiled anew
+  then, which must not happen while time is taken.
+  """
+  torch._dynamo.config.recompile_limit = 8 + 2 * len(job['batches'])
+  config = settings['generation_config']
+  config.cache_implementation = 'static'
+  config.compile_config = transformers.CompileConfig(
+    fullgraph=False, mode='default', dynamic=False
+  )
+  # Without this only accelerators compile.
+  config.compile_config._compile_all_devices = True
+  first = {width: index for index, width in enumerate(job['widths'])}
+  for _, index in sorted(first.items(), reverse=True):
+    run(index)
+
+
 def generation_settings(job, transformers):
-  """Arguments of `generate` that ask for what we measure."""
+  """The `GenerationConfig` that asks for what we measure."""
   config = transformers.GenerationConfig(
     max_new_tokens=job['max_new_tokens'],
     do_sample=job['temperature'] > 0,
@@ -111,14 +174,12 @@ def generation_settings(job, transformers):
     config.temperature = job['temperature']
     config.top_k = job['top_k']
     config.top_p = job['top_p']
-  if not job['eos_ids']:
-    config.min_new_tokens = job['max_new_tokens']
-  return {'generation_config': config}
+  return config
 
 
-def inputs(job, rows, torch, device):
-  """Prompts padded to the side that `generate` wants."""
-  width = max(map(len, rows))
+def inputs(job, rows, width, torch, device):
+  """Prompts padded to a width, or the longest, on the side `generate` wants."""
+  width = max(width, *map(len, rows))
   left = not job['is_encoder_decoder']
   ids, mask = [], []
   for row in rows:
@@ -140,14 +201,19 @@ def cut(tokens, eos_ids):
   return tokens
 
 
-def peak_bytes(torch, device):
+def peak(torch, device):
+  """The most memory in use so far, and what counted it."""
   if device == 'cuda':
-    return torch.cuda.max_memory_allocated()
+    return {
+      'peak_bytes': torch.cuda.max_memory_allocated(),
+      'peak_kind': 'device',
+    }
   with open('/proc/self/status', encoding='ascii') as file:
     for line in file:
       if line.startswith('VmHWM:'):
-        return int(line.split()[1]) * 1024
-  return 0
+        size = int(line.split()[1]) * 1024
+        return {'peak_bytes': size, 'peak_kind': 'process, ever'}
+  return {'peak_bytes': 0, 'peak_kind': ''}
 
 
 if __name__ == '__main__':

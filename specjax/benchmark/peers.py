@@ -23,23 +23,38 @@ from specjax.benchmark.cases import Batch
 from specjax.benchmark.measure import Engine
 from specjax.benchmark.measure import Timing
 
-NAMES = (
-  'transformers',
-  'transformers-compile',
-  'ctranslate2',
-  'ctranslate2-int8',
-)
-_NEEDS = {
-  'transformers': ('torch', 'transformers'),
-  'transformers-compile': ('torch', 'transformers'),
-  'ctranslate2': ('ctranslate2', 'torch', 'transformers'),
-  'ctranslate2-int8': ('ctranslate2', 'torch', 'transformers'),
-}
-_WORKERS = {
-  'transformers': 'peer_transformers.py',
-  'transformers-compile': 'peer_transformers.py',
-  'ctranslate2': 'peer_ctranslate2.py',
-  'ctranslate2-int8': 'peer_ctranslate2.py',
+
+class Peer(NamedTuple):
+  """What a name means.
+
+  Attributes:
+    worker: its file, beside this one.
+    needs: packages.
+    plain: whether it decodes without a drafter.
+    assisted: whether it decodes with one.
+    same_tokens: whether its greedy tokens should be ours.
+  """
+
+  worker: str
+  needs: tuple[str, ...]
+  plain: bool = True
+  assisted: bool = False
+  same_tokens: bool = True
+
+
+_TORCH = ('torch', 'transformers')
+_CTRANSLATE2 = 'peer_ctranslate2.py', ('ctranslate2', *_TORCH)
+PEERS = {
+  # Plain generation; assisted generation and prompt lookup with our drafts'
+  # number of tokens; these with drafts that end where the drafter is unsure;
+  # and plain generation compiled, with a static cache.
+  'transformers': Peer('peer_transformers.py', _TORCH, assisted=True),
+  'transformers-adaptive': Peer(
+    'peer_transformers.py', _TORCH, plain=False, assisted=True
+  ),
+  'transformers-compile': Peer('peer_transformers.py', _TORCH),
+  'ctranslate2': Peer(*_CTRANSLATE2),
+  'ctranslate2-int8': Peer(*_CTRANSLATE2, same_tokens=False),
 }
 
 
@@ -50,11 +65,13 @@ def check(names: Sequence[str]) -> None:
     ValueError: one sentence.
   """
   for name in names:
-    if name not in NAMES:
+    if name not in PEERS:
       raise ValueError(
-        f'Unknown peer {name!r}; give one of {", ".join(NAMES)}.'
+        f'Unknown peer {name!r}; give one of {", ".join(PEERS)}.'
       )
-    missing = [p for p in _NEEDS[name] if importlib.util.find_spec(p) is None]
+    missing = [
+      p for p in PEERS[name].needs if importlib.util.find_spec(p) is None
+    ]
     if missing:
       raise ValueError(
         f'--peer={name} needs the package {missing[0]}, which is not '
@@ -85,7 +102,7 @@ def job(
   """What a worker is told, as JSON.
 
   Args:
-    peer: one of `NAMES`.
+    peer: one of `PEERS`.
     target: folder of the target.
     drafter: a folder, 'prompt_lookup', or None for plain decoding.
     num_draft: K.
@@ -114,6 +131,7 @@ def job(
     'top_k': config.top_k,
     'top_p': config.top_p,
     'batches': rows,
+    'widths': [int(batch.prompt.tokens.shape[1]) for batch in batches],
     'max_new_tokens': config.max_new_tokens,
     'eos_ids': eos_ids,
     'pad_id': model.pad_id,
@@ -150,10 +168,12 @@ def started(told: dict) -> Iterator[Worker]:
   Raises:
     ValueError: if the peer reports an error or ends early.
   """
-  file = pathlib.Path(__file__).parent / _WORKERS[told['peer']]
+  file = pathlib.Path(__file__).parent / PEERS[told['peer']].worker
   environment = dict(os.environ)
   environment['OMP_NUM_THREADS'] = str(told['threads'])
   environment['TOKENIZERS_PARALLELISM'] = 'false'
+  # Compiling in its own threads, a peer leaves no processes behind.
+  environment['TORCHINDUCTOR_COMPILE_THREADS'] = '1'
   if told['peer'].startswith('ctranslate2'):
     # Its threads sleep between steps otherwise, and waking them costs more
     # than the step.

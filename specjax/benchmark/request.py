@@ -33,7 +33,7 @@ class Request(NamedTuple):
     target: a folder, a hub id or 'shape:NAME'.
     drafters: names; see `subjects.DRAFTERS`.
     source: a file of prompts, or '' for random ones (of a shape).
-    peers: names of `peers.NAMES`.
+    peers: names of `peers.PEERS`.
     config: `BenchmarkConfig`, validated.
   """
 

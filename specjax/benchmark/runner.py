@@ -1,7 +1,7 @@
 """Measures everything that was asked for."""
 
 import contextlib
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +105,8 @@ def measure_cases(
     for case in cases[1:]
   ]
   with contextlib.ExitStack() as stack:
-    asked = _start_peers(request, setup, cases, batches, stack, environment)
+    asked = _start_peers(request, setup, cases, batches, stack, environment,
+                         tell)  # fmt: skip
     asked += beside
     engines += [peer[1] for peer in asked]
     measured = measure_lib.measure(engines, len(batches), config, tell)
@@ -117,7 +118,7 @@ def measure_cases(
     rows.append(row)
     runs.append((row, batches, found.results))
   for (about, _), found in zip(asked, measured[len(cases) :]):
-    rows.append(_peer_row(request, about, found, plain, setup, batches))
+    rows.append(_peer_row(request, about, found, plain, first, setup, batches))
 
 
 def continuation(generation, config) -> jax.Array:
@@ -208,7 +209,7 @@ def fields(request, drafter, verifier, num_draft, temperature, batch, setup):
   }
 
 
-def _start_peers(request, setup, cases, batches, stack, environment):
+def _start_peers(request, setup, cases, batches, stack, environment, tell):
   """Starts every peer's process; returns (fields of its row, engine) pairs."""
   asked = []
   models = {s.name: s.model for s in setup.subjects if s.kind == 'model'}
@@ -219,7 +220,7 @@ def _start_peers(request, setup, cases, batches, stack, environment):
   )
   local = dict(zip(models, folders[1:]))
   for peer in request.peers:
-    for drafter, num_draft in _peer_modes(peer, cases):
+    for drafter, num_draft in _peer_modes(peer, cases, tell):
       told = peers_lib.job(
         peer,
         folders[0],
@@ -243,34 +244,43 @@ def _start_peers(request, setup, cases, batches, stack, environment):
   return asked
 
 
-def _peer_modes(peer: str, cases) -> list[tuple[Optional[str], int]]:
+def _peer_modes(peer: str, cases, tell) -> list[tuple[Optional[str], int]]:
   """(drafter, K) of what a peer can do; assistance works at batch 1 alone."""
-  modes = [(None, 0)]
-  if peer == 'transformers' and cases[0].batch_size == 1:
-    for case in cases[1:]:
-      mode = case.name, case.num_draft
-      kinds = ('model', 'prompt_lookup')
-      if case.drafter.kind in kinds and mode not in modes:
-        modes.append(mode)
+  kind = peers_lib.PEERS[peer]
+  modes = [(None, 0)] if kind.plain else []
+  if not kind.assisted:
+    return modes
+  if cases[0].batch_size > 1:
+    tell(f'{peer} assists at batch 1 alone; left out at {cases[0].batch_size}')
+    return modes
+  for case in cases[1:]:
+    mode = case.name, case.num_draft
+    if case.drafter.kind not in ('model', 'prompt_lookup'):
+      tell(f'{peer} has nothing like {case.name}; left out')
+    elif mode not in modes:
+      modes.append(mode)
   return modes
 
 
-def _peer_row(request, about, found, plain, setup, batches) -> dict[str, Any]:
+def _peer_row(request, about, found, plain, case, setup, batches) -> dict:
   row = dict(about) | rows_lib.speed(found, plain)
-  row['peak_memory_bytes'] = max(r['peak_bytes'] for r in found.results)
+  largest = max(found.results, key=lambda result: result['peak_bytes'])
+  row['peak_memory_bytes'] = largest['peak_bytes']
+  row['peak_memory_kind'] = largest['peak_kind']
   row['exact'] = None
   row['by_category'] = rows_lib.by_category(
     setup.prompts, batches, found, plain, None
   )
-  pairs = [
-    (result['tokens'][i], check_lib.new_tokens(ours, i))
-    for result, ours in zip(found.results, plain.results)
-    for i in range(len(result['tokens']))
-  ]
-  row |= {'check': None, 'check_note': ''}
-  if about['temperature'] == 0:
-    equal = sum(a == b for a, b in pairs)
-    row['check_note'] = f'{equal} of {len(pairs)} rows as ours'
+  row |= rows_lib.verdict(None)
+  peer = peers_lib.PEERS.get(about['engine'])
+  if peer and about['temperature'] == 0:
+    tokens = [result['tokens'] for result in found.results]
+    row |= rows_lib.verdict(
+      check_lib.beside(case, batches, plain.results, tokens, request.config)
+    )
+    if request.config.dtype == 'w8a8' or not peer.same_tokens:
+      row['check'] = None
+      row['check_note'] += ' (its arithmetic is another)'
   return row
 
 

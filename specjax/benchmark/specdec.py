@@ -204,8 +204,12 @@ def beam_engine(target, config, batches):
     seconds = time.perf_counter() - begin
     made = kept[index] = jax.device_get(made)
     tokens = [check_lib.new_tokens(made, i) for i in range(len(batch.rows))]
-    peak = memory.peak().bytes
-    return measure_lib.Timing(seconds), {'tokens': tokens, 'peak_bytes': peak}
+    peak = memory.peak()
+    return measure_lib.Timing(seconds), {
+      'tokens': tokens,
+      'peak_bytes': peak.bytes,
+      'peak_kind': peak.kind,
+    }
 
   one_of_each = {b.prompt.tokens.shape: i for i, b in enumerate(batches)}
   begin = time.perf_counter()

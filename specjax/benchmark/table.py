@@ -68,31 +68,59 @@ def text(rows: Sequence[dict]) -> str:
 
 
 def ratios(rows: Sequence[dict]) -> list[str]:
-  """Our tokens a second over each peer's, where both did the same."""
-  lines = []
+  """Our tokens a second over each peer's, where both did the same.
+
+  With several draft lengths, also our best over the peer's best.
+  """
+  lines, best = [], {}
   for peer in rows:
     if peer['engine'] == 'specjax':
       continue
-    ours = [row for row in rows if _same(row, peer)]
-    for row in ours:
-      ratio = row['tokens_per_second'] / peer['tokens_per_second']
-      lines.append(f'ratio: {_named(row, peer)}: {ratio:.2f}')
+    for row in rows:
+      if not _same(row, peer):
+        continue
+      lines.append(_ratio(row, peer))
+      if peer['num_draft']:
+        best.setdefault(_setting(row, peer), []).append((row, peer))
+  for pairs in best.values():
+    if len({peer['num_draft'] for _, peer in pairs}) > 1:
+      ours, theirs = (max(side, key=_rate) for side in zip(*pairs))
+      lines.append(_ratio(ours, theirs) + ' (the best K of each)')
   return lines
+
+
+def _rate(row: dict) -> float:
+  return row['tokens_per_second']
+
+
+def _setting(row: dict, peer: dict) -> tuple:
+  keys = ('drafter', 'verifier', 'tree', 'temperature', 'batch_size')
+  return (peer['engine'], *(row.get(key) for key in keys))
 
 
 def _same(row: dict[str, Any], peer: dict[str, Any]) -> bool:
   keys = ('drafter', 'num_draft', 'temperature', 'batch_size', 'dtype')
-  return row['engine'] == 'specjax' and all(row[k] == peer[k] for k in keys)
+  return (
+    row['engine'] == 'specjax'
+    and row['mode'] == peer['mode']
+    and all(row[key] == peer[key] for key in keys)
+  )
 
 
-def _named(row: dict, peer: dict) -> str:
-  what = 'plain decoding'
+def _ratio(row: dict, peer: dict) -> str:
+  """One line: what was compared, and our speed over the peer's."""
+  ours, theirs, what = 'plain', 'plain', ''
   if row['num_draft']:
+    lookup = row['drafter'] == 'prompt_lookup'
+    ours, theirs = 'speculative', 'prompt lookup' if lookup else 'assisted'
+    drafts = dict.fromkeys((row['num_draft'], peer['num_draft']))
     what = (
-      f'drafter {brief(row["drafter"])}, K={row["num_draft"]}, '
-      f'{row["verifier"]}'
+      f', drafter {brief(row["drafter"])}, {row["verifier"]}, '
+      f'K={" and ".join(map(str, drafts))}'
     )
   return (
-    f'specjax over {peer["engine"]}, {brief(row["target"])}, {what}, '
-    f'T={row["temperature"]:g}, batch {row["batch_size"]}, {row["dtype"]}'
+    f'ratio: specjax {ours} over {peer["engine"]} {theirs}, '
+    f'{brief(row["target"])}{what}, T={row["temperature"]:g}, '
+    f'batch {row["batch_size"]}, {row["dtype"]}: '
+    f'{_rate(row) / _rate(peer):.2f}'
   )
