@@ -70,6 +70,12 @@ def test_spec_bench_has_six_categories_and_two_turns(tmp_path):
   # The second turn stands behind the first and the target's own reply.
   text = 'first\n\nbc\n\nsecond'
   assert made[-1].tokens == tuple(ord(c) % VOCAB for c in text)
+  # Where the first turn does not fit there is no reply, and no second turn.
+  short = target._replace(lm=target.lm._replace(max_positions=24))
+  asked.clear()
+  settings = config(num_prompts=0, max_new_tokens=20)
+  made = prompts.collect(short, str(path), settings, answer)
+  assert not asked and [p.turn for p in made] == [0] * 7
   few = prompts.balanced(prompts.read_spec_bench(str(path)), 6)
   assert len({q.category for q in few}) == 6
 
@@ -92,17 +98,34 @@ def test_pieces_join_to_the_text():
 
 
 def test_plan_advises():
-  rates = {('good', 'greedy'): [0.8] * 4, ('poor', 'greedy'): [0.1] * 4}
+  rates = {
+    ('good', 'greedy'): plan.Accepted([0.8] * 4),
+    ('poor', 'greedy'): plan.Accepted([0.1] * 4),
+  }
   cheap = plan.Costs(
     10.0, np.full(5, 10.0), {'good': np.zeros(5), 'poor': np.zeros(5)}
   )
-  best, worst = plan.choices(rates, cheap)
+  best, worst = plan.choices(rates, cheap, 1)
   assert best.drafter == 'good' and best.num_draft == 4
   assert best.factor == pytest.approx(theory.expected_tokens(0.8, 4))
   assert worst.factor < best.factor
   assert '--config.num_draft=4' in plan.advise(rates, cheap, 1)[-1]
   dear = cheap._replace(blocks=10.0 * np.arange(1, 6))
   assert 'will not help at batch 8' in plan.advise(rates, dear, 8)[-1]
+
+
+def test_a_plan_counts_rounds_without_a_draft():
+  """They cost a plain step where only drafts are verified as blocks."""
+  costs = plan.Costs(1.0, np.array([1.0, 3.0]), {'found': np.zeros(2)})
+  always = plan.Accepted([0.5], share=0.2)
+  (dear,) = plan.choices({('found', 'greedy'): always}, costs, 1)
+  assert dear.factor == pytest.approx(1.1 / 3)
+  rates = {('found', 'greedy'): always._replace(adaptive=True)}
+  (cheap,) = plan.choices(rates, costs, 1)
+  assert cheap.factor == pytest.approx(1.1 / 1.4)
+  # In a batch of two a round drafts where one of its rows does.
+  (both,) = plan.choices(rates, costs, 2)
+  assert both.factor == pytest.approx(1.1 / (1 + 2 * 0.36))
 
 
 def test_shapes_have_the_sizes_they_are_named_after():

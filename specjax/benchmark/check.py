@@ -80,6 +80,15 @@ def twin_verifier(case: Case) -> str:
   return 'coupled' if case.drafter.kind in _COUPLED else 'match'
 
 
+def void(ours: Sequence) -> Optional[Check]:
+  """The verdict on generations that cannot be compared; None if they can."""
+  if any(np.any(g.status == generate_lib.NAN) for g in ours):
+    return Check(FAILED, 'the logits of some row are not finite')
+  if not sum(int(g.rounds.drafted.sum()) for g in ours):
+    return Check(INCONCLUSIVE, 'nothing was drafted')
+  return None
+
+
 def check(
   case: Case,
   batches: Sequence[Batch],
@@ -101,11 +110,9 @@ def check(
   Returns:
     `Check`.
   """
-  bad = [g for g in ours if np.any(g.status == generate_lib.NAN)]
-  if bad:
-    return Check(FAILED, 'the logits of some row are not finite')
-  if not sum(int(g.rounds.drafted.sum()) for g in ours):
-    return Check(INCONCLUSIVE, 'nothing was drafted')
+  nothing = void(ours)
+  if nothing:
+    return nothing
   pairs = [
     (index, row, new_tokens(a, row), new_tokens(b, row))
     for index, (a, b) in enumerate(zip(plain, ours))

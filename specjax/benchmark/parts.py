@@ -6,7 +6,7 @@ before, so that neither dispatch nor the compiler's hoisting counts.
 
 import functools
 import time
-from typing import Callable, NamedTuple, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence
 
 import jax
 from jax import lax
@@ -33,12 +33,16 @@ class Parts(NamedTuple):
       where their widths vary.
     draft: proposing once.
     by_width: milliseconds by block width.
+    operations: of a drafter's step over a target's, as the compiler counts
+      them; 0 for a drafter without a network, None where drafting is no step
+      of a language model.
   """
 
   step: float
   verify: float
   draft: float
   by_width: dict
+  operations: Optional[float] = None
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -104,6 +108,28 @@ def extend_timer(lm, params, cache, batch: int, width: int):
   return _timer(_extend_steps, lm, params, cache, tokens)
 
 
+def operations(lm, params, cache, batch: int) -> float:
+  """Floating point operations of a pass over one token a row."""
+  tokens = jnp.ones((batch, 1), jnp.int32)
+  lowered = _extend_steps.lower(lm, params, cache, tokens, jnp.int32(1))
+  return float(lowered.cost_analysis()['flops'])
+
+
+def _operations_ratio(case, params, state) -> Optional[float]:
+  """See `Parts.operations`."""
+  if case.drafter is None or case.drafter.kind in ('slots', 'hybrid'):
+    return None
+  if case.drafter.kind != 'model':
+    return 0.0
+  batch = state.last_token.shape[0]
+  drafter = operations(
+    case.drafter.model.lm, params.drafter, state.drafter, batch
+  )
+  return drafter / operations(
+    case.recipe.target, params.target, state.cache, batch
+  )
+
+
 def propose_timer(drafter: base.Drafter, params, state):
   """Timer of one proposal, from a `generate.DecodeState`."""
   view = base.View(state.context, state.last_token, state.cache)
@@ -146,4 +172,5 @@ def round_parts(case, params, state, by_width: dict, generations) -> Parts:
   by_width.update(zip(missing, times))
   draft = times[-1] if case.num_draft else 0.0
   verify = sum(by_width[w] * share for w, share in shares.items())
-  return Parts(by_width[1], verify, draft, dict(by_width))
+  ratio = _operations_ratio(case, params, state)
+  return Parts(by_width[1], verify, draft, dict(by_width), ratio)

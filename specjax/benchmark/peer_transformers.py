@@ -121,6 +121,12 @@ def load(folder, job, torch, transformers, device):
   class Reduced(kind):
     """The model of the folder with such a head."""
 
+    _tied_weights_keys = {
+      name: other
+      for name, other in (kind._tied_weights_keys or {}).items()
+      if name != 'lm_head.weight'
+    }
+
     def __init__(self, settings):
       super().__init__(settings)
       old = self.lm_head

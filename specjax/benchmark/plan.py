@@ -45,6 +45,29 @@ class Costs(NamedTuple):
   drafts: dict
 
 
+class Accepted(NamedTuple):
+  """What drafts of one drafter and verifier are worth.
+
+  Attributes:
+    by_slot: float [max_draft]; accepted over tested.
+    share: of a row's rounds, those in which something is drafted.
+    adaptive: rounds without a draft run as plain steps.
+  """
+
+  by_slot: Sequence[float]
+  share: float = 1.0
+  adaptive: bool = False
+
+  def tokens(self, k: int) -> float:
+    """Mean tokens of a round with drafts of at most k."""
+    drafted = theory.expected_tokens_by_position(self.by_slot[:k])
+    return 1 + self.share * (drafted - 1)
+
+  def blocks(self, batch_size: int) -> float:
+    """Share of a batch's rounds that verify a draft; any row's will do."""
+    return 1 - (1 - self.share) ** batch_size if self.adaptive else 1.0
+
+
 class Choice(NamedTuple):
   """A way to decode and what it should gain."""
 
@@ -88,8 +111,10 @@ def plan(request: request_lib.Request, tell: request_lib.Tell) -> str:
     rates = _acceptance(setup, config, temperature, tell)
     lines += ['', f'Temperature {temperature:g}', '  acceptance by draft slot']
     lines += [
-      f'    {name}, {verifier}: ' + ' '.join(f'{r:.2f}' for r in row)
-      for (name, verifier), row in rates.items()
+      f'    {name}, {verifier}: '
+      + ' '.join(f'{rate:.2f}' for rate in found.by_slot)
+      + (f', drafting in {found.share:.0%} of the rounds' * (found.share < 1))
+      for (name, verifier), found in rates.items()
     ]
     for batch_size in config.batch_size:
       tell(f'timing the parts at batch {batch_size}')
@@ -107,7 +132,7 @@ def _rules(subject, temperature: float) -> Sequence[str]:
 
 
 def _acceptance(setup, config, temperature, tell) -> dict:
-  """{(drafter, verifier): acceptance by slot}, of the longest draft."""
+  """{(drafter, verifier): `Accepted`}, of the longest draft."""
   batch_size = min(max(config.batch_size), len(setup.prompts))
   batches = cases_lib.batches(
     setup.prompts, setup.target, config, temperature, batch_size
@@ -129,8 +154,11 @@ def _acceptance(setup, config, temperature, tell) -> dict:
         ]
       made = _decode(case, batches, script, config)
       counts = rows_lib.counts_of(case, made)
-      drafting = counts.num_draft_rounds / max(counts.num_target_calls, 1)
-      rates[subject.name, case.verifier] = _by_slot(counts, drafting)
+      rates[subject.name, case.verifier] = Accepted(
+        _by_slot(counts),
+        counts.num_draft_rounds / max(counts.num_target_calls, 1),
+        len(case.recipe.widths) > 1,
+      )
   return rates
 
 
@@ -148,16 +176,12 @@ def _decode(case, batches, script, config) -> list:
   ]
 
 
-def _by_slot(counts, drafting: float) -> list[float]:
-  """Acceptance by slot; the first counts rounds without a draft as refusals.
-
-  A slot that was never tested takes the rate of all.
-  """
+def _by_slot(counts) -> list[float]:
+  """Acceptance by slot; one that was never tested takes the rate of all."""
   overall = counts.acceptance_rate or 0.0
-  rates = [
+  return [
     overall if rate is None else rate for rate in counts.acceptance_by_position
   ]
-  return [rates[0] * drafting, *rates[1:]]
 
 
 def _costs(setup, config, temperature, batch_size) -> Costs:
@@ -202,14 +226,15 @@ def _costs(setup, config, temperature, batch_size) -> Costs:
   )
 
 
-def choices(rates: dict, costs: Costs) -> list[Choice]:
+def choices(rates: dict, costs: Costs, batch_size: int) -> list[Choice]:
   """The best K of every drafter and verifier, best first."""
   found = []
-  for (name, verifier), row in rates.items():
-    best = None
+  for (name, verifier), accepted in rates.items():
+    best, share = None, accepted.blocks(batch_size)
     for k in range(1, len(costs.blocks)):
-      tokens = theory.expected_tokens_by_position(row[:k])
-      verify, draft = costs.blocks[k] / costs.step, costs.drafts[name][k]
+      tokens = accepted.tokens(k)
+      verify = share * costs.blocks[k] / costs.step + 1 - share
+      draft = costs.drafts[name][k]
       factor = tokens / (verify + draft / costs.step)
       made = Choice(
         factor, name, verifier, k, tokens, draft / costs.step / k, verify
@@ -221,7 +246,7 @@ def choices(rates: dict, costs: Costs) -> list[Choice]:
 
 def advise(rates: dict, costs: Costs, batch_size: int) -> list[str]:
   """Lines of advice for one batch size."""
-  ranked = choices(rates, costs)
+  ranked = choices(rates, costs, batch_size)
   best = ranked[0]
   lines = [
     f'  batch {batch_size}: a target step takes {costs.step:.2f} ms; blocks of '

@@ -227,7 +227,11 @@ def _spec_bench(target, questions, config, answer) -> list[Prompt]:
     tokens = tuple(_encode(target, source, config))
     tokens = tokens[: config.max_prompt_tokens or None]
     firsts.append(Prompt(tokens, question.turns[0], question.category))
-  two = [i for i, question in enumerate(questions) if len(question.turns) > 1]
+  two = [
+    i
+    for i, question in enumerate(questions)
+    if len(question.turns) > 1 and _fits(firsts[i], target, config, 0)
+  ]
   if not two or answer is None:
     return firsts
   replies = answer([firsts[i] for i in two])
@@ -266,18 +270,26 @@ def fitting(
   Raises:
     ValueError: if none is left.
   """
-  most = target.lm.max_positions
-  if most is None:
-    return list(prompts)
-  given = 1 if target.lm.is_encoder_decoder else None
-  room = most - config.max_new_tokens - longest_draft
-  kept = [p for p in prompts if (given or len(p.tokens)) <= room]
+  kept = [p for p in prompts if _fits(p, target, config, longest_draft)]
   if not kept:
-    shortest = min(given or len(p.tokens) for p in prompts)
+    shortest = min(_given(p, target) for p in prompts)
     raise ValueError(
-      f'No prompt fits: the target was made for {most} positions, and '
+      'No prompt fits: the target was made for '
+      f'{target.lm.max_positions} positions, and '
       f'{config.max_new_tokens} new tokens, {longest_draft} draft slots and '
       f'the shortest prompt ({shortest}) need more; lower '
       '--config.max_new_tokens or set --config.max_prompt_tokens.'
     )
   return kept
+
+
+def _given(prompt: Prompt, target: loading.Model) -> int:
+  """Decoder positions that a prompt takes."""
+  return 1 if target.lm.is_encoder_decoder else len(prompt.tokens)
+
+
+def _fits(prompt: Prompt, target, config, longest_draft: int) -> bool:
+  """Whether prompt, answer and a draft fit the target's positions."""
+  most = target.lm.max_positions
+  needed = _given(prompt, target) + config.max_new_tokens + longest_draft
+  return most is None or needed <= most

@@ -72,6 +72,11 @@ SCHEMA = {
   'drafting_share': 'rounds in which something was drafted',
   'predicted_from_counts': 'the same with the measured tokens a round',
   'measured_over_predicted': 'decode_speedup / predicted',
+  'best_num_draft': 'K of the largest factor by these costs; 0 for none',
+  'best_predicted': 'that factor',
+  'operations_factor': (
+    'arithmetic a token over that of plain decoding, theorem 3.11'
+  ),
   'peak_memory_bytes': 'most memory in use',
   'peak_memory_kind': 'device, process, or process, ever',
   'program_bytes': 'temporary memory of the compiled loop',
@@ -83,7 +88,10 @@ SCHEMA = {
   'exact_match': "share of outputs equal to the target's greedy ones",
   'edit_distance': "edits a token of the target's greedy outputs",
   'by_category': 'speed-up and counts for each Spec-Bench category',
-  'check': 'ok, FAILED, INCONCLUSIVE, lossy; null where nothing is checked',
+  'check': (
+    'ok, FAILED, INCONCLUSIVE, lossy, of a peer ok or differs; null where '
+    'nothing is checked'
+  ),
   'check_note': 'why',
   'environment': 'device, processor, versions, flags, command, time',
   'config': 'all settings',

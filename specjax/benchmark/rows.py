@@ -5,6 +5,7 @@ from typing import Any, Optional, Sequence
 import numpy as np
 
 from specjax import theory
+from specjax.benchmark import break_even
 from specjax.benchmark import check as check_lib
 from specjax.benchmark.cases import Case
 from specjax.benchmark.measure import Measured
@@ -107,6 +108,7 @@ def parts_and_prediction(
   plain: Measured,
   counts: stats.Counts,
   parts: Optional[Parts],
+  max_draft: int,
 ) -> dict[str, Any]:
   """Where a round's time goes, and what theory expects of it.
 
@@ -115,7 +117,8 @@ def parts_and_prediction(
   the rounds without a draft;
   `predicted_from_counts` takes the measured tokens a round in place of the
   formula's, so that it differs from the measured speed-up by the loop's own
-  costs alone. `loop_efficiency` is the parts' time over the round's.
+  costs alone. `loop_efficiency` is the parts' time over the round's. The best K
+  is looked for up to `max_draft`.
   """
   rounds = max(rounds_of(measured), 1)
   round_ms = 1e3 * float(measured.seconds[:, 2].sum()) / rounds
@@ -144,16 +147,50 @@ def parts_and_prediction(
   share = counts.num_draft_rounds / max(counts.num_target_calls, 1)
   tokens = 1 + share * (theory.expected_tokens(alpha, k) - 1)
   predicted = tokens / (v + k * c)
-  return found | {
-    'c': c,
-    'verify_cost': v,
-    'drafting_share': share,
-    'predicted_theorem': theory.walltime_factor(alpha, k, c),
-    'predicted': predicted,
-    'predicted_from_counts': emitted / (v + k * c),
-    'decode_speedup': measured_gain,
-    'measured_over_predicted': measured_gain / predicted,
-  }
+  return (
+    found
+    | {
+      'c': c,
+      'verify_cost': v,
+      'drafting_share': share,
+      'predicted_theorem': theory.walltime_factor(alpha, k, c),
+      'predicted': predicted,
+      'predicted_from_counts': emitted / (v + k * c),
+      'decode_speedup': measured_gain,
+      'measured_over_predicted': measured_gain / predicted,
+    }
+    | _advice(case, alpha, parts, max_draft)
+  )
+
+
+def _advice(case: Case, alpha: float, parts: Parts, max_draft: int) -> dict:
+  """The best K by these parts' times, and the arithmetic that K costs."""
+  widths = sorted(parts.by_width)
+  known = [parts.by_width[width] / parts.step for width in widths]
+
+  def block_cost(gamma: int) -> float:
+    width = gamma + 1
+    if width <= widths[-1]:
+      return float(np.interp(width, widths, known))
+    # Beyond what was timed: the line through a token and the widest block.
+    slope = (known[-1] - 1) / max(widths[-1] - 1, 1)
+    return 1 + slope * (width - 1)
+
+  draft = parts.draft / parts.step
+  one_pass = break_even.passes(case).get('passes', 1) == 1
+  best = theory.best_gamma(
+    alpha,
+    draft if one_pass else draft / case.num_draft,
+    max(max_draft, case.num_draft),
+    block_cost,
+    one_pass=one_pass,
+  )
+  found = {'best_num_draft': best.gamma, 'best_predicted': best.factor}
+  if parts.operations is not None:
+    found['operations_factor'] = theory.operations_factor(
+      alpha, case.num_draft, parts.operations
+    )
+  return found
 
 
 def by_category(

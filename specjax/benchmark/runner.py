@@ -152,7 +152,9 @@ def _our_row(
   row |= {'tree': case.tree} | break_even.passes(case)
   row |= rows_lib.speed(found, plain)
   row |= rows_lib.drafting(counts)
-  row |= rows_lib.parts_and_prediction(case, found, plain, counts, parts)
+  row |= rows_lib.parts_and_prediction(
+    case, found, plain, counts, parts, config.max_draft
+  )
   row['ms_per_step'] = row['round_ms']
   row['by_category'] = rows_lib.by_category(
     setup.prompts, batches, found, plain, case
@@ -187,9 +189,9 @@ def _checked(case, found, plain, setup, batches, continuations, config):
   outcome = check_lib.check(
     twin, batches, plain.results, made, twin.params, config
   )
-  drafted = sum(int(g.rounds.drafted.sum()) for g in found.results)
-  if not drafted:
-    return check_lib.Check(check_lib.INCONCLUSIVE, 'nothing was drafted')
+  void = check_lib.void(found.results)
+  if void:
+    return void
   note = f'checked under {twin.verifier}'
   return outcome._replace(note='; '.join(filter(None, (note, outcome.note))))
 

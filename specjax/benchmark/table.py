@@ -20,6 +20,8 @@ COLUMNS = (
   ('predicted', 'predicted', '{:.2f}'),
   ('measured_over_predicted', 'meas/pred', '{:.2f}'),
   ('loop_efficiency', 'loop eff.', '{:.2f}'),
+  ('best_num_draft', 'best K', '{}'),
+  ('operations_factor', 'operations', '{:.2f}'),
   ('block_efficiency', 'tokens/call', '{:.2f}'),
   ('acceptance_rate', 'accept', '{:.3f}'),
   ('draft_acceptance_rate', 'acc/drafted', '{:.3f}'),

@@ -88,3 +88,76 @@ def test_a_copy_would_be_seen():
 
   text = jax.jit(run, donate_argnums=0).lower(cache).compile().as_text()
   assert re.findall(r'= f32\[6,8,700\]\S* copy\(', text)
+
+
+def _lower(config, rule, temperature, capacity=None, batch=1):
+  """`run` with K = 4 drafted by a model of the target's shape, not compiled."""
+  lm, settings = models.make_lm(config), Sampling(temperature=temperature)
+  recipe = build.recipe(
+    lm, lm, num_draft=4, verify=rule, warp=settings.warp_spec()
+  )
+  params = models.abstract_params(config)
+  params = generate_lib.Params(params, params)
+  prompt = base.Prompt(
+    jax.ShapeDtypeStruct((batch, 8), jnp.int32),
+    jax.ShapeDtypeStruct((batch,), jnp.int32),
+  )
+  controls = settings.controls(row_keys(0, range(batch)), 8, ())
+  state = jax.eval_shape(
+    lambda *inputs: generate_lib.start(
+      recipe, *inputs, max_new_tokens=8, capacity=capacity
+    ),
+    params,
+    prompt,
+    controls,
+  )
+  run = jax.jit(generate_lib.run, static_argnums=0, donate_argnums=2)
+  return run.lower(recipe, params, state)
+
+
+@pytest.mark.parametrize('kind', ['decoder', 't5'])
+def test_a_round_grows_by_the_reads_of_attention_alone(kind):
+  """Over a capacity of 2,048 tokens: arithmetic, for copies see above."""
+  heads, width, layers, batch = 2, 64, 2, 2
+  config = {
+    't5': models.T5Config(64, 128, width, 64, 1, layers, heads),
+    'decoder': models.DecoderConfig(
+      64, 128, 64, layers, heads, 1, width, max_position_embeddings=4096
+    ),
+  }[kind]
+  few, many = (
+    _lower(config, 'greedy', 0.0, capacity, batch).cost_analysis()['flops']
+    for capacity in (100, 100 + 2048)
+  )
+  # Blocks of five at the target; of two and of one, counted once, drafting.
+  scores = (5 + 2 + 1) * layers * batch * heads
+  products = scores * 2 * 2 * width
+  assert products <= (many - few) / 2048 < 1.05 * products
+
+
+@pytest.mark.parametrize(
+  ('rule', 'temperature', 'full'),
+  [
+    ('greedy', 0.0, False),
+    ('match', 1.0, False),
+    ('coupled', 1.0, False),
+    ('sampling', 1.0, True),
+  ],
+)
+def test_only_a_rule_of_ratios_holds_the_drafts_distributions(
+  rule, temperature, full
+):
+  """At 256k tokens: what a draft was drawn from, and the target's softmax."""
+  size = 262_144
+  config = models.DecoderConfig(size, 4, 8, 1, 1, 1, 4)
+  compiled = _lower(config, rule, temperature).compile(
+    {'xla_backend_optimization_level': 0}
+  )
+  text = compiled.as_text()
+  drafted = re.findall(rf'\[(?:1,)*4,(?:1,)*{size}\]', text)
+  softmax = re.findall(rf'\[[\d,]*{size}\]\S* exponential\(', text)
+  assert bool(drafted) == bool(softmax) == full
+  # Rows of V float32 entries: the target's logits, and scratch space of the
+  # product (eight rows), the noise and the argmax.
+  rows = compiled.memory_analysis().temp_size_in_bytes / (4 * size)
+  assert rows < {'greedy': 19, 'sampling': 24}.get(rule, 28)
