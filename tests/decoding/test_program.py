@@ -149,7 +149,9 @@ def test_only_a_rule_of_ratios_holds_the_drafts_distributions(
 ):
   """At 256k tokens: what a draft was drawn from, and the target's softmax."""
   size = 262_144
-  config = models.DecoderConfig(size, 4, 8, 1, 1, 1, 4)
+  config = models.DecoderConfig(
+    size, 4, 8, 1, 1, 1, 4, max_position_embeddings=64
+  )
   compiled = _lower(config, rule, temperature).compile(
     {'xla_backend_optimization_level': 0}
   )
