@@ -260,6 +260,7 @@ def test_command_beside_transformers(torch):
   assert made.returncode == 0, made.stderr
   ratios = [x for x in made.stdout.splitlines() if x.startswith('ratio: ')]
   assert len(ratios) == 3
-  assert 'specjax over transformers, shape:llama-tiny' in ratios[0]
-  notes = [x for x in made.stdout.splitlines() if 'rows as ours' in x]
+  assert 'specjax plain over transformers plain, shape:llama' in ratios[0]
+  assert 'specjax speculative over transformers assisted' in ratios[1]
+  notes = [x for x in made.stdout.splitlines() if 'identical tokens' in x]
   assert len(notes) == 3 and all('2 of 2' in note for note in notes)
