@@ -109,10 +109,10 @@ def extend_timer(lm, params, cache, batch: int, width: int):
 
 
 def operations(lm, params, cache, batch: int) -> float:
-  """Floating point operations of a pass over one token a row."""
+  """Arithmetic of a pass over one token a row; 0 where nobody counts it."""
   tokens = jnp.ones((batch, 1), jnp.int32)
   lowered = _extend_steps.lower(lm, params, cache, tokens, jnp.int32(1))
-  return float(lowered.cost_analysis()['flops'])
+  return float((lowered.cost_analysis() or {}).get('flops', 0.0))
 
 
 def _operations_ratio(case, params, state) -> Optional[float]:
@@ -122,12 +122,9 @@ def _operations_ratio(case, params, state) -> Optional[float]:
   if case.drafter.kind != 'model':
     return 0.0
   batch = state.last_token.shape[0]
-  drafter = operations(
-    case.drafter.model.lm, params.drafter, state.drafter, batch
-  )
-  return drafter / operations(
-    case.recipe.target, params.target, state.cache, batch
-  )
+  mine = operations(case.drafter.model.lm, params.drafter, state.drafter, batch)
+  whole = operations(case.recipe.target, params.target, state.cache, batch)
+  return mine / whole if mine and whole else None
 
 
 def propose_timer(drafter: base.Drafter, params, state):
