@@ -201,6 +201,26 @@ def test_near_ties_are_told_from_errors(gap, verdict):
   assert outcome.near_ties == (verdict == check.OK)
 
 
+@pytest.mark.parametrize(
+  'tokens, verdict, words',
+  [
+    ([2, 2, 2, 2], check.OK, 'identical tokens: 1 of 1'),
+    ([2, 3, 2, 2], check.DIFFERS, 'prompt 1 at new token 1: [3, 2, 2] for'),
+  ],
+)
+def test_another_engines_tokens_are_compared(tokens, verdict, words):
+  logits = np.full((VOCAB + 1, VOCAB, VOCAB), -9.0, np.float32)
+  logits[..., 2] = 0.0
+  params = {'table': jnp.asarray(logits), 'source': jnp.zeros((VOCAB, VOCAB))}
+  target = markov('target', 0)._replace(params=params)
+  settings = config(max_new_tokens=4)
+  plain = cases.plain(target, settings, 0.0, 1)
+  batches = cases.batches([prompts.Prompt((0,))], target, settings, 0.0, 1)
+  ours = [_generation([2, 2, 2, 2], [0, 0, 0, 0])]
+  outcome = check.beside(plain, batches, ours, [[tokens]], settings)
+  assert outcome.verdict == verdict and words in outcome.note
+
+
 def test_not_a_number_fails():
   made = _generation([2, 2], [1])
   bad = made.replace(status=np.asarray([generate_lib.NAN]))
