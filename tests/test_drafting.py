@@ -1,6 +1,7 @@
 """Drafters by name, hybrids, and corpora kept from run to run."""
 
 import os
+import re
 
 import pytest
 
@@ -9,6 +10,7 @@ from specjax import api
 from specjax import decode_file
 from specjax import drafting
 from specjax import jobs
+from specjax import partitioning
 from tests import tiny
 
 PROMPTS = ['the cat', 'a dog ran to the', 'the']
@@ -60,7 +62,7 @@ def test_answers_are_those_of_plain_decoding(folders, kind, name, temperature):
   assert _tokens(got) == _tokens(want)
 
 
-def _run(folders, corpus, drafter='suffix', target='target'):
+def _run(folders, corpus, drafter='suffix', target='target', **changes):
   prompts = os.path.join(os.path.dirname(folders['target']), 'prompts.txt')
   with open(prompts, 'w', encoding='utf-8') as file:
     file.write('\n'.join(PROMPTS) + '\n')
@@ -74,7 +76,11 @@ def _run(folders, corpus, drafter='suffix', target='target'):
     resume=False,
     baseline='none',
     config=specjax.DecodeConfig(
-      max_new_tokens=NEW, num_draft=5, explain=False, ignore_eos=True
+      max_new_tokens=NEW,
+      num_draft=5,
+      explain=False,
+      ignore_eos=True,
+      **changes,
     ),
     corpus=str(corpus),
   )
@@ -103,6 +109,24 @@ def test_a_corpus_makes_the_second_run_shorter(folders, tmp_path, capfd):
   path.write_bytes(path.read_bytes()[:-2])
   with pytest.raises(ValueError, match='truncated or damaged'):
     _run(folders, path)
+
+
+def test_a_corpus_on_a_mesh(folders, tmp_path, capfd):
+  """Searched whole by every device, it helps as much and grows alike."""
+  seen = []
+  for shape in ((), (2, 4)):
+    path = tmp_path / f'{len(shape)}.corpus'
+    mesh = partitioning.MeshConfig(shape)
+    # The second batch copies from the first, the second run from both.
+    texts = [
+      _run(folders, path, batch_size=2, mesh=mesh, num_return_sequences=2)
+      for _ in range(2)
+    ]
+    calls = re.findall(r'target calls *([\d,]+)', capfd.readouterr().err)
+    seen.append((texts, calls, path.read_bytes()))
+  assert seen[0] == seen[1]
+  calls = [int(count.replace(',', '')) for count in seen[0][1]]
+  assert calls[1] < calls[0]
 
 
 def test_later_batches_copy_from_earlier_ones(folders, tmp_path):

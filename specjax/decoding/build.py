@@ -131,14 +131,16 @@ def recipe(
     raise ValueError(
       'A tree is for parallel, medusa and eagle drafters; leave tree empty.'
     )
+  topology = None
   if isinstance(drafter, Attached):
     target = drafter.target
+    topology = _topology(drafter, num_draft, tree)
   search = search or search_lib.SearchConfig()
-  max_path = _max_path(drafter, num_draft, search, tree)
+  max_path = _max_path(drafter, num_draft, search, topology)
   verifier = verify_lib.make(name, sampler=sampler, max_path=max_path)
   style = drafters.style_for(verifier, warp, sampler)
   made, widths = _drafter(
-    target, drafter, num_draft, style, min_promise, search, tree, max_path
+    target, drafter, num_draft, style, min_promise, search, topology, max_path
   )
   # Lenience judges rows of temperature 0 by their gaps, which one-hot hides.
   target_warp = dataclasses.replace(warp, one_hot=name != 'lenient')
@@ -146,11 +148,10 @@ def recipe(
 
 
 def _drafter(
-  target, drafter, num_draft, style, min_promise, search, tree, max_path
+  target, drafter, num_draft, style, min_promise, search, topology, max_path
 ) -> tuple[base.Drafter, tuple[int, ...]]:
   """What `recipe` calls a drafter as one, and the widths of its drafts."""
   if isinstance(drafter, Attached):
-    topology = _topology(drafter, num_draft, tree)
     vocab_size = target.vocab_size
     return drafters.parallel(drafter.config, topology, vocab_size, style), ()
   if isinstance(drafter, base.CachedLM):
@@ -185,10 +186,9 @@ def _topology(drafter: Attached, num_draft: int, tree: str) -> trees.Topology:
   return trees.parse(tree, num_draft, drafter.config.acceptance)
 
 
-def _max_path(drafter, num_draft, search, tree) -> int:
+def _max_path(drafter, num_draft, search, topology) -> int:
   """Longest path of the trees that are drafted; 0 for chains."""
-  if isinstance(drafter, Attached):
-    topology = _topology(drafter, num_draft, tree)
+  if topology is not None:
     return 0 if topology.is_chain else topology.max_depth
   if not search.tree or drafter not in ('suffix', 'token_recycling'):
     return 0
