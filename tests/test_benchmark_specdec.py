@@ -1,6 +1,7 @@
 """SpecDec's experiment: what is measured, how it is judged, what is said."""
 
 import json
+import types
 
 import jax
 import pytest
@@ -10,6 +11,7 @@ from specjax import models
 from specjax.benchmark import quality
 from specjax.benchmark import specdec
 from specjax.benchmark import specdec_report
+from specjax.benchmark import subjects
 from specjax.benchmark.specdec_config import SpecDecConfig
 from specjax.models import hf
 from tests import tiny
@@ -110,6 +112,22 @@ def test_settings_in_one_sentence():
   ):
     with pytest.raises(ValueError, match=words):
       SpecDecConfig(**changes).validate()
+
+
+def test_slots_beyond_the_main_drafters():
+  network = types.SimpleNamespace(block=8)
+  model = types.SimpleNamespace(config=network)
+  main = subjects.Subject('main', 'slots', model=model)
+  specdec.check_slots(main, SpecDecConfig(num_draft=(4, 30), table_draft=8))
+  for changes, words in (
+    ({'num_draft': (9, 30), 'table_draft': 8}, 'num_draft is 9, but main'),
+    ({'num_draft': (4,)}, 'table_draft is 10, but main was made .* most 8'),
+  ):
+    with pytest.raises(ValueError, match=words):
+      specdec.check_slots(main, SpecDecConfig(**changes))
+  # A draft model has no bound.
+  free = subjects.Subject('free', 'model')
+  specdec.check_slots(free, SpecDecConfig(num_draft=(99,)))
 
 
 @pytest.mark.slow

@@ -109,7 +109,8 @@ def _readable(setup, config, tell) -> request_lib.Setup:
   """Leaves out prompts that a drafter cannot read.
 
   Raises:
-    ValueError: there is no drafter, or the target or a prompt does not fit.
+    ValueError: there is no drafter, or the target, the slots or the prompts
+      do not fit.
   """
   if not setup.subjects:
     raise ValueError('Name at least one --drafter; the first is the main one.')
@@ -118,6 +119,7 @@ def _readable(setup, config, tell) -> request_lib.Setup:
       f'This experiment needs an encoder-decoder, but {setup.target.name} is '
       'decoder-only.'
     )
+  check_slots(setup.subjects[0], config)
   size, beta = setup.target.lm.vocab_size, max(config.dial, *config.relaxed)[0]
   if beta > size:
     raise ValueError(
@@ -138,6 +140,23 @@ def _readable(setup, config, tell) -> request_lib.Setup:
       f'({min(limits)} tokens).'
     )
   return setup._replace(prompts=kept)
+
+
+def check_slots(main, config) -> None:
+  """Raises ValueError if the main drafter has too few slots for the tables.
+
+  Values of `num_draft` that it cannot fill are left out, but not all of them.
+  """
+  for field, least in (
+    ('table_draft', config.table_draft),
+    ('num_draft', min(config.num_draft)),
+  ):
+    most = _most_draft(main, least)
+    if least > most:
+      raise ValueError(
+        f'{field} is {least}, but {main.name} was made to draft at most {most} '
+        f'tokens at once; lower {field}.'
+      )
 
 
 def wanted_cases(setup, config, batch_size: int) -> list[cases_lib.Case]:
@@ -279,9 +298,8 @@ def _verify_nothing(context, draft, logits) -> base.Verdict:
 
 def _alone(setup, config, plain_run) -> dict[str, Any]:
   """Quality of the main drafter's own text, block after block."""
-  main, num_draft = setup.subjects[0], config.table_draft
-  num_draft = min(num_draft, _most_draft(main, num_draft))
-  case = _speculative(setup, config, main, 1, num_draft, 'greedy')
+  main = setup.subjects[0]
+  case = _speculative(setup, config, main, 1, config.table_draft, 'greedy')
   rule = base.Verifier(_verify_nothing, 'argmax', False, False, 'nothing')
   recipe = case.recipe._replace(verifier=rule)
   decode = build.compiled(recipe, config.max_new_tokens)
