@@ -21,6 +21,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
+from specjax import checks
 from specjax.decoding import state as state_lib
 
 EARLY_STOPPING = ('false', 'true', 'never')
@@ -47,17 +48,12 @@ class BeamSpec:
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
-    if self.num_beams < 1:
-      raise ValueError(f'num_beams must be at least 1, not {self.num_beams}.')
+    checks.at_least('num_beams', self.num_beams, 1)
     if not abs(self.length_penalty) < float('inf'):
       raise ValueError(
         f'length_penalty must be a number, not {self.length_penalty}.'
       )
-    if self.early_stopping not in EARLY_STOPPING:
-      raise ValueError(
-        f'early_stopping must be one of {", ".join(EARLY_STOPPING)}, not '
-        f'{self.early_stopping}.'
-      )
+    checks.one_of('early_stopping', self.early_stopping, EARLY_STOPPING, str)
 
 
 @struct.dataclass

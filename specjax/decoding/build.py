@@ -10,10 +10,10 @@ from typing import NamedTuple, Optional, Union
 import jax
 
 from specjax import base
+from specjax import checks
 from specjax import models
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import sampling
 from specjax.decoding import search as search_lib
 from specjax.decoding import trees
 from specjax.decoding import verify as verify_lib
@@ -118,12 +118,7 @@ def recipe(
   Raises:
     ValueError: for unknown names, and models that do not fit together.
   """
-  if sampler not in sampling.SAMPLERS:
-    raise ValueError(
-      f'Unknown sampler {sampler!r}; use one of {sampling.SAMPLERS}.'
-    )
-  if num_draft < 0:
-    raise ValueError(f'num_draft must be at least 0, not {num_draft}.')
+  checks.at_least('num_draft', num_draft, 0)
   name = choose_verifier(verify, warp, drafter)
   if drafter is None or num_draft == 0:
     return generate_lib.plain(target, warp, sampler)

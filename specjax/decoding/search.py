@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from specjax import checks
 from specjax.decoding import drafters
 
 
@@ -68,8 +69,7 @@ class SearchConfig:
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
-    if self.tree < 0:
-      raise ValueError(f'search.tree must be at least 0, not {self.tree}.')
+    checks.at_least('search.tree', self.tree, 0)
     most = max(self.tree, 1)
     self.suffix(most, 0.0).validate()
     drafters.prompt_lookup(num_draft=1, **self.lookup())

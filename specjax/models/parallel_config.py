@@ -16,6 +16,7 @@ Three kinds, each with mask tokens (ParallelSpec) or without:
 import dataclasses
 from typing import Any, Mapping, Optional
 
+from specjax import checks
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.layers import Rope
 from specjax.models.output_ids import check_output_ids
@@ -122,16 +123,12 @@ class ParallelConfig:
       ('mask_embedding', self.mask_embedding, MASK_EMBEDDINGS),
       ('mask_feature', self.mask_feature, MASK_FEATURES),
     ):
-      if value not in allowed:
-        raise ValueError(
-          f'{name} must be one of {", ".join(allowed)}, not {value!r}.'
-        )
+      checks.one_of(name, value, allowed, str)
     if not all(0 <= rate <= 1 for rate in self.acceptance):
       raise ValueError(
         f'acceptance must hold rates from 0 to 1, not {self.acceptance}.'
       )
-    if self.num_draft < 1:
-      raise ValueError(f'num_draft must be at least 1, not {self.num_draft}.')
+    checks.at_least('num_draft', self.num_draft, 1)
     if self.kind == 'parallel' and not (self.masks and self.feature == 'none'):
       raise ValueError(
         'A parallel drafter reads tokens alone and has masks; without masks '

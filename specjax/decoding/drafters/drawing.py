@@ -45,12 +45,6 @@ def style_for(
   )
 
 
-def check_num_draft(num_draft: int) -> None:
-  """Raises ValueError if `num_draft` is less than 1."""
-  if num_draft < 1:
-    raise ValueError(f'num_draft must be at least 1, not {num_draft}.')
-
-
 def slot_keys(
   noise: str, context: base.Context, slots: base.Array
 ) -> Optional[base.Array]:

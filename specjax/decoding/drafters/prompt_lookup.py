@@ -10,7 +10,7 @@ import functools
 import jax.numpy as jnp
 
 from specjax import base
-from specjax.decoding.drafters import drawing
+from specjax import checks
 
 MATCHES = ('latest', 'earliest')
 
@@ -48,14 +48,13 @@ def prompt_lookup(
     ValueError: if the lengths are not 1 <= min_ngram <= max_ngram, or `match`
       is another word.
   """
-  drawing.check_num_draft(num_draft)
+  checks.at_least('num_draft', num_draft, 1)
   if not 1 <= min_ngram <= max_ngram:
     raise ValueError(
       'prompt lookup needs 1 <= min_ngram <= max_ngram, not '
       f'{min_ngram} and {max_ngram}.'
     )
-  if match not in MATCHES:
-    raise ValueError(f'match must be one of {MATCHES}, not {match!r}.')
+  checks.one_of('match', match, MATCHES, str)
 
   def init(params, prompt, prefilled, *, capacity):
     del params, prefilled, capacity

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import checks
 from specjax.decoding import sampling
 from specjax.decoding.drafters import drawing
 from specjax.models import blockwise as blockwise_lib
@@ -58,7 +59,7 @@ def slot_drafter(
       network was made for.
   """
   config = spec.config
-  drawing.check_num_draft(num_draft)
+  checks.at_least('num_draft', num_draft, 1)
   most = min(config.block, getattr(config, 'max_positions', num_draft))
   if num_draft > most:
     raise ValueError(
