@@ -17,6 +17,7 @@ from absl import flags
 
 from specjax import cli
 from specjax import distributed
+from specjax.benchmark import limits
 from specjax.benchmark import peers
 from specjax.benchmark import plan
 from specjax.benchmark import plots
@@ -87,7 +88,8 @@ def main(argv: Sequence[str]) -> None:
   is_specdec = isinstance(config, SpecDecConfig)
   results = (specdec if is_specdec else runner).run(request, cli.note)
   if first:
-    shown = table.text(results.rows)
+    about_device = limits.markdown(results.rows)
+    shown = '\n\n'.join(filter(None, (table.text(results.rows), about_device)))
     if is_specdec:
       shown = specdec_report.markdown(results, config)
     print(shown, flush=True)

@@ -136,9 +136,22 @@ def spread(model: Model, layout: partitioning.Layout) -> Model:
     ValueError: the mesh does not divide the model.
   """
   layout = sharded.fit(model.config, layout)
+  return on_mesh(
+    model, layout, placing.move(model.config, layout, model.params)
+  )
+
+
+def on_mesh(model: Model, layout: partitioning.Layout, params: Any) -> Model:
+  """A model of one device with its parameters on a mesh.
+
+  Args:
+    model: of one device; its own parameters are not looked at.
+    layout: of `sharded.fit`.
+    params: as `placing` put them there.
+  """
   vocab_size = model.lm.vocab_size if model.lm else None
   return model._replace(
-    params=placing.move(model.config, layout, model.params),
+    params=params,
     module=models.make_module(sharded.expanded(model.config, layout)),
     lm=_make_lm(model.config, layout, vocab_size=vocab_size),
     layout=layout,

@@ -10,9 +10,12 @@ import pytest
 import specjax
 from specjax import base
 from specjax import models
+from specjax import partitioning
+from specjax import transfer
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import row_keys
+from specjax.models import sharded
 from tests import tiny
 
 DECODER = models.DecoderConfig(
@@ -28,33 +31,51 @@ DECODER = models.DecoderConfig(
 T5 = models.T5Config(4000, 256, 32, 1024, 3, 3, 8)
 
 
-def compiled_bytes(config, drafter, decode, prompt_tokens):
-  """Arguments, results and temporaries of the whole program."""
+def with_layers(config, count):
+  names = {'num_layers', 'num_decoder_layers', 'num_hidden_layers'}
+  fields = {f.name for f in dataclasses.fields(config)} & names
+  return dataclasses.replace(config, **dict.fromkeys(fields, count))
 
-  def stored(config):
-    return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, decode.dtype),
-      models.abstract_params(config),
+
+def abstract(config, dtype, layout):
+  """A model's parameters as shapes on their devices, and its `CachedLM`."""
+  if layout is None:
+    shapes, lm = models.abstract_params(config), models.make_lm(config)
+    place = jax.tree.map(
+      lambda x: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes
     )
+  else:
+    layout = sharded.fit(config, layout)
+    shapes = models.abstract_params(sharded.expanded(config, layout))
+    specs = partitioning.parameter_specs(shapes, layout)
+    place = jax.tree.map(layout.sharding, specs)
+    lm = sharded.make_lm(config, layout)
+  made = jax.tree.map(
+    lambda x, y: jax.ShapeDtypeStruct(x.shape, dtype, sharding=y), shapes, place
+  )
+  return made, lm
 
+
+def compiled_bytes(config, drafter, decode, prompt_tokens, layout=None):
+  """Arguments, results and temporaries of the whole program, of a device."""
   batch = decode.batch_size
-  given, params = drafter, None
+  params, lm = abstract(config, decode.dtype, layout)
+  given, draft_params = drafter, None
   if not isinstance(drafter, str):
-    given, params = models.make_lm(drafter), stored(drafter)
-  recipe = build.recipe(
-    models.make_lm(config), given, num_draft=decode.num_draft
-  )
+    whole = layout and partitioning.with_rules(layout, partitioning.REPLICATED)
+    draft_params, given = abstract(drafter, decode.dtype, whole)
+  recipe = build.recipe(lm, given, num_draft=decode.num_draft)
+  rows = None if layout is None else layout.sharding(layout.rows(batch))
   prompt = base.Prompt(
-    jax.ShapeDtypeStruct((batch, prompt_tokens), jnp.int32),
-    jax.ShapeDtypeStruct((batch,), jnp.int32),
+    jax.ShapeDtypeStruct((batch, prompt_tokens), jnp.int32, sharding=rows),
+    jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=rows),
   )
-  controls = jax.eval_shape(
-    lambda: decode.sampling().controls(row_keys(0, range(batch)), 64)
-  )
+  controls = decode.sampling().controls(row_keys(0, range(batch)), 64)
+  controls = transfer.put_controls(controls, layout)
   program = build.compiled(recipe, decode.max_new_tokens)
   found = (
     jax.jit(lambda *inputs: program(*inputs))
-    .lower(generate_lib.Params(stored(config), params), prompt, controls)
+    .lower(generate_lib.Params(params, draft_params), prompt, controls)
     .compile()
     .memory_analysis()
   )
@@ -77,11 +98,7 @@ def compiled_bytes(config, drafter, decode, prompt_tokens):
 @pytest.mark.usefixtures('fresh_compilation')
 def test_estimate_is_within_ten_percent(config, layers, dtype, tokens):
   config = dataclasses.replace(config, dtype=dtype)
-  drafter = 'prompt_lookup'
-  if layers:
-    names = {'num_layers', 'num_decoder_layers', 'num_hidden_layers'}
-    fields = {f.name for f in dataclasses.fields(config)} & names
-    drafter = dataclasses.replace(config, **dict.fromkeys(fields, layers))
+  drafter = with_layers(config, layers) if layers else 'prompt_lookup'
   decode = specjax.DecodeConfig(
     batch_size=4, max_new_tokens=64, dtype=dtype, num_draft=3
   )
@@ -89,6 +106,29 @@ def test_estimate_is_within_ten_percent(config, layers, dtype, tokens):
     config, drafter=drafter, decode=decode, prompt_tokens=tokens
   )
   real = compiled_bytes(config, drafter, decode, tokens)
+  assert abs(estimate.total / real - 1) < 0.1, (estimate, real)
+
+
+@pytest.mark.parametrize(
+  'config, layers, shape',
+  [
+    (DECODER, 0, (1, 8)),  # Fewer key heads than devices.
+    pytest.param(DECODER, 1, (2, 4), marks=pytest.mark.slow),
+    (T5, 1, (2, 4)),
+    pytest.param(T5, 0, (8, 1), marks=pytest.mark.slow),
+  ],
+)
+@pytest.mark.usefixtures('fresh_compilation')
+def test_estimate_of_a_device_of_a_mesh(config, layers, shape):
+  drafter = with_layers(config, layers) if layers else 'prompt_lookup'
+  decode = specjax.DecodeConfig(
+    batch_size=8, max_new_tokens=64, dtype='float32', num_draft=3
+  )
+  layout = specjax.make_layout(specjax.MeshConfig(shape))
+  estimate = specjax.estimate_memory(
+    config, drafter=drafter, decode=decode, prompt_tokens=128, layout=layout
+  )
+  real = compiled_bytes(config, drafter, decode, 128, layout)
   assert abs(estimate.total / real - 1) < 0.1, (estimate, real)
 
 

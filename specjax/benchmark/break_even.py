@@ -28,7 +28,9 @@ def pairs(rows: Sequence[dict]) -> list[dict]:
     other's), `predicted` (their ratio, a gain above 1) and `measured` (the
     ratio of the speeds).
   """
-  same = ('num_draft', 'temperature', 'batch_size', 'verifier', 'dtype')
+  same = (
+    'num_draft', 'temperature', 'batch_size', 'verifier', 'dtype', 'quantize',
+  )  # fmt: skip
   made = []
   for one in rows:
     for other in rows:
@@ -89,7 +91,8 @@ def draft_times(rows: Sequence[dict]) -> str:
   found = {}
   for row in rows:
     if row.get('draft_ms') and not row.get('tree'):
-      times = found.setdefault((row['drafter'], row['batch_size']), {})
+      name = table.brief(row['drafter']) + table.int8(row)
+      times = found.setdefault((name, row['batch_size']), {})
       times.setdefault(row['num_draft'], row['draft_ms'])
   lengths = sorted({k for times in found.values() for k in times})
   if len(lengths) < 2:
@@ -102,7 +105,5 @@ def draft_times(rows: Sequence[dict]) -> str:
   ]
   for (name, batch), times in found.items():
     cells = [f'{times[k]:.2f}' if k in times else '-' for k in lengths]
-    lines.append(
-      f'| {table.brief(name)} | {batch} | ' + ' | '.join(cells) + ' |'
-    )
+    lines.append(f'| {name} | {batch} | ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines)

@@ -5,6 +5,7 @@ import math
 
 from specjax import checks
 from specjax import partitioning
+from specjax.decode_config import QUANTIZE
 from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
 from specjax.decoding.request import Sampling
@@ -34,6 +35,8 @@ class BenchmarkConfig:
       number of tokens.
     dtype: float32, bfloat16 or w8a8 (matrix products in eight bits, the rest
       and the peers float32), for every model and engine.
+    quantize: whose matrices are kept in int8: none, target, drafter or both
+      (see `DecodeConfig.quantize`). Each target has plain decoding of its own.
     sampler: of plain sampling: gumbel or inverse_cdf.
     top_k: 0 keeps every token.
     top_p: in (0, 1]; 1 keeps every token.
@@ -41,6 +44,10 @@ class BenchmarkConfig:
     chat: wrap text prompts in the tokenizer's chat template.
     prefix: put before every text prompt.
     parts: time the parts of a round apart (draft, verify), for the prediction.
+    widths: tokens of blocks that the target is timed over, whether or not a
+      round has such a block; a step is then also compared with what reading
+      its bytes takes, and memory with its estimate (see `limits`). Empty:
+      none of it.
     table_prompts: unigram and bigram drafters count the target's own answers to
       so many further prompts of the file; 0: they count the prompts measured.
     warm_corpus: suffix and hybrid read a corpus of the target's own greedy
@@ -67,6 +74,7 @@ class BenchmarkConfig:
   warmup: int = 1
   ignore_eos: bool = False
   dtype: str = 'float32'
+  quantize: tuple = ('none',)
   sampler: str = 'gumbel'
   top_k: int = 0
   top_p: float = 1.0
@@ -74,6 +82,7 @@ class BenchmarkConfig:
   chat: bool = False
   prefix: str = ''
   parts: bool = True
+  widths: tuple = ()
   table_prompts: int = 0
   warm_corpus: bool = False
   corpus_tokens: int = 0
@@ -97,6 +106,17 @@ class BenchmarkConfig:
       checks.one_of('verify', name, names, str)
     checks.one_of('sampler', self.sampler, SAMPLERS, str)
     checks.one_of('dtype', self.dtype, DTYPES, str)
+    for name in self.quantize or ('nothing',):
+      checks.one_of('quantize', name, QUANTIZE, str)
+    if self.dtype == 'w8a8' and self.quantize != ('none',):
+      raise ValueError(
+        "With dtype='w8a8' all matrices have eight bits; leave quantize "
+        "at ('none',)."
+      )
+    for width in self.widths:
+      checks.whole('widths', width, 1)
+    if self.widths and not self.parts:
+      raise ValueError('widths are timed with the parts; leave parts=true.')
     self.mesh.validate()
     for field, lowest in _WHOLE.items():
       values = getattr(self, field)

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any, Sequence
 
 from specjax.benchmark import check as check_lib
+from specjax.benchmark import table
 
 ACCEPTED, CORRECTED, BONUS, PLAIN = 'accepted', 'corrected', 'bonus', 'plain'
 PAGE = pathlib.Path(__file__).with_name('explorer_page.html')
@@ -47,6 +48,7 @@ def _run(row, batches, generations, setup, most: int) -> dict:
   )  # fmt: skip
   return {
     **{key: row.get(key) for key in keys},
+    'drafter': row['drafter'] + table.int8(row),
     'positions': row.get('acceptance_by_position') or [],
     'prompts': prompts,
   }

@@ -8,6 +8,7 @@ repetitions of each batch.
 
 import functools
 import gc
+import math
 import time
 from typing import Any, Callable, NamedTuple, Optional, Sequence
 
@@ -44,7 +45,9 @@ class Engine(NamedTuple):
     pause: takes the index of a batch and a number of rounds; returns the
       `generate.DecodeState` after so many. None for peers.
     compile_seconds: what it took to make ready.
-    program_bytes: temporary memory of the compiled program, or None.
+    program_bytes: temporary memory of the compiled loop, or None.
+    total_bytes: of a device, all that the largest of the compiled programs
+      holds: arguments, results and temporaries; or None.
   """
 
   label: str
@@ -52,6 +55,7 @@ class Engine(NamedTuple):
   pause: Optional[Callable[[int, int], Any]] = None
   compile_seconds: float = 0.0
   program_bytes: Optional[int] = None
+  total_bytes: Optional[int] = None
 
 
 class Measured(NamedTuple):
@@ -111,10 +115,13 @@ def _with_keys(state, change):
 
 def capacity(cases: Sequence[Case], width: int, config) -> int:
   """One capacity for all cases, so that they share timings of their parts."""
-  return max(
+  most = max(
     generate_lib.capacity_for(case.recipe, width, config.max_new_tokens)
     for case in cases
   )
+  # The widest block that is timed must fit behind half a generation.
+  widest = max(config.widths, default=0)
+  return most + max(widest - config.max_new_tokens // 2, 0)
 
 
 def params_for(case: Case, continuation: Optional[base.Array]):
@@ -146,7 +153,7 @@ def engine(
     params_for(case, continuations[i] if continuations else None)
     for i in range(len(batches))
   ]
-  programs, temporary = {}, 0
+  programs, temporary, whole = {}, 0, 0
   begin = time.perf_counter()
   for batch, given in zip(batches, params):
     width = batch.prompt.tokens.shape[1]
@@ -167,6 +174,7 @@ def engine(
     run = _run_bare.lower(case.recipe, given, state, jnp.int32(0)).compile()
     programs[width] = start, run
     temporary = max(temporary, _temporary_bytes(run))
+    whole = max(whole, _whole_bytes(start), _whole_bytes(run, state))
   seconds = time.perf_counter() - begin
 
   every = jnp.int32(config.max_new_tokens)
@@ -192,13 +200,37 @@ def engine(
     return _with_keys(state, jax.random.wrap_key_data)
 
   label = f'{case.name} K={case.num_draft} {case.verifier} {case.tree}'.strip()
-  return Engine(label, call, pause, seconds, temporary)
+  return Engine(label, call, pause, seconds, temporary, whole)
 
 
 def _temporary_bytes(program) -> int:
   """What a compiled program holds beside its arguments and results."""
   analysis = program.memory_analysis()  # None where the backend tells nothing
   return 0 if analysis is None else int(analysis.temp_size_in_bytes)
+
+
+def _whole_bytes(program, donated=()) -> int:
+  """What a compiled program holds of a device while it runs.
+
+  Args:
+    program: the program.
+    donated: shapes of arguments that results take the place of. (A program
+      from the cache of compiled programs does not tell of them.)
+  """
+  analysis = program.memory_analysis()
+  if analysis is None:
+    return 0
+  twice = sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(donated)
+    if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+  )
+  return int(
+    analysis.argument_size_in_bytes
+    + analysis.temp_size_in_bytes
+    + analysis.output_size_in_bytes
+    - twice
+  )
 
 
 def measure(

@@ -22,6 +22,8 @@ from specjax.decoding import sampling
 SAMPLE_SECONDS = 0.08
 SAMPLES = 5
 MOST_STEPS = 512
+# Read to measure memory: many times what caches hold (more on an accelerator).
+_READ_BYTES = 2**28
 
 
 class Parts(NamedTuple):
@@ -87,6 +89,25 @@ def _timer(function, *arguments) -> Callable[[int], float]:
   return seconds
 
 
+@jax.jit
+def _read_steps(array, steps):
+  """Passes over an array [rows, columns], each by what the one before found."""
+
+  def body(_, seen):
+    return jnp.max(array + seen[:, None], axis=1)
+
+  start = jnp.zeros(array.shape[0], array.dtype)
+  return lax.fori_loop(0, steps, body, start)
+
+
+def bytes_per_second() -> float:
+  """How fast this device reads its memory: a maximum over a large array."""
+  size = _READ_BYTES if jax.default_backend() == 'cpu' else 4 * _READ_BYTES
+  array = jnp.zeros((size // 2**16, 2**14), jnp.float32)
+  (milliseconds,) = interleaved([_timer(_read_steps, array)])
+  return 1e3 * array.nbytes / milliseconds
+
+
 def interleaved(timers: Sequence[Callable[[int], float]]) -> list[float]:
   """Median milliseconds of a step of each, samples taken in turn."""
   steps = []
@@ -146,7 +167,9 @@ def widths_used(case: Case, generations: Sequence) -> dict[int, float]:
   return {int(w) + 1: float(s) for w, s in zip(widths, shares)}
 
 
-def round_parts(case, params, state, by_width: dict, generations) -> Parts:
+def round_parts(
+  case, params, state, by_width: dict, generations, *, also: Sequence[int] = ()
+) -> Parts:
   """Times the parts of a case's rounds.
 
   Args:
@@ -155,11 +178,12 @@ def round_parts(case, params, state, by_width: dict, generations) -> Parts:
     state: a `generate.DecodeState` in the middle of a generation.
     by_width: milliseconds of target passes timed so far; added to.
     generations: what the case gave, to weigh the widths it used.
+    also: further widths to time.
   """
   shares = widths_used(case, generations)
   batch = state.last_token.shape[0]
   lm = case.recipe.target
-  missing = [w for w in {1, *shares} if w not in by_width]
+  missing = [w for w in sorted({1, *shares, *also}) if w not in by_width]
   timers = [
     extend_timer(lm, params.target, state.cache, batch, w) for w in missing
   ]

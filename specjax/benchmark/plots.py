@@ -5,6 +5,7 @@ import pathlib
 from typing import Sequence
 
 from specjax.benchmark.table import brief
+from specjax.benchmark.table import int8
 
 # Told apart also by those who see few colours (Okabe and Ito's palette).
 COLOURS = (
@@ -35,6 +36,7 @@ def draw(rows: Sequence[dict], folder: pathlib.Path) -> list[str]:
     ('acceptance_by_position.png', _acceptance),
     ('latency_throughput.png', _latency),
     ('round_split.png', _split),
+    ('block_width.png', _widths),
   ):
     page = figure.Figure(figsize=(8, 4.8), dpi=120, layout='constrained')
     if plot(page.add_subplot(), rows):
@@ -63,7 +65,7 @@ def _groups(rows, keys):
       for k in varied
       if row['num_draft'] or k not in ('verifier', 'num_draft')
     ]
-    label = ', '.join(words).replace('none', 'plain decoding')
+    label = ', '.join(words).replace('none', 'plain decoding') + int8(row)
     found.setdefault(label, []).append(row)
   return found
 
@@ -185,4 +187,26 @@ def _split(axes, rows) -> bool:
   axes.margins(x=0.18)
   title = 'Where the time of a round goes'
   _finish(axes, title, 'milliseconds a round', '', 2)
+  return bool(rows)
+
+
+def _widths(axes, rows) -> bool:
+  rows = [
+    row for row in rows if row.get('bandwidth_ms') and not row['num_draft']
+  ]
+  groups = _groups(rows, ('batch_size',)) if rows else {}
+  for index, (label, group) in enumerate(groups.items()):
+    times = sorted(
+      (int(w), ms) for w, ms in group[0]['verify_ms_by_width'].items()
+    )
+    style = _style(index)
+    axes.plot(*zip(*times), label=label, **style)
+    axes.axhline(
+      group[0]['bandwidth_ms'], linestyle='--', linewidth=1,
+      color=style['color'],
+    )  # fmt: skip
+  axes.set_ylim(bottom=0)
+  _whole_numbers(axes)
+  _finish(axes, 'The target over a block (dashed: reading its bytes once)',
+          'tokens in the block', 'milliseconds', len(groups))  # fmt: skip
   return bool(rows)

@@ -9,6 +9,7 @@ from typing import Any, Sequence
 
 from specjax.benchmark import break_even
 from specjax.benchmark import explorer
+from specjax.benchmark import limits
 from specjax.benchmark import plots
 from specjax.benchmark import table
 
@@ -26,6 +27,7 @@ SCHEMA = {
   'temperature': '0 is greedy',
   'batch_size': 'rows decoded together',
   'dtype': 'of weights and computing',
+  'quantize': 'whose matrices are kept in int8: none, target, drafter or both',
   'exact': 'whether the rule keeps the law of the target; null for a peer',
   'num_prompts': 'prompts measured',
   'num_tokens': 'new tokens of a pass over all batches',
@@ -80,6 +82,17 @@ SCHEMA = {
   'peak_memory_bytes': 'most memory in use',
   'peak_memory_kind': 'device, process, or process, ever',
   'program_bytes': 'temporary memory of the compiled loop',
+  'program_total_bytes': (
+    'of a device: arguments, results and temporaries of the largest program'
+  ),
+  'estimated_bytes': 'what specjax.estimate_memory foresees of that',
+  'estimate_over_memory': (
+    "the estimate over the device's own peak, else over program_total_bytes"
+  ),
+  'step_bytes': 'weights and caches that a device reads for a step',
+  'bytes_per_second': 'measured: reading a large array',
+  'bandwidth_ms': '1000 step_bytes / bytes_per_second, the least for a step',
+  'over_bandwidth': 'step_ms / bandwidth_ms',
   'label': 'what the drafter is',
   'over_greedy': "plain decoding's seconds over these, prefill included",
   'over_beam': "the beam search's seconds over these",
@@ -174,13 +187,7 @@ def markdown(results, config, images: Sequence[str], plan: str) -> str:
     'turns, compilation not counted.',
     _table(results.rows, table.COLUMNS),
   ]
-  notes = [
-    f'* {row["engine"]} {table.brief(row["drafter"])} {row["verifier"]} '
-    f'K={row["num_draft"]} T={row["temperature"]:g} batch '
-    f'{row["batch_size"]}: {row["check_note"]}'
-    for row in results.rows
-    if row.get('check_note')
-  ]
+  notes = [f'* {table.note(row)}' for row in results.rows if table.note(row)]
   parts += ['\n'.join(notes)] if notes else []
   ratios = table.ratios(results.rows)
   if ratios:
@@ -192,7 +199,11 @@ def markdown(results, config, images: Sequence[str], plan: str) -> str:
     parts += ['## By category', categories]
   parts += filter(
     None,
-    (break_even.draft_times(results.rows), break_even.markdown(results.rows)),
+    (
+      break_even.draft_times(results.rows),
+      break_even.markdown(results.rows),
+      limits.markdown(results.rows),
+    ),
   )
   parts += ['## Acceptance', _table(results.rows, _ACCEPTANCE)]
   parts += [f'![{name}]({name})' for name in images]
@@ -211,6 +222,8 @@ _ACCEPTANCE = (
   ('num_draft', 'K', '{}'),
   ('temperature', 'T', '{:g}'),
   ('batch_size', 'batch', '{}'),
+  ('quantize', 'int8', '{}'),
+  ('acceptance_rate', 'accept', '{:.3f}'),
   ('mean_acceptance_length', 'mean length', '{:.2f}'),
   ('positions', 'by position', '{}'),
   ('histogram', 'rounds by accepted', '{}'),
@@ -218,17 +231,23 @@ _ACCEPTANCE = (
 
 
 def _table(rows: Sequence[dict], columns) -> str:
-  shown = []
-  for row in rows:
-    if columns is _ACCEPTANCE:
-      if not row['num_draft'] or 'acceptance_by_position' not in row:
-        continue
-      rates = row['acceptance_by_position']
-      row = dict(row) | {
-        'positions': ' '.join('-' if r is None else f'{r:.2f}' for r in rates),
+  if columns is _ACCEPTANCE:
+    rows = [
+      dict(row)
+      | {
+        'positions': ' '.join(
+          '-' if rate is None else f'{rate:.2f}'
+          for rate in row['acceptance_by_position']
+        ),
         'histogram': ' '.join(map(str, row['acceptance_histogram'])),
       }
-    shown.append([table.cell(row, key, form) for key, _, form in columns])
+      for row in rows
+      if row['num_draft'] and 'acceptance_by_position' in row
+    ]
+  columns = table.filled(rows, columns)
+  shown = [
+    [table.cell(row, key, form) for key, _, form in columns] for row in rows
+  ]
   head = '| ' + ' | '.join(title for _, title, _ in columns) + ' |'
   rule = '|' + ' --- |' * len(columns)
   body = ['| ' + ' | '.join(cells) + ' |' for cells in shown]

@@ -54,25 +54,36 @@ class Setup(NamedTuple):
 
 
 def prepare(request: Request, tell: Tell) -> Setup:
-  """Loads the models and the prompts.
+  """Loads the models and the prompts; `quantize` must have one value.
 
   Raises:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
   config = request.config
   peers_lib.check(request.peers)
+  if len(config.quantize) > 1:
+    raise ValueError(
+      'Only the sweep compares several values of quantize; give one here.'
+    )
+  (int8,) = config.quantize
+  if request.peers and int8 != 'none':
+    raise ValueError(
+      'A peer reads the weights as they are; leave quantize at none, or --peer '
+      'out.'
+    )
   tell(f'loading {request.target}')
   target = subjects_lib.load(
     request.target,
     dtype=config.dtype,
     seed=config.seed,
     layout=partitioning.make_layout(config.mesh),
+    int8=int8 in ('target', 'both'),
   )
   subjects = [
-    subject
+    subjects_lib.drafter(name, target, config, int8=int8 in ('drafter', 'both'))
     for name in request.drafters
-    if (subject := subjects_lib.drafter(name, target, config))
   ]
+  subjects = [subject for subject in subjects if subject]
   answer = _answerer(target, config)
   prompts = prompts_lib.collect(target, request.source, config, answer)
   longest = max(config.num_draft) if subjects else 0

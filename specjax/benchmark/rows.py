@@ -74,6 +74,7 @@ def speed(measured: Measured, plain: Measured) -> dict[str, Any]:
     'peak_memory_bytes': measured.peak.bytes,
     'peak_memory_kind': measured.peak.kind,
     'program_bytes': measured.engine.program_bytes,
+    'program_total_bytes': measured.engine.total_bytes,
   }
 
 

@@ -1,6 +1,7 @@
 """Measures everything that was asked for."""
 
 import contextlib
+import dataclasses
 from typing import NamedTuple, Optional, Sequence
 
 import jax
@@ -11,6 +12,7 @@ from specjax import transfer
 from specjax.benchmark import break_even
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
+from specjax.benchmark import limits
 from specjax.benchmark import measure as measure_lib
 from specjax.benchmark import parts as parts_lib
 from specjax.benchmark import peers as peers_lib
@@ -27,7 +29,7 @@ class Results(NamedTuple):
     rows: dicts, one a measurement; `report.SCHEMA` documents them.
     environment: device, versions and flags.
     runs: for the explorer: (row, batches, generations) of each of our cases.
-    setup: what was measured.
+    setup: what was measured; of several values of `quantize`, the last.
   """
 
   rows: list[dict]
@@ -40,7 +42,7 @@ def run(
   request: request_lib.Request,
   tell: request_lib.Tell = lambda text: None,
 ) -> Results:
-  """Measures every combination of drafter, verifier, K, temperature and batch.
+  """Measures every combination of what `request.config` sweeps.
 
   Args:
     request: what to measure.
@@ -52,21 +54,27 @@ def run(
   Raises:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
-  setup = request_lib.prepare(request, tell)
-  config = request.config
   environment = request_lib.describe(request)
-  rows, runs = [], []
-  for temperature in config.temperature:
-    for batch_size in config.batch_size:
-      cases = cases_lib.grid(
-        setup.target,
-        setup.subjects,
-        config,
-        float(temperature),
-        batch_size,
-        setup.tables,
-      )
-      measure_cases(request, setup, cases, environment, rows, runs, tell)
+  rows, runs, setup = [], [], None
+  for name in request.config.quantize:
+    config = dataclasses.replace(request.config, quantize=(name,))
+    request = request._replace(config=config)
+    setup = None  # Frees the models before the next ones come.
+    setup = request_lib.prepare(request, tell)
+    for temperature in config.temperature:
+      for batch_size in config.batch_size:
+        cases = cases_lib.grid(
+          setup.target,
+          setup.subjects,
+          config,
+          float(temperature),
+          batch_size,
+          setup.tables,
+        )
+        measure_cases(request, setup, cases, environment, rows, runs, tell)
+  if request.config.widths:
+    tell('measuring how fast memory is read')
+    limits.add_bandwidth(rows)
   for row in rows:
     row['environment'] = environment
   return Results(rows, environment, runs, setup)
@@ -140,7 +148,9 @@ def _our_row(
   if config.parts:
     half = int(found.results[0].num_rounds) // 2
     state = found.engine.pause(0, half)
-    parts = parts_lib.round_parts(case, params, state, by_width, found.results)
+    parts = parts_lib.round_parts(
+      case, params, state, by_width, found.results, also=config.widths
+    )
   outcome = None
   if case.drafter:
     outcome = _checked(case, found, plain, setup, batches, continuations,
@@ -160,6 +170,8 @@ def _our_row(
     setup.prompts, batches, found, plain, case
   )
   row |= rows_lib.verdict(outcome)
+  if config.widths:
+    row |= limits.fields(case, setup.target, state.cache, batches, config)
   return row, counts
 
 
@@ -206,6 +218,7 @@ def fields(request, drafter, verifier, num_draft, temperature, batch, setup):
     'temperature': temperature,
     'batch_size': batch,
     'dtype': request.config.dtype,
+    'quantize': request.config.quantize[0],
     'num_prompts': len(setup.prompts),
     'mode': 'speculative' if num_draft else 'plain',
   }

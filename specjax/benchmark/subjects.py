@@ -24,7 +24,9 @@ from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
 from specjax.models import hf
+from specjax.models import placing
 from specjax.models import quantize
+from specjax.models import sharded
 
 _T5 = dict(vocab_size=32128, d_kv=64)
 _LLAMA = dict(vocab_size=32000, max_position_embeddings=2048)
@@ -53,6 +55,11 @@ SHAPES = {
     d_model=1024, d_ff=16384, num_layers=24, num_decoder_layers=24,
     num_heads=32, **(_T5 | {'d_kv': 128}),
   ),
+  't5-xxl': models.T5Config(
+    d_model=4096, d_ff=10240, num_layers=24, num_decoder_layers=24,
+    num_heads=64, hidden_act='gelu_new', gated=True, tie_word_embeddings=False,
+    scale_decoder_outputs=False, **_T5,
+  ),
   'llama-tiny': models.DecoderConfig(
     512, 64, 172, 3, 4, 2, 16, max_position_embeddings=512
   ),
@@ -75,6 +82,8 @@ SHAPES = {
   ),
 }  # fmt: skip
 
+# Parameters from which on a shape's weights are drawn on the devices.
+_LARGE = 2**28
 # Tokens of a random sequence in a corpus, its separator included.
 _SEQUENCE = 256
 TABLE_ORDER = {'unigram': 1, 'bigram': 2}
@@ -108,6 +117,7 @@ def load(
   dtype: str,
   seed: int = 0,
   layout: Optional[partitioning.Layout] = None,
+  int8: bool = False,
 ) -> loading.Model:
   """Loads a folder or hub id, or makes a model of a named shape.
 
@@ -116,26 +126,29 @@ def load(
     dtype: 'float32', 'bfloat16' or 'w8a8'.
     seed: of random weights.
     layout: the mesh, or None for one device.
+    int8: keeps matrices in eight bits, as `loading.load` does.
 
   Returns:
-    `loading.Model`; a shape has no tokenizer and no end tokens.
+    `loading.Model`; a shape has no tokenizer and no end tokens, and the weights
+    of a large one are made on the devices.
 
   Raises:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
   if not is_shape(name):
-    return loading.load(name, dtype=dtype, layout=layout)
+    return loading.load(name, dtype=dtype, layout=layout, int8=int8)
   shape = name.removeprefix('shape:')
   if shape not in SHAPES:
     raise ValueError(
       f'There is no shape {shape!r}; there are {", ".join(SHAPES)}.'
     )
-  integer = dtype == 'w8a8'
-  dtype = 'float32' if integer else dtype
+  scale = quantize.WEIGHTS if int8 else ''
+  if dtype == 'w8a8':
+    dtype, scale = 'float32', quantize.W8A8
   config = dataclasses.replace(SHAPES[shape], dtype=dtype, eos_token_id=())
-  params = models.init_params(config, jax.random.key(seed), dtype=dtype)
-  if integer:
-    params = quantize.tree(params, quantize.W8A8)
+  if layout is not None:
+    layout = sharded.fit(config, layout)
+  params = _weights(config, layout, jax.random.key(seed), scale)
   made = loading.Model(
     params=params,
     config=config,
@@ -146,7 +159,20 @@ def load(
     pad_id=0,
     name=name,
   )
-  return made if layout is None else loading.spread(made, layout)
+  return made if layout is None else loading.on_mesh(made, layout, params)
+
+
+def _weights(config, layout, key, scale: str):
+  """Random parameters; large models pass through no host."""
+  sizes = (
+    leaf.size for leaf in jax.tree.leaves(models.abstract_params(config))
+  )
+  if sum(sizes) >= _LARGE:
+    return placing.draw(config, layout, key, dtype=config.dtype, scale=scale)
+  # The devices' generators would have to be compiled.
+  params = models.init_params(config, key, dtype=config.dtype)
+  params = quantize.tree(params, scale) if scale else params
+  return params if layout is None else placing.move(config, layout, params)
 
 
 def is_shape(name: str) -> bool:
@@ -154,13 +180,16 @@ def is_shape(name: str) -> bool:
   return name.startswith('shape:')
 
 
-def drafter(name: str, target: loading.Model, config) -> Optional[Subject]:
+def drafter(
+  name: str, target: loading.Model, config, *, int8: bool = False
+) -> Optional[Subject]:
   """Resolves a drafter's name; None for 'none'.
 
   Args:
     name: one of `DRAFTERS`.
     target: the model it drafts for.
     config: `BenchmarkConfig`.
+    int8: keeps its matrices in eight bits.
 
   Raises:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
@@ -172,7 +201,9 @@ def drafter(name: str, target: loading.Model, config) -> Optional[Subject]:
   if name.startswith('simulated'):
     return Subject(name, 'simulated', rate=_rate(name))
   if name.startswith(drafting.HYBRID):
-    inner = drafter(name.removeprefix(drafting.HYBRID), target, config)
+    inner = drafter(
+      name.removeprefix(drafting.HYBRID), target, config, int8=int8
+    )
     if inner is None or inner.kind != 'model':
       raise ValueError(
         f'{name!r} names no draft model; give hybrid:FOLDER or '
@@ -180,6 +211,10 @@ def drafter(name: str, target: loading.Model, config) -> Optional[Subject]:
       )
     return inner._replace(name=name, kind='hybrid')
   if name.startswith(networks.PREFIX):
+    if int8:
+      raise ValueError(
+        f'{name!r} is not made in int8; leave quantize at none or target.'
+      )
     model = networks.make(
       name,
       target,
@@ -194,7 +229,13 @@ def drafter(name: str, target: loading.Model, config) -> Optional[Subject]:
   layout = target.layout
   if layout is not None and config.mesh.drafter == 'replicated':
     layout = partitioning.with_rules(layout, partitioning.REPLICATED)
-  model = load(name, dtype=config.dtype, seed=config.seed + 1, layout=layout)
+  model = load(
+    name,
+    dtype=config.dtype,
+    seed=config.seed + 1,
+    layout=layout,
+    int8=int8,
+  )
   text_lib.check_same_vocabulary(target.tokenizer, model.tokenizer)
   if model.lm is None:
     return Subject(name, 'slots', model=model)

@@ -9,6 +9,7 @@ COLUMNS = (
   ('num_draft', 'K', '{}'),
   ('tree', 'tree', '{}'),
   ('temperature', 'T', '{:g}'),
+  ('quantize', 'int8', '{}'),
   ('batch_size', 'batch', '{}'),
   ('tokens_per_second', 'tokens/s', '{:.1f}'),
   ('ms_per_token', 'ms/token', '{:.2f}'),
@@ -40,10 +41,36 @@ def brief(name: str) -> str:
   return above[-1] if above and last == 'export' else last
 
 
+def int8(row: dict) -> str:
+  """What is kept in int8, to stand behind a name; '' for nothing."""
+  what = row.get('quantize', 'none')
+  return '' if what == 'none' else f', int8 {what}'
+
+
+def filled(rows: Sequence[dict], columns: Sequence[tuple]) -> list[tuple]:
+  """The columns in which some row has something."""
+  return [
+    (key, title, form)
+    for key, title, form in columns
+    if any(cell(row, key, form) != '-' for row in rows)
+  ]
+
+
+def note(row: dict) -> str:
+  """What is to be said of a row; '' for nothing."""
+  if not row.get('check_note'):
+    return ''
+  return (
+    f'{row["engine"]} {brief(row["drafter"])} {row["verifier"]} '
+    f'K={row["num_draft"]} T={row["temperature"]:g} batch '
+    f'{row["batch_size"]}{int8(row)}: {row["check_note"]}'
+  )
+
+
 def cell(row: dict, key: str, form: Optional[str]) -> str:
   """One value as shown; '-' where there is none."""
   value = row.get(key)
-  if value is None or value == '':
+  if value is None or value == '' or (key, value) == ('quantize', 'none'):
     return '-'
   if isinstance(value, str):
     value = brief(value)
@@ -52,20 +79,15 @@ def cell(row: dict, key: str, form: Optional[str]) -> str:
 
 def text(rows: Sequence[dict]) -> str:
   """All rows in aligned columns, with notes below."""
-  cells = [[title for _, title, _ in COLUMNS]]
-  cells += [[cell(row, key, form) for key, _, form in COLUMNS] for row in rows]
+  columns = filled(rows, COLUMNS)
+  cells = [[title for _, title, _ in columns]]
+  cells += [[cell(row, key, form) for key, _, form in columns] for row in rows]
   widths = [max(map(len, column)) for column in zip(*cells)]
   lines = [
     '  '.join(value.ljust(width) for value, width in zip(line, widths)).rstrip()
     for line in cells
   ]
-  lines += [
-    f'note: {row["engine"]} {brief(row["drafter"])} {row["verifier"]} '
-    f'K={row["num_draft"]} T={row["temperature"]:g} batch '
-    f'{row["batch_size"]}: {row["check_note"]}'
-    for row in rows
-    if row.get('check_note')
-  ]
+  lines += [f'note: {note(row)}' for row in rows if note(row)]
   return '\n'.join(lines + ratios(rows))
 
 

@@ -126,7 +126,8 @@ def init_params(config: Config, key, *, dtype: Optional[str] = None):
 
   Drawn on the host, from the distributions that `module.init` draws from:
   compiling a generator for each of a hundred tensors would take far longer.
-  Inside a `jax.jit`, where a key has no value yet, it is `module.init`.
+  Inside a `jax.jit`, where a key has no value yet, it is `module.init`. For a
+  model that fills the devices see `placing.draw`.
 
   Args:
     config: `T5Config` or `DecoderConfig`.
@@ -140,34 +141,49 @@ def init_params(config: Config, key, *, dtype: Optional[str] = None):
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
       key = jax.random.key_data(key)
     rng = np.random.default_rng(np.asarray(key).ravel())
-    params = jax.tree_util.tree_map_with_path(
-      lambda path, leaf: _draw(rng, config, path, leaf.shape),
-      abstract_params(config),
-    )
+
+    def draw(path, leaf):
+      names = tuple(step.key for step in path)
+      mean, std = initial(config, names, leaf.shape)
+      if not std:
+        return jnp.broadcast_to(jnp.float32(mean), leaf.shape)
+      return jnp.asarray(std * rng.standard_normal(leaf.shape, np.float32))
+
+    params = jax.tree_util.tree_map_with_path(draw, abstract_params(config))
   if dtype is None:
     return params
   return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
-def _draw(rng, config, path, shape):
-  """One parameter as its module's own initialiser would make it."""
-  *above, module, leaf = (step.key for step in path)
+def initial(config: Config, path: tuple, shape: tuple) -> tuple:
+  """How a parameter's own module would initialise it.
+
+  Args:
+    config: of the model.
+    path: keys of the parameter in its tree.
+    shape: of the parameter.
+
+  Returns:
+    (mean, standard deviation) of a normal distribution; where the deviation is
+    0, the mean is the parameter: a number, or float32 of its shape.
+  """
+  module, leaf = path[-2:]
   if leaf == 'bias':
-    return jnp.zeros(shape)
+    return 0.0, 0.0
   if isinstance(config, ParallelConfig):
     if module.startswith('heads_'):
-      return jnp.asarray(1e-3 * rng.standard_normal(shape, np.float32))
+      return 0.0, 1e-3
     if module in ('mask_embed', 'mask_feature'):
       module = 'embed'
     config = config.trunk
   is_t5 = not isinstance(config, DecoderConfig)
   if isinstance(config, SpecDrafterConfig):
     if 'positions' in module:
-      return jnp.asarray(sinusoids(*shape))
+      return sinusoids(*shape), 0.0
     if module == 'copy':
-      return jnp.asarray(rng.standard_normal(shape, np.float32) / shape[-1])
+      return 0.0, 1 / shape[-1]
   if 'norm' in module:
-    return jnp.full(shape, 1.0 if is_t5 else 1.0 - config.norm_offset)
+    return 1.0 if is_t5 else 1.0 - config.norm_offset, 0.0
   std = shape[-1] ** -0.5
   if module in ('embed', 'positions', 'mask'):
     std = 1.0 if is_t5 else 0.02
@@ -175,4 +191,4 @@ def _draw(rng, config, path, shape):
     std = 0.1
   elif is_t5 and module == 'q':
     std = (config.d_model * config.d_kv) ** -0.5
-  return jnp.asarray(std * rng.standard_normal(shape, np.float32))
+  return 0.0, std

@@ -1,11 +1,13 @@
 """Parameters onto devices, each device fetching its own part and no more."""
 
-from typing import Callable, NamedTuple, Optional
+import functools
+from typing import Any, Callable, NamedTuple, Optional
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from specjax import models
 from specjax import partitioning
 from specjax.models import names
 from specjax.models import quantize
@@ -106,3 +108,66 @@ def move(config, layout: partitioning.Layout, params):
     array = np.asarray(leaf)
     leaves[path] = Leaf(array.shape, lambda index, a=array: a[index])
   return place(config, layout, leaves, dtype=None)
+
+
+def draw(
+  config,
+  layout: Optional[partitioning.Layout],
+  key,
+  *,
+  dtype: str,
+  scale: str = '',
+):
+  """Random parameters, each made where it lies and passing through no host.
+
+  They have the distributions of `models.init_params` and come one after
+  another, so the devices need room for the model, and for the largest of its
+  parameters in float32 beside it.
+
+  Args:
+    config: as `models.init_params` takes it.
+    layout: of `sharded.fit`, or None for the default device. The values do not
+      depend on it.
+    key: a typed PRNG key.
+    dtype: of the parameters.
+    scale: as for `place`.
+
+  Returns:
+    The tree under 'params'.
+  """
+  config.validate()
+  made = {}
+  abstract = names.flat(models.abstract_params(config))
+  for number, (path, leaf) in enumerate(abstract):
+    mean, std = models.initial(config, path, leaf.shape)
+    copies, sharding = 1, None
+    if layout is not None:
+      copies = sharded.head_copies(config, layout, path)
+      shape = (leaf.shape[0] * copies, *leaf.shape[1:])
+      axes = partitioning.parameter_axes('/'.join(path), len(shape))
+      sharding = layout.sharding(partitioning.spec(axes, shape, layout))
+    head_dim = getattr(config, 'head_dim', 1)
+    make = _maker(leaf.shape, head_dim, copies, dtype, bool(std), sharding)
+    array = make(jax.random.fold_in(key, number), mean, std)
+    if scale and quantize.applies(path, array):
+      made[path], made[(*path[:-1], scale)] = quantize.split(array)
+    else:
+      made[path] = array
+  return names.unflat(made)
+
+
+@functools.lru_cache(maxsize=None)
+def _maker(shape, head_dim, copies, dtype, is_random, sharding) -> Any:
+  """Compiled: (key, mean, deviation) to one parameter on its devices."""
+
+  def make(key, mean, std):
+    array = jnp.broadcast_to(jnp.float32(mean), shape)
+    if is_random:
+      array += std * jax.random.normal(key, shape)
+    if copies > 1:
+      array = array.reshape(-1, head_dim, *shape[1:])
+      array = jnp.repeat(array, copies, axis=0)
+      array = array.reshape(-1, *shape[1:])
+    return array.astype(dtype)
+
+  return jax.jit(make, out_shardings=sharding)

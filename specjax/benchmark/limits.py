@@ -1,0 +1,204 @@
+"""What a device allows: a step beside its memory's speed, memory beside its
+estimate.
+
+A plain step reads every weight of the decoder and the caches once and computes
+little, so the bytes over the measured bandwidth are the least time it can take.
+"""
+
+from typing import Any, Sequence
+
+import jax
+
+from specjax import loading
+from specjax import memory
+from specjax.benchmark import parts
+from specjax.benchmark import table
+from specjax.decode_config import DecodeConfig
+from specjax.decoding import build
+from specjax.models import names
+
+
+def step_bytes(target: loading.Model, cache) -> int:
+  """Bytes that a device must read for a step of one token a row.
+
+  These are the weights a step multiplies by (not an encoder's, nor what made the
+  source's keys and values and the table of position biases, which a cache
+  holds; of a table that is no head a few rows only) and the caches, which
+  attention reads to their capacity.
+
+  Args:
+    target: `loading.Model` of a language model.
+    cache: of the batch.
+  """
+  tied = target.config.tie_word_embeddings
+  total = 0
+  for path, leaf in names.flat(target.params):
+    looked_up = path[0] == 'positions' or (path[0] == 'embed' and not tied)
+    in_cache = path[0] == 'encoder' or (
+      'relative_bias' in path
+      or path[-3:-1] in (('cross_attn', 'k'), ('cross_attn', 'v'))
+    )
+    if not looked_up and not in_cache:
+      total += _local_bytes(leaf)
+  return total + sum(map(_local_bytes, jax.tree.leaves(cache)))
+
+
+def _local_bytes(array: jax.Array) -> int:
+  """Of the part that one device holds."""
+  return array.addressable_shards[0].data.nbytes
+
+
+def estimate(case, target: loading.Model, width: int, config) -> int:
+  """Bytes of a device that `specjax.estimate_memory` foresees for a case.
+
+  Args:
+    case: `cases.Case`.
+    target: its target.
+    width: tokens of the longest prompt.
+    config: `BenchmarkConfig`.
+  """
+  drafter = None
+  if case.drafter:
+    drafter = case.drafter.kind
+    if case.drafter.model is not None:
+      drafter = case.drafter.model.config
+    elif drafter not in build.FREE_DRAFTERS:
+      # Tables and scripts keep little, as that one does.
+      drafter = build.FREE_DRAFTERS[0]
+  decode = DecodeConfig(
+    num_draft=case.num_draft,
+    verify=case.verifier or 'auto',
+    temperature=case.temperature,
+    batch_size=case.batch_size,
+    max_new_tokens=config.max_new_tokens,
+    sampler=config.sampler,
+    dtype=config.dtype,
+    quantize=config.quantize[0],
+    mesh=config.mesh,
+  )
+  return memory.estimate_memory(
+    target.config,
+    drafter=drafter,
+    decode=decode,
+    prompt_tokens=width,
+    layout=target.layout,
+  ).total
+
+
+def fields(case, target, cache, batches, config) -> dict[str, Any]:
+  """What a row says of bytes; `add_bandwidth` says the rest."""
+  width = max(batch.prompt.tokens.shape[1] for batch in batches)
+  return {
+    'step_bytes': step_bytes(target, cache),
+    'estimated_bytes': estimate(case, target, width, config),
+  }
+
+
+def add_bandwidth(rows: Sequence[dict]) -> None:
+  """Measures this device's memory and tells rows what it allows.
+
+  It comes after all else, because the array it reads would count as memory in
+  use.
+  """
+  rate = parts.bytes_per_second()
+  for row in rows:
+    if 'step_bytes' in row:
+      row['bytes_per_second'] = rate
+      row['bandwidth_ms'] = 1e3 * row['step_bytes'] / rate
+      row['over_bandwidth'] = row['step_ms'] / row['bandwidth_ms']
+      row['estimate_over_memory'] = row['estimated_bytes'] / in_use(row)
+
+
+def in_use(row: dict) -> int:
+  """Bytes of a device: as it counts them, else as the compiler does."""
+  if row['peak_memory_kind'] == 'device':
+    return row['peak_memory_bytes']
+  return row['program_total_bytes']
+
+
+def markdown(rows: Sequence[dict]) -> str:
+  """Three tables, or '' where nothing of it was measured."""
+  rows = [row for row in rows if 'bandwidth_ms' in row]
+  if not rows:
+    return ''
+  plain = [row for row in rows if not row['num_draft']]
+  rate = rows[0]['bytes_per_second']
+  counted = {
+    True: 'as the device counts it, all cases so far',
+    False: "arguments, results and temporaries, by the compiler's analysis",
+  }[rows[0]['peak_memory_kind'] == 'device']
+  return '\n\n'.join(
+    (
+      '## Beside what memory allows',
+      f'Read at {rate / 1e9:.3g} GB/s (measured in this run). `ms a token`: in '
+      'the loop, as one reader waits; `step`: the target alone over one token '
+      'a row; `least`: the bytes of a step at that speed.',
+      _lines(
+        'drafter, K, batch, ms a token, step ms, MB a step, least ms, '
+        'step over least',
+        [_speed_cells(row) for row in rows],
+      ),
+      '## Milliseconds by block width',
+      'The target over blocks of so many tokens, and in steps.',
+      _widths(plain),
+      '## Memory of a device',
+      f'In use: {counted}.',
+      _lines(
+        'drafter, K, batch, estimated MB, in use MB, ratio',
+        [_memory_cells(row) for row in rows],
+      ),
+    )
+  )
+
+
+def _who(row) -> list[str]:
+  name = table.brief(row['drafter']) + table.int8(row)
+  return [name, str(row['num_draft']), str(row['batch_size'])]
+
+
+def _speed_cells(row) -> list[str]:
+  tokens = row['num_tokens'] / row['batch_size']
+  numbers = (1e3 * row['decode_seconds'] / tokens, row['step_ms'])
+  return [
+    *_who(row),
+    *(f'{value:.3f}' for value in numbers),
+    f'{row["step_bytes"] / 1e6:.1f}',
+    f'{row["bandwidth_ms"]:.3f}',
+    f'{row["over_bandwidth"]:.2f}',
+  ]
+
+
+def _memory_cells(row) -> list[str]:
+  found = (row['estimated_bytes'], in_use(row))
+  return [
+    *_who(row),
+    *(f'{value / 1e6:.1f}' for value in found),
+    f'{row["estimate_over_memory"]:.3f}',
+  ]
+
+
+def _widths(rows) -> str:
+  widths = sorted({int(w) for row in rows for w in row['verify_ms_by_width']})
+  body = []
+  for row in rows:
+    times = row['verify_ms_by_width']
+    body.append(
+      [
+        str(row['batch_size']) + table.int8(row),
+        *(
+          f'{times[str(w)]:.3f} ({times[str(w)] / row["step_ms"]:.2f})'
+          if str(w) in times
+          else '-'
+          for w in widths
+        ),
+      ]
+    )
+  return _lines('batch, ' + ', '.join(map(str, widths)), body)
+
+
+def _lines(head: str, body) -> str:
+  titles = head.split(', ')
+  return '\n'.join(
+    '| ' + ' | '.join(cells) + ' |'
+    for cells in (titles, ['---'] * len(titles), *body)
+  )
