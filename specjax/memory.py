@@ -230,4 +230,7 @@ def _prefill_bytes(part: _Part, batch: int, width: int) -> int:
     heads = local.num_attention_heads
     sizes = (local.hidden_size, local.intermediate_size)
   scores = 2 * 4 * heads * width
+  if part.layers == 1 and not part.is_t5:
+    # A prompt's last layer makes keys and values and nothing else.
+    return batch * width * itemsize * local.hidden_size
   return batch * width * (scores + itemsize * sum(sizes))

@@ -112,9 +112,10 @@ def test_estimate_is_within_ten_percent(config, layers, dtype, tokens):
 @pytest.mark.parametrize(
   'config, layers, shape',
   [
-    (DECODER, 0, (1, 8)),  # Fewer key heads than devices.
-    pytest.param(DECODER, 1, (2, 4), marks=pytest.mark.slow),
-    (T5, 1, (2, 4)),
+    (DECODER, 1, (2, 4)),
+    # Fewer key heads than devices.
+    pytest.param(DECODER, 0, (1, 8), marks=pytest.mark.slow),
+    pytest.param(T5, 1, (2, 4), marks=pytest.mark.slow),
     pytest.param(T5, 0, (8, 1), marks=pytest.mark.slow),
   ],
 )

@@ -21,9 +21,9 @@ from specjax.models import names
 def step_bytes(target: loading.Model, cache) -> int:
   """Bytes that a device must read for a step of one token a row.
 
-  These are the weights a step multiplies by (not an encoder's, nor what made the
-  source's keys and values and the table of position biases, which a cache
-  holds; of a table that is no head a few rows only) and the caches, which
+  These are the weights a step multiplies by (not an encoder's, nor those that
+  made the source's keys and values and the table of position biases, which a
+  cache holds; of a table that is no head a few rows only) and the caches, which
   attention reads to their capacity.
 
   Args:
@@ -67,7 +67,6 @@ def estimate(case, target: loading.Model, width: int, config) -> int:
       drafter = build.FREE_DRAFTERS[0]
   decode = DecodeConfig(
     num_draft=case.num_draft,
-    verify=case.verifier or 'auto',
     temperature=case.temperature,
     batch_size=case.batch_size,
     max_new_tokens=config.max_new_tokens,

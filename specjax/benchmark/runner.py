@@ -58,26 +58,33 @@ def run(
   rows, runs, setup = [], [], None
   for name in request.config.quantize:
     config = dataclasses.replace(request.config, quantize=(name,))
-    request = request._replace(config=config)
     setup = None  # Frees the models before the next ones come.
-    setup = request_lib.prepare(request, tell)
-    for temperature in config.temperature:
-      for batch_size in config.batch_size:
-        cases = cases_lib.grid(
-          setup.target,
-          setup.subjects,
-          config,
-          float(temperature),
-          batch_size,
-          setup.tables,
-        )
-        measure_cases(request, setup, cases, environment, rows, runs, tell)
+    setup = request_lib.prepare(request._replace(config=config), tell)
+    _sweep(
+      request._replace(config=config), setup, environment, rows, runs, tell
+    )
   if request.config.widths:
     tell('measuring how fast memory is read')
     limits.add_bandwidth(rows)
   for row in rows:
     row['environment'] = environment
   return Results(rows, environment, runs, setup)
+
+
+def _sweep(request, setup, environment, rows, runs, tell) -> None:
+  """Measures every temperature and batch size of one pair of models."""
+  config = request.config
+  for temperature in config.temperature:
+    for batch_size in config.batch_size:
+      cases = cases_lib.grid(
+        setup.target,
+        setup.subjects,
+        config,
+        float(temperature),
+        batch_size,
+        setup.tables,
+      )
+      measure_cases(request, setup, cases, environment, rows, runs, tell)
 
 
 def measure_cases(
