@@ -78,13 +78,10 @@ def decode_file(request: Request) -> None:
       output.check_writable(path)
   skip, keep_bytes = 0, 0
   if request.resume:
-    if is_first:
-      skip, keep_bytes = output.count_answered(
-        request.output,
-        [text_lib.shown(prompt) for prompt in prompts],
-        config.num_return_sequences,
-      )
-    skip, keep_bytes = distributed.from_first((skip, keep_bytes))
+    shown = [text_lib.shown(prompt) for prompt in prompts]
+    skip, keep_bytes = answered(
+      request.output, shown, config.num_return_sequences
+    )
     cli.note(f'{skip} answers are there already.')
   estimate = _estimate(request, prompts)
   if estimate.total >= WORTH_TELLING:
@@ -177,11 +174,32 @@ def _read_prompts(request: Request) -> list:
       'same one on every host.'
     )
   prompts = text_lib.read_prompts(request.source)
+  check_same_prompts(request.source, prompts)
+  return prompts
+
+
+def check_same_prompts(source: str, prompts: list) -> None:
+  """Raises ValueError if processes read other prompts from the same names."""
   content = json.dumps(prompts, default=str).encode()
   distributed.check_same(
-    f'the prompts in {request.source}', hashlib.sha256(content).hexdigest()
+    f'the prompts in {source}', hashlib.sha256(content).hexdigest()
   )
-  return prompts
+
+
+def answered(path: str, prompts: list, per_prompt: int) -> tuple[int, int]:
+  """`output.count_answered`, as process 0 finds it, on every process."""
+  found = (0, 0)
+  if distributed.is_first():
+    found = output.count_answered(path, prompts, per_prompt)
+  skip, keep_bytes = distributed.from_first(found)
+  return skip, keep_bytes
+
+
+def writer(path: str, keep_bytes: int):
+  """`output.writer` in process 0, which has all answers; elsewhere nothing."""
+  if distributed.is_first():
+    return output.writer(path, keep_bytes)
+  return contextlib.nullcontext(lambda answers: None)
 
 
 def _warn(job: jobs.Job, drafter) -> None:
@@ -231,7 +249,7 @@ def _run(
     total=len(job.rows), unit='answer', dynamic_ncols=True, file=cli.stderr()
   )
   try:
-    with bar, _writer(request, keep_bytes) as write:
+    with bar, writer(request.output, keep_bytes) as write:
       with contextlib.closing(api.stream(job)) as batches:
         for batch in batches:
           write(batch.answers)
@@ -247,13 +265,6 @@ def _run(
   found = report.numbers(answers, seconds, compile_seconds)
   cli.note(report.table(found))
   return found
-
-
-def _writer(request, keep_bytes):
-  """Process 0 writes what all of them have."""
-  if distributed.is_first():
-    return output.writer(request.output, keep_bytes)
-  return contextlib.nullcontext(lambda answers: None)
 
 
 def _compare(

@@ -11,6 +11,7 @@ from typing import Callable, Optional
 
 from specjax import api
 from specjax import decode_file
+from specjax import distributed
 from specjax import jobs
 from specjax import output
 from specjax.decode_config import DecodeConfig
@@ -56,6 +57,8 @@ def label(
 ) -> Labelled:
   """Writes the answers of all inputs that have none yet.
 
+  Of several processes, all of which call it, the first writes all answers.
+
   Args:
     request: what to label.
     progress: called with (answers done, answers in all) after each batch.
@@ -70,8 +73,10 @@ def label(
     raise ValueError(f'--output must be a .jsonl file, not {request.output!r}.')
   prompts = readers.read_inputs(request.inputs, request.field)
   prompts = prompts[: request.limit] if request.limit else prompts
-  output.check_writable(request.output)
-  skip, keep_bytes = output.count_answered(
+  decode_file.check_same_prompts(', '.join(request.inputs), prompts)
+  if distributed.is_first():
+    output.check_writable(request.output)
+  skip, keep_bytes = decode_file.answered(
     request.output, prompts, request.config.num_return_sequences
   )
   target, drafter = decode_file.load_models(
@@ -82,7 +87,7 @@ def label(
   )
   counts, seconds, done = [], 0.0, 0
   started = time.perf_counter()
-  with output.writer(request.output, keep_bytes) as write:
+  with decode_file.writer(request.output, keep_bytes) as write:
     for batch in api.stream(job):
       write(batch.answers)
       counts += [answer.counts for answer in batch.answers]

@@ -13,7 +13,9 @@ import time
 import pytest
 
 from specjax import distributed
+from specjax.training import optimizers
 from tests import tiny
+from tests.training import test_placement
 from tests.training import toy
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -84,6 +86,41 @@ def errors(text):
   return [line for line in text.splitlines() if line.startswith('error:')]
 
 
+def until(done, processes):
+  """Waits until `done()`; fails when process 0 ends or it takes too long."""
+  limit = time.monotonic() + SECONDS
+  while not done():
+    assert processes[0].poll() is None, processes[0].communicate()
+    assert time.monotonic() < limit
+    time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_labelling(tmp_path):
+  folder = tiny.save(tmp_path / 'model')
+  source = tmp_path / 'inputs.txt'
+  source.write_text('the cat sat\na dog ran\none two\n')
+  command = (
+    'train.label',
+    f'--target={folder}',
+    f'--input={source}',
+    '--config.max_new_tokens=6',
+    '--config.batch_size=2',
+    '--config.mesh.shape=(-1, 2)',
+  )
+  single, both = tmp_path / 'single.jsonl', tmp_path / 'both.jsonl'
+  made = alone(*command, f'--output={single}')
+  assert made.returncode == 0, made.stderr
+  lines = single.read_text().splitlines(keepends=True)
+  assert len(lines) == 3
+  both.write_text(lines[0] + lines[1][:9])  # Interrupted in a line.
+  ended = end(begin(*command, f'--output={both}'))
+  assert [status for status, *_ in ended] == [0, 0], ended
+  assert both.read_text() == single.read_text()
+  assert '2 answers written after 1' in ended[0][2]
+  assert 'answers' not in ended[1][2]
+
+
 @pytest.mark.slow
 def test_decoding(tmp_path):
   folder = tiny.save(tmp_path / 'model')
@@ -150,12 +187,8 @@ def test_a_signal_to_one_process_saves_and_ends_all(tmp_path):
     '--config.save_every=0',
   )
   try:
-    limit = time.monotonic() + SECONDS
     seen = workdir / 'metrics.jsonl'
-    while not seen.exists() or not seen.read_text():
-      assert processes[0].poll() is None, processes[0].communicate()
-      assert time.monotonic() < limit
-      time.sleep(0.1)
+    until(lambda: seen.exists() and seen.read_text(), processes)
     # Not the one that writes and talks.
     processes[1].send_signal(signal.SIGTERM)
   finally:
@@ -177,10 +210,7 @@ def test_training_survives_a_lost_process(tmp_path):
   command = ('train.main', f'--config={config}', f'--workdir={workdir}')
   processes = begin(*command, '--config.mesh.shape=(2, 1, 2)')
   try:
-    limit = time.monotonic() + SECONDS
-    while newest(workdir) < 4 and time.monotonic() < limit:
-      assert processes[0].poll() is None, processes[0].communicate()
-      time.sleep(0.1)
+    until(lambda: newest(workdir) >= 4, processes)
     processes[1].send_signal(signal.SIGKILL)
     lost = time.monotonic()
     processes[0].wait(timeout=120)
@@ -206,6 +236,11 @@ def test_training_survives_a_lost_process(tmp_path):
     range(1, 61)
   )
   assert losses[-1] < losses[0]
+  # The steps of two processes, each with rows of its own, are those of one.
+  settings = toy.config(tmp_path, steps=60)
+  optimizer = optimizers.make_optimizer(settings.optimizer, 60)
+  wanted, *_ = test_placement.losses(tmp_path, optimizer, (), 4)
+  assert losses[:4] == pytest.approx(wanted, rel=1e-4)
   assert (workdir / 'export' / 'config.json').exists()
 
 

@@ -4,9 +4,10 @@
   python -m train.label --target=FOLDER --drafter=FOLDER --input=pairs.tsv \\
       --output=own.jsonl --config.temperature=1.0
 
-`--config.mesh.shape` spreads it over devices, as for `decode.main`. Called
-again, it continues where it was stopped. `train.main` reads the result with
-`--config.data.labelled=own.jsonl --config.data.labelled_fraction=1`.
+`--config.mesh.shape` spreads it over devices and `--coordinator` over hosts, as
+for `decode.main`. Called again, it continues where it was stopped. `train.main`
+reads the result with `--config.data.labelled=own.jsonl` and
+`--config.data.labelled_fraction=1`.
 """
 
 import pathlib
@@ -34,6 +35,7 @@ def _define(values: flags.FlagValues):
   )
   text('field', 'source', 'Field of the inputs in JSON lines.')
   text('output', None, 'A .jsonl file; a begun one is continued.')
+  cli.define_processes(values)
   flags.DEFINE_multi_string(
     'input',
     None,
@@ -58,6 +60,7 @@ def main(argv):
   for name in ('target', 'input', 'output'):
     if not values[name].value:
       raise flags.Error(f'--{name} is needed; --help shows all options.')
+  cli.join_processes(values, config)
   request = labelling.Request(
     target=values.target,
     drafter=values.drafter,
@@ -67,7 +70,7 @@ def main(argv):
     limit=values.limit,
     config=config,
   )
-  with tqdm.tqdm(unit='answer', file=sys.stderr, dynamic_ncols=True) as bar:
+  with tqdm.tqdm(unit='answer', file=cli.stderr(), dynamic_ncols=True) as bar:
 
     def progress(done, total):
       bar.total, bar.n = total, done

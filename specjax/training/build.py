@@ -144,17 +144,11 @@ def _round_up(n, multiple=64):
   return -(-n // multiple) * multiple
 
 
-def build(
-  config: config_lib.TrainConfig,
-  *,
-  process_index: int = 0,
-  process_count: int = 1,
-) -> Run:
+def build(config: config_lib.TrainConfig) -> Run:
   """Reads models and data and makes what training needs.
 
   Args:
     config: validated settings.
-    process_index, process_count: this host and how many there are.
 
   Returns:
     `Run`.
@@ -182,8 +176,7 @@ def build(
   objective, init = _learning(config, made, module, teacher, initial)
   shared = dict(
     start_id=getattr(made, 'decoder_start_token_id', None),
-    process_index=process_index,
-    process_count=process_count,
+    rows=placement_lib.placement(config).own,
   )
   valid = None
   if valid_source is not None:

@@ -3,10 +3,16 @@
 `batches` is a `grain.MapDataset` whose element i is the batch of step i, a
 pure function of the settings, the seed and i. Resuming is starting at a step;
 the number of reading threads or hosts changes no batch.
+
+A host builds the rows that its devices hold and no others. It does read and
+tokenise all files: an epoch sends any example to any row, and which fit into
+one row depends on the length of every example. Measured in processor time of a
+Xeon at 2.5 GHz, German and English sentences: 0.15 ms and 95 bytes a pair for
+that, once; then 0.2 to 0.3 ms a row of 128 tokens a side.
 """
 
 import functools
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 import grain
 import numpy as np
@@ -83,7 +89,7 @@ class Batches(NamedTuple):
   """Random access to batches.
 
   Attributes:
-    get: `(step) -> dict of numpy arrays`, this host's part of the batch.
+    get: `(step) -> dict of numpy arrays`, this host's rows of the batch.
     epoch_of: `(step) -> (epoch, step within it, steps in it)`.
   """
 
@@ -97,8 +103,7 @@ def make_batches(
   *,
   seed: int,
   start_id: Optional[int] = None,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: Optional[Sequence[int]] = None,
 ) -> Batches:
   """Makes the batches of every step.
 
@@ -107,20 +112,13 @@ def make_batches(
     sources: one `Source`, or ground truth and labelled for a mixture.
     seed: of the order.
     start_id: the decoder's start token (pairs).
-    process_index, process_count: which rows of the batch this host gets.
+    rows: of every batch, those that this host needs; all by default.
 
   Returns:
     `Batches`. The last batch of an epoch is filled up with empty rows, so
     every example occurs exactly once in an epoch.
-
-  Raises:
-    ValueError: `batch_rows` is not divisible by the hosts.
   """
-  if config.batch_rows % process_count:
-    raise ValueError(
-      f'data.batch_rows={config.batch_rows} cannot be divided by '
-      f'{process_count} hosts.'
-    )
+  wanted = range(config.batch_rows) if rows is None else rows
   plan = functools.lru_cache(_PLANS_KEPT)(
     functools.partial(_plan_epoch, config, sources, seed)
   )
@@ -154,10 +152,9 @@ def make_batches(
 
   def get(step):
     epoch, index, _ = epoch_of(int(step))
-    rows = plan(epoch)
-    first = index * config.batch_rows
-    mine = rows[first : first + config.batch_rows][process_index::process_count]
-    num_rows = config.batch_rows // process_count
+    batch = plan(epoch)[index * config.batch_rows :]
+    mine = [batch[row] if row < len(batch) else [] for row in wanted]
+    num_rows = len(mine)
     if config.kind == 'text':
       return packing.text_rows(
         [[text(e) for e in row] for row in mine], config.target_length, num_rows

@@ -1,5 +1,6 @@
 """Where a run's arrays lie: parameters, optimiser states and batches."""
 
+import bisect
 from typing import Any, NamedTuple, Optional
 
 import jax
@@ -7,7 +8,6 @@ from jax.sharding import PartitionSpec
 
 from specjax import base
 from specjax import partitioning
-from specjax import transfer
 from specjax.models import sharded
 from specjax.training import config as config_lib
 
@@ -18,10 +18,20 @@ class Placement(NamedTuple):
   Attributes:
     layout: mesh and rules of what is trained.
     rows: spec of batches.
+    count: rows of a batch, over all hosts.
   """
 
   layout: partitioning.Layout
   rows: PartitionSpec
+  count: int
+
+  @property
+  def own(self) -> tuple[int, ...]:
+    """Rows of a batch that devices of this host hold, in order."""
+    sharding = self.layout.sharding(self.rows)
+    held = sharding.addressable_devices_indices_map((self.count,)).values()
+    every = range(self.count)
+    return tuple(sorted({row for (part,) in held for row in every[part]}))
 
   def shardings(self, tree: base.PyTree) -> base.PyTree:
     """Shardings of a parameter tree, or of what holds some (or shapes)."""
@@ -29,12 +39,20 @@ class Placement(NamedTuple):
     return jax.tree.map(self.layout.sharding, specs)
 
   def put(self, batch: dict) -> dict:
-    """A batch on the devices; each host gives those rows that are its own.
+    """A batch on the devices, of which each host gives the rows `own`."""
+    sharding, own = self.layout.sharding(self.rows), self.own
 
-    Every host makes the same whole batch, so that neither the number of hosts
-    nor the shape of the mesh changes what is learnt.
-    """
-    return transfer.put(batch, self.layout, self.rows)
+    def one(array):
+      def part(index):
+        first, end, _ = index[0].indices(self.count)
+        # What a device holds is contiguous, and all of it is here.
+        at = bisect.bisect_left(own, first)
+        return array[(slice(at, at + end - first), *index[1:])]
+
+      shape = (self.count, *array.shape[1:])
+      return jax.make_array_from_callback(shape, sharding, part)
+
+    return jax.tree.map(one, batch)
 
   def in_use(self, params: base.PyTree) -> base.PyTree:
     """Shardings of parameters while they are computed with.
@@ -86,4 +104,4 @@ def placement(
       f'device{"s" if count > 1 else ""}{parted}; take a multiple of '
       f'{count * parts}.'
     )
-  return Placement(layout, layout.rows(rows))
+  return Placement(layout, layout.rows(rows), rows)

@@ -81,10 +81,11 @@ def _claim_workdir(workdir, config):
   os.replace(temporary, path)
 
 
+@jax.jit
 def _tokens(batch):
-  """How many tokens of a batch are real."""
+  """How many tokens of a batch are real, over all hosts."""
   names = ('source_segments', 'target_segments', 'segments')
-  return sum(int((batch[n] > 0).sum()) for n in names if n in batch)
+  return sum((batch[n] > 0).sum() for n in names if n in batch)
 
 
 def _install(flag: dict):
@@ -311,6 +312,7 @@ def _loop(
     run.batches, first, config.steps, threads=config.data.threads
   ):
     placed = place.put(batch)
+    tokens += int(_tokens(placed))
     if on_policy is not None:
       placed = on_policy(state.params, placed, step)
     state, values = train_step(state, run.frozen, placed)
@@ -318,7 +320,6 @@ def _loop(
     values = {k: float(v) for k, v in values.items()}
     _check_finite(values, step)
     rows.append(values)
-    tokens += _tokens(batch)
     bar.update()
     done = step == config.steps
     if done or step % config.log_every == 0:

@@ -57,14 +57,10 @@ def settings(path, **changes):
 
 
 def make(path, seed=0, **changes):
-  hosts = {
-    k: changes.pop(k)
-    for k in ('process_index', 'process_count')
-    if k in changes
-  }
+  rows = changes.pop('rows', None)
   config = settings(path, **changes)
   source = sources_lib.load_pairs(config, [path], encode, EOS)
-  return data.make_batches(config, [source], seed=seed, start_id=0, **hosts)
+  return data.make_batches(config, [source], seed=seed, start_id=0, rows=rows)
 
 
 def same(a, b):
@@ -137,15 +133,17 @@ def test_resuming_loses_and_repeats_nothing(pairs, stop):
 
 
 def test_hosts_share_the_rows_of_a_batch(pairs):
-  whole = make(pairs).get(2)
-  parts = [
-    make(pairs, process_index=i, process_count=2).get(2) for i in range(2)
-  ]
-  for name in whole:
-    for i in range(2):
-      np.testing.assert_array_equal(whole[name][i::2], parts[i][name])
-  with pytest.raises(ValueError, match='4 cannot be divided by 3 hosts'):
-    make(pairs, process_index=0, process_count=3)
+  # A row for each of 61 pairs, so the last batch has empty rows.
+  alone = dict(pack=False, joined_fraction=0.0)
+  whole = make(pairs, **alone)
+  last = whole.epoch_of(0)[2] - 1
+  assert not whole.get(last)['target_segments'][3].any()
+  for rows in ((0, 1), (1, 3)):
+    part = make(pairs, rows=rows, **alone)
+    for step in (2, last, last + 3):
+      found = part.get(step)
+      for name, array in whole.get(step).items():
+        np.testing.assert_array_equal(array[list(rows)], found[name])
 
 
 def test_a_plain_process_without_flags_reads_the_same(pairs):

@@ -62,6 +62,30 @@ def test_losses_do_not_depend_on_the_mesh(files, optimizer, tolerance):
       assert moment.sharding == up.sharding
 
 
+@pytest.mark.parametrize('own', [range(8), (2, 3, 6, 7)])
+def test_a_host_gives_its_own_rows(monkeypatch, files, own):
+  config = toy.config(files, mesh__shape=(4, 1, 2), data__batch_rows=8)
+  place = placement.placement(config)
+  assert place.own == tuple(range(8))
+  whole = {'x': np.arange(24).reshape(8, 3), 'y': np.arange(8)}
+  given = {name: array[list(own)] for name, array in whole.items()}
+  asked = []
+
+  def place_parts(shape, sharding, part):
+    """Stands for a host whose devices hold the rows of `own`."""
+    for index in sharding.devices_indices_map(shape).values():
+      if index[0].indices(8)[0] in own:
+        asked.append(index)
+        np.testing.assert_array_equal(
+          part(index), whole['xy'[len(shape) == 1]][index]
+        )
+
+  monkeypatch.setattr(placement.Placement, 'own', tuple(own))
+  monkeypatch.setattr(jax, 'make_array_from_callback', place_parts)
+  place.put(given)
+  assert len(asked) == 2 * 8 * len(own) // 8
+
+
 def test_what_a_mesh_cannot_hold(files):
   def complaint(**changes):
     config = toy.config(files, **changes)
