@@ -105,7 +105,9 @@ def add_bandwidth(rows: Sequence[dict]) -> None:
       row['bytes_per_second'] = rate
       row['bandwidth_ms'] = 1e3 * row['step_bytes'] / rate
       row['over_bandwidth'] = row['step_ms'] / row['bandwidth_ms']
-      row['estimate_over_memory'] = row['estimated_bytes'] / in_use(row)
+      used = in_use(row)
+      # Some backends tell nothing.
+      row['estimate_over_memory'] = row['estimated_bytes'] / used if used else 0
 
 
 def in_use(row: dict) -> int:

@@ -223,7 +223,6 @@ def _whole_bytes(program, donated=()) -> int:
   twice = sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(donated)
-    if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
   )
   return int(
     analysis.argument_size_in_bytes
