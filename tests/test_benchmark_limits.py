@@ -56,7 +56,7 @@ def test_shapes_are_measured_against_the_device(tmp_path):
     assert row['over_bandwidth'] == pytest.approx(row['step_ms'] / least)
     # What a pass needs meanwhile, which is a rough figure, is much of such a
     # small program; tests/test_memory.py holds larger ones to a tenth.
-    assert 0.6 < row['estimate_over_memory'] < 1.6, row
+    assert 0.8 < row['estimate_over_memory'] < 1.25, row
   report.write(str(tmp_path), results, settings)
   stored = json.loads((tmp_path / 'results.json').read_text())
   assert set(stored['rows'][0]) <= set(stored['schema'])

@@ -11,6 +11,7 @@ import jax
 
 from specjax import loading
 from specjax import memory
+from specjax.benchmark import memory as memory_lib
 from specjax.benchmark import parts
 from specjax.benchmark import table
 from specjax.decode_config import DecodeConfig
@@ -39,13 +40,8 @@ def step_bytes(target: loading.Model, cache) -> int:
       or path[-3:-1] in (('cross_attn', 'k'), ('cross_attn', 'v'))
     )
     if not looked_up and not in_cache:
-      total += _local_bytes(leaf)
-  return total + sum(map(_local_bytes, jax.tree.leaves(cache)))
-
-
-def _local_bytes(array: jax.Array) -> int:
-  """Of the part that one device holds."""
-  return array.addressable_shards[0].data.nbytes
+      total += memory_lib.local_bytes(leaf)
+  return total + sum(map(memory_lib.local_bytes, jax.tree.leaves(cache)))
 
 
 def estimate(case, target: loading.Model, width: int, config) -> int:
@@ -126,7 +122,7 @@ def markdown(rows: Sequence[dict]) -> str:
   rate = rows[0]['bytes_per_second']
   counted = {
     True: 'as the device counts it, all cases so far',
-    False: "arguments, results and temporaries, by the compiler's analysis",
+    False: "parameters, and a program's results and temporaries, as compiled",
   }[rows[0]['peak_memory_kind'] == 'device']
   return '\n\n'.join(
     (

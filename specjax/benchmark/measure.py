@@ -8,7 +8,6 @@ repetitions of each batch.
 
 import functools
 import gc
-import math
 import time
 from typing import Any, Callable, NamedTuple, Optional, Sequence
 
@@ -46,8 +45,8 @@ class Engine(NamedTuple):
       `generate.DecodeState` after so many. None for peers.
     compile_seconds: what it took to make ready.
     program_bytes: temporary memory of the compiled loop, or None.
-    total_bytes: of a device, all that the largest of the compiled programs
-      holds: arguments, results and temporaries; or None.
+    total_bytes: of a device, parameters and the results and temporaries of the
+      compiled program that needs most; or None.
   """
 
   label: str
@@ -174,7 +173,7 @@ def engine(
     run = _run_bare.lower(case.recipe, given, state, jnp.int32(0)).compile()
     programs[width] = start, run
     temporary = max(temporary, _temporary_bytes(run))
-    whole = max(whole, _whole_bytes(start), _whole_bytes(run, state))
+    whole = max(whole, *(_whole_bytes(p, given) for p in (start, run)))
   seconds = time.perf_counter() - begin
 
   every = jnp.int32(config.max_new_tokens)
@@ -209,26 +208,21 @@ def _temporary_bytes(program) -> int:
   return 0 if analysis is None else int(analysis.temp_size_in_bytes)
 
 
-def _whole_bytes(program, donated=()) -> int:
-  """What a compiled program holds of a device while it runs.
+def _whole_bytes(program, params) -> int:
+  """What a device holds while a program runs.
 
-  Args:
-    program: the program.
-    donated: shapes of arguments that results take the place of. (A program
-      from the cache of compiled programs does not tell of them.)
+  All parameters lie there, whether or not this program reads them, and the
+  state that it is given becomes the one that it gives.
   """
   analysis = program.memory_analysis()
   if analysis is None:
     return 0
-  twice = sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(donated)
-  )
+  # A drafter may borrow arrays of its target.
+  resident = {id(leaf): leaf for leaf in jax.tree.leaves(params)}
   return int(
-    analysis.argument_size_in_bytes
+    sum(map(memory.local_bytes, resident.values()))
     + analysis.temp_size_in_bytes
     + analysis.output_size_in_bytes
-    - twice
   )
 
 

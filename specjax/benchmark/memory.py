@@ -2,9 +2,10 @@
 
 import resource
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 import jax
+import numpy as np
 
 
 class Peak(NamedTuple):
@@ -12,6 +13,13 @@ class Peak(NamedTuple):
 
   bytes: int
   kind: str
+
+
+def local_bytes(array: Union[jax.Array, np.ndarray]) -> int:
+  """Bytes of the part of an array that one device holds, or is to hold."""
+  if not isinstance(array, jax.Array):
+    return array.nbytes
+  return array.addressable_shards[0].data.nbytes
 
 
 def reset_peak() -> None:

@@ -83,7 +83,8 @@ SCHEMA = {
   'peak_memory_kind': 'device, process, or process, ever',
   'program_bytes': 'temporary memory of the compiled loop',
   'program_total_bytes': (
-    'of a device: arguments, results and temporaries of the largest program'
+    'of a device: parameters, and results and temporaries of the program that '
+    'needs most'
   ),
   'estimated_bytes': 'what specjax.estimate_memory foresees of that',
   'estimate_over_memory': (
