@@ -312,7 +312,7 @@ def _loop(
     run.batches, first, config.steps, threads=config.data.threads
   ):
     placed = place.put(batch)
-    tokens += int(_tokens(placed))
+    count = _tokens(placed)
     if on_policy is not None:
       placed = on_policy(state.params, placed, step)
     state, values = train_step(state, run.frozen, placed)
@@ -320,6 +320,7 @@ def _loop(
     values = {k: float(v) for k, v in values.items()}
     _check_finite(values, step)
     rows.append(values)
+    tokens += int(count)
     bar.update()
     done = step == config.steps
     if done or step % config.log_every == 0:
