@@ -79,11 +79,6 @@ class Measured(NamedTuple):
     return np.median(self.timings, axis=0)
 
 
-_start = jax.jit(
-  generate_lib.start, static_argnames=('recipe', 'max_new_tokens', 'capacity')
-)
-
-
 # Between two programs a state's random keys are bare numbers: a call that
 # takes or gives typed keys goes through Python, 1.5 ms where a round of a small
 # model takes 3, and no program that decodes at once would pay for that.
@@ -92,13 +87,13 @@ _start = jax.jit(
 @functools.partial(
   jax.jit, static_argnames=('recipe', 'max_new_tokens', 'capacity')
 )
-def _start_bare(recipe, params, prompt, controls, **static):
+def _start(recipe, params, prompt, controls, **static):
   state = generate_lib.start(recipe, params, prompt, controls, **static)
   return _with_keys(state, jax.random.key_data)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _run_bare(recipe, params, state, rounds):
+def _run(recipe, params, state, rounds):
   state = _with_keys(state, jax.random.wrap_key_data)
   state = generate_lib.run(recipe, params, state, max_rounds=rounds)
   finished = generate_lib.finish(state)
@@ -160,9 +155,9 @@ def engine(
       continue
     static = dict(max_new_tokens=config.max_new_tokens, capacity=room(width))
     inputs = case.recipe, given, batch.prompt, case.controls(batch)
-    start = _start_bare.lower(*inputs, **static).compile()
+    start = _start.lower(*inputs, **static).compile()
     state = jax.eval_shape(
-      lambda *rest, static=static: _start_bare(case.recipe, *rest, **static),
+      lambda *rest, static=static: _start(case.recipe, *rest, **static),
       *inputs[1:],
     )
     state = jax.tree.map(
@@ -170,7 +165,7 @@ def engine(
       state,
       start.output_shardings,
     )
-    run = _run_bare.lower(case.recipe, given, state, jnp.int32(0)).compile()
+    run = _run.lower(case.recipe, given, state, jnp.int32(0)).compile()
     programs[width] = start, run
     temporary = max(temporary, _temporary_bytes(run))
     whole = max(whole, *(_whole_bytes(p, given) for p in (start, run)))
@@ -275,7 +270,7 @@ def measure(
 
 def start_state(case: Case, params, batch: Batch, config, room: int):
   """A `generate.DecodeState` with the whole prompt and nothing generated."""
-  return _start(
+  state = _start(
     case.recipe,
     params,
     batch.prompt,
@@ -283,3 +278,4 @@ def start_state(case: Case, params, batch: Batch, config, room: int):
     max_new_tokens=config.max_new_tokens,
     capacity=room,
   )
+  return _with_keys(state, jax.random.wrap_key_data)
