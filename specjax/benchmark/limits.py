@@ -103,7 +103,8 @@ def add_bandwidth(rows: Sequence[dict]) -> None:
       row['over_bandwidth'] = row['step_ms'] / row['bandwidth_ms']
       used = in_use(row)
       # Some backends tell nothing.
-      row['estimate_over_memory'] = row['estimated_bytes'] / used if used else 0
+      ratio = row['estimated_bytes'] / used if used else None
+      row['estimate_over_memory'] = ratio
 
 
 def in_use(row: dict) -> int:
@@ -170,7 +171,7 @@ def _memory_cells(row) -> list[str]:
   return [
     *_who(row),
     *(f'{value / 1e6:.1f}' for value in found),
-    f'{row["estimate_over_memory"]:.3f}',
+    table.cell(row, 'estimate_over_memory', '{:.3f}'),
   ]
 
 
