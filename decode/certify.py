@@ -28,7 +28,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(name, default, words, flag_values=values)
 
   text('target', None, 'A folder, a hub id, or shape:NAME (random weights).')
-  text('drafter', None, 'Likewise, or prompt_lookup.')
+  text('drafter', None, 'What drafts, as for decode.benchmark.')
   text('input', '', 'Prompts: a text file or a .jsonl file.')
 
 
@@ -51,10 +51,7 @@ def main(argv: Sequence[str]) -> int:
 def load(values, config):
   """The target, the drafter and the prompts' ids."""
   target = subjects.load(values.target, dtype=config.dtype, seed=config.seed)
-  drafter = values.drafter
-  subject = subjects.drafter(drafter, target, config)
-  if subject.kind in ('model', 'slots'):
-    drafter = subject.model
+  drafter = subjects.drafter(values.drafter, target, config).drafter
   prompts = prompts_lib.collect(target, values.input, config)
   prompts = prompts_lib.fitting(prompts, target, config, config.num_draft)
   return target, drafter, [prompt.tokens for prompt in prompts]

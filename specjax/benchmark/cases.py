@@ -154,9 +154,7 @@ def speculative(
   spec = config.sampling(temperature).warp_spec()
   drafter_params = None
   if subject.kind in ('model', 'slots', 'hybrid') + build.FREE_DRAFTERS:
-    drafter = subject.model or subject.kind
-    if subject.kind == 'hybrid':
-      drafter = drafting.Hybrid(subject.model)
+    drafter = subject.drafter
     recipe = build.recipe(
       drafting.target_lm(target, drafter),
       drafting.for_recipe(target, drafter, num_draft),

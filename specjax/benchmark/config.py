@@ -131,6 +131,11 @@ class BenchmarkConfig:
         raise ValueError(f'temperature must be 0 or more, not {value}.')
     checks.share('top_p', self.top_p)
 
+  @property
+  def longest_draft(self) -> int:
+    """Slots that a network made for this run needs."""
+    return max(*self.num_draft, self.max_draft)
+
   def sampling(self, temperature: float) -> Sampling:
     """The values that shape the distribution, at one temperature."""
     return Sampling(

@@ -110,6 +110,13 @@ class Subject(NamedTuple):
   model: Optional[loading.Model] = None
   rate: float = 1.0
 
+  @property
+  def drafter(self) -> drafting.Drafter:
+    """As `drafting` takes it; not for simulated drafters and tables."""
+    if self.kind == 'hybrid':
+      return drafting.Hybrid(self.model)
+    return self.model or self.kind
+
 
 def load(
   name: str,
@@ -188,7 +195,7 @@ def drafter(
   Args:
     name: one of `DRAFTERS`.
     target: the model it drafts for.
-    config: `BenchmarkConfig`.
+    config: `BenchmarkConfig` or `CertifyConfig`.
     int8: keeps its matrices in eight bits.
 
   Raises:
@@ -219,7 +226,7 @@ def drafter(
       name,
       target,
       dtype=config.dtype,
-      num_draft=max(*config.num_draft, config.max_draft),
+      num_draft=config.longest_draft,
       seed=config.seed + 1,
     )
     return Subject(name, 'slots', model=model)

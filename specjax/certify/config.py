@@ -92,6 +92,11 @@ class CertifyConfig:
       )
 
   @property
+  def longest_draft(self) -> int:
+    """Slots that a network made for this run needs."""
+    return self.num_draft
+
+  @property
   def broken(self) -> str:
     """Name of the broken rule asked for, or ''."""
     return (

@@ -24,11 +24,14 @@ DESCRIPTIONS = {
   'residual_bonus': 'subtracts the last draft law from the bonus token',
   'shared_noise': 'draws the correction with the draft token\'s noise',
   'argmax_draft': 'drafts the likeliest token and calls it a sample of q',
+  'stale_noise': 'judges every round by the same noise',
   'block_by_position': 'block verification, noise keyed by absolute position',
   'warp_swapped': 'filters before the temperature when verifying',
   'second_best': 'emits the second best token as correction',
 }  # fmt: skip
-NAMES = tuple(DESCRIPTIONS)
+# The mistake left out is real, but smaller than what the tests can see with any
+# number of samples that one would wait for.
+NAMES = tuple(name for name in DESCRIPTIONS if name != 'block_by_position')
 # Need a program of their own.
 ALONE = ('warp_swapped',)
 
@@ -39,7 +42,7 @@ def make(
   """The recipe, broken.
 
   Args:
-    name: one of `NAMES`.
+    name: of `DESCRIPTIONS`.
     recipe: chains only.
     temperature: of the rows; decides which mistakes are mistakes.
 
@@ -198,6 +201,18 @@ def _likeliest(draft):
   return jnp.where(draft.tokens == base.EMPTY, base.EMPTY, tokens)
 
 
+def _stale_noise(recipe, temperature):
+  if temperature == 0:
+    return None
+
+  def verify(context, draft, logits):
+    # The committed length is what tells the rounds' noise apart.
+    context = context.replace(length=jnp.zeros_like(context.length))
+    return recipe.verifier.verify(context, draft, logits)
+
+  return _with_verify(recipe, verify, 'stale_noise')
+
+
 def _block_by_position(recipe, temperature):
   if temperature == 0 or recipe.verifier.noise != 'round':
     return None
@@ -287,6 +302,7 @@ _MAKERS = {
   'residual_bonus': _residual_bonus,
   'shared_noise': _shared_noise,
   'argmax_draft': _argmax_draft,
+  'stale_noise': _stale_noise,
   'block_by_position': _block_by_position,
   'warp_swapped': _warp_swapped,
   'second_best': _second_best,

@@ -4,23 +4,17 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 import jax
 
-from specjax import base
 from specjax import loading
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
 from specjax.benchmark import prompts as prompts_lib
+from specjax.certify import law as law_lib
 from specjax.certify.config import CertifyConfig
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import Sampling
 
 Tell = Callable[[str], None]
-Confine = Callable[[base.CachedLM], base.CachedLM]
-
-
-def unconfined(lm: base.CachedLM) -> base.CachedLM:
-  """Leaves a model as it is."""
-  return lm
 
 
 class Subject(NamedTuple):
@@ -28,19 +22,23 @@ class Subject(NamedTuple):
 
   Attributes:
     target: `loading.Model`.
-    make: `(temperature, num_draft, confine) -> Recipe`, the method; `confine`
-      maps a `CachedLM` to one confined to the symbols of the law test, and is
-      applied to the target and, for acceptance's sake, to a draft model.
+    make: `(temperature, num_draft, only) -> Recipe`, the method; `only` are the
+      symbols of a law test, which its drafter should keep to, or () for all.
     drafter_params: the drafter's.
     config: `CertifyConfig`.
     prompts: rows of ids.
   """
 
   target: loading.Model
-  make: Callable[[float, int, Confine], generate_lib.Recipe]
+  make: Callable[[float, int, tuple], generate_lib.Recipe]
   drafter_params: Any
   config: CertifyConfig
   prompts: Sequence[Sequence[int]]
+
+  def recipe(self, temperature, num_draft, only=()) -> generate_lib.Recipe:
+    """The method, its target confined to the symbols `only`."""
+    made = self.make(float(temperature), num_draft, only)
+    return made._replace(target=law_lib.confined(made.target, only))
 
   def params(self) -> generate_lib.Params:
     """Of target and drafter."""

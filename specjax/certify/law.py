@@ -68,10 +68,10 @@ class Outcome(NamedTuple):
 
 
 @functools.lru_cache(maxsize=None)
-def confined(lm, symbols: tuple[int, ...]):
-  """A `CachedLM` or `SlotSpec` with every other token's probability at 0."""
-  if isinstance(lm, drafters.SlotSpec):
-    return lm._replace(only=symbols)
+def confined(lm: base.CachedLM, symbols: tuple[int, ...]) -> base.CachedLM:
+  """The model with every other token's probability at 0; () changes nothing."""
+  if not symbols:
+    return lm
 
   def extend(params, cache, tokens, tree=None, slots=None):
     scored, cache = lm.extend(params, cache, tokens, tree, slots)
@@ -247,17 +247,42 @@ def contrary(law: Law, vocab_size: int) -> drafters.Table:
   """A draft law that gives most to what the target gives least.
 
   Made of the law of the second token, with its probabilities dealt out in the
-  opposite order.
+  opposite order. What the target likes it avoids, so a rule that errs where
+  drafts are refused shows it here.
   """
+  mass = _second_token(law)
+  order = sorted(mass, key=mass.get)
+  return _table(
+    {symbol: mass[other] for symbol, other in zip(order, reversed(order))},
+    vocab_size,
+  )
+
+
+def near(law: Law, vocab_size: int) -> drafters.Table:
+  """A draft law between the target's and the even one.
+
+  Whole drafts are often accepted, so a rule that errs behind them shows it.
+  """
+  return _table(
+    {symbol: p**0.5 for symbol, p in _second_token(law).items()}, vocab_size
+  )
+
+
+def _second_token(law: Law) -> dict:
+  """{symbol: probability} of the second token."""
   mass = dict.fromkeys(law.symbols, 0.0)
   for text, p in law.probability.items():
     mass[text[min(1, len(text) - 1)]] += p
-  order = sorted(mass, key=mass.get)
+  return mass
+
+
+def _table(mass: dict, vocab_size: int) -> drafters.Table:
+  """A drafter that draws every token from the same law."""
   weights = np.zeros(vocab_size)
-  for symbol, other in zip(order, reversed(order)):
-    weights[symbol] = max(mass[other], 0.02)
-  logs = np.full(vocab_size, -np.inf)
-  logs[list(order)] = np.log(weights[list(order)] / weights.sum())
+  for symbol, p in mass.items():
+    weights[symbol] = max(p, 0.02)
+  with np.errstate(divide='ignore'):
+    logs = np.log(weights / weights.sum())
   return drafters.Table(jnp.asarray(logs, jnp.float32))
 
 

@@ -4,9 +4,9 @@ from typing import NamedTuple, Sequence
 
 from specjax import base
 from specjax.certify.config import CertifyConfig
+from specjax.certify.controls import DESCRIPTIONS
 from specjax.certify.identity import Finding
 from specjax.certify.identity import Subject
-from specjax.certify.identity import unconfined
 
 LOSSLESS, NOT_LOSSLESS = 'LOSSLESS', 'NOT LOSSLESS'
 INCONCLUSIVE = 'INCONCLUSIVE'
@@ -55,7 +55,7 @@ def judge(
     power: lines about the negative controls.
   """
   config = subject.config
-  recipe = subject.make(float(config.temperature), config.num_draft, unconfined)
+  recipe = subject.recipe(config.temperature, config.num_draft)
   lines = tuple(finding.line for finding in findings) + tuple(power)
   faults = [finding for finding in findings if finding.fault]
   if faults:
@@ -70,12 +70,12 @@ def judge(
       'show it; give more samples or other prompts'
     )
     return Certificate(INCONCLUSIVE, reason, lines, flagged)
-  subtle = [name for name in flagged if name != 'accept_all']
-  missed = not flagged.get('accept_all', False)
-  if missed or (subtle and not any(flagged[name] for name in subtle)):
+  missed = [DESCRIPTIONS[name] for name, seen in flagged.items() if not seen]
+  if missed:
     reason = (
-      'the same tests do not flag deliberately broken rules with this drafter '
-      'and these prompts, so passing them proves little; give more samples'
+      'the same tests do not flag a deliberately broken rule with this drafter '
+      f'and these prompts, namely one that {", or one that ".join(missed)}; '
+      'give more samples or other prompts'
     )
     return Certificate(INCONCLUSIVE, reason, lines, flagged)
   return Certificate(LOSSLESS, '', lines, flagged)

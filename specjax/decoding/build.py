@@ -96,6 +96,7 @@ def recipe(
   min_promise: float = 0.5,
   search: Optional[search_lib.SearchConfig] = None,
   tree: str = '',
+  only: tuple[int, ...] = (),
 ) -> generate_lib.Recipe:
   """Assembles what `generate` needs.
 
@@ -111,6 +112,7 @@ def recipe(
       this many accepted tokens: what a block costs beyond a step, in steps.
     search: settings of the drafters that search; None for the defaults.
     tree: of an `Attached` drafter's drafts, see `trees.parse`; '' for chains.
+    only: the tokens that a network may draft; () for all.
 
   Returns:
     A hashable `generate.Recipe`.
@@ -133,7 +135,7 @@ def recipe(
   search = search or search_lib.SearchConfig()
   max_path = _max_path(drafter, num_draft, search, topology)
   verifier = verify_lib.make(name, sampler=sampler, max_path=max_path)
-  style = drafters.style_for(verifier, warp, sampler)
+  style = drafters.style_for(verifier, warp, sampler)._replace(only=only)
   made, widths = _drafter(
     target, drafter, num_draft, style, min_promise, search, topology, max_path
   )

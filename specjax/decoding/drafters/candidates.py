@@ -13,7 +13,6 @@ import numpy as np
 from specjax import base
 from specjax.decoding import sampling
 from specjax.decoding import trees
-from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import drawing
 
 
@@ -40,7 +39,7 @@ def tree(
   Returns:
     `Draft` of N nodes; a node is `EMPTY` where q offers nothing more.
   """
-  logits = warp_lib.warp(style.warp, logits, context)
+  logits = drawing.warped(logits, context, style)
   depth = np.asarray(topology.depth[1:]) - 1
   rank = np.asarray(topology.rank[1:])
   if style.noise == 'round':

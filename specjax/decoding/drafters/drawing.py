@@ -11,6 +11,7 @@ from typing import Any, Callable, NamedTuple, Optional
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from specjax import base
 from specjax.decoding import sampling
@@ -25,12 +26,14 @@ class Style(NamedTuple):
     needs_log_probs: whether to keep the distributions drawn from.
     warp: the same switches as the target's, so that p and q are warped alike.
     sampler: of position-keyed noise, as in plain sampling.
+    only: the tokens that may be drafted; () for all.
   """
 
   noise: str
   needs_log_probs: bool
   warp: warp_lib.WarpSpec
   sampler: str = 'gumbel'
+  only: tuple[int, ...] = ()
 
 
 def style_for(
@@ -69,6 +72,23 @@ def slot_keys(
   return sampling.position_keys(row_key, context.length[:, None] + slots, role)
 
 
+def warped(
+  logits: base.Array, context: base.Context, style: Style, *history
+) -> base.Array:
+  """The logits of the law that tokens are drawn from, float32 [B, n, V].
+
+  Args:
+    logits: float32 [B, n, V], of the network.
+    context: what is committed.
+    style: how to draw.
+    *history: drafted tokens before each slot, as `warp.warp` takes them.
+  """
+  if style.only:
+    allowed = np.isin(np.arange(logits.shape[-1]), style.only)
+    logits = jnp.where(allowed, logits, -jnp.inf)
+  return warp_lib.warp(style.warp, logits, context, *history)
+
+
 def _tokens(logits, context, slots, style: Style):
   """int32 [B, n], drawn from warped logits [B, n, V] of slots [n]."""
   keys = slot_keys(style.noise, context, slots)
@@ -98,9 +118,7 @@ def one(
     int32 [B], and log q float32 [B, V], or None if the style needs none.
   """
   count = jnp.full((logits.shape[0], 1), index, jnp.int32)
-  logits = warp_lib.warp(
-    style.warp, logits[:, None], context, path[:, None], count
-  )
+  logits = warped(logits[:, None], context, style, path[:, None], count)
   slots = jnp.full((1,), index, jnp.int32)
   tokens = _tokens(logits, context, slots, style)[:, 0]
   if not style.needs_log_probs:
@@ -170,7 +188,7 @@ def chain(
       from the target's p behind the first slot; it is honest all the same.
     style: how to draw.
   """
-  logits = warp_lib.warp(style.warp, logits, context)
+  logits = warped(logits, context, style)
   tokens = _tokens(logits, context, jnp.arange(logits.shape[1]), style)
   log_probs = jax.nn.log_softmax(logits) if style.needs_log_probs else None
   return base.Draft(tokens, log_probs)

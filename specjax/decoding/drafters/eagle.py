@@ -16,7 +16,6 @@ import numpy as np
 
 from specjax import base
 from specjax.decoding import trees
-from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import attached
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
@@ -150,7 +149,7 @@ def tree(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
           params, cache, level, index, tokens, states, context.length
         )
       rows = spread(logits, net.config.output_ids, vocab_size)
-      rows = warp_lib.warp(style.warp, rows, context)
+      rows = drawing.warped(rows, context, style)
       found = candidates.offered(
         rows,
         context,

@@ -17,7 +17,6 @@ from typing import NamedTuple, Union
 
 from flax import struct
 import jax.numpy as jnp
-import numpy as np
 
 from specjax import base
 from specjax import checks
@@ -35,12 +34,10 @@ class SlotSpec(NamedTuple):
   Attributes:
     config: `SpecDrafterConfig` or `BlockwiseConfig`.
     vocab_size: V of its logits.
-    only: the tokens that may be drafted; () for all.
   """
 
   config: Union[SpecDrafterConfig, BlockwiseConfig]
   vocab_size: int
-  only: tuple = ()
 
 
 @functools.lru_cache(maxsize=None)
@@ -161,15 +158,12 @@ def draw(
   there = jnp.cumprod(there, axis=1).astype(bool)
   has_history = style.warp.repetition_penalty or style.warp.no_repeat_ngram_size
   if style.noise == 'argmax' and not (
-    style.needs_log_probs or has_history or spec.only
+    style.needs_log_probs or has_history or style.only
   ):
     logits, ids = spec_drafter_lib.at_head(spec.config, logits, spec.vocab_size)
     tokens = ids[sampling.argmax(logits)]
     return base.Draft(jnp.where(there, tokens, base.EMPTY))
   logits = spec_drafter_lib.draftable(spec.config, logits, spec.vocab_size)
-  if spec.only:
-    allowed = np.isin(np.arange(logits.shape[-1]), spec.only)
-    logits = jnp.where(allowed, logits, -jnp.inf)
   draft = drawing.chain(logits, context, style)
   tokens = jnp.where(there, draft.tokens, base.EMPTY)
   if draft.log_probs is None:
