@@ -123,10 +123,8 @@ def _pairs(target: loading.Model, path: str, config) -> list[Prompt]:
   than `config.max_prompt_tokens` is left out: cut, it would not fit its
   reference.
   """
-  sources, references, _ = readers.read_pairs(
-    [path], fields=('source', 'target')
-  )
-  pairs = list(dict(zip(sources, references)).items())
+  read = readers.read_pairs([path], fields=('source', 'target'))
+  pairs = list(dict(zip(read.sources, read.targets)).items())
   order = np.random.default_rng(config.seed).permutation(len(pairs))
   join, prompts = getattr(config, 'join', 1), []
   for first in range(0, len(pairs) - join + 1, join):

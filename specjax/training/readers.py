@@ -2,13 +2,29 @@
 
 import json
 import os
-from typing import Iterator, Sequence
+from typing import Iterator, NamedTuple, Sequence
 
 MAX_REPORTED = 80
 
 # The fields that train.label and decode.main write: the input's text, and the
 # ids of the answer.
 LABELLED = ('prompt', 'tokens')
+
+
+class Pairs(NamedTuple):
+  """Sentence pairs as they were read.
+
+  Attributes:
+    sources: strings or lists of ids.
+    targets: likewise.
+    cut: whether a target was cut by its budget, so that no end belongs to it.
+    skipped: lines left out.
+  """
+
+  sources: list
+  targets: list
+  cut: list[bool]
+  skipped: int
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
@@ -43,17 +59,17 @@ def _json_line(path: str, number: int, line: str) -> dict:
 
 
 def _pair(path, number, line, fields):
-  """One line to (source, target), or None for an answer cut by its budget.
+  """One line to (source, target, whether the target was cut by its budget).
 
-  Such an answer would teach to end where the budget happened to.
+  None for a text that was cut: in the ids of one it may end within a word.
 
   Raises:
     ValueError: says what is wrong with the line.
   """
+  cut = False
   if path.endswith('.jsonl'):
     record = _json_line(path, number, line)
-    if record.get('finish_reason') == 'length':
-      return None
+    cut = record.get('finish_reason') == 'length'
     values = []
     for field in fields:
       value = record.get(field)
@@ -65,6 +81,8 @@ def _pair(path, number, line, fields):
         )
       values.append(value)
     source, target = values
+    if cut and isinstance(target, str):
+      return None
   else:
     if '\t' not in line:
       raise ValueError(
@@ -74,7 +92,7 @@ def _pair(path, number, line, fields):
     source, target = line.split('\t')[:2]
   if not len(source) or not len(target):
     raise ValueError(f'{path}, line {number}: source or target is empty.')
-  return source, target
+  return source, target, cut
 
 
 def read_pairs(
@@ -82,24 +100,25 @@ def read_pairs(
   *,
   fields: tuple[str, str] = ('source', 'target'),
   skip_bad_lines: bool = False,
-) -> tuple[list, list, int]:
+) -> Pairs:
   """Reads sentence pairs.
 
   Args:
     paths: `.tsv` files (source, tab, target; later columns are ignored) or
       `.jsonl` files, whose two `fields` hold strings or lists of token ids.
-    fields: names of the two fields in JSON lines. Lines whose
-      `finish_reason` is 'length' are left out.
+    fields: names of the two fields in JSON lines. A line whose
+      `finish_reason` is 'length' is kept if its target is a list of ids, and
+      left out if it is a text.
     skip_bad_lines: count and leave out bad lines instead of raising.
 
   Returns:
-    (sources, targets, number of lines left out).
+    `Pairs`.
 
   Raises:
     FileNotFoundError: a file is missing.
     ValueError: a file is empty or not UTF-8, or a line is bad.
   """
-  sources, targets, skipped = [], [], 0
+  found, skipped = [], 0
   for path in paths:
     for number, line in _lines(path):
       if not line.strip():
@@ -112,14 +131,13 @@ def read_pairs(
         pair = None
       if pair is None:
         skipped += 1
-        continue
-      sources.append(pair[0])
-      targets.append(pair[1])
-  if not sources:
+      else:
+        found.append(pair)
+  if not found:
     raise ValueError(
       f'No sentence pair in {", ".join(paths) or "an empty list of files"}.'
     )
-  return sources, targets, skipped
+  return Pairs(*map(list, zip(*found)), skipped)
 
 
 def read_text(paths: Sequence[str], *, field: str = '') -> Iterator[str]:

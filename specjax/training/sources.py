@@ -1,6 +1,7 @@
 """What a run reads: its settings, and files to token streams."""
 
 import dataclasses
+import itertools
 from typing import Callable, NamedTuple, Optional
 
 import numpy as np
@@ -112,14 +113,14 @@ def files(names: str) -> list[str]:
   return [name.strip() for name in names.split(',') if name.strip()]
 
 
-def _encode(values, encode, eos_id):
-  """Texts or ready ids to lists of ids that end with `eos_id`."""
+def _encode(values, encode, eos_id, cut=()):
+  """Texts or ready ids to lists of ids; all not `cut` end with `eos_id`."""
   texts = [v for v in values if isinstance(v, str)]
   encoded = iter(encode(texts))
   out = []
-  for value in values:
+  for value, is_cut in itertools.zip_longest(values, cut, fillvalue=False):
     ids = list(next(encoded) if isinstance(value, str) else value)
-    if not ids or ids[-1] != eos_id:
+    if not is_cut and (not ids or ids[-1] != eos_id):
       ids.append(eos_id)
     out.append(ids)
   return out
@@ -131,15 +132,18 @@ def load_pairs(
   encode: Callable[[list[str]], list[list[int]]],
   eos_id: int,
 ) -> Source:
-  """Reads and tokenises sentence pairs; every side ends with `eos_id`."""
-  sources, targets, skipped = readers.read_pairs(
+  """Reads and tokenises sentence pairs.
+
+  Every side ends with `eos_id`, but a target that its budget cut.
+  """
+  read = readers.read_pairs(
     paths,
     fields=(config.source_field, config.target_field),
     skip_bad_lines=config.skip_bad_lines,
   )
-  sources, targets = _first(config, sources), _first(config, targets)
+  sources, targets, cut = (_first(config, values) for values in read[:3])
   pairs = list(
-    zip(_encode(sources, encode, eos_id), _encode(targets, encode, eos_id))
+    zip(_encode(sources, encode, eos_id), _encode(targets, encode, eos_id, cut))
   )
   fitting = [
     (s, t)
@@ -153,7 +157,7 @@ def load_pairs(
       'data.target_length.'
     )
   sides = tuple(packing.stream(side) for side in zip(*fitting))
-  return Source(sides, skipped, len(pairs) - len(fitting))
+  return Source(sides, read.skipped, len(pairs) - len(fitting))
 
 
 def _first(config, examples):
@@ -171,10 +175,10 @@ def load_labelled_text(
   Only the continuation carries loss; an example that is longer than a row is
   cut.
   """
-  prompts, answers, skipped = readers.read_pairs(
+  read = readers.read_pairs(
     paths, fields=readers.LABELLED, skip_bad_lines=config.skip_bad_lines
   )
-  prompts, answers = _first(config, prompts), _first(config, answers)
+  prompts, answers = (_first(config, values) for values in read[:2])
   examples, given, too_long = [], [], 0
   for prompt, answer in zip(encode(prompts), answers):
     # An end token after the prompt belongs to whole documents alone.
@@ -190,7 +194,7 @@ def load_labelled_text(
       'raise data.target_length.'
     )
   return Source(
-    (packing.stream(examples),), skipped, too_long, np.asarray(given)
+    (packing.stream(examples),), read.skipped, too_long, np.asarray(given)
   )
 
 

@@ -239,9 +239,33 @@ def test_prompts_of_labelled_text_carry_no_loss(tmp_path):
     kind='text', labelled=str(path), target_length=8, batch_rows=1
   )
   source = sources_lib.load_labelled_text(config, [str(path)], encode, EOS)
-  assert source.skipped == 1
-  batch = data.make_batches(config, [source], seed=0).get(0)
-  assert batch['target'][batch['weight'] > 0].tolist() == [50, 51, 1]
+  batches = data.make_batches(config, [source], seed=0)
+  rows = [batches.get(i) for i in range(batches.epoch_of(0)[2])]
+  learnt = [row['target'][row['weight'] > 0].tolist() for row in rows]
+  assert sorted(sum(learnt, [])) == [1, 50, 51, 60]
+
+
+def test_a_labelled_answer_cut_by_its_budget_has_no_end(tmp_path):
+  """Its ids are kept; as a text it might end within a word."""
+  path = tmp_path / 'own.jsonl'
+  path.write_text(
+    '{"prompt": "w1", "text": "w7", "tokens": [50], "finish_reason": "eos"}\n'
+    '{"prompt": "w2", "text": "w8", "tokens": [60, 61], '
+    '"finish_reason": "length"}\n'
+  )
+  for field, wanted in (
+    ('tokens', [[50, EOS], [60, 61]]),
+    ('text', [[9, EOS]]),
+  ):
+    config = sources_lib.DataConfig(
+      source_length=8, target_length=8, source_field='prompt',
+      target_field=field,
+    )  # fmt: skip
+    source = sources_lib.load_pairs(config, [str(path)], encode, EOS)
+    assert source.skipped == 2 - len(wanted)
+    targets = source.sides[1]
+    found = [packing.get(targets, i).tolist() for i in range(len(wanted))]
+    assert found == wanted
 
 
 @pytest.mark.parametrize(
@@ -268,6 +292,7 @@ def test_bad_lines_are_counted_and_skipped_if_asked(tmp_path):
   assert readers.read_pairs([str(path)], skip_bad_lines=True) == (
     ['a', 'c'],
     ['b', 'd'],
+    [False, False],
     2,
   )
 
