@@ -167,6 +167,8 @@ def build(config: config_lib.TrainConfig) -> Run:
   if config.init_from:
     initial = loading.load(config.init_from, dtype='float32')
   parallel_build.check_roles(config.model.family, teacher, initial)
+  if config.model.family in config_lib.SLOT_FAMILIES:
+    slot_drafters.check_teacher(config.model.family, teacher)
   tokenizer = _tokenizer(config, teacher, initial)
   eos_id = tokenizer.eos_token_id
   sources, valid_source = _sources(config, tokenizer, eos_id)

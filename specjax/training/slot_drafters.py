@@ -23,6 +23,15 @@ from specjax.training import objectives
 from specjax.training import step as step_lib
 
 
+def check_teacher(family: str, teacher: loading.Model) -> None:
+  """Raises ValueError if the teacher is no T5."""
+  if not isinstance(teacher.config, models.T5Config):
+    raise ValueError(
+      f'model.family={family!r} drafts for T5 targets, but {teacher.name} is a '
+      f'{teacher.config.model_type} model.'
+    )
+
+
 def new_config(
   config: config_lib.TrainConfig,
   teacher: loading.Model,
@@ -40,14 +49,9 @@ def new_config(
     output_ids: what the head knows; () for all.
 
   Raises:
-    ValueError: the teacher is no T5, or the initial weights are another's.
+    ValueError: the initial weights are another's.
   """
   shape, settings = config.model, config.slots
-  if not isinstance(teacher.config, models.T5Config):
-    raise ValueError(
-      f'model.family={shape.family!r} drafts for T5 targets, but '
-      f'{teacher.name} is a {teacher.config.model_type} model.'
-    )
   if initial is not None:
     return _continued(config, initial)
   shared = dict(
