@@ -12,9 +12,11 @@ from typing import Any, Sequence
 
 from specjax import demo
 from specjax import loading
+from specjax import models
 
 LIMIT = 40 * 10**6
 SPEC_DRAFTER = 'demo_spec_drafter'
+PARALLEL_DRAFTER = 'demo_parallel_drafter'
 # What a folder of ours needs; checkpoints, optimisers and the like stay out.
 _FILES = (
   'config.json',
@@ -37,8 +39,8 @@ def bundle(
 
   Args:
     target: folder of the target.
-    drafters: folders of drafters for it: a language model, a Spec-Drafter, or
-      one of each.
+    drafters: folders of drafters for it: a language model, a Spec-Drafter and
+      a drafter network with masks or its host; one of each at most.
     report: `results.json` of a `decode.benchmark` of them, named as here.
     assets: where to.
 
@@ -50,8 +52,7 @@ def bundle(
   """
   places = {demo.TARGET.name: target}
   for folder in drafters:
-    is_lm = loading.load(folder).lm is not None
-    name = demo.DRAFTER.name if is_lm else SPEC_DRAFTER
+    name = _name(loading.load(folder))
     if name in places:
       raise ValueError(f'{folder} and {places[name]} would both be {name}.')
     places[name] = folder
@@ -70,14 +71,23 @@ def bundle(
       f'The models take {size / 1e6:.1f} MB together, but {LIMIT / 1e6:.0f} MB '
       'is the most that is bundled; export smaller ones or leave one out.'
     )
-  for name, found in files.items():
+  # A drafter that stayed would be another target's.
+  for name in (*places, demo.DRAFTER.name, SPEC_DRAFTER, PARALLEL_DRAFTER):
     shutil.rmtree(assets / name, ignore_errors=True)
+  for name, found in files.items():
     (assets / name).mkdir(parents=True)
     for file in found:
       shutil.copyfile(os.path.join(places[name], file), assets / name / file)
   text = json.dumps(made, indent=2) + '\n'
   (assets / demo.CHOICE).write_text(text, encoding='utf-8')
   return made
+
+
+def _name(drafter: loading.Model) -> str:
+  if drafter.lm is not None:
+    return demo.DRAFTER.name
+  is_parallel = isinstance(drafter.config, models.ParallelConfig)
+  return PARALLEL_DRAFTER if is_parallel else SPEC_DRAFTER
 
 
 def choose(names: dict[str, str], report: str) -> dict[str, Any]:

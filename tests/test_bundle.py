@@ -12,6 +12,7 @@ from specjax import models
 from specjax.decode_config import DecodeConfig
 from specjax.models import hf
 from tests import tiny
+from tests.models import attached
 from train import bundle as command
 
 
@@ -36,6 +37,25 @@ def folders_fixture(tmp_path):
   hf.save_hf(spec, params, config)
   tiny.tokenizer('t5').save_pretrained(spec)
   return target, model, spec
+
+
+def test_networks_with_masks_and_drafters_that_go(folders, tmp_path):
+  target, model, _ = folders
+  heads = str(tmp_path / 'heads')
+  hf.save_hf(heads, models.init_params(attached.EAGLE_T5, jax.random.key(2)),
+             attached.EAGLE_T5)  # fmt: skip
+  report = write(
+    tmp_path / 'results.json', [row(model, 4, 1.3), row(heads, 6, 1.9)]
+  )
+  assets = tmp_path / 'assets'
+  made = bundle.bundle(target, [model, heads], report, assets)
+  assert made['drafter'] == 'demo_parallel_drafter'
+  folders = {'demo_target', 'demo_drafter', 'demo_parallel_drafter'}
+  assert {p.name for p in assets.iterdir() if p.is_dir()} == folders
+  bundle.bundle(target, [heads], report, assets)
+  # What was left would be a drafter of another target.
+  folders.remove('demo_drafter')
+  assert {p.name for p in assets.iterdir() if p.is_dir()} == folders
 
 
 def write(path, rows):
