@@ -33,8 +33,8 @@ MAX_SOURCE = 92
 PROMPTS = (
   'Good morning! Did you sleep well?',
   'My sister lives in a small house near the river.',
-  'Where can I buy a ticket for the train to Berlin?',
-  'He forgot his umbrella, although it was raining.',
+  'Can you tell me how to get to the station?',
+  'She said that she would come back tomorrow.',
   'We have been waiting for you for half an hour.',
   'Nobody knows why Tom left so early.',
   'I would like a cup of coffee without sugar, please.',

@@ -307,7 +307,7 @@ def test_command_on_real_weights(tmp_path):
     f'--input={prompts}',
     '--config=configs/certify.py:quick',
   )
-  good = _command(*both, '--config.samples=8192')
+  good = _command(*both)
   assert good.returncode == 0, good.stderr
   assert good.stdout.splitlines()[-1] == 'LOSSLESS'
   bad = _command(*both, '--config.verify=broken:accept_all')

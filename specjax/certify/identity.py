@@ -76,14 +76,19 @@ def compare(subject, temperature, recipe, title, tell) -> Finding:
   if outcome.verdict == check_lib.INCONCLUSIVE:
     return Finding(f'{title}: nothing was drafted', None, empty=True)
   line = (
-    f'{title}: {outcome.equal} of {outcome.rows} prompts have the same tokens, '
-    f'{outcome.near_ties} more up to a near tie (K={case.num_draft}, '
-    f'{subject.config.max_new_tokens} new tokens)'
+    f'{title}: {outcome.equal} of {outcome.rows} rows have the same tokens, '
+    f'{outcome.near_ties} more up to a near tie ({_count(batches)} prompts, '
+    f'K={case.num_draft}, {subject.config.max_new_tokens} new tokens)'
   )
   if outcome.verdict == check_lib.OK:
     return Finding(line, None)
   fault, size = _smallest(subject, batches, plain, ours)
   return Finding(f'{line}; FAILED', f'{title}: {fault}', size)
+
+
+def _count(batches) -> int:
+  """Prompts; the last batch is filled up with the first of them."""
+  return len({prompt for batch in batches for prompt in batch.rows})
 
 
 def _decode_both(subject, temperature, recipe):
