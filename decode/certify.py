@@ -28,7 +28,12 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(name, default, words, flag_values=values)
 
   text('target', None, 'A folder, a hub id, or shape:NAME (random weights).')
-  text('drafter', None, 'What drafts, as for decode.benchmark.')
+  text(
+    'drafter',
+    None,
+    'A folder, prompt_lookup, suffix, token_recycling, hybrid:FOLDER or '
+    'network:VARIANT.',
+  )
   text('input', '', 'Prompts: a text file or a .jsonl file.')
 
 

@@ -29,8 +29,8 @@ DESCRIPTIONS = {
   'warp_swapped': 'filters before the temperature when verifying',
   'second_best': 'emits the second best token as correction',
 }  # fmt: skip
-# The mistake left out is real, but smaller than what the tests can see with any
-# number of samples that one would wait for.
+# The mistake left out is real, but so small that with many a pair of models the
+# tests see it only after more samples than one would wait for.
 NAMES = tuple(name for name in DESCRIPTIONS if name != 'block_by_position')
 # Need a program of their own.
 ALONE = ('warp_swapped',)
