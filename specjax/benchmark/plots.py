@@ -11,7 +11,8 @@ from specjax.benchmark.table import int8
 COLOURS = (
   '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000',
 )  # fmt: skip
-MARKERS = 'osD^vP*'
+# As many as colours and one more, so that their pairs do not soon come again.
+MARKERS = 'osD^vP*X'
 PARTS = (
   ('draft_ms', 'draft', '#E69F00'),
   ('verify_ms', 'verify', '#0072B2'),
@@ -109,7 +110,7 @@ def _speedup(axes, rows) -> bool:
       if row.get('predicted')
     ]
     if predicted:
-      style = _style(index) | {'marker': MARKERS[index % len(MARKERS)]}
+      style = _style(index)
       axes.plot(
         *zip(*predicted), linestyle='--', markerfacecolor='none', alpha=0.7,
         **style,
