@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from specjax import checks
+from specjax import meeting
 
 # Seconds to wait for the coordinator and for the other processes.
 START_SECONDS = 90
@@ -121,8 +122,12 @@ def _initialize(processes: Processes, seconds: int) -> bool:
     initialization_timeout=seconds, heartbeat_timeout_seconds=SILENT_SECONDS
   )
   if explicit:
-    if processes.process_id:
-      _await_coordinator(processes.coordinator, seconds)
+    meeting.meet(
+      processes.coordinator,
+      processes.process_id,
+      processes.num_processes,
+      seconds,
+    )
     settings |= dict(
       coordinator_address=processes.coordinator,
       num_processes=processes.num_processes,
@@ -160,24 +165,6 @@ def _keep_output_clean() -> None:
   results = os.dup(1)
   os.dup2(2, 1)
   sys.stdout = os.fdopen(results, 'w', encoding='utf-8', errors='replace')
-
-
-def _await_coordinator(address: str, seconds: int) -> None:
-  """Waits until somebody listens; JAX itself would end in a stack trace."""
-  host, _, port = address.rpartition(':')
-  end = time.monotonic() + seconds
-  while True:
-    try:
-      socket.create_connection((host, int(port)), timeout=5).close()
-      return
-    except OSError as error:
-      if time.monotonic() > end:
-        raise TimeoutError(
-          f'The coordinator {address} did not answer within {seconds} seconds '
-          f'({error.strerror or error}); start process 0 there, and see that '
-          'the port is open.'
-        ) from None
-      time.sleep(0.3)
 
 
 def _on_tpu() -> bool:
