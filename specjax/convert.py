@@ -9,6 +9,7 @@ it is complete.
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 from typing import Callable, Iterator, NamedTuple, Optional
@@ -18,9 +19,11 @@ from orbax import checkpoint as ocp
 
 from specjax.models import hf
 from specjax.models import names
+from specjax.models import own_format
 from specjax.models import stored
 from specjax.models import t5x
 from specjax.models import tensor_files
+from specjax.models.t5_config import T5Config
 from specjax.models.tensor_files import Tensor
 
 FORMATS = ('safetensors', 'orbax')
@@ -94,7 +97,7 @@ def plan(request: Request) -> Plan:
   config = hf.parse_config(raw)
   config, leaves, found = stored.open_folder(source, config)
   direct = None if found is None else _copies(found)
-  raw['tie_word_embeddings'] = config.tie_word_embeddings
+  raw |= _found_out(raw, config)
   dtypes = {leaf.dtype for leaf in leaves.values()}
   if len(dtypes) == 1:  # Else transformers would convert to another.
     raw.pop('torch_dtype', None)
@@ -114,6 +117,19 @@ def plan(request: Request) -> Plan:
   return Plan(
     request, raw, lines, size, tensors, leaves, tuple(_side_files(side))
   )
+
+
+def _found_out(raw, config) -> dict:
+  """Settings that the weights decide, for a config.json to tell them too."""
+  if own_format.is_own(config):
+    return {}
+  made = {'tie_word_embeddings': config.tie_word_embeddings}
+  if isinstance(config, T5Config):
+    # Where it is not told it follows the head, which may have changed.
+    scaled = config.scale_decoder_outputs
+    if hf.parse_config(raw | made).scale_decoder_outputs != scaled:
+      made['scale_decoder_outputs'] = scaled
+  return made
 
 
 def _line(origin, tensor):
@@ -217,6 +233,8 @@ class _Streaming(ocp.type_handlers.NumpyHandler):
 
 
 def _write_orbax(folder, leaves, progress):
+  # Orbax warns of what a registry without jax arrays is for.
+  logging.getLogger('absl').setLevel(logging.ERROR)
   registry = ocp.type_handlers.create_type_handler_registry(
     (_Unread, _Streaming(progress))
   )
@@ -234,7 +252,10 @@ def _appearing(target) -> Iterator[str]:
   """Gives a folder beside `target` that is renamed to it at the end."""
   target = os.path.abspath(target)
   part = f'{target}.part{os.getpid()}'
-  os.makedirs(part)
+  try:
+    os.makedirs(part)
+  except OSError as error:
+    raise OSError(f'Cannot write {target}: {error.strerror}.') from None
   try:
     yield part
     if os.path.lexists(target):

@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from specjax import checks
+from specjax import meeting
 
 # Seconds to wait for the coordinator and for the other processes.
 START_SECONDS = 90
@@ -60,13 +61,18 @@ class Processes:
         )
       return
     host, _, port = self.coordinator.rpartition(':')
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
       raise ValueError(
-        f'--coordinator must be HOST:PORT or auto, not {self.coordinator!r}.'
+        '--coordinator must be HOST:PORT (a port from 1 to 65535) or auto, not '
+        f'{self.coordinator!r}.'
       )
     if not all(given):
       raise ValueError(
         '--coordinator=HOST:PORT needs --num_processes and --process_id too.'
+      )
+    if self.num_processes < 1:
+      raise ValueError(
+        f'--num_processes must be at least 1, not {self.num_processes}.'
       )
     if not 0 <= self.process_id < self.num_processes:
       raise ValueError(
@@ -116,8 +122,12 @@ def _initialize(processes: Processes, seconds: int) -> bool:
     initialization_timeout=seconds, heartbeat_timeout_seconds=SILENT_SECONDS
   )
   if explicit:
-    if processes.process_id:
-      _await_coordinator(processes.coordinator, seconds)
+    meeting.meet(
+      processes.coordinator,
+      processes.process_id,
+      processes.num_processes,
+      seconds,
+    )
     settings |= dict(
       coordinator_address=processes.coordinator,
       num_processes=processes.num_processes,
@@ -131,6 +141,12 @@ def _initialize(processes: Processes, seconds: int) -> bool:
   except (RuntimeError, ValueError) as error:
     if not processes.coordinator:
       return False  # A TPU VM on its own.
+    if not explicit and isinstance(error, ValueError):
+      raise ValueError(
+        '--coordinator=auto finds no cluster here (it knows TPU VMs, Slurm, '
+        'Kubernetes and MPI); give --coordinator=HOST:PORT, --num_processes '
+        'and --process_id.'
+      ) from None
     raise TimeoutError(
       f'The {processes.num_processes or ""} processes did not meet at '
       f'{processes.coordinator} within {seconds} seconds '
@@ -149,24 +165,6 @@ def _keep_output_clean() -> None:
   results = os.dup(1)
   os.dup2(2, 1)
   sys.stdout = os.fdopen(results, 'w', encoding='utf-8', errors='replace')
-
-
-def _await_coordinator(address: str, seconds: int) -> None:
-  """Waits until somebody listens; JAX itself would end in a stack trace."""
-  host, _, port = address.rpartition(':')
-  end = time.monotonic() + seconds
-  while True:
-    try:
-      socket.create_connection((host, int(port)), timeout=5).close()
-      return
-    except OSError as error:
-      if time.monotonic() > end:
-        raise TimeoutError(
-          f'The coordinator {address} did not answer within {seconds} seconds '
-          f'({error.strerror or error}); start process 0 there, and see that '
-          'the port is open.'
-        ) from None
-      time.sleep(0.3)
 
 
 def _on_tpu() -> bool:
@@ -227,9 +225,22 @@ def _address(processes: Processes):
   if jax.process_index():
     return None
   host = processes.coordinator.rpartition(':')[0]
-  if not host:
-    host = socket.gethostbyname(socket.gethostname())
-  return host, _listen()
+  return host or _own_address(), _listen()
+
+
+def _own_address() -> str:
+  """Where other hosts reach this one."""
+  found = '127.0.0.1'
+  with contextlib.suppress(OSError):
+    found = socket.gethostbyname(socket.gethostname())
+  if found.startswith('127.'):
+    # /etc/hosts often calls this host so. What it calls itself towards others
+    # is known from a route to an address that nobody has; nothing is sent.
+    with contextlib.suppress(OSError):
+      with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(('192.0.2.1', 9))
+        found = probe.getsockname()[0]
+  return found
 
 
 def _listen() -> int:
@@ -240,14 +251,21 @@ def _listen() -> int:
 def _connect(host: str, port: int) -> None:
   """Opens the connections that break when a process dies."""
   index, count = jax.process_index(), jax.process_count()
-  if index:
-    link = socket.create_connection((host, port), timeout=START_SECONDS)
-    link.sendall(index.to_bytes(4, 'big'))
-    _follow(link, 0)
-  for _ in range(count - 1 if index == 0 else 0):
-    _server[0].settimeout(START_SECONDS)
-    link, _ = _server[0].accept()
-    _follow(link, int.from_bytes(link.recv(4), 'big'))
+  try:
+    if index:
+      link = socket.create_connection((host, port), timeout=START_SECONDS)
+      link.sendall(index.to_bytes(4, 'big'))
+      _follow(link, 0)
+    for _ in range(count - 1 if index == 0 else 0):
+      _server[0].settimeout(START_SECONDS)
+      link, _ = _server[0].accept()
+      _follow(link, int.from_bytes(link.recv(4), 'big'))
+  except OSError as error:
+    raise TimeoutError(
+      f'process {index} found no connection to process 0 at {host}, port '
+      f'{port} ({error.strerror or error}); the hosts must reach each other on '
+      'every port, not on that of the coordinator alone.'
+    ) from None
   # Python runs these in reverse: before JAX waits for the others.
   atexit.register(_leave)
 

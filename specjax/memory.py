@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import drafting
 from specjax import loading
 from specjax import models
 from specjax import partitioning
@@ -24,11 +25,11 @@ from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import row_keys
 from specjax.decoding.request import Sampling
-from specjax.models import hf
 from specjax.models import names
 from specjax.models import own_format
 from specjax.models import quantize
 from specjax.models import sharded
+from specjax.models import stored
 
 Subject = Union[models.Config, str]
 
@@ -72,7 +73,8 @@ def estimate_memory(
 
   Args:
     config: of the target, or its folder.
-    drafter: of a draft model, or its folder; or a drafter's name.
+    drafter: of a draft model, or its folder; or a drafter's name, as in
+      `--drafter`.
     decode: how to decode; by default the defaults.
     prompt_tokens: of the longest prompt.
     layout: the mesh; by default that of `decode.mesh`.
@@ -94,6 +96,8 @@ def estimate_memory(
   draft = None
   if decode.num_draft and drafter not in (None, '', 'none'):
     draft = drafter
+    if isinstance(drafter, str):
+      draft = drafter = drafter.removeprefix(drafting.HYBRID)
     if not isinstance(drafter, str) or drafter not in build.FREE_DRAFTERS:
       draft = _part(drafter, decode, whole, int8 in ('drafter', 'both'))
   batch = decode.batch_size
@@ -143,11 +147,13 @@ class _Part(NamedTuple):
 
 def _part(config: Subject, decode, layout, int8: bool) -> _Part:
   if isinstance(config, str):
-    config = hf.parse_config(hf.read_config(loading.folder_of(config)))
-  dtype = {'stored': 'bfloat16', 'w8a8': 'float32'}.get(
+    config = stored.describe(loading.folder_of(config))
+  dtype = {'stored': config.dtype, 'w8a8': 'float32'}.get(
     decode.dtype, decode.dtype
   )
+  # As in loading, networks that only draft stay as they are.
   int8 = int8 or decode.dtype == 'w8a8'
+  int8 = int8 and not own_format.is_own(config)
   local = own_format.with_dtype(config, dtype)
   abstract = models.abstract_params(config)
   if layout is not None:

@@ -200,7 +200,31 @@ def make_layout(
   # ask for a sharding at every gather.
   mesh = Mesh(np.asarray(devices).reshape(shape), names)
   table = (RULES if rules is None else rules) | parse_rules(config.rules)
-  return Layout(mesh, tuple(sorted(table.items())))
+  layout = Layout(mesh, tuple(sorted(table.items())))
+  for _, axes in PARAMETER_AXES:
+    check_apart(layout, [name for name in axes if name])
+  return layout
+
+
+def check_apart(layout: Layout, logical) -> None:
+  """Refuses rules that cut two axes of one array along the same mesh axis.
+
+  Args:
+    layout: of devices and rules.
+    logical: names of the array's axes.
+
+  Raises:
+    ValueError: names both.
+  """
+  taken = {}
+  for name in logical:
+    for axis in layout.axes(name):
+      if axis in taken:
+        raise ValueError(
+          f'mesh.rules put {taken[axis]} and {name}, two axes of one array, '
+          f'both on {axis}; one of them must go elsewhere, as in {name}=none.'
+        )
+      taken[axis] = name
 
 
 def _filled(shape: tuple, count: int) -> tuple:

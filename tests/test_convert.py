@@ -221,6 +221,80 @@ def test_t5x_complaints(tmp_path):
     convert.plan(request)
 
 
+@pytest.mark.parametrize(
+  'fields, words',
+  [
+    ({'num_decoder_layers': 2}, 'holds 3 layers, but config.json gives the'),
+    ({'num_layers': 5}, 'holds 2 layers, but config.json gives the encoder 5'),
+    ({'d_ff': 14}, r'has shape \[12, 16\], but config.json makes it \[14, 16'),
+    ({'vocab_size': 25}, 'token_embedder/embedding .* has shape'),
+  ],
+)
+def test_t5x_arrays_of_another_config(fields, words, tmp_path):
+  params = drawn(T5_GATED)
+  hf.save_hf(str(tmp_path / 'model'), params, T5_GATED)
+  save_t5x(tmp_path / 't5x', T5_GATED, params, True)
+  change(tmp_path / 'model', fields)
+  with pytest.raises(ValueError, match=words):
+    run(
+      source=tmp_path / 't5x', model=tmp_path / 'model', target=tmp_path / 'out'
+    )
+  assert not (tmp_path / 'out').exists()
+
+
+def test_t5x_with_another_family(tmp_path):
+  save_t5x(tmp_path / 't5x', T5_GATED, drawn(T5_GATED), False)
+  model = tiny.save(tmp_path / 'model')
+  with pytest.raises(
+    ValueError, match='holds a T5, but config.json is of a ll'
+  ):
+    run(source=tmp_path / 't5x', model=model, target=tmp_path / 'out')
+
+
+def change(folder, fields, without=()):
+  path = pathlib.Path(folder) / 'config.json'
+  made = json.loads(path.read_text()) | fields
+  path.write_text(
+    json.dumps({k: v for k, v in made.items() if k not in without})
+  )
+
+
+@pytest.mark.parametrize('kind', ['t5x', 'hf'])
+def test_the_weights_decide_whether_a_head_is_tied(kind, tmp_path):
+  """transformers 5 writes of every T5 that its head is tied."""
+  params = drawn(T5_GATED)
+  for name in ('wanted', 'hf', 't5x'):
+    hf.save_hf(str(tmp_path / name), params, T5_GATED)
+  tied = {'tie_word_embeddings': True}
+  change(tmp_path / kind, tied, without=('scale_decoder_outputs',))
+  options = {'source': tmp_path / 'hf'}
+  # T5X scales what goes into a table, and nothing else.
+  scaled = kind == 'hf'
+  if kind == 't5x':
+    options = {'source': tmp_path / 'arrays', 'model': tmp_path / 't5x'}
+    save_t5x(tmp_path / 'arrays', T5_GATED, params, True)
+  else:
+    assert loading.load(tmp_path / 'hf').config.scale_decoder_outputs
+  run(target=tmp_path / 'out', **options)
+  same(tensors(tmp_path / 'out'), tensors(tmp_path / 'wanted'))
+  made = loading.load(tmp_path / 'out').config
+  assert not made.tie_word_embeddings
+  assert made.scale_decoder_outputs == scaled
+
+
+@pytest.mark.parametrize('kind', ['medusa', 'blockwise'])
+def test_drafter_networks_go_through(kind, tmp_path):
+  config = models.BlockwiseConfig(24, 16, 12, 4)
+  if kind == 'medusa':
+    config = models.ParallelConfig(
+      tiny.DECODER, 32, 1, kind='medusa', masks=False, num_draft=3
+    )
+  hf.save_hf(str(tmp_path / 'source'), drawn(config), config)
+  run(source=tmp_path / 'source', target=tmp_path / 'orbax', to='orbax')
+  run(source=tmp_path / 'orbax', target=tmp_path / 'back')
+  same(tensors(tmp_path / 'back'), tensors(tmp_path / 'source'))
+
+
 def test_complaints(tmp_path):
   source = tmp_path / 'source'
   tiny.save(source)

@@ -24,6 +24,7 @@ FLOORS = (
   ('specjax.decode_config', 4, 'top'),
   ('specjax.distributed', 4, 'top'),
   ('specjax.drafting', 4, 'top'),
+  ('specjax.meeting', 4, 'top'),
   ('specjax.memory', 4, 'top'),
   ('specjax.jobs', 4, 'top'),
   ('specjax.api', 4, 'top'),

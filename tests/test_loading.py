@@ -231,6 +231,11 @@ def test_unsupported_architecture(folder):
     ({'rope_parameters': {'rope_type': 'yarn'}}, "rope type 'yarn'"),
     ({'hidden_act': 'mish'}, "activation 'mish'"),
     ({'hidden_size': 'gone'}, "lacks 'hidden_size'"),
+    ({'num_attention_heads': 0}, 'num_attention_heads must be a positive'),
+    ({'architectures': 'BertModel'}, "the architecture 'BertModel'"),
+    ({'model_type': ['llama']}, 'model_type'),
+    ({'rope_parameters': 3}, 'rope_parameters must be an object'),
+    ({'layer_types': 3}, 'config.json of this mistral model has'),
     ({'num_hidden_layers': 0}, 'num_hidden_layers'),
     ({'num_hidden_layers': 1}, 'model.layers.1.'),
     ({'intermediate_size': 17}, 'mlp.down_proj.weight'),
@@ -255,6 +260,33 @@ def test_corrupted_weights(folder):
   data = path.read_bytes()
   path.write_bytes(data[:20] + b'\xff' * 20 + data[40:])
   assert 'model.safetensors' in complaint(folder)
+
+
+@pytest.mark.parametrize(
+  'offsets, words',
+  [
+    (lambda first: (-8, -8 + first), 'begins before the first tensor'),
+    (lambda first: (4, 4 + first), 'begins inside'),
+  ],
+)
+def test_tensors_that_share_bytes(folder, offsets, words):
+  path = folder / 'model.safetensors'
+  data = path.read_bytes()
+  length = int.from_bytes(data[:8], 'little')
+  header = json.loads(data[8 : 8 + length])
+  begin, end = header['model.norm.weight']['data_offsets']
+  header['model.norm.weight']['data_offsets'] = offsets(end - begin)
+  text = json.dumps(header).encode()
+  path.write_bytes(len(text).to_bytes(8, 'little') + text + data[8 + length :])
+  assert words in complaint(folder)
+
+
+def test_an_index_that_names_no_file(folder):
+  (folder / 'model.safetensors').unlink()
+  index = folder / 'model.safetensors.index.json'
+  for where, words in (({}, 'weight_map'), ({'a': 3}, 'file of a, not 3')):
+    index.write_text(json.dumps({'weight_map': where}))
+    assert words in complaint(folder)
 
 
 def test_missing_wrong_and_unknown_tensors(folder):

@@ -148,3 +148,31 @@ def test_a_mesh_divides_it():
   )
   assert one.parameters / 4 < int8.parameters < one.parameters / 3
   assert many.text().startswith('Memory a device, estimated: 0.00 GB')
+
+
+def test_folders_are_estimated_as_they_are_loaded(tmp_path):
+  """The weights say in which type they are, and whether there is a head."""
+  config = dataclasses.replace(T5, num_layers=1, tie_word_embeddings=False)
+  folder = tiny.save(tmp_path / 'model', config)
+  path = tmp_path / 'model' / 'config.json'
+  tied = '"tie_word_embeddings": true'
+  path.write_text(
+    path.read_text().replace('"tie_word_embeddings": false', tied)
+  )
+  decode = specjax.DecodeConfig(dtype='stored')
+  size = 4 * sum(
+    math.prod(x.shape) for x in jax.tree.leaves(models.abstract_params(config))
+  )
+  both = specjax.estimate_memory(
+    folder, drafter=f'hybrid:{folder}', decode=decode
+  )
+  assert both.parameters == 2 * size
+  # A network that only drafts is not kept in eight bits.
+  heads = models.BlockwiseConfig(config.vocab_size, config.d_model, 32, 4)
+  found = [
+    specjax.estimate_memory(
+      folder, drafter=heads, decode=specjax.DecodeConfig(quantize=name)
+    ).parameters
+    for name in ('none', 'drafter')
+  ]
+  assert found[0] == found[1]

@@ -216,6 +216,12 @@ def test_what_a_mesh_cannot_hold(folders):
   assert '(2, 3)' in text and '8' in text and '(2, 4)' in text
   text = complaint(lambda: layout_of(2, 4, rules='heads=modle'))
   assert 'heads=modle' in text
+  text = complaint(lambda: layout_of(2, 4, rules='embed=model'))
+  assert 'vocab and embed' in text and 'both on model' in text
+  text = complaint(
+    lambda: sharded.fit(DECODER, layout_of(2, 4, rules='batch=model'))
+  )
+  assert 'batch and heads' in text and 'mesh.rules' in text
   layout = layout_of(2, 4)
   odd = dataclasses.replace(DECODER, num_attention_heads=6)
   text = complaint(lambda: sharded.fit(odd, layout))

@@ -1,5 +1,6 @@
 """Real processes on the loopback device, each with two simulated devices."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -259,11 +260,51 @@ def test_a_coordinator_that_does_not_answer():
     (('here', 2, 0), 'HOST:PORT'),
     (('here:80', 2, None), '--process_id'),
     (('here:80', 2, 2), 'from 0 to 1'),
+    (('here:80', 0, 0), '--num_processes must be at least 1'),
+    (('here:99999', 2, 0), 'a port from 1 to 65535'),
   ],
 )
 def test_flags_that_do_not_fit(fields, words):
   with pytest.raises(ValueError, match=words):
     distributed.Processes(*fields).validate()
+
+
+def test_no_cluster_to_ask(monkeypatch):
+  def initialize(**settings):
+    raise ValueError('coordinator_address should be defined.')
+
+  monkeypatch.setattr(distributed, '_keep_output_clean', lambda: None)
+  monkeypatch.setattr(distributed.jax.distributed, 'initialize', initialize)
+  with pytest.raises(ValueError, match='--coordinator=auto finds no cluster'):
+    distributed.start(distributed.Processes('auto'), {})
+
+
+@pytest.mark.parametrize('named', ['127.0.1.1', '10.0.0.3', None])
+def test_other_hosts_get_an_address_that_is_theirs_to_reach(named, monkeypatch):
+  class Probe(contextlib.nullcontext):
+    def connect(self, address):
+      assert address[0] == '192.0.2.1'
+
+    def getsockname(self):
+      return '10.0.0.7', 5
+
+  def lookup(name):
+    if named is None:
+      raise socket.gaierror(-2, 'Name or service not known')
+    return named
+
+  monkeypatch.setattr(socket, 'gethostbyname', lookup)
+  probe = Probe()
+  probe.enter_result = probe
+  monkeypatch.setattr(socket, 'socket', lambda *kind: probe)
+  wanted = named if named == '10.0.0.3' else '10.0.0.7'
+  assert distributed._own_address() == wanted
+
+
+def test_a_port_that_nobody_may_reach(monkeypatch):
+  monkeypatch.setattr(distributed.jax, 'process_index', lambda: 1)
+  with pytest.raises(TimeoutError, match='found no connection to process 0'):
+    distributed._connect('127.0.0.1', free_port())
 
 
 def test_the_first_difference_is_named():

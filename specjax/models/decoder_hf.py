@@ -36,6 +36,10 @@ def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
       one that it needs is missing.
   """
   model_type = config['model_type']
+  for name in ('hidden_size', 'num_attention_heads', 'n_embd', 'n_head'):
+    value = config.get(name, 1)
+    if not isinstance(value, int) or value < 1:
+      raise ValueError(f'{name} must be a positive integer, not {value!r}.')
   try:
     made = _gpt2(config) if model_type == 'gpt2' else _llama_like(config)
   except KeyError as error:
@@ -189,6 +193,10 @@ def _ropes(config):
       _rope(local, config.get('rope_local_base_freq', 1e4), config),
     )
   settings = given or config.get('rope_scaling') or {}
+  if not isinstance(settings, dict):
+    raise ValueError(
+      f'rope_parameters must be an object with a rope_type, not {settings!r}.'
+    )
   theta = config.get('rope_theta', 5e5 if kind == 'bitnet' else 1e4)
   return _rope(settings, theta, config), None
 

@@ -69,10 +69,15 @@ def check_supported(config: Mapping[str, Any]):
       f'this {kind} checkpoint is quantised (quantization_config in '
       'config.json), which is not supported; use float32 or bfloat16 weights.'
     )
+  if not isinstance(kind, str):
+    raise ValueError(
+      f'config.json names no model_type, such as "llama", but {kind!r}.'
+    )
   if kind in own_format.CONFIGS:
     return
   known = t5_config.ARCHITECTURES | decoder_hf.ARCHITECTURES
-  architecture = (config.get('architectures') or [known.get(kind)])[0]
+  named = config.get('architectures') or [known.get(kind)]
+  architecture = named if isinstance(named, str) else named[0]
   # Hub files of GPT-2 and some T5 spell the same language model otherwise.
   also = {'gpt2': 'GPT2Model', 't5': 'T5WithLMHeadModel'}
   if kind in known and architecture in (known[kind], also.get(kind)):
@@ -90,11 +95,19 @@ def parse_config(config: Mapping[str, Any]):
     ValueError: not supported, or a setting is missing.
   """
   check_supported(config)
-  if config['model_type'] in own_format.CONFIGS:
-    return own_format.from_json(config)
-  if config['model_type'] in t5_config.ARCHITECTURES:
-    return t5_config.from_hf(config)
-  return decoder_hf.from_hf(config)
+  kind = config['model_type']
+  read = decoder_hf.from_hf
+  if kind in own_format.CONFIGS:
+    read = own_format.from_json
+  elif kind in t5_config.ARCHITECTURES:
+    read = t5_config.from_hf
+  try:
+    return read(config)
+  except (TypeError, AttributeError, ArithmeticError, IndexError) as error:
+    raise ValueError(
+      f'config.json of this {kind} model has a setting of a kind that it must '
+      f'not have ({error}).'
+    ) from None
 
 
 def weight_files(folder: str) -> dict:
@@ -103,8 +116,14 @@ def weight_files(folder: str) -> dict:
   index = read_json(folder, _INDEX)
   if index is not None and not os.path.isfile(single):
     where = index.get('weight_map')
-    if not isinstance(where, dict):
+    if not isinstance(where, dict) or not where:
       raise ValueError(f'{os.path.join(folder, _INDEX)} has no weight_map.')
+    for tensor, name in where.items():
+      if not isinstance(name, str):
+        raise ValueError(
+          f'{os.path.join(folder, _INDEX)} must name the file of {tensor}, not '
+          f'{name!r}.'
+        )
     for name in sorted(set(where.values())):
       if not os.path.isfile(os.path.join(folder, name)):
         raise FileNotFoundError(

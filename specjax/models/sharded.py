@@ -59,6 +59,7 @@ def fit(config, layout: partitioning.Layout) -> partitioning.Layout:
         f'{name} can lie on the axis model or nowhere in decoding, not on '
         f'{", ".join(axes)}.'
       )
+    partitioning.check_apart(layout, ('batch', name))
     if name == 'vocab' and any(n % layout.size(name) for n in sizes[name]):
       rules[name] = None
   rules['kv_heads'] = rules['heads']

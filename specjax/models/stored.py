@@ -7,6 +7,7 @@ read until somebody fetches it, and then no more of it than is asked for.
 
 import dataclasses
 import functools
+import logging
 import os
 from typing import Optional
 
@@ -24,6 +25,7 @@ from specjax.models import placing
 from specjax.models import sharded
 from specjax.models import t5x
 from specjax.models import tensor_files
+from specjax.models.t5_config import T5Config
 
 _PARAMS = 'params'
 
@@ -44,6 +46,7 @@ def open_folder(folder: str, config):
     OSError, ValueError: one sentence.
   """
   if t5x.is_checkpoint(folder):
+    config = _t5x_head(folder, config)
     return config, _from_t5x(folder, config), None
   if os.path.isdir(os.path.join(folder, _PARAMS)):
     return config, _from_orbax(folder, config), None
@@ -114,6 +117,18 @@ def _read_part(source, stored, shape, index):
   return part.T if source.transpose else part
 
 
+def _t5x_head(folder, config):
+  """The config, knowing from the arrays whether there is a head of its own.
+
+  T5X divides the states that go into the embedding table, and no others.
+  """
+  if not isinstance(config, T5Config) or not t5x.has_head(folder):
+    return config
+  return dataclasses.replace(
+    config, tie_word_embeddings=False, scale_decoder_outputs=False
+  )
+
+
 def _from_t5x(folder, config):
   abstract = abstract_params(config)
   shapes = {path: tuple(leaf.shape) for path, leaf in names.flat(abstract)}
@@ -132,10 +147,14 @@ def _from_t5x(folder, config):
 
 def _from_orbax(folder, config):
   where = os.path.abspath(os.path.join(folder, _PARAMS))
+  t5x.check_orbax(where)
+  logging.getLogger('absl').setLevel(logging.ERROR)
   with ocp.StandardCheckpointer() as checkpointer:
     found = checkpointer.metadata(where).item_metadata
   if found is None:
-    raise ValueError(f'{where} is not a whole Orbax checkpoint.')
+    raise ValueError(
+      f'{where} is not a whole Orbax checkpoint: copy the whole folder again.'
+    )
   found = dict(names.flat(found.tree))
   expected = dict(names.flat(abstract_params(config)))
   for path in expected.keys() ^ found.keys():
@@ -164,10 +183,18 @@ def _read_orbax(where, path, leaf, index):
   of an array of which nothing else is wanted.
   """
   shape = tuple(s.stop - s.start for s in index)
-  if shape != tuple(leaf.shape):
-    store = t5x.open_orbax(where, path)
-    if store is not None:
-      return np.asarray(store[index].read().result())
+  try:
+    if shape != tuple(leaf.shape):
+      store = t5x.open_orbax(where, path)
+      if store is not None:
+        return np.asarray(store[index].read().result())
+    return _restore_orbax(where, path, leaf)[index]
+  except ValueError as error:
+    raise t5x.damaged_orbax(where, error) from None
+
+
+def _restore_orbax(where, path, leaf):
+  """Reads one parameter whole."""
   like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
   with ocp.PyTreeCheckpointer() as checkpointer:
     tree = checkpointer.restore(
@@ -180,7 +207,32 @@ def _read_orbax(where, path, leaf, index):
         partial_restore=True,
       ),
     )
-  return dict(names.flat(tree))[path][index]
+  return dict(names.flat(tree))[path]
+
+
+def _dtype(leaves) -> str:
+  """In which parameters are kept as they are stored."""
+  matrices = (x for x in leaves.values() if len(x.shape) > 1)
+  return 'bfloat16' if next(matrices).dtype == 'BF16' else 'float32'
+
+
+def describe(folder: str):
+  """The config that `load` gives with `dtype=None`, without the weights.
+
+  A folder without weights has the config of its config.json.
+
+  Args:
+    folder: as for `load`.
+
+  Raises:
+    OSError, ValueError: as for `load`.
+  """
+  config = hf.parse_config(hf.read_config(folder))
+  try:
+    config, leaves, _ = open_folder(folder, config)
+  except FileNotFoundError:
+    return config
+  return own_format.with_dtype(config, _dtype(leaves))
 
 
 def load(
@@ -216,10 +268,7 @@ def load(
         f'the tensor {leaf.origin} in {folder} has type {stored}, but only '
         'floating-point weights are read.'
       )
-  if dtype is None:
-    matrices = (x for x in leaves.values() if len(x.shape) > 1)
-    is_half = next(matrices).dtype == 'BF16'
-    dtype = 'bfloat16' if is_half else 'float32'
+  dtype = dtype or _dtype(leaves)
   dtype = jnp.dtype(dtype).name
   config = own_format.with_dtype(config, dtype)
   if layout is not None:

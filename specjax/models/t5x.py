@@ -6,6 +6,7 @@ layers, the layers being axis 1, and a stack's name stands twice in the path
 """
 
 import json
+import math
 import os
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import tensorstore
 from specjax.models import names
 from specjax.models.t5_config import T5Config
 
+_HEAD = 'decoder/logits_dense/kernel'
 _ATTENTION = {'q': 'query', 'k': 'key', 'v': 'value', 'o': 'out'}
 
 
@@ -48,13 +50,16 @@ def find(config: T5Config, abstract, folder: str) -> dict:
     folder: the checkpoint.
 
   Raises:
-    ValueError: an array lacks its metadata, or the folder lacks an array.
+    ValueError: an array lacks its metadata, or the folder lacks an array, or
+      one has another shape than config.json makes it.
   """
-  present = {
-    name.removeprefix('target.').replace('.', '/')
-    for name in os.listdir(folder)
-    if name.startswith('target.')
-  }
+  if not isinstance(config, T5Config):
+    raise ValueError(
+      f'{folder} is a T5X checkpoint, which holds a T5, but config.json is of '
+      f'a {config.model_type} model.'
+    )
+  present = _present(folder)
+  shapes = {}
   for name in sorted(present):
     path = os.path.join(_path(folder, name), '.zarray')
     if not os.path.isfile(path):
@@ -62,15 +67,14 @@ def find(config: T5Config, abstract, folder: str) -> dict:
         f'the T5X checkpoint lacks {path}, the metadata of the array {name}: '
         'copy the whole folder, files whose names begin with a dot included.'
       )
-    _check_chunks(_path(folder, name), name)
+    shapes[name] = _check_chunks(_path(folder, name), name)
   scanned = any(name.startswith('encoder/encoder/') for name in present)
-  made = {
-    path: _place(config, path, scanned, present)
-    for path, _ in names.flat(abstract)
-  }
-  for array in made.values():
+  made = {}
+  for path, leaf in names.flat(abstract):
+    array = made[path] = _place(config, path, scanned, present)
     if array.name not in present:
       raise ValueError(f'{folder} lacks the array {array.name}.')
+    _check_shape(config, folder, array, shapes[array.name], leaf.shape)
   needed = {array.name for array in made.values()}
   if extra := sorted(present - needed):
     raise ValueError(
@@ -80,8 +84,48 @@ def find(config: T5Config, abstract, folder: str) -> dict:
   return made
 
 
-def _check_chunks(where, name):
-  """Raises ValueError for a missing file of values.
+def _present(folder) -> set:
+  """Names of the arrays of a checkpoint."""
+  return {
+    name.removeprefix('target.').replace('.', '/')
+    for name in os.listdir(folder)
+    if name.startswith('target.')
+  }
+
+
+def has_head(folder: str) -> bool:
+  """Whether a checkpoint's head is no embedding table."""
+  return _HEAD in _present(folder)
+
+
+def _check_shape(config, folder, array, found, shape):
+  """Raises ValueError unless an array has the shape that config.json says."""
+  stored = tuple(shape)[::-1] if array.transpose else tuple(shape)
+  found = list(found)
+  if array.layer is not None:
+    layers = found.pop(1) if len(found) > 1 else 0
+    stack = array.name.split('/')[0]
+    wanted = config.num_layers
+    if stack == 'decoder':
+      wanted = config.num_decoder_layers
+    if layers != wanted:
+      raise ValueError(
+        f'the array {array.name} of {folder} holds {layers} layers, but '
+        f'config.json gives the {stack} {wanted}.'
+      )
+  # Heads may be an axis of their own: [in, heads, size], [heads, size, out].
+  same_rank = len(found) == len(stored)
+  if math.prod(found) != math.prod(stored) or (
+    same_rank and tuple(found) != stored
+  ):
+    raise ValueError(
+      f'the array {array.name} of {folder} has shape {found}, but '
+      f'config.json makes it {list(stored)}.'
+    )
+
+
+def _check_chunks(where, name) -> list:
+  """An array's shape; raises ValueError for a missing file of values.
 
   Zarr takes a missing file for one full of the fill value, so that half a copy
   would read as zeros. T5X states no fill value; then every file is there.
@@ -90,13 +134,13 @@ def _check_chunks(where, name):
   try:
     with open(path, encoding='utf-8') as file:
       made = json.load(file)
-    shape, chunks = made['shape'], made['chunks']
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f'{path} is not readable metadata: {error}.') from None
+    shape, chunks = list(made['shape']), made['chunks']
+    grid = [-(-size // chunk) for size, chunk in zip(shape, chunks)]
+  except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+    raise ValueError(f'{path} is not readable metadata: {error!r}.') from None
   if made.get('fill_value') is not None:
-    return
+    return shape
   mark = made.get('dimension_separator', '.')
-  grid = [-(-size // chunk) for size, chunk in zip(shape, chunks)]
   for place in np.ndindex(*grid):
     chunk = mark.join(map(str, place)) or '0'
     if not os.path.isfile(os.path.join(where, *chunk.split('/'))):
@@ -104,13 +148,14 @@ def _check_chunks(where, name):
         f'the T5X checkpoint lacks {os.path.join(where, chunk)}, a part of the '
         f'array {name}: copy the whole folder again.'
       )
+  return shape
 
 
 def _place(config, path, scanned, present) -> Array:
   if path == ('embed', 'weight'):
     return Array('token_embedder/embedding', None, False)
   if path == ('head', 'weight'):
-    return Array('decoder/logits_dense/kernel', None, True)
+    return Array(_HEAD, None, True)
   stack, module = path[:2]
   if module == 'norm':
     return Array(f'{stack}/{stack}_norm/scale', None, False)
@@ -157,9 +202,8 @@ def open_array(folder: str, array: Array):
   try:
     store = tensorstore.open({'driver': 'zarr', 'kvstore': kvstore}).result()
   except ValueError as error:
-    reason = str(error).split('\n')[0].split(' [')[0]
     raise ValueError(
-      f'the array {array.name} of {folder} does not open: {reason}.'
+      f'the array {array.name} of {folder} does not open: {_reason(error)}.'
     ) from None
   return store if array.layer is None else store[:, array.layer]
 
@@ -174,29 +218,64 @@ def read(folder: str, array: Array, shape, index) -> np.ndarray:
     index: a slice of step 1 for each of its axes.
 
   Raises:
-    ValueError: it does not have this shape; or scanned layers have position
-      biases that differ, as only umT5 does.
+    ValueError: scanned layers have position biases that differ, as only umT5
+      does.
   """
   store = open_array(folder, array)
   stored = tuple(shape)[::-1] if array.transpose else tuple(shape)
-  found = tuple(store.shape)
-  same_rank = len(found) == len(stored)
-  if np.prod(found) != np.prod(stored) or (same_rank and found != stored):
-    raise ValueError(
-      f'the array {array.name} of {folder} has shape {list(found)}, but '
-      f'config.json makes it {list(stored)}.'
-    )
+  same_rank = len(store.shape) == len(stored)
   shared = array.layer == 0 and array.name.endswith('rel_embedding')
   inside = tuple(index)[::-1] if array.transpose else tuple(index)
   if same_rank and not shared:
-    value = np.asarray(store[inside].read().result())
+    value = _fetched(folder, array, store[inside])
   else:
-    value = np.asarray(store.read().result())
+    value = _fetched(folder, array, store)
     if shared:
       _check_shared(folder, array, value)
     # Heads may be an axis of their own: [in, heads, size], [heads, size, out].
     value = value.reshape(stored)[inside]
   return value.T if array.transpose else value
+
+
+def _fetched(folder, array, store) -> np.ndarray:
+  try:
+    return np.asarray(store.read().result())
+  except ValueError as error:
+    raise ValueError(
+      f'the array {array.name} of {folder} cannot be read ('
+      f'{_reason(error)}): copy the whole folder again.'
+    ) from None
+
+
+def _reason(error) -> str:
+  """What tensorstore says, without where in its source it says it."""
+  return str(error).split('\n')[0].split(' [')[0].rstrip('.')
+
+
+def check_orbax(folder: str):
+  """Checks that the index of an Orbax checkpoint can be read.
+
+  Orbax would tell of a missing file by the way, from threads.
+
+  Raises:
+    ValueError: it is damaged.
+  """
+  if not os.path.isfile(os.path.join(folder, 'manifest.ocdbt')):
+    return
+  base = {'driver': 'file', 'path': os.path.join(folder, '')}
+  try:
+    database = tensorstore.KvStore.open({'driver': 'ocdbt', 'base': base})
+    database.result().list().result()
+  except ValueError as error:
+    raise damaged_orbax(folder, error) from None
+
+
+def damaged_orbax(folder: str, error: Exception) -> ValueError:
+  """What is told of an Orbax checkpoint that cannot be read."""
+  return ValueError(
+    f'{folder} is not a whole Orbax checkpoint ({_reason(error)}): copy the '
+    'whole folder again.'
+  )
 
 
 def open_orbax(folder: str, path: tuple):

@@ -105,11 +105,14 @@ def read_header(path: str) -> dict[str, Stored]:
       one = Stored(path, entry['dtype'], tuple(entry['shape']), start, end)
       if one.dtype not in DTYPES:
         raise ValueError(f'{name} has the type {one.dtype}, which is not read')
+      if start < first:
+        raise ValueError(f'{name} begins before the first tensor')
       if end > total:
         raise ValueError(f'{name} ends after the file')
       if end - start != size_of(one.dtype, one.shape):
         raise ValueError(f'{name} has not as many bytes as its shape says')
       found[name] = one
+    _check_apart(found)
     return found
   except (ValueError, KeyError, TypeError, AttributeError, struct.error) as e:
     reason = ' '.join(str(e).split())
@@ -117,6 +120,14 @@ def read_header(path: str) -> dict[str, Stored]:
       f'{path} is not a whole safetensors file ({reason}): copy or export it '
       'again.'
     ) from None
+
+
+def _check_apart(found):
+  """Raises ValueError if two tensors share bytes."""
+  ordered = sorted(found.items(), key=lambda item: item[1].start)
+  for (name, one), (other, two) in zip(ordered, ordered[1:]):
+    if two.start < one.end and two.end > two.start:
+      raise ValueError(f'{other} begins inside {name}')
 
 
 def read_chunks(stored: Stored) -> Iterator[bytes]:
