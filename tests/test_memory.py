@@ -148,3 +148,9 @@ def test_a_mesh_divides_it():
   )
   assert one.parameters / 4 < int8.parameters < one.parameters / 3
   assert many.text().startswith('Memory a device, estimated: 0.00 GB')
+
+
+def test_a_drafter_network_is_no_target():
+  network = models.SpecDrafterConfig(96, 16, 8, 16, 1, 1, 2)
+  with pytest.raises(ValueError, match='a drafter network, which is no target'):
+    specjax.estimate_memory(network)
