@@ -114,8 +114,8 @@ def test_one_line_for_each_mistake(
   assert status(module, *arguments) == code
   captured = capsys.readouterr()
   assert captured.out == ''
-  told = captured.err.strip().splitlines()[-1]
-  assert told.startswith('error:') and words in told
+  assert captured.err.startswith('error:') and words in captured.err
+  assert captured.err.count('\n') == 1
   assert not list(tmp_path.iterdir())
 
 
