@@ -69,6 +69,11 @@ def main(argv: Sequence[str]) -> None:
   )
   if not values.target:
     raise flags.Error('--target is needed; --help shows all options.')
+  if values.plan and (values.peer or values.output):
+    raise flags.Error(
+      '--plan prints advice, writes no report and runs no other engine; leave '
+      '--output and --peer out.'
+    )
   cli.join_processes(values, config)
   first = distributed.is_first()
   if values.output and first:

@@ -15,6 +15,7 @@ from typing import Sequence
 from absl import flags
 
 from specjax import cli
+from specjax import drafting
 from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark import subjects
 from specjax.certify import runner
@@ -56,9 +57,18 @@ def main(argv: Sequence[str]) -> int:
 def load(values, config):
   """The target, the drafter and the prompts' ids."""
   target = subjects.load(values.target, dtype=config.dtype, seed=config.seed)
-  drafter = subjects.drafter(values.drafter, target, config).drafter
+  drafting.check_target(target)
+  if config.beta > target.lm.vocab_size:
+    raise ValueError(
+      f'beta must be at most {target.lm.vocab_size}, the number of tokens that '
+      f'the target knows, not {config.beta}.'
+    )
+  subject = subjects.drafter(values.drafter, target, config)
+  drafter, networks = subject.drafter, [subject.model] * bool(subject.model)
   prompts = prompts_lib.collect(target, values.input, config)
-  prompts = prompts_lib.fitting(prompts, target, config, config.num_draft)
+  prompts = prompts_lib.fitting(
+    prompts, target, config, config.num_draft, networks
+  )
   return target, drafter, [prompt.tokens for prompt in prompts]
 
 

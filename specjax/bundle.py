@@ -8,11 +8,14 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 from typing import Any, Sequence
 
 from specjax import demo
+from specjax import drafting
 from specjax import loading
 from specjax import models
+from specjax import text
 
 LIMIT = 40 * 10**6
 SPEC_DRAFTER = 'demo_spec_drafter'
@@ -51,8 +54,12 @@ def bundle(
     ValueError, OSError: one sentence; then nothing was changed.
   """
   places = {demo.TARGET.name: target}
+  decides = loading.load(target)
+  drafting.check_target(decides)
   for folder in drafters:
-    name = _name(loading.load(folder))
+    model = loading.load(folder)
+    text.check_same_vocabulary(decides.tokenizer, model.tokenizer)
+    name = _name(model)
     if name in places:
       raise ValueError(f'{folder} and {places[name]} would both be {name}.')
     places[name] = folder
@@ -71,15 +78,22 @@ def bundle(
       f'The models take {size / 1e6:.1f} MB together, but {LIMIT / 1e6:.0f} MB '
       'is the most that is bundled; export smaller ones or leave one out.'
     )
-  # A drafter that stayed would be another target's.
-  for name in (*places, demo.DRAFTER.name, SPEC_DRAFTER, PARALLEL_DRAFTER):
-    shutil.rmtree(assets / name, ignore_errors=True)
-  for name, found in files.items():
-    (assets / name).mkdir(parents=True)
-    for file in found:
-      shutil.copyfile(os.path.join(places[name], file), assets / name / file)
-  text = json.dumps(made, indent=2) + '\n'
-  (assets / demo.CHOICE).write_text(text, encoding='utf-8')
+  assets.mkdir(parents=True, exist_ok=True)
+  # Beside what is there first: a folder named may be one of those replaced.
+  with tempfile.TemporaryDirectory(dir=assets) as fresh:
+    for name, found in files.items():
+      (pathlib.Path(fresh) / name).mkdir()
+      for file in found:
+        shutil.copyfile(
+          os.path.join(places[name], file), os.path.join(fresh, name, file)
+        )
+    # A drafter that stayed would be another target's.
+    for name in (*places, demo.DRAFTER.name, SPEC_DRAFTER, PARALLEL_DRAFTER):
+      shutil.rmtree(assets / name, ignore_errors=True)
+    for name in files:
+      os.rename(os.path.join(fresh, name), assets / name)
+  choice = json.dumps(made, indent=2) + '\n'
+  (assets / demo.CHOICE).write_text(choice, encoding='utf-8')
   return made
 
 
@@ -100,13 +114,18 @@ def choose(names: dict[str, str], report: str) -> dict[str, Any]:
   Raises:
     ValueError: there is no such row, or it was not measured on a CPU.
   """
-  with open(report, encoding='utf-8') as file:
-    rows = json.load(file)['rows']
-  rows = [
-    row
-    for row in rows
-    if row['num_draft'] and row['batch_size'] == 1 and row['check'] == 'ok'
-  ]
+  try:
+    with open(report, encoding='utf-8') as file:
+      rows = [
+        row
+        for row in json.load(file)['rows']
+        if row['num_draft'] and row['batch_size'] == 1 and row['check'] == 'ok'
+      ]
+  except (ValueError, KeyError, TypeError):
+    raise ValueError(
+      f'{report} is no results.json of decode.benchmark; measure the models '
+      'with configs/bench_demo.py.'
+    ) from None
   rows = [row for row in rows if row['drafter'] in names]
   if not rows:
     raise ValueError(

@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 from typing import Any, Callable, Iterator, Optional, Sequence
+import warnings
 
 from absl import flags
 import jax
@@ -293,6 +294,12 @@ def _print_help(doc: str, values: flags.FlagValues, config: Any) -> None:
   print('\n' + inspect.cleandoc(type(config).__doc__ or ''))
 
 
+def _warn(message: Any, *where: Any, **more: Any) -> None:
+  """A warning as one line, without the place in the code."""
+  del where, more
+  note('warning:', ' '.join(str(message).split()))
+
+
 def prepare_process() -> None:
   """Quiet libraries, and compiled programs kept between runs.
 
@@ -300,6 +307,7 @@ def prepare_process() -> None:
   JAX_COMPILATION_CACHE_DIR if that is set, else in SPECJAX_CACHE, else in
   `~/.cache/specjax`.
   """
+  warnings.showwarning = _warn
   os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   for stream in (sys.stdout, sys.stderr):

@@ -274,7 +274,7 @@ def _compare(
   if drafter is None or not job.batches:
     return {}
   added: dict[str, Any] = {}
-  if request.baseline != 'none':
+  if request.baseline != 'none' and any(a.tokens for a in answers):
     added['baseline'] = _baseline(request, job, target, prompts, skip, answers)
   if request.config.explain:
     begin = time.perf_counter()

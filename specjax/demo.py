@@ -146,6 +146,11 @@ def precision() -> tuple[str, str]:
 def _one_width(job: jobs.Job) -> jobs.Job:
   """All prompts at the widest one's width: one program to compile."""
   longest = max(len(row.tokens) for row in job.rows)
+  if not longest or not job.config.max_new_tokens:
+    raise ValueError(
+      'There is nothing to translate: give a sentence that is not blank, and '
+      'max_new_tokens of at least 1.'
+    )
   if longest > MAX_SOURCE:
     raise ValueError(
       f'The sentence has {longest} tokens, but the demo model was trained on '

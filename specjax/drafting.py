@@ -153,6 +153,12 @@ def target_lm(target: loading.Model, drafter: Drafter) -> base.CachedLM:
   return loading.make_lm(target, hidden_layers=(-1,))
 
 
+def check_target(model: loading.Model) -> None:
+  """Raises ValueError if a model cannot decide what is said."""
+  if model.lm is None:
+    raise loading.no_target(model.name)
+
+
 def check_prompt(drafter: Drafter, index: int, length: int) -> None:
   """Raises ValueError if a source is longer than the drafter was trained for.
 

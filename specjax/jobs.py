@@ -97,11 +97,7 @@ def plan(
   """
   config = dataclasses.replace(config or DecodeConfig(), **settings)
   config.validate()
-  if model.lm is None:
-    raise ValueError(
-      f'{model.name} holds a drafter network, which is no target: give the '
-      'model it was trained on, and this as its drafter.'
-    )
+  drafting.check_target(model)
   drafter = None if drafter == 'none' or not config.num_draft else drafter
   if config.num_beams > 1 and drafter is not None:
     raise ValueError(

@@ -209,7 +209,8 @@ def load_tokenizer(folder: str):
     auto = transformers.PreTrainedTokenizerFast
   try:
     return auto.from_pretrained(folder, local_files_only=True)
-  except Exception:
+  except Exception as first:
+    error = first
     # A bare tokenizer.json is enough, whatever class its model wants.
     if 'tokenizer.json' in present:
       try:
@@ -246,6 +247,14 @@ def folder_of(name: str) -> str:
       f'there is no folder {name}, and it cannot be fetched from the Hugging '
       f'Face hub ({type(error).__name__}: {reason}).'
     ) from None
+
+
+def no_target(name: str) -> ValueError:
+  """What is wrong where a drafter network is named as a target."""
+  return ValueError(
+    f'{name} holds a drafter network, which is no target: give the model it '
+    'was trained on, and this as its drafter.'
+  )
 
 
 def _ids(value) -> tuple:

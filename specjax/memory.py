@@ -93,6 +93,8 @@ def estimate_memory(
     whole = layout if decode.mesh.drafter == 'sharded' else whole
   int8 = decode.quantize
   target = _part(config, decode, layout, int8 in ('target', 'both'))
+  if not models.is_language_model(target.local):
+    raise loading.no_target(config if isinstance(config, str) else 'The config')
   draft = None
   if decode.num_draft and drafter not in (None, '', 'none'):
     draft = drafter

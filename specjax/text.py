@@ -261,12 +261,17 @@ def fingerprint(tokenizer: Any) -> str:
   return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def check_same_vocabulary(target: Any, drafter: Any) -> None:
+def check_same_vocabulary(
+  target: Any,
+  drafter: Any,
+  names: tuple[str, str] = ('the target', 'the drafter'),
+) -> None:
   """Refuses a drafter whose tokens mean something else than the target's.
 
   Args:
     target: a tokenizer, or None if the model has none.
     drafter: likewise.
+    names: whose tokenizers they are.
 
   Raises:
     ValueError: naming the first id that differs.
@@ -280,11 +285,11 @@ def check_same_vocabulary(target: Any, drafter: Any) -> None:
   first = min(
     id_ for id_ in left.keys() | right.keys() if left.get(id_) != right.get(id_)
   )
+  one, other = names
   raise ValueError(
-    "The drafter's tokenizer differs from the target's: the first differing "
-    f'id is {first}, {_token(left, first)} for the target and '
-    f'{_token(right, first)} for the drafter; use a drafter trained with the '
-    "target's tokenizer."
+    f'The tokenizer of {other} differs from that of {one}: the first differing '
+    f'id is {first}, {_token(left, first)} for {one} and '
+    f'{_token(right, first)} for {other}; both need the same tokenizer.'
   )
 
 

@@ -32,6 +32,7 @@ from specjax.training import packing
 from specjax.training import placement
 from specjax.training import state as state_lib
 from specjax.training import train
+from specjax.training import workdir as workdir_lib
 
 Report = Callable[[str], None]
 
@@ -60,7 +61,7 @@ def run(
   Raises:
     FileNotFoundError, ValueError, FloatingPointError: one sentence.
   """
-  train.check_workdir(workdir, config)
+  workdir_lib.check(workdir, config)
   parts = build.build(config)
   for source in parts.sources:
     _tell_left_out(source, report)

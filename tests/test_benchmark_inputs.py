@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from specjax import base
+from specjax import models
 from specjax import theory
 from specjax.benchmark import cases
 from specjax.benchmark import explorer
@@ -182,6 +183,33 @@ def test_a_missing_peer_is_named(monkeypatch):
     peers.check(('ctranslate2',))
 
 
+@pytest.mark.parametrize('turns', ([], ['first', ' '], 'first', [1]))
+def test_turns_that_are_none(tmp_path, turns):
+  path = tmp_path / 'question.jsonl'
+  good = {'category': 'qa', 'turns': ['what']}
+  path.write_text('\n'.join(map(json.dumps, (good, good | {'turns': turns}))))
+  with pytest.raises(ValueError, match='question 2: "turns" must be a list'):
+    prompts.read_spec_bench(str(path))
+
+
+def test_sources_that_a_drafter_does_not_know():
+  target = markov('m', 0)
+  short, long = prompts.Prompt((1,) * 6), prompts.Prompt((1,) * 12)
+
+  def network(most):
+    return target._replace(
+      config=models.SpecDrafterConfig(
+        VOCAB, 16, 8, 16, 1, 1, 2, max_source_positions=most
+      )
+    )
+
+  networks = [target, network(99), network(8)]
+  kept = prompts.fitting([short, long], target, config(), 3, networks)
+  assert kept == [short]
+  with pytest.raises(ValueError, match='longer than the drafters .*8 tokens'):
+    prompts.fitting([long], target, config(), 3, networks)
+
+
 def test_prompts_that_do_not_fit():
   lm = fakes.markov_lm(VOCAB)._replace(max_positions=30)
   target = markov('m', 0)._replace(lm=lm)
@@ -217,6 +245,7 @@ def test_command_with_bad_input():
     ((), 2, '--target is needed'),
     (('--target=/no/such/folder',), 1, '/no/such/folder'),
     (('--target=shape:t5-tiny', '--config.batches=1'), 2, 'batch_size'),
+    (('--target=shape:t5-tiny', '--plan', '--output=x'), 2, 'leave --output'),
   ):
     made = _command(*arguments)
     assert made.returncode == status, made.stderr

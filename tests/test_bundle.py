@@ -58,6 +58,20 @@ def test_networks_with_masks_and_drafters_that_go(folders, tmp_path):
   assert {p.name for p in assets.iterdir() if p.is_dir()} == folders
 
 
+def test_a_bundled_model_can_be_bundled_again(folders, tmp_path):
+  target, model, _ = folders
+  assets, path = tmp_path / 'assets', tmp_path / 'results.json'
+  bundle.bundle(target, [model], write(path, [row(model, 4, 1.3)]), assets)
+  before = (assets / 'demo_target' / 'model.safetensors').read_bytes()
+  kept = str(assets / 'demo_target')
+  bundle.bundle(kept, [model], str(path), assets)
+  after = (assets / 'demo_target' / 'model.safetensors').read_bytes()
+  assert before == after
+  assert {p.name for p in assets.iterdir()} == {
+    'demo_target', 'demo_drafter', demo.CHOICE,
+  }  # fmt: skip
+
+
 def write(path, rows):
   path.write_text(json.dumps({'rows': rows}))
   return str(path)
@@ -103,6 +117,19 @@ def test_what_is_refused(folders, tmp_path, monkeypatch, capsys):
   report = write(path, [row(spec, 6, 1.9)])
   with pytest.raises(ValueError, match='would both be demo_drafter'):
     bundle.bundle(target, [model, model], report, assets)
+  for name, words in (
+    (str(tmp_path / 'nowhere'), 'there is no folder'),
+    (spec, 'holds a drafter network, which is no target'),
+    (tiny.save(tmp_path / 'swapped', tiny.T5, swap=('cat', 'dog')),
+     'first differing id'),
+  ):  # fmt: skip
+    with pytest.raises((ValueError, OSError), match=words):
+      bundle.bundle(name, [spec], report, assets)
+  for text in ('{', '[]', '{"rows": [{}]}'):
+    path.write_text(text)
+    with pytest.raises(ValueError, match='is no results.json'):
+      bundle.bundle(target, [spec], report, assets)
+  write(path, [row(spec, 6, 1.9)])
   monkeypatch.setattr(bundle, 'LIMIT', 1000)
   with pytest.raises(ValueError, match='is the most that is bundled'):
     bundle.bundle(target, [spec], report, assets)

@@ -176,3 +176,9 @@ def test_folders_are_estimated_as_they_are_loaded(tmp_path):
     for name in ('none', 'drafter')
   ]
   assert found[0] == found[1]
+
+
+def test_a_drafter_network_is_no_target():
+  network = models.SpecDrafterConfig(96, 16, 8, 16, 1, 1, 2)
+  with pytest.raises(ValueError, match='a drafter network, which is no target'):
+    specjax.estimate_memory(network)

@@ -26,11 +26,17 @@ def main(argv):
     ('report', 'results.json of a benchmark of them.'),
   ):
     flags.DEFINE_string(name, '', words, flag_values=values)
-  values(argv)
+  if '--help' in argv[1:]:
+    print(__doc__.strip(), '\n\nFlags:\n', values.get_help(), sep='')
+    return
+  extra = values(list(argv))[1:]
+  if extra:
+    raise flags.Error(f'Unexpected argument {extra[0]!r}.')
   for name in ('target', 'drafter', 'report'):
     if not values[name].value:
       raise flags.Error(f'--{name} is needed.')
-  made = bundle.bundle(values.target, values.drafter.split(','), values.report)
+  drafters = [name for name in values.drafter.split(',') if name]
+  made = bundle.bundle(values.target, drafters, values.report)
   cli.note(
     f'Bundled; the demo drafts with {made["drafter"]}, '
     f'{made["num_draft"]} tokens a round.'

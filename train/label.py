@@ -70,7 +70,10 @@ def main(argv):
     limit=values.limit,
     config=config,
   )
-  with tqdm.tqdm(unit='answer', file=cli.stderr(), dynamic_ncols=True) as bar:
+  # Shown when there is something to show: an error is one line alone.
+  with tqdm.tqdm(
+    unit='answer', file=cli.stderr(), dynamic_ncols=True, delay=1e-6
+  ) as bar:
 
     def progress(done, total):
       bar.total, bar.n = total, done

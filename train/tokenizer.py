@@ -4,7 +4,7 @@
 
 Ids follow T5: 0 `<pad>`, 1 `</s>`, 2 `<unk>`; encoding appends `</s>`. Bytes
 that no piece covers are spelled with 256 byte pieces, so that any text
-survives encoding and decoding.
+survives encoding and decoding, in Unicode's NFC and but for one space in front.
 
 References:
   Kudo. Subword regularization. ACL 2018 (unigram).
@@ -12,6 +12,7 @@ References:
     subword units. ACL 2016 (BPE).
 """
 
+import itertools
 import json
 import os
 import sys
@@ -159,8 +160,14 @@ def main(argv):
     raise flags.Error(f'Unexpected argument {extra[0]!r}.')
   if not values.input or not values.output:
     raise flags.Error('--input=FILE and --output=DIR are needed.')
+  if os.path.isfile(values.output):
+    raise NotADirectoryError(f'--output={values.output} is a file, no folder.')
+  lines = readers.read_text(values.input)
+  first = next((line for line in lines if line.strip()), None)
+  if first is None:
+    raise ValueError(f'No text in {", ".join(values.input)}.')
   tokenizer = train_tokenizer(
-    readers.read_text(values.input),
+    itertools.chain([first], lines),
     values.vocab_size,
     values.kind,
     values.append_eos,

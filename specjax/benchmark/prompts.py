@@ -192,9 +192,12 @@ def read_spec_bench(path: str) -> list[Question]:
       return []
     turns = row['turns']
     if not isinstance(turns, list) or not all(
-      isinstance(turn, str) for turn in turns
+      isinstance(turn, str) and turn.strip() for turn in turns or ['']
     ):
-      raise ValueError(f'{path}: "turns" must be a list of strings.')
+      raise ValueError(
+        f'{path}, question {len(questions) + 1}: "turns" must be a list of '
+        'strings, one at least and none of them blank.'
+      )
     name = str(row.get('category', ''))
     name = 'mt_bench' if name in MT_BENCH else name
     questions.append(Question(name, tuple(turns[:2])))
@@ -261,9 +264,20 @@ def _encode(target, source, config) -> list[int]:
 
 
 def fitting(
-  prompts: Sequence[Prompt], target: loading.Model, config, longest_draft: int
+  prompts: Sequence[Prompt],
+  target: loading.Model,
+  config,
+  longest_draft: int,
+  networks: Sequence[loading.Model] = (),
 ) -> list[Prompt]:
-  """Drops prompts that the target's positions cannot hold.
+  """Drops prompts that the target or a drafter has no positions for.
+
+  Args:
+    prompts: of `collect`.
+    target: the target.
+    config: says how many tokens are to follow.
+    longest_draft: most draft slots.
+    networks: draft models, of which some know so many source positions only.
 
   Raises:
     ValueError: if none is left.
@@ -277,6 +291,16 @@ def fitting(
       f'{config.max_new_tokens} new tokens, {longest_draft} draft slots and '
       f'the shortest prompt ({shortest}) need more; lower '
       '--config.max_new_tokens or set --config.max_prompt_tokens.'
+    )
+  limits = [getattr(n.config, 'max_source_positions', None) for n in networks]
+  most = min((limit for limit in limits if limit is not None), default=None)
+  if most is None:
+    return kept
+  kept = [p for p in kept if len(p.tokens) <= most]
+  if not kept:
+    raise ValueError(
+      f'Every source is longer than the drafters were trained for ({most} '
+      'tokens); give shorter ones or set --config.max_prompt_tokens.'
     )
   return kept
 

@@ -12,6 +12,7 @@ import jax
 import jaxlib
 import numpy as np
 
+from specjax import drafting
 from specjax import loading
 from specjax import partitioning
 from specjax import transfer
@@ -79,6 +80,7 @@ def prepare(request: Request, tell: Tell) -> Setup:
     layout=partitioning.make_layout(config.mesh),
     int8=int8 in ('target', 'both'),
   )
+  drafting.check_target(target)
   subjects = [
     subjects_lib.drafter(name, target, config, int8=int8 in ('drafter', 'both'))
     for name in request.drafters
@@ -87,7 +89,8 @@ def prepare(request: Request, tell: Tell) -> Setup:
   answer = _answerer(target, config)
   prompts = prompts_lib.collect(target, request.source, config, answer)
   longest = max(config.num_draft) if subjects else 0
-  kept = prompts_lib.fitting(prompts, target, config, longest)
+  networks = [subject.model for subject in subjects if subject.model]
+  kept = prompts_lib.fitting(prompts, target, config, longest, networks)
   if len(kept) < len(prompts):
     tell(f'{len(prompts) - len(kept)} prompts are too long and left out')
   tables = {}
@@ -96,7 +99,9 @@ def prepare(request: Request, tell: Tell) -> Setup:
     rows = [prompt.tokens for prompt in kept]
     if config.table_prompts and request.source:
       more = prompts_lib.further(target, request.source, config)
-      rows = answer(prompts_lib.fitting(more, target, config, longest))
+      rows = answer(
+        prompts_lib.fitting(more, target, config, longest, networks)
+      )
     tables = subjects_lib.tables(rows, target.lm.vocab_size, kinds)
   if config.warm_corpus or config.corpus_tokens:
     replies = answer(kept) if config.warm_corpus else []

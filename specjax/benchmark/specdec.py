@@ -60,7 +60,8 @@ def run(
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
   config = request.config
-  setup = _readable(request_lib.prepare(request, tell), config, tell)
+  setup = request_lib.prepare(request, tell)
+  _check(setup, config)
   environment = request_lib.describe(request)
   rows, runs = [], []
   for batch_size in sorted({1, *config.batch_size}):
@@ -105,13 +106,8 @@ def label(model: Optional[loading.Model], name: str) -> str:
   return name
 
 
-def _readable(setup, config, tell) -> request_lib.Setup:
-  """Leaves out prompts that a drafter cannot read.
-
-  Raises:
-    ValueError: there is no drafter, or the target, the slots or the prompts
-      do not fit.
-  """
+def _check(setup, config) -> None:
+  """Raises ValueError if there is no drafter, or something does not fit."""
   if not setup.subjects:
     raise ValueError('Name at least one --drafter; the first is the main one.')
   if not setup.target.lm.is_encoder_decoder:
@@ -120,26 +116,13 @@ def _readable(setup, config, tell) -> request_lib.Setup:
       'decoder-only.'
     )
   check_slots(setup.subjects[0], config)
-  size, beta = setup.target.lm.vocab_size, max(config.dial, *config.relaxed)[0]
+  size = setup.target.lm.vocab_size
+  beta = max([config.dial, *config.relaxed])[0]
   if beta > size:
     raise ValueError(
       f'beta must be at most {size}, the number of tokens that the target '
       f'knows, not {beta}.'
     )
-  limits = [
-    s.model.config.max_source_positions
-    for s in setup.subjects
-    if s.model and hasattr(s.model.config, 'max_source_positions')
-  ]
-  kept = [p for p in setup.prompts if len(p.tokens) <= min(limits, default=1e9)]
-  if len(kept) < len(setup.prompts):
-    tell(f'{len(setup.prompts) - len(kept)} sources are too long and left out')
-  if not kept:
-    raise ValueError(
-      'Every source is longer than the drafters were trained for '
-      f'({min(limits)} tokens).'
-    )
-  return setup._replace(prompts=kept)
 
 
 def check_slots(main, config) -> None:

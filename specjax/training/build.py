@@ -108,22 +108,22 @@ def new_config(
 
 def _tokenizer(config, teacher, initial):
   """The tokenizer a run uses; teacher and drafter must agree."""
-  given = None
+  chosen, whose = None, f'tokenizer={config.tokenizer}'
   if config.tokenizer:
-    given = loading.load_tokenizer(config.tokenizer)
-    if given is None:
+    chosen = loading.load_tokenizer(config.tokenizer)
+    if chosen is None:
       raise FileNotFoundError(
         f'No tokenizer in {config.tokenizer}; train.tokenizer makes one.'
       )
-  chosen = given
   for model in (teacher, initial):
     if model is None:
       continue
     if model.tokenizer is None:
       raise ValueError(f'{model.name} holds no tokenizer.')
-    if chosen is not None:
-      text.check_same_vocabulary(model.tokenizer, chosen)
-    chosen = chosen or model.tokenizer
+    if chosen is None:
+      chosen, whose = model.tokenizer, model.name
+    names = (whose, model.name)
+    text.check_same_vocabulary(chosen, model.tokenizer, names)
   if chosen.eos_token_id is None:
     raise ValueError('The tokenizer has no end-of-sequence token.')
   return chosen
@@ -172,6 +172,7 @@ def build(config: config_lib.TrainConfig) -> Run:
   tokenizer = _tokenizer(config, teacher, initial)
   eos_id = tokenizer.eos_token_id
   sources, valid_source = _sources(config, tokenizer, eos_id)
+  _check_ids(sources, valid_source, tokenizer, teacher or initial)
   made = _model_config(config, tokenizer, teacher, initial, sources)
   _check_kind(config, made, teacher)
   module = models.make_module(made)
@@ -326,6 +327,20 @@ def _sources(config, tokenizer, eos_id):
   if settings.valid:
     valid = load(settings, sources_lib.files(settings.valid), encode, eos_id)
   return sources, valid
+
+
+def _check_ids(sources, valid_source, tokenizer, model):
+  """Raises ValueError if ready ids are not of this model."""
+  size = max(tokenizer.get_vocab().values()) + 1
+  if model is not None:
+    size = loading.vocabulary_size(model.config, tokenizer)
+  for source in filter(None, (*sources, valid_source)):
+    largest = max(int(side.tokens.max(initial=0)) for side in source.sides)
+    if largest >= size:
+      raise ValueError(
+        f'The data hold the token id {largest}, but the model knows ids from 0 '
+        f'to {size - 1}; label with the same target and tokenizer.'
+      )
 
 
 def num_parameters(params: base.PyTree) -> int:

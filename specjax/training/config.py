@@ -228,6 +228,7 @@ class TrainConfig:
     checks.one_of('export_dtype', self.export_dtype, ('float32', 'bfloat16'))
     losses.check_name(self.objective.name)
     checks.at_least('steps', self.steps, 1)
+    checks.at_least('seed', self.seed, 0)
     for name in ('log_every', 'keep_last', 'average_last', 'eval_draft'):
       checks.at_least(name, getattr(self, name), 1)
     checks.at_least('eval_new_tokens', self.eval_new_tokens, 1)
@@ -259,6 +260,11 @@ class TrainConfig:
     self.mesh.validate()
     if self.task == 'drafter' and not self.teacher:
       raise ValueError("task='drafter' needs teacher=FOLDER of its target.")
+    if self.task == 'target' and self.teacher:
+      raise ValueError(
+        f'teacher={self.teacher!r} is for drafters; a target learns from data '
+        "alone: leave it out, or set task='drafter'."
+      )
     if self.task == 'target' and not self.tokenizer and not self.init_from:
       raise ValueError(
         'A new target needs tokenizer=FOLDER; train.tokenizer makes one.'

@@ -28,10 +28,15 @@ def check_roles(
     raise ValueError(
       f'{teacher.name} holds a drafter network; teacher must name the target.'
     )
-  if initial is not None and initial.lm is None and family not in FAMILIES:
+  if initial is None or initial.lm is not None:
+    return
+  made = initial.config
+  is_network = isinstance(made, models.ParallelConfig)
+  fitting = FAMILIES if is_network else config_lib.SLOT_FAMILIES
+  if family not in FAMILIES and family not in fitting:
+    kind = made.kind if is_network else made.model_type
     raise ValueError(
-      f'{initial.name} holds a {initial.config.kind} drafter, but model.family '
-      f'is {family!r}.'
+      f'{initial.name} holds a {kind} drafter, but model.family is {family!r}.'
     )
 
 

@@ -29,6 +29,8 @@ class Pairs(NamedTuple):
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
   """Yields (line number from 1, line without its end)."""
+  if os.path.isdir(path):
+    raise IsADirectoryError(f'Data file {path} is a folder; name the files.')
   if not os.path.isfile(path):
     raise FileNotFoundError(f'Data file {path} does not exist.')
   if os.path.getsize(path) == 0:
@@ -43,6 +45,8 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
           f'{path}, line {number}: not UTF-8 (byte {e.start} of the line is '
           f'{raw[e.start]:#04x}); convert the file to UTF-8.'
         ) from None
+      if number == 1:
+        text = text.removeprefix('\ufeff')  # a byte order mark
       yield number, text.rstrip('\r\n')
 
 
@@ -56,6 +60,14 @@ def _json_line(path: str, number: int, line: str) -> dict:
   if not isinstance(record, dict):
     raise ValueError(f'{path}, line {number}: not a JSON object.')
   return record
+
+
+def _is_id(value):
+  return type(value) is int and 0 <= value < 2**31
+
+
+def _is_filled(side):
+  return bool(side.strip() if isinstance(side, str) else side)
 
 
 def _pair(path, number, line, fields):
@@ -73,7 +85,7 @@ def _pair(path, number, line, fields):
     values = []
     for field in fields:
       value = record.get(field)
-      is_ids = isinstance(value, list) and all(type(v) is int for v in value)
+      is_ids = isinstance(value, list) and all(map(_is_id, value))
       if not isinstance(value, str) and not is_ids:
         raise ValueError(
           f'{path}, line {number}: the field {field!r} must be a string or '
@@ -90,7 +102,7 @@ def _pair(path, number, line, fields):
         f'{line[:MAX_REPORTED]!r}.'
       )
     source, target = line.split('\t')[:2]
-  if not len(source) or not len(target):
+  if not all(_is_filled(side) for side in (source, target)):
     raise ValueError(f'{path}, line {number}: source or target is empty.')
   return source, target, cut
 
@@ -152,6 +164,8 @@ def read_text(paths: Sequence[str], *, field: str = '') -> Iterator[str]:
   """
   for path in paths:
     for number, line in _lines(path):
+      if not line.strip():
+        continue
       if path.endswith('.jsonl'):
         record = _json_line(path, number, line)
         if field and not isinstance(record.get(field), str):
@@ -163,13 +177,28 @@ def read_text(paths: Sequence[str], *, field: str = '') -> Iterator[str]:
         yield from (record[k] for k in keys if isinstance(record[k], str))
       elif path.endswith('.tsv'):
         yield from (column for column in line.split('\t') if column)
-      elif line.strip():
+      else:
         yield line
 
 
+def _document(path, number, line, fields):
+  """One record to a text."""
+  record = _json_line(path, number, line)
+  parts = [record[k] for k in fields if isinstance(record.get(k), str)]
+  if not parts:
+    raise ValueError(
+      f'{path}, line {number}: none of the fields {list(fields)}; the fields '
+      f'are {sorted(record)}.'
+    )
+  return '\n'.join(parts)
+
+
 def read_documents(
-  paths: Sequence[str], *, fields: Sequence[str] = ('text',)
-) -> list[str]:
+  paths: Sequence[str],
+  *,
+  fields: Sequence[str] = ('text',),
+  skip_bad_lines: bool = False,
+) -> tuple[list[str], int]:
   """Reads documents for a decoder-only model.
 
   Args:
@@ -178,23 +207,27 @@ def read_documents(
       are the documents.
     fields: names of the fields; those that a record lacks are left out, and
       a record with none of them is an error.
+    skip_bad_lines: count and leave out bad records instead of raising.
+
+  Returns:
+    the documents, and how many lines were left out.
 
   Raises:
     FileNotFoundError, ValueError: as `read_pairs`.
   """
-  documents = []
+  documents, skipped = [], 0
   for path in paths:
     paragraph = []
     for number, line in _lines(path):
       if path.endswith('.jsonl'):
-        record = _json_line(path, number, line)
-        parts = [record[k] for k in fields if isinstance(record.get(k), str)]
-        if not parts:
-          raise ValueError(
-            f'{path}, line {number}: none of the fields {list(fields)}; the '
-            f'fields are {sorted(record)}.'
-          )
-        documents.append('\n'.join(parts))
+        if not line.strip():
+          continue
+        try:
+          documents.append(_document(path, number, line, fields))
+        except ValueError:
+          if not skip_bad_lines:
+            raise
+          skipped += 1
       elif line.strip():
         paragraph.append(line)
       elif paragraph:
@@ -207,7 +240,7 @@ def read_documents(
     raise ValueError(
       f'No text in {", ".join(paths) or "an empty list of files"}.'
     )
-  return documents
+  return documents, skipped
 
 
 def read_inputs(paths: Sequence[str], field: str = 'source') -> list[str]:
@@ -226,7 +259,7 @@ def read_inputs(paths: Sequence[str], field: str = 'source') -> list[str]:
   inputs = []
   for path in paths:
     for number, line in _lines(path):
-      if path.endswith('.jsonl'):
+      if path.endswith('.jsonl') and line.strip():
         line = _json_line(path, number, line).get(field)
         if not isinstance(line, str):
           raise ValueError(f'{path}, line {number}: no string field {field!r}.')

@@ -99,6 +99,11 @@ def _continued(config, initial):
     )
   made = dataclasses.replace(made, dtype=config.compute_dtype)
   if kind is models.SpecDrafterConfig:
+    if config.data.source_length > made.max_source_positions:
+      raise ValueError(
+        f'init_from has {made.max_source_positions} source positions, but '
+        f'data.source_length is {config.data.source_length}; lower it.'
+      )
     return dataclasses.replace(
       made,
       block=config.slots.block,

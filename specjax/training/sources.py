@@ -70,6 +70,7 @@ class DataConfig:
       'join_min',
     ):
       checks.at_least(f'data.{name}', getattr(self, name), 1)
+    checks.at_least('data.max_examples', self.max_examples, 0)
     for name in ('labelled_fraction', 'on_policy_fraction', 'joined_fraction'):
       checks.between(f'data.{name}', getattr(self, name), 0, 1)
     if self.join_max < self.join_min:
@@ -205,7 +206,11 @@ def load_text(
   eos_id: int,
 ) -> Source:
   """Reads and tokenises documents, cut to pieces that fit a row."""
-  documents = readers.read_documents(paths, fields=files(config.text_fields))
+  documents, skipped = readers.read_documents(
+    paths,
+    fields=files(config.text_fields),
+    skip_bad_lines=config.skip_bad_lines,
+  )
   documents = _first(config, documents)
   pieces = []
   for ids in _encode(documents, encode, eos_id):
@@ -213,7 +218,8 @@ def load_text(
   pieces = [p for p in pieces if len(p) > 1]
   if not pieces:
     raise ValueError(f'No text of two tokens or more in {", ".join(paths)}.')
-  return Source((packing.stream(pieces),), 0, 0, np.ones(len(pieces), np.int64))
+  given = np.ones(len(pieces), np.int64)
+  return Source((packing.stream(pieces),), skipped, 0, given)
 
 
 def check_joinable(encode, texts: list[str], eos_id: int):

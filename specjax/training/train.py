@@ -1,6 +1,5 @@
 """The training loop: steps, metrics, evaluations, checkpoints, stopping."""
 
-import json
 import math
 import os
 import signal
@@ -23,8 +22,8 @@ from specjax.training import optimizers
 from specjax.training import placement as placement_lib
 from specjax.training import state as state_lib
 from specjax.training import step as step_lib
+from specjax.training import workdir as workdir_lib
 
-CONFIG_FILE = 'config.json'
 CHECKPOINTS = 'checkpoints'
 
 
@@ -42,43 +41,6 @@ class Outcome(NamedTuple):
   step: int
   stopped: bool
   metrics: dict
-
-
-def _plain(config):
-  # Through JSON, so that both sides hold lists and not tuples.
-  return json.loads(json.dumps(config_lib.to_dict(config)))
-
-
-def check_workdir(workdir: str, config: config_lib.TrainConfig):
-  """Checks that a folder is new or belongs to this run; writes nothing.
-
-  Raises:
-    ValueError: it holds a run of other settings; names the first field that
-      differs.
-  """
-  path = os.path.join(workdir, CONFIG_FILE)
-  if not os.path.exists(path):
-    return
-  with open(path, encoding='utf-8') as f:
-    old = json.load(f)
-  found = config_lib.difference(old, _plain(config))
-  if found:
-    raise ValueError(
-      f'{workdir} holds a run of another config: {found}; take another '
-      '--workdir or the same settings.'
-    )
-
-
-def _claim_workdir(workdir, config):
-  """Makes a run's folder and writes its settings."""
-  check_workdir(workdir, config)
-  os.makedirs(workdir, exist_ok=True)
-  path = os.path.join(workdir, CONFIG_FILE)
-  temporary = path + '.new'
-  with open(temporary, 'w', encoding='utf-8') as f:
-    json.dump(_plain(config), f, indent=2)
-    f.write('\n')
-  os.replace(temporary, path)
 
 
 @jax.jit
@@ -157,12 +119,12 @@ def train(
   Raises:
     FloatingPointError: a loss or gradient is not finite; names the step and
       the last good checkpoint.
-    ValueError: as `check_workdir` and `placement`.
+    ValueError: as `workdir.check` and `placement`.
   """
   config = run.config
   place = placement_lib.placement(config, run.model_config)
   if jax.process_index() == 0:
-    _claim_workdir(workdir, config)
+    workdir_lib.claim(workdir, config)
   manager = open_checkpoints(workdir, config)
   optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
   state, first = _first_state(run, optimizer, manager, place)
@@ -230,6 +192,8 @@ def newest(run: build_lib.Run, workdir: str) -> Outcome:
     FileNotFoundError: there is none.
   """
   config = run.config
+  if not os.path.isdir(os.path.join(workdir, CHECKPOINTS)):
+    raise FileNotFoundError(f'{workdir} holds no checkpoint yet.')
   manager = open_checkpoints(workdir, config)
   optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
   try:

@@ -69,6 +69,8 @@ def test_translates_a_sentence_with_models_of_the_users(
   ('argv', 'status', 'words'),
   [
     (('--demo', '--input=x'), 2, 'leave --input out'),
+    (('--demo= ',), 1, 'There is nothing to translate'),
+    (('--demo', '--config.max_new_tokens=0'), 1, 'nothing to translate'),
     (('--demo=' + 'the cat ' * 60,), 1, 'shorten it'),
   ],
 )

@@ -61,6 +61,13 @@ def status(module, *arguments):
   return ended.value.code
 
 
+@pytest.fixture(name='blank')
+def blank_fixture(tmp_path_factory):
+  path = tmp_path_factory.mktemp('data') / 'blank.txt'
+  path.write_text('\n  \n')
+  return str(path)
+
+
 @pytest.mark.parametrize(
   'module, arguments, code, words',
   [
@@ -86,18 +93,29 @@ def status(module, *arguments):
       'nowhere.txt does not',
     ),
     (tokenizer, ['--input=a', '--output=o', 'b'], 2, 'b'),
+    (tokenizer, ['--input={blank}', '--output=o'], 1, 'No text in'),
+    (tokenizer, ['--input={blank}', '--output={blank}'], 1, 'no folder'),
+    (main, ['--workdir={blank}'], 1, 'is a file'),
+    (main, ['--workdir=x', '--config.seed=-1'], 2, 'seed must be at least 0'),
+    (
+      main,
+      ['--workdir=x', '--config.teacher=y'],
+      2,
+      "teacher='y' is for drafters",
+    ),
   ],
 )
 def test_one_line_for_each_mistake(
-  module, arguments, code, words, capsys, monkeypatch, tmp_path
+  module, arguments, code, words, capsys, monkeypatch, tmp_path, blank
 ):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'argv', list(sys.argv))
+  arguments = [argument.replace('{blank}', blank) for argument in arguments]
   assert status(module, *arguments) == code
   captured = capsys.readouterr()
   assert captured.out == ''
-  told = captured.err.strip().splitlines()[-1]
-  assert told.startswith('error:') and words in told
+  assert captured.err.startswith('error:') and words in captured.err
+  assert captured.err.count('\n') == 1
   assert not list(tmp_path.iterdir())
 
 

@@ -82,4 +82,4 @@ def test_the_bundled_spec_drafter_fits_beside_the_others():
     int(np.prod(leaf.shape))
     for leaf in jax.tree.leaves(models.abstract_params(made))
   )
-  assert 2 * count / MEGABYTE <= 16
+  assert 2 * count / MEGABYTE <= 7

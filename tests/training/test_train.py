@@ -20,6 +20,7 @@ from specjax.training import metrics
 from specjax.training import placement
 from specjax.training import state as state_lib
 from specjax.training import train
+from specjax.training import workdir as workdir_lib
 from tests.training import toy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -129,7 +130,7 @@ def test_killed_in_the_middle_of_a_save(files, whole, tmp_path):
   assert_same(resumed.state, whole[1].state)
 
 
-def test_a_workdir_of_another_run_is_left_alone(files, whole):
+def test_a_workdir_of_another_run_is_left_alone(files, whole, tmp_path):
   workdir = whole[0]
   before = (workdir / 'config.json').read_bytes()
   with pytest.raises(
@@ -138,8 +139,13 @@ def test_a_workdir_of_another_run_is_left_alone(files, whole):
     run(files, workdir, optimizer__learning_rate=0.1, **VARIED)
   assert (workdir / 'config.json').read_bytes() == before
   # What changes no parameter may differ.
+  for text in ('{"steps": ', '[1]'):
+    (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(ValueError, match='not hold the settings of a run'):
+      run(files, tmp_path, **VARIED)
+    assert [p.name for p in tmp_path.iterdir()] == ['config.json']
   config = toy.config(files, log_every=7, eval_prompts=1, **VARIED)
-  train.check_workdir(str(workdir), config)
+  workdir_lib.check(str(workdir), config)
 
 
 def test_a_loss_that_is_not_finite_stops(files, tmp_path):

@@ -1,0 +1,55 @@
+"""The folder of a run belongs to its settings."""
+
+import json
+import os
+
+from specjax.training import config as config_lib
+
+CONFIG_FILE = 'config.json'
+
+
+def _plain(config):
+  # Through JSON, so that both sides hold lists and not tuples.
+  return json.loads(json.dumps(config_lib.to_dict(config)))
+
+
+def check(workdir: str, config: config_lib.TrainConfig) -> None:
+  """Checks that a folder is new or belongs to this run; writes nothing.
+
+  Raises:
+    NotADirectoryError: it is a file.
+    ValueError: it holds a run of other settings, and the first field that
+      differs is named; or settings that cannot be read.
+  """
+  if os.path.exists(workdir) and not os.path.isdir(workdir):
+    raise NotADirectoryError(f'{workdir} is a file; --workdir names a folder.')
+  path = os.path.join(workdir, CONFIG_FILE)
+  if not os.path.exists(path):
+    return
+  try:
+    with open(path, encoding='utf-8') as f:
+      old = json.load(f)
+    if not isinstance(old, dict):
+      raise ValueError
+  except ValueError:
+    raise ValueError(
+      f'{path} does not hold the settings of a run; take another --workdir.'
+    ) from None
+  found = config_lib.difference(old, _plain(config))
+  if found:
+    raise ValueError(
+      f'{workdir} holds a run of another config: {found}; take another '
+      '--workdir or the same settings.'
+    )
+
+
+def claim(workdir: str, config: config_lib.TrainConfig) -> None:
+  """Makes a run's folder and writes its settings; raises as `check`."""
+  check(workdir, config)
+  os.makedirs(workdir, exist_ok=True)
+  path = os.path.join(workdir, CONFIG_FILE)
+  temporary = path + '.new'
+  with open(temporary, 'w', encoding='utf-8') as f:
+    json.dump(_plain(config), f, indent=2)
+    f.write('\n')
+  os.replace(temporary, path)

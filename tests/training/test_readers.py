@@ -1,0 +1,71 @@
+"""What is wrong with a data file is said before anything is trained on it."""
+
+import json
+
+import pytest
+
+from specjax.training import build
+from specjax.training import readers
+from tests.training import toy
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+  pairs, rows = tmp_path / 'x.tsv', tmp_path / 'x.jsonl'
+  pairs.write_bytes(b'\xef\xbb\xbfa\tb\n')
+  rows.write_bytes(b'\xef\xbb\xbf{"source": "a", "target": "b"}\n')
+  for path in (pairs, rows):
+    read = readers.read_pairs([str(path)])
+    assert (read.sources, read.targets) == (['a'], ['b'])
+
+
+def test_blank_lines_between_json_lines_are_none(tmp_path):
+  path = tmp_path / 'x.jsonl'
+  path.write_text('{"source": "a"}\n\n{"source": "b"}\n \n')
+  names = [str(path)]
+  for read in (
+    readers.read_inputs(names),
+    list(readers.read_text(names)),
+    readers.read_documents(names, fields=('source',))[0],
+  ):
+    assert read == ['a', 'b']
+
+
+def test_bad_records_of_text_are_counted_and_skipped_if_asked(tmp_path):
+  path = tmp_path / 'x.jsonl'
+  path.write_text('{"text": "a"}\n{"other": "b"}\n{"text"\n')
+  with pytest.raises(ValueError, match='line 2: none of the fields'):
+    readers.read_documents([str(path)])
+  read = readers.read_documents([str(path)], skip_bad_lines=True)
+  assert read == (['a'], 2)
+
+
+def test_a_folder_is_no_data_file(tmp_path):
+  with pytest.raises(IsADirectoryError, match='is a folder'):
+    readers.read_pairs([str(tmp_path)])
+
+
+@pytest.mark.parametrize('line', ['a\t  ', ' \tb'])
+def test_a_blank_side_is_empty(tmp_path, line):
+  path = tmp_path / 'x.tsv'
+  path.write_text(f'a\tb\n{line}\n')
+  with pytest.raises(ValueError, match='line 2: source or target is empty'):
+    readers.read_pairs([str(path)])
+  assert readers.read_pairs([str(path)], skip_bad_lines=True).skipped == 1
+
+
+@pytest.mark.parametrize('ids', [[1, -5], [1, 2**31]])
+def test_numbers_that_are_no_ids_are_told_with_their_line(tmp_path, ids):
+  path = tmp_path / 'x.jsonl'
+  path.write_text(json.dumps({'source': 'a', 'target': ids}) + '\n')
+  with pytest.raises(ValueError, match="line 1: the field 'target' must be"):
+    readers.read_pairs([str(path)])
+
+
+@pytest.mark.parametrize('place', ['train', 'valid'])
+def test_ids_of_another_vocabulary_are_refused(tmp_path, place):
+  toy.write(tmp_path, train=8, valid=4)
+  path = tmp_path / 'own.jsonl'
+  path.write_text(json.dumps({'source': 'ba do', 'target': [5, 340]}) + '\n')
+  config = toy.config(tmp_path, **{f'data__{place}': str(path)})
+  with pytest.raises(ValueError, match='token id 340, .* from 0 to 3'):
+    build.build(config)
