@@ -115,6 +115,20 @@ def test_plan_advises():
   assert 'will not help at batch 8' in plan.advise(rates, dear, 8)[-1]
 
 
+def test_a_plan_keeps_to_what_drafters_were_made_for():
+  class Network:
+    class config:
+      block = 6
+
+  told = []
+  subject = subjects.Subject('spec', 'slots', model=Network)
+  other = subjects.Subject('suffix', 'suffix')
+  assert plan._longest([other, subject], 8, told.append) == 6
+  assert len(told) == 1 and 'max_draft is 8' in told[0]
+  assert plan._longest([other, subject], 4, told.append) == 4
+  assert plan._longest([other], 8, told.append) == 8 and len(told) == 1
+
+
 def test_a_plan_counts_rounds_without_a_draft():
   """They cost a plain step where only drafts are verified as blocks."""
   costs = plan.Costs(1.0, np.array([1.0, 3.0]), {'found': np.zeros(2)})

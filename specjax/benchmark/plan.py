@@ -102,6 +102,9 @@ def plan(request: request_lib.Request, tell: request_lib.Tell) -> str:
   setup = request_lib.prepare(request._replace(config=config, peers=()), tell)
   if not setup.subjects:
     raise ValueError('--plan needs at least one --drafter to judge.')
+  config = dataclasses.replace(
+    config, max_draft=_longest(setup.subjects, config.max_draft, tell)
+  )
   lines = [
     f'Plan for {request.target} on {jax.devices()[0].device_kind}, '
     f'{config.dtype}, from {len(setup.prompts)} prompts.'
@@ -121,6 +124,19 @@ def plan(request: request_lib.Request, tell: request_lib.Tell) -> str:
       costs = _costs(setup, config, temperature, batch_size)
       lines += advise(rates, costs, batch_size)
   return '\n'.join(lines)
+
+
+def _longest(subjects, wanted: int, tell) -> int:
+  """The longest draft that every drafter was made for."""
+  blocks = [getattr(s.model and s.model.config, 'block', wanted)
+            for s in subjects]  # fmt: skip
+  longest = min(wanted, *blocks)
+  if longest < wanted:
+    tell(
+      f'drafts of {longest} tokens at most: no more than that is what some '
+      f'drafter was made for (max_draft is {wanted})'
+    )
+  return longest
 
 
 def _rules(subject, temperature: float) -> Sequence[str]:
