@@ -23,7 +23,7 @@ def models(tmp_path, monkeypatch):
 
 def call(*argv):
   return cli.call(
-    main.main, ['decode.main', *argv, '--config.max_new_tokens=12']
+    main.main, ['decode.main', '--config.max_new_tokens=12', *argv]
   )
 
 
