@@ -76,10 +76,15 @@ def main(argv):
   ) as bar:
 
     def progress(done, total):
-      bar.total, bar.n = total, done
-      bar.refresh()
+      bar.total = total
+      bar.update(done - bar.n)
 
-    made = labelling.label(request, progress)
+    try:
+      made = labelling.label(request, progress)
+    except KeyboardInterrupt:
+      raise KeyboardInterrupt(
+        f'interrupted after {int(bar.n)} answers; the same command continues.'
+      ) from None
   counts = made.counts
   cli.note(
     f'{made.answers} answers written after {made.skipped} that were there: '

@@ -139,7 +139,7 @@ def train(
     values = evaluate(run, eval_step, params, place)
     return values | (measure(params) if measure is not None else {})
 
-  flag = {}
+  flag, bar = {}, _progress_bar(config, first)
   previous = _install(flag)
   try:
     outcome = _loop(
@@ -153,6 +153,7 @@ def train(
       on_policy,
       lambda *args: checkpoints.save(manager, *args),
       flag,
+      bar,
     )
   except FloatingPointError as e:
     manager.wait_until_finished()
@@ -171,6 +172,7 @@ def train(
   finally:
     for number, handler in previous.items():
       signal.signal(number, handler)
+    bar.close()  # so that what is told next begins a line
     writer.close()
     manager.close()
   if jax.process_index() == 0:
@@ -247,7 +249,7 @@ def _place_frozen(run, place):
 
 
 def _loop(
-  run, state, first, optimizer, writer, place, look, on_policy, save, flag
+  run, state, first, optimizer, writer, place, look, on_policy, save, flag, bar
 ):
   """The steps themselves; `save(step, state, rank)` starts a checkpoint."""
   config = run.config
@@ -259,15 +261,6 @@ def _loop(
     accumulation=config.optimizer.accumulation,
     shardings=jax.tree.map(lambda x: x.sharding, state),
     in_use=place.in_use(state.params),
-  )
-  bar = tqdm.tqdm(
-    total=config.steps,
-    initial=first,
-    unit='step',
-    file=sys.stderr,
-    dynamic_ncols=True,
-    mininterval=1.0,
-    disable=jax.process_index() > 0,
   )
   schedule = optimizers.make_schedule(config.optimizer, config.steps)
   step, seen, rows, tokens = first, {}, [], 0
@@ -311,8 +304,19 @@ def _loop(
       saved_at = time.time()
     if stop:
       break
-  bar.close()
   return Outcome(state, step, step < config.steps, seen)
+
+
+def _progress_bar(config, first):
+  return tqdm.tqdm(
+    total=config.steps,
+    initial=first,
+    unit='step',
+    file=sys.stderr,
+    dynamic_ncols=True,
+    mininterval=1.0,
+    disable=jax.process_index() > 0,
+  )
 
 
 def _agree(stop: bool, due: bool) -> tuple[bool, bool]:

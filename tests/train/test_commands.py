@@ -3,10 +3,12 @@
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 import transformers
 
+from specjax import cli
 from tests.training import toy
 from train import label
 from train import main
@@ -117,6 +119,24 @@ def test_one_line_for_each_mistake(
   assert captured.err.startswith('error:') and words in captured.err
   assert captured.err.count('\n') == 1
   assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_labelling_says_how_it_goes_on(
+  capsys, monkeypatch, tmp_path
+):
+  def interrupted(request, progress):
+    progress(3, 9)
+    time.sleep(0.2)
+    progress(4, 9)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(label.labelling, 'label', interrupted)
+  argv = ['label', '--target=x', '--input=y', f'--output={tmp_path}/z.jsonl']
+  assert cli.call(label.main, argv) == 1
+  told = capsys.readouterr().err.splitlines()
+  assert told[-1] == (
+    'error: interrupted after 4 answers; the same command continues.'
+  )
 
 
 def test_help_from_a_bare_checkout():

@@ -148,7 +148,7 @@ def test_a_workdir_of_another_run_is_left_alone(files, whole, tmp_path):
   workdir_lib.check(str(workdir), config)
 
 
-def test_a_loss_that_is_not_finite_stops(files, tmp_path):
+def test_a_loss_that_is_not_finite_stops(files, tmp_path, capsys):
   parts = build.build(toy.config(files))
 
   def loss(params, frozen, batch, key):
@@ -165,6 +165,8 @@ def test_a_loss_that_is_not_finite_stops(files, tmp_path):
     train.train(
       poisoned, str(tmp_path), on_policy=poison, report=lambda s: None
     )
+  # What is told next does not stand behind the progress bar.
+  assert capsys.readouterr().err.endswith('\n')
   told = str(error.value)
   assert told.startswith('Step 6: the loss is inf')
   assert told.find(os.path.join(str(tmp_path), 'checkpoints', '4')) > 0
