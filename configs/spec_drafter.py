@@ -79,7 +79,7 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     ),
     optimizer=config_lib.OptimizerConfig(
       # AdamW stays for hundreds of steps where only token frequencies are
-      # learnt; Muon leaves that within sixty.
+      # learnt; Muon leaves that within a hundred.
       name='muon',
       learning_rate=2e-3,
       schedule='rsqrt',

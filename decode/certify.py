@@ -58,11 +58,7 @@ def load(values, config):
   """The target, the drafter and the prompts' ids."""
   target = subjects.load(values.target, dtype=config.dtype, seed=config.seed)
   drafting.check_target(target)
-  if config.beta > target.lm.vocab_size:
-    raise ValueError(
-      f'beta must be at most {target.lm.vocab_size}, the number of tokens that '
-      f'the target knows, not {config.beta}.'
-    )
+  drafting.check_beta(target, config.beta)
   subject = subjects.drafter(values.drafter, target, config)
   drafter, networks = subject.drafter, [subject.model] * bool(subject.model)
   prompts = prompts_lib.collect(target, values.input, config)

@@ -16,6 +16,7 @@ import difflib
 import importlib.util
 import inspect
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -220,6 +221,30 @@ def parse(
   return values, config
 
 
+def read_flags(
+  argv: Sequence[str], doc: str, define: Callable[[flags.FlagValues], None]
+) -> flags.FlagValues:
+  """Reads the flags of a command that has no config.
+
+  Args:
+    argv: the program's name first.
+    doc: of the command, for --help, which ends the process.
+    define: defines the flags.
+
+  Raises:
+    flags.Error: an unknown flag, or an argument that is none.
+  """
+  values = flags.FlagValues()
+  define(values)
+  if '--help' in argv[1:]:
+    print(doc.strip(), '\n\nFlags:\n', values.get_help(), sep='')
+    raise SystemExit(0)
+  extra = values(list(argv))[1:]
+  if extra:
+    raise flags.Error(f'Unexpected argument {extra[0]!r}.')
+  return values
+
+
 def _take_config(argv: Sequence[str]) -> tuple[Optional[str], list[str]]:
   """Separates `--config=FILE` or `--config FILE` from the other arguments."""
   where, rest, skip = None, [], False
@@ -308,6 +333,8 @@ def prepare_process() -> None:
   `~/.cache/specjax`.
   """
   warnings.showwarning = _warn
+  # Orbax warns of what nobody asked for.
+  logging.getLogger('absl').setLevel(logging.ERROR)
   os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   for stream in (sys.stdout, sys.stderr):

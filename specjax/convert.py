@@ -9,7 +9,6 @@ it is complete.
 
 import contextlib
 import json
-import logging
 import os
 import shutil
 from typing import Callable, Iterator, NamedTuple, Optional
@@ -233,8 +232,6 @@ class _Streaming(ocp.type_handlers.NumpyHandler):
 
 
 def _write_orbax(folder, leaves, progress):
-  # Orbax warns of what a registry without jax arrays is for.
-  logging.getLogger('absl').setLevel(logging.ERROR)
   registry = ocp.type_handlers.create_type_handler_registry(
     (_Unread, _Streaming(progress))
   )

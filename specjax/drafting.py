@@ -10,6 +10,7 @@ from typing import Any, Optional, Sequence, Union
 import warnings
 
 import jax
+import numpy as np
 
 from specjax import base
 from specjax import loading
@@ -157,6 +158,15 @@ def check_target(model: loading.Model) -> None:
   """Raises ValueError if a model cannot decide what is said."""
   if model.lm is None:
     raise loading.no_target(model.name)
+
+
+def check_beta(model: loading.Model, beta: Any) -> None:
+  """Raises ValueError if a beta, or one of several, exceeds the vocabulary."""
+  if np.max(beta) > model.lm.vocab_size:
+    raise ValueError(
+      f'beta must be at most {model.lm.vocab_size}, the number of tokens that '
+      f'the target knows, not {np.max(beta)}.'
+    )
 
 
 def check_prompt(drafter: Drafter, index: int, length: int) -> None:

@@ -105,11 +105,7 @@ def plan(
       'the drafter out, or num_beams at 1.'
     )
   drafter = drafting.follow(drafter, model.layout)
-  if np.any(np.asarray(config.beta) > model.lm.vocab_size):
-    raise ValueError(
-      f'beta must be at most {model.lm.vocab_size}, the number of tokens that '
-      f'the target knows, not {np.max(config.beta)}.'
-    )
+  drafting.check_beta(model, config.beta)
   draft_model = drafting.draft_model(drafter)
   if draft_model is not None:
     text_lib.check_same_vocabulary(model.tokenizer, draft_model.tokenizer)

@@ -137,3 +137,18 @@ def test_what_is_refused(folders, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(cli, 'prepare_process', lambda: None)
   assert cli.call(command.main, ['bundle', f'--target={target}']) == 2
   assert '--drafter is needed' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'drafters', [['--drafter=a,b', '--drafter=c'], ['--drafter=a,b,c']]
+)
+def test_drafters_by_commas_or_by_flags(drafters, monkeypatch):
+  named = []
+  made = {'drafter': 'a', 'num_draft': 2}
+  monkeypatch.setattr(
+    bundle, 'bundle', lambda target, found, report: named.extend(found) or made
+  )
+  monkeypatch.setattr(cli, 'prepare_process', lambda: None)
+  arguments = ['bundle', '--target=t', '--report=r', *drafters]
+  assert cli.call(command.main, arguments) == 0
+  assert named == ['a', 'b', 'c']

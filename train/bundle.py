@@ -17,25 +17,27 @@ from specjax import bundle
 from specjax import cli
 
 
+def _define(values: flags.FlagValues) -> None:
+  def text(name, words):
+    flags.DEFINE_string(name, '', words, flag_values=values)
+
+  text('target', 'Folder of the target.')
+  text('report', 'results.json of a benchmark of them.')
+  flags.DEFINE_multi_string(
+    'drafter',
+    [],
+    'Folders of its drafters, with commas or by repeating the flag.',
+    flag_values=values,
+  )
+
+
 def main(argv):
   cli.prepare_process()
-  values = flags.FlagValues()
-  for name, words in (
-    ('target', 'Folder of the target.'),
-    ('drafter', 'Folders of its drafters, with commas.'),
-    ('report', 'results.json of a benchmark of them.'),
-  ):
-    flags.DEFINE_string(name, '', words, flag_values=values)
-  if '--help' in argv[1:]:
-    print(__doc__.strip(), '\n\nFlags:\n', values.get_help(), sep='')
-    return
-  extra = values(list(argv))[1:]
-  if extra:
-    raise flags.Error(f'Unexpected argument {extra[0]!r}.')
+  values = cli.read_flags(argv, __doc__, _define)
   for name in ('target', 'drafter', 'report'):
     if not values[name].value:
       raise flags.Error(f'--{name} is needed.')
-  drafters = [name for name in values.drafter.split(',') if name]
+  drafters = [n for part in values.drafter for n in part.split(',') if n]
   made = bundle.bundle(values.target, drafters, values.report)
   cli.note(
     f'Bundled; the demo drafts with {made["drafter"]}, '

@@ -53,14 +53,7 @@ def _define(values: flags.FlagValues):
 
 def main(argv):
   cli.prepare_process()
-  values = flags.FlagValues()
-  _define(values)
-  if '--help' in argv[1:]:
-    print(__doc__.strip(), '\n\nFlags:\n', values.get_help(), sep='')
-    return
-  extra = values(list(argv))[1:]
-  if extra:
-    raise flags.Error(f'Unexpected argument {extra[0]!r}.')
+  values = cli.read_flags(argv, __doc__, _define)
   for name in ('input', 'output'):
     if not values[name].value:
       raise flags.Error(f'--{name} is needed; --help shows all options.')

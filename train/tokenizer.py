@@ -150,14 +150,7 @@ def save(tokenizer, folder):
 
 
 def main(argv):
-  values = flags.FlagValues()
-  _define(values)
-  if '--help' in argv[1:]:
-    print(__doc__.strip(), '\n\nFlags:\n', values.get_help(), sep='')
-    return
-  extra = values(list(argv))[1:]
-  if extra:
-    raise flags.Error(f'Unexpected argument {extra[0]!r}.')
+  values = cli.read_flags(argv, __doc__, _define)
   if not values.input or not values.output:
     raise flags.Error('--input=FILE and --output=DIR are needed.')
   if os.path.isfile(values.output):

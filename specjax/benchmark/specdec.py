@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from specjax import base
+from specjax import drafting
 from specjax import loading
 from specjax import models
 from specjax import text as text_lib
@@ -116,13 +117,8 @@ def _check(setup, config) -> None:
       'decoder-only.'
     )
   check_slots(setup.subjects[0], config)
-  size = setup.target.lm.vocab_size
-  beta = max([config.dial, *config.relaxed])[0]
-  if beta > size:
-    raise ValueError(
-      f'beta must be at most {size}, the number of tokens that the target '
-      f'knows, not {beta}.'
-    )
+  pairs = [config.dial, *config.relaxed]
+  drafting.check_beta(setup.target, [beta for beta, _ in pairs])
 
 
 def check_slots(main, config) -> None:

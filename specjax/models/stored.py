@@ -7,7 +7,6 @@ read until somebody fetches it, and then no more of it than is asked for.
 
 import dataclasses
 import functools
-import logging
 import os
 from typing import Optional
 
@@ -148,7 +147,6 @@ def _from_t5x(folder, config):
 def _from_orbax(folder, config):
   where = os.path.abspath(os.path.join(folder, _PARAMS))
   t5x.check_orbax(where)
-  logging.getLogger('absl').setLevel(logging.ERROR)
   with ocp.StandardCheckpointer() as checkpointer:
     found = checkpointer.metadata(where).item_metadata
   if found is None:
