@@ -271,6 +271,9 @@ class Drafter(NamedTuple):
     observe: `(params, state, observation: Observation) -> state`.
     num_draft: K, the static number of draft slots (nodes for a tree).
     max_path: P, the longest path of a draft; K for a chain.
+    rests: `state -> bool [B]`, rows that will draft nothing in the coming
+      round, whatever the text; while all live rows rest, `propose` is left out.
+      None: it always has to be asked.
   """
 
   init: Callable[..., PyTree]
@@ -278,6 +281,7 @@ class Drafter(NamedTuple):
   observe: Callable[..., PyTree]
   num_draft: int
   max_path: int
+  rests: Optional[Callable[[PyTree], Array]] = None
 
 
 # (context, draft, logits) -> Verdict, where `logits` float32 [B, T, V] are the

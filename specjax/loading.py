@@ -10,6 +10,7 @@ from specjax import partitioning
 from specjax.base import CachedLM
 from specjax.models import hf
 from specjax.models import placing
+from specjax.models import prepared
 from specjax.models import quantize
 from specjax.models import sharded
 from specjax.models import stored
@@ -30,7 +31,8 @@ class Model(NamedTuple):
   """A loaded model.
 
   Attributes:
-    params: the parameter tree, without the 'params' level.
+    params: the parameter tree, without the 'params' level; see `prepare` of
+      `load` for the order of its matrices.
     config: `T5Config` or `DecoderConfig`; its dtype is the compute dtype.
     module: the Flax module: `module.apply({'params': params}, ...)`. (On a
       mesh that repeats key heads, the module that has them all.)
@@ -62,6 +64,7 @@ def load(
   hidden_layers: tuple = (),
   layout: Optional[partitioning.Layout] = None,
   int8: bool = False,
+  prepare: bool = True,
 ) -> Model:
   """Loads a model and its tokenizer. Needs no PyTorch.
 
@@ -76,6 +79,8 @@ def load(
     layout: a mesh to put the parameters on (see `partitioning.make_layout`); a
       process then reads what its devices hold, and `lm` runs on all of them.
     int8: keeps matrices in eight bits, with a scale for each output channel.
+    prepare: puts matrices in the order in which this machine decodes fastest
+      (see `models.prepared`); off: as they are stored, to be trained.
 
   Returns:
     `Model`. Its logits have V entries, V being the smaller of the embedding
@@ -95,6 +100,8 @@ def load(
   if dtype == 'w8a8':
     dtype, scale = 'float32', quantize.W8A8
   config, params = stored.load(folder, dtype=dtype, layout=layout, scale=scale)
+  if prepare and layout is None and prepared.applies(config):
+    params = prepared.tree(config, params)
   generation = hf.read_json(folder, 'generation_config.json') or {}
   start = generation.get('decoder_start_token_id')
   if start is not None and isinstance(config, models.T5Config):
@@ -136,9 +143,8 @@ def spread(model: Model, layout: partitioning.Layout) -> Model:
     ValueError: the mesh does not divide the model.
   """
   layout = sharded.fit(model.config, layout)
-  return on_mesh(
-    model, layout, placing.move(model.config, layout, model.params)
-  )
+  params = prepared.stored(model.params)
+  return on_mesh(model, layout, placing.move(model.config, layout, params))
 
 
 def on_mesh(model: Model, layout: partitioning.Layout, params: Any) -> Model:

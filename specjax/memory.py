@@ -27,6 +27,7 @@ from specjax.decoding.request import row_keys
 from specjax.decoding.request import Sampling
 from specjax.models import names
 from specjax.models import own_format
+from specjax.models import prepared
 from specjax.models import quantize
 from specjax.models import sharded
 from specjax.models import stored
@@ -163,6 +164,7 @@ def _part(config: Subject, decode, layout, int8: bool) -> _Part:
     whole = sharded.expanded(local, layout)
     abstract = models.abstract_params(whole)
     local = _divided(whole, layout)
+  in_order = layout is None and prepared.applies(local)
   total, itemsize = 0, jnp.dtype(dtype).itemsize
   for path, leaf in names.flat(abstract):
     shape = leaf.shape
@@ -173,7 +175,8 @@ def _part(config: Subject, decode, layout, int8: bool) -> _Part:
     if int8 and quantize.applies(path, leaf):
       total += math.prod(shape) + 4 * shape[0]
     else:
-      total += itemsize * math.prod(shape)
+      copies = 1 + (in_order and prepared.is_copied(local, path))
+      total += copies * itemsize * math.prod(shape)
   return _Part(local, total)
 
 

@@ -33,8 +33,8 @@ def test_step_bytes_are_the_arguments_of_a_step(name):
   tokens = jnp.ones((2, 1), jnp.int32)
   step = jax.jit(model.lm.extend).lower(model.params, cache, tokens).compile()
   read = step.memory_analysis().argument_size_in_bytes - tokens.nbytes
-  if not model.config.tie_word_embeddings:
-    read -= model.params['embed']['weight'].nbytes
+  # A few rows of it: what is multiplied by stands in another order.
+  read -= model.params['embed']['weight'].nbytes
   assert limits.step_bytes(model, cache) == read
 
 

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
+from specjax import base
 from specjax import loading
 from specjax import models
 from specjax.models import hf
+from specjax.models import names
+from specjax.models import prepared
 from tests import shared
 from tests import tiny
 from tests.models.test_cached import CONFIGS
@@ -61,10 +64,16 @@ def complaint(folder, kind=ValueError):
   return text
 
 
+def assert_same(params, stored):
+  """What was loaded is what is stored, but for the order of matrices."""
+  found = prepared.stored(params)
+  jax.tree.map(np.testing.assert_array_equal, found, stored)
+
+
 def test_loads_everything(folder, params):
   model = loading.load(folder)
   assert model.config == CONFIG
-  jax.tree.map(np.testing.assert_array_equal, model.params, params)
+  assert_same(model.params, params)
   assert model.eos_ids == (2, 3)
   assert model.pad_id == 0
   assert model.name == str(folder)
@@ -112,6 +121,47 @@ def test_decoder_start_comes_from_generation_config(tmp_path):
   assert model.lm.start_id == 4 and model.config.decoder_start_token_id == 4
 
 
+@pytest.mark.parametrize('kind', ['decoder', 't5', 't5_untied'])
+def test_prepared_and_stored_order_are_one_model(kind, tmp_path):
+  config = CONFIGS['t5' if kind == 't5_untied' else kind]
+  if kind == 't5_untied':
+    config = dataclasses.replace(config, tie_word_embeddings=False)
+  params = models.init_params(config, jax.random.key(0))
+  hf.save_hf(str(tmp_path), params, config)
+  fast = loading.load(tmp_path)
+  plain = loading.load(tmp_path, prepare=False)
+  jax.tree.map(np.testing.assert_array_equal, plain.params, params)
+  assert_same(fast.params, params)
+  # No matrix of a product is left as it is stored; only tables looked up are.
+  left = {
+    path[-2]
+    for path, leaf in names.flat(fast.params)
+    if path[-1] == 'weight' and leaf.ndim == 2
+  }
+  assert left <= {'embed', 'positions', 'relative_bias'}
+  tied = config.tie_word_embeddings
+  assert ('kernel' in fast.params['embed']) == tied
+  assert ('kernel' in fast.params.get('head', {})) == (not tied)
+  prompt = base.Prompt(jnp.array([[1, 5, 7, 2]]), jnp.array([4]))
+
+  @jax.jit
+  def logits(params):
+    pre = fast.lm.prefill(params, prompt, capacity=12)
+    block = jnp.array([[3, 1, 4]])
+    return fast.lm.extend(params, pre.cache, block)[0].logits
+
+  np.testing.assert_allclose(
+    logits(fast.params), logits(params), rtol=1e-4, atol=1e-4
+  )
+  # What is prepared can be written out again.
+  hf.save_hf(str(tmp_path / 'again'), fast.params, config)
+  again = loading.load(tmp_path / 'again', prepare=False)
+  jax.tree.map(np.testing.assert_array_equal, again.params, params)
+  for other in (dict(dtype='bfloat16'), dict(dtype='w8a8'), dict(int8=True)):
+    flat = names.flat(loading.load(tmp_path, **other).params)
+    assert not any(path[-1] == 'kernel' for path, _ in flat)
+
+
 def test_dtypes(folder, params):
   half = loading.load(folder, dtype='bfloat16')
   assert half.config.dtype == 'bfloat16'
@@ -144,7 +194,7 @@ def shard(folder):
 def test_shards(folder, params):
   index, where = shard(folder)
   model = loading.load(folder)
-  jax.tree.map(np.testing.assert_array_equal, model.params, params)
+  assert_same(model.params, params)
   name, file = next(iter(where.items()))
   wrong = where | {name: 'model-00002-of-00002.safetensors'}
   index.write_text(json.dumps({'weight_map': wrong}))
@@ -173,7 +223,7 @@ def test_harmless_tensors_are_ignored(folder, params):
   extra = {'model.layers.0.self_attn.rotary_emb.inv_freq': np.ones(4)}
   change_tensors(folder, lambda t: t.update(extra))
   model = loading.load(folder)
-  jax.tree.map(np.testing.assert_array_equal, model.params, params)
+  assert_same(model.params, params)
 
 
 def test_body_without_prefix(folder, params):
@@ -183,7 +233,7 @@ def test_body_without_prefix(folder, params):
 
   change_tensors(folder, strip)
   model = loading.load(folder)
-  jax.tree.map(np.testing.assert_array_equal, model.params, params)
+  assert_same(model.params, params)
 
 
 def test_missing_folder_and_hub(monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ from specjax import transfer
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import row_keys
+from specjax.models import prepared
 from specjax.models import sharded
 from tests import tiny
 
@@ -41,6 +42,9 @@ def abstract(config, dtype, layout):
   """A model's parameters as shapes on their devices, and its `CachedLM`."""
   if layout is None:
     shapes, lm = models.abstract_params(config), models.make_lm(config)
+    config = dataclasses.replace(config, dtype=dtype)
+    if prepared.applies(config):
+      shapes = jax.eval_shape(lambda x: prepared.tree(config, x), shapes)
     place = jax.tree.map(
       lambda x: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes
     )

@@ -17,6 +17,7 @@ from specjax.benchmark import table
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import build
 from specjax.models import names
+from specjax.models import prepared
 
 
 def step_bytes(target: loading.Model, cache) -> int:
@@ -32,9 +33,12 @@ def step_bytes(target: loading.Model, cache) -> int:
     cache: of the batch.
   """
   tied = target.config.tie_word_embeddings
+  two_orders = prepared.KERNEL in target.params['embed']
   total = 0
   for path, leaf in names.flat(target.params):
-    looked_up = path[0] == 'positions' or (path[0] == 'embed' and not tied)
+    looked_up = path[0] == 'positions' or (
+      path[0] == 'embed' and (not tied or (two_orders and path[-1] == 'weight'))
+    )
     in_cache = path[0] == 'encoder' or (
       'relative_bias' in path
       or path[-3:-1] in (('cross_attn', 'k'), ('cross_attn', 'v'))

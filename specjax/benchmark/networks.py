@@ -8,6 +8,7 @@ import jax
 
 from specjax import loading
 from specjax import models
+from specjax.models import prepared
 from specjax.training import config as config_lib
 from specjax.training import parallel_build
 from specjax.training import parallel_settings
@@ -51,8 +52,11 @@ def make(
     tie_embeddings=False,
   )
   made = parallel_build.model_config(settings, target, None, ())
+  params = models.init_params(made, jax.random.key(seed), dtype=dtype)
+  if target.layout is None and prepared.applies(made):
+    params = prepared.tree(made, params)
   return loading.Model(
-    params=models.init_params(made, jax.random.key(seed), dtype=dtype),
+    params=params,
     config=made,
     module=models.make_module(made),
     tokenizer=target.tokenizer,

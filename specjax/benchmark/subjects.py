@@ -25,6 +25,7 @@ from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
 from specjax.models import hf
 from specjax.models import placing
+from specjax.models import prepared
 from specjax.models import quantize
 from specjax.models import sharded
 
@@ -156,6 +157,8 @@ def load(
   if layout is not None:
     layout = sharded.fit(config, layout)
   params = _weights(config, layout, jax.random.key(seed), scale)
+  if layout is None and prepared.applies(config):
+    params = prepared.tree(config, params)
   made = loading.Model(
     params=params,
     config=config,

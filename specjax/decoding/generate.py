@@ -13,7 +13,7 @@ References:
   Leviathan et al. 2023, algorithm 1; Xia et al. 2023, section 3.
 """
 
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import jax
 from jax import lax
@@ -64,7 +64,8 @@ class Recipe(NamedTuple):
     warp: static switches of the warp.
     widths: draft widths to compile, ascending, the last one K. Each round is
       verified at the smallest that holds the longest draft of the live rows,
-      so that a round without a draft costs a plain step. Empty: K alone.
+      so that a round without a draft costs a plain step, and no more than that
+      while the drafter rests. Empty: K alone.
       Trees are verified whole or not at all: (0, K).
   """
 
@@ -245,7 +246,7 @@ def run(
     return (state.num_rounds < limit) & jnp.any(state.status == RUNNING)
 
   return lax.while_loop(
-    unfinished, lambda state: _round(recipe, params, state), state
+    unfinished, lambda state: _round(recipe, params, state, unfinished), state
   )
 
 
@@ -263,8 +264,13 @@ def finish(state: DecodeState) -> Generation:
   )
 
 
-def _round(recipe: Recipe, params: Params, state: DecodeState) -> DecodeState:
-  """One round: propose, then verify at the width the draft needs."""
+def _round(
+  recipe: Recipe, params: Params, state: DecodeState, unfinished: Callable
+) -> DecodeState:
+  """One round: propose, then verify at the width the draft needs.
+
+  Rounds for which the drafter is known to rest follow at once.
+  """
   draft, drafter = recipe.drafter.propose(
     params.drafter,
     state.drafter,
@@ -278,17 +284,42 @@ def _round(recipe: Recipe, params: Params, state: DecodeState) -> DecodeState:
   longest = jnp.max(jnp.where(state.status == RUNNING, proposed, 0))
   choice = jnp.searchsorted(jnp.asarray(widths[:-1]), longest)
   for index, width in enumerate(widths):
-    part = base.Draft(
-      draft.tokens[:, :width],
-      None if draft.log_probs is None else draft.log_probs[:, :width],
-      jax.tree.map(lambda x, width=width: x[:, : width + 1], draft.tree),
-    )
-    state = loops.run_if(
-      choice == index,
-      lambda state, part=part: _verify(recipe, params, state, part),
-      state,
-    )
+    if width:
+      state = loops.run_if(
+        choice == index,
+        lambda state, part=_leading(draft, width): _verify(
+          recipe, params, state, part
+        ),
+        state,
+      )
+  if widths[0]:
+    return state
+
+  def rests(state):
+    if recipe.drafter.rests is None:
+      return False
+    resting = recipe.drafter.rests(state.drafter)
+    idle = jnp.all(resting | (state.status != RUNNING))
+    return idle & unfinished(state)
+
+  _, state = lax.while_loop(
+    lambda carry: carry[0] | rests(carry[1]),
+    lambda carry: (
+      jnp.asarray(False),
+      _verify(recipe, params, carry[1], _leading(draft, 0)),
+    ),
+    (choice == 0, state),
+  )
   return state
+
+
+def _leading(draft: base.Draft, width: int) -> base.Draft:
+  """The first `width` slots."""
+  return base.Draft(
+    draft.tokens[:, :width],
+    None if draft.log_probs is None else draft.log_probs[:, :width],
+    jax.tree.map(lambda x: x[:, : width + 1], draft.tree),
+  )
 
 
 def _verify(

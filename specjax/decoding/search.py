@@ -42,7 +42,7 @@ class SearchConfig:
   min_token_prob: float = 0.1
   min_score: float = -1.0
   max_matches: int = 8
-  max_wait: int = 8
+  max_wait: int = 16
   successors: int = 8
   decay: float = 0.4
 

@@ -16,6 +16,7 @@ from safetensors import numpy as safetensors_numpy
 from specjax.models import decoder_hf
 from specjax.models import names
 from specjax.models import own_format
+from specjax.models import prepared
 from specjax.models import t5_config
 from specjax.models import tensor_files
 from specjax.models.t5_config import T5Config
@@ -183,9 +184,10 @@ def to_hf(params, config) -> dict:
   """Returns {Hugging Face name: numpy array} of a parameter tree.
 
   Args:
-    params: the tree under 'params'.
+    params: the tree under 'params', prepared to decode or as it is stored.
     config: `T5Config` or `DecoderConfig`.
   """
+  params = prepared.stored(params)
   leaves = dict(names.flat(params))
   grouped = {}
   for path, source in names.sources(config, params).items():

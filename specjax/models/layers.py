@@ -24,6 +24,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from specjax.models import prepared
 from specjax.models import quantize
 
 # A finite stand-in for minus infinity: a fully masked row stays finite.
@@ -39,8 +40,20 @@ ACTIVATIONS = {
 }
 
 
+# Contracted axes of x [rows, in] and a matrix [in, out].
+_TURNED = (((1,), (0,)), ((), ()))
+
+
 def dense(
-  x, weight, bias=None, *, dtype, out_dtype=None, integer=False, reduce=None
+  x,
+  weight,
+  bias=None,
+  *,
+  dtype,
+  out_dtype=None,
+  integer=False,
+  turned=False,
+  reduce=None,
 ):
   """Multiplies by a `[out, in]` matrix, accumulating in float32.
 
@@ -51,6 +64,7 @@ def dense(
     dtype: compute dtype of the product's operands.
     out_dtype: dtype of the result; `dtype` by default.
     integer: `weight` is int8 and multiplies x rounded to eight bits ("w8a8").
+    turned: `weight` is [in, out], float32; see `prepared`.
     reduce: mesh axis along which the parts of x lie, whose products the caller
       adds up; None where x is whole.
 
@@ -62,18 +76,19 @@ def dense(
   x = x.reshape(-1, x.shape[-1])
   if integer:
     y = _integer_product(x, weight, reduce)
+  elif turned:
+    y = lax.dot_general(x.astype(dtype), weight.astype(dtype), _TURNED)
   else:
     y = _product(x.astype(dtype), weight.astype(dtype))
   if bias is not None:
     y = y + bias.astype(jnp.float32)
-  return y.astype(out_dtype or dtype).reshape(*shape, weight.shape[0])
+  return y.astype(out_dtype or dtype).reshape(*shape, y.shape[-1])
 
 
 def _product(x, weight):
   """float32 [rows, out]: x [rows, in] times weight [out, in], transposed."""
   rows = x.shape[0]
-  is_block = 1 < rows <= 64 and x.dtype == jnp.float32
-  if is_block and jax.default_backend() == 'cpu':
+  if 1 < rows <= 64 and _is_cpu(x):
     # With few rows the CPU's matrix kernel is up to twice as fast the other
     # way round, in fours or eights of columns; one row it reads best as below.
     # The barriers keep the compiler from folding the transposes back in.
@@ -89,6 +104,11 @@ def _product(x, weight):
     (((1,), (1,)), ((), ())),
     preferred_element_type=jnp.float32,
   )
+
+
+def _is_cpu(x):
+  """Whether products of x are those of a CPU in float32."""
+  return x.dtype == jnp.float32 and jax.default_backend() == 'cpu'
 
 
 def _integer_product(x, weight, reduce=None):
@@ -136,17 +156,21 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, x):
     fan_in = x.shape[-1]
-    weight = self.param(
-      'weight',
-      nn.initializers.normal(self.std or fan_in**-0.5),
-      (self.features, fan_in),
-    )
+    turned = self.has_variable('params', prepared.KERNEL)
+    if turned:
+      weight = self.get_variable('params', prepared.KERNEL)
+    else:
+      weight = self.param(
+        'weight',
+        nn.initializers.normal(self.std or fan_in**-0.5),
+        (self.features, fan_in),
+      )
     bias = None
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
     dtype, (scale, integer) = jnp.dtype(self.dtype), _scale(self)
     if self.reduce is None and scale is None:
-      return dense(x, weight, bias, dtype=dtype)
+      return dense(x, weight, bias, dtype=dtype, turned=turned)
     kind = dict(dtype=dtype, integer=integer, reduce=self.reduce)
     y = dense(x, weight, out_dtype=jnp.float32, **kind)
     y = y if scale is None else y * scale
@@ -181,6 +205,11 @@ class Embedding(nn.Module):
   axis: Optional[str] = None
 
   def setup(self):
+    self.kernel = None
+    if self.has_variable('params', prepared.KERNEL):
+      self.kernel = self.get_variable('params', prepared.KERNEL)
+      if not self.has_variable('params', 'weight'):
+        return  # of a head, which is never looked up
     self.weight = self.param(
       'weight', nn.initializers.normal(self.std), (self.rows, self.width)
     )
@@ -202,11 +231,11 @@ class Embedding(nn.Module):
 
   def attend(self, x):
     """Returns float32 products [..., rows] of `x` [..., width]."""
-    dtype = jnp.dtype(self.dtype)
+    kind = dict(dtype=jnp.dtype(self.dtype), out_dtype=jnp.float32)
+    if self.kernel is not None:
+      return dense(x, self.kernel, turned=True, **kind)
     scale, integer = _scale(self)
-    y = dense(
-      x, self.weight, dtype=dtype, out_dtype=jnp.float32, integer=integer
-    )
+    y = dense(x, self.weight, integer=integer, **kind)
     y = y if scale is None else y * scale
     if self.axis is not None:
       y = lax.all_gather(y, self.axis, axis=y.ndim - 1, tiled=True)
@@ -357,11 +386,22 @@ def attend(
   if drop is not None:
     weights = drop(weights)
   weights = weights.astype(query.dtype).reshape(b * groups, per * t, length)
-  out = lax.dot_general(
-    weights, values, (((2,), (2,)), batch), preferred_element_type=jnp.float32
-  )
+  out = _mix(weights, values)
   out = out.astype(query.dtype).reshape(b, groups, per, t, d)
   return out.transpose(0, 3, 1, 2, 4).reshape(b, t, h * d)
+
+
+def _mix(weights, values):
+  """float32 [G, R, Dh]: weights [G, R, L] times values [G, Dh, L]."""
+  batch = ((0,), (0,))
+  if 1 < weights.shape[1] <= 8 and values.shape[1] >= 16 and _is_cpu(weights):
+    # As in `_product`: a few rows go faster the other way round.
+    columns = lax.optimization_barrier(weights.transpose(0, 2, 1))
+    out = lax.dot_general(values, columns, (((2,), (1,)), batch))
+    return lax.optimization_barrier(out).transpose(0, 2, 1)
+  return lax.dot_general(
+    weights, values, (((2,), (2,)), batch), preferred_element_type=jnp.float32
+  )
 
 
 def relative_buckets(distance, *, bidirectional, num_buckets, max_distance):

@@ -25,6 +25,7 @@ import numpy as np
 
 from specjax.base import Array
 from specjax.base import PyTree
+from specjax.models import prepared
 from specjax.models.decoder_layers import DecoderLayer
 from specjax.models.decoder_layers import norm
 from specjax.models.layers import Embedding
@@ -213,7 +214,11 @@ def bind(config: ParallelConfig, params: PyTree, target: PyTree) -> PyTree:
   head = target.get('head', target['embed'])
   if config.output_ids:
     ids = np.asarray(config.output_ids, np.int32)
-    head = jax.tree.map(lambda x: jnp.take(x, ids, axis=0), head)
+    rows = jax.tree.map(
+      lambda x: jnp.take(x, ids, axis=0), prepared.stored(head)
+    )
+    is_prepared = prepared.KERNEL in head
+    head = prepared.tree(config, rows, ('head',)) if is_prepared else rows
   return params | {'embed': target['embed'], 'head': head}
 
 

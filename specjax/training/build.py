@@ -163,9 +163,10 @@ def build(config: config_lib.TrainConfig) -> Run:
       config.teacher,
       dtype=config.compute_dtype,
       layout=placement_lib.decoding_layout(config),
+      prepare=False,
     )
   if config.init_from:
-    initial = loading.load(config.init_from, dtype='float32')
+    initial = loading.load(config.init_from, dtype='float32', prepare=False)
   parallel_build.check_roles(config.model.family, teacher, initial)
   if config.model.family in config_lib.SLOT_FAMILIES:
     slot_drafters.check_teacher(config.model.family, teacher)

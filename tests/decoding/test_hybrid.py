@@ -95,8 +95,9 @@ def test_model_drafts_as_if_it_had_always_run():
     live = np.asarray(state.rounds.emitted[:, index]) > 0
     left = np.asarray(state.status) == generate_lib.RUNNING
     accepted = np.asarray(state.rounds.accepted[:, index])
-    by_model = np.asarray(state.drafter.by_model) & live & left
-    by_suffix = np.asarray(state.drafter.by_suffix) & live & left
+    drafted = np.asarray(state.rounds.drafted[:, index]) > 0
+    asked = np.asarray(state.drafter.idle) == 0
+    by_model, by_suffix = asked & live & left, drafted & ~asked & live & left
     both += by_model.sum(), by_suffix.sum()
     assert (accepted[by_model] == 2).all()
     # Expecting little again lets the search take over, and leave holes.

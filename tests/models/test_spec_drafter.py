@@ -12,6 +12,7 @@ from specjax import base
 from specjax import loading
 from specjax import models
 from specjax.models import hf
+from specjax.models import prepared
 from specjax.models import spec_drafter
 
 CONFIG = models.SpecDrafterConfig(
@@ -150,7 +151,8 @@ def test_a_folder_holds_all_of_it(config, tmp_path):
   hf.save_hf(str(tmp_path), params, config)
   model = loading.load(tmp_path)
   assert model.lm is None and model.config == config
-  jax.tree.map(np.testing.assert_array_equal, model.params, params)
+  stored = prepared.stored(model.params)
+  jax.tree.map(np.testing.assert_array_equal, stored, params)
   half = loading.load(tmp_path, dtype='bfloat16')
   assert half.config.dtype == 'bfloat16'
   # Hugging Face spells no such thing; a broken file is told in one sentence.

@@ -29,6 +29,7 @@ from specjax.decoding.drafters.suffix import start
 from specjax.decoding.drafters.suffix import suffix
 from specjax.decoding.drafters.suffix import SuffixSpec
 from specjax.decoding.drafters.suffix import SuffixState
+from specjax.decoding.drafters.suffix import waits
 
 _LONGEST = 1024  # rounds between two probes
 
@@ -171,15 +172,22 @@ def hybrid(
     draft, cache = model.propose(params.model, cache, view)
     return cache, draft.tokens, draft.log_probs
 
+  def asks(state):
+    """bool [B]: rows whose drafts the model would make."""
+    if not spec.can_pay:
+      return jnp.zeros_like(state.by_model)
+    gain = state.expected - spec.draft_cost
+    return (gain > spec.min_gain) | (state.idle >= state.pause)
+
+  def rests(state):
+    return waits(state.suffix) & ~asks(state)
+
   def propose(params, state, view):
     context = view.context
     found = search_due(spec.suffix, params.index, state.suffix, context)
     gain = state.expected - spec.draft_cost
     by_suffix = (found.score > 0) & (found.score >= gain)
-    worth = (gain > spec.min_gain) | (state.idle >= state.pause)
-    by_model = ~by_suffix & worth & ~_done(context, view.last_token)
-    if not spec.can_pay:
-      by_model = jnp.zeros_like(by_model)
+    by_model = ~by_suffix & asks(state) & ~_done(context, view.last_token)
     wanted = jnp.any(by_model)
 
     def ask(carry):
@@ -209,7 +217,6 @@ def hybrid(
       cache=cache,
       fed=jnp.where(wanted, context.length, state.fed),
       suffix=state.suffix.replace(drafted=drafted),
-      idle=jnp.where(by_model, 0, state.idle + 1),
       by_model=by_model,
       by_suffix=by_suffix,
     )
@@ -235,14 +242,22 @@ def hybrid(
       (state.suffix.wait, state.suffix.misses),
       (learned.wait, learned.misses),
     )
+    no = jnp.zeros_like(state.by_model)
     return state.replace(
+      idle=jnp.where(state.by_model, 0, state.idle + 1),
+      by_model=no,
+      by_suffix=no,
       fed=jnp.where(told, own, state.fed),
       expected=jnp.where(told, mean, state.expected),
       pause=jnp.where(told, pause, state.pause),
-      suffix=learned.replace(wait=kept[0], misses=kept[1]),
+      suffix=learned.replace(
+        wait=kept[0],
+        misses=kept[1],
+        drafted=jnp.zeros_like(learned.drafted),
+      ),
     )
 
-  return base.Drafter(init, propose, observe, num_draft, num_draft)
+  return base.Drafter(init, propose, observe, num_draft, num_draft, rests)
 
 
 def _search_alone(spec, search_source):

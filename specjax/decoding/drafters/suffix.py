@@ -174,6 +174,11 @@ def search_due(
   )
 
 
+def waits(state: SuffixState) -> base.Array:
+  """bool [B]: rows that are not searched in the coming round."""
+  return state.wait > 0
+
+
 def learn(
   spec: SuffixSpec, state: SuffixState, num_accepted: base.Array
 ) -> SuffixState:
@@ -229,7 +234,12 @@ def suffix(
     return learn(spec, state, observation.num_accepted)
 
   return base.Drafter(
-    init, propose, observe, spec.num_draft, spec.max_path or spec.num_draft
+    init,
+    propose,
+    observe,
+    spec.num_draft,
+    spec.max_path or spec.num_draft,
+    rests=waits if spec.max_wait else None,
   )
 
 
