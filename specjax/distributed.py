@@ -117,10 +117,13 @@ def start(
 
 def _initialize(processes: Processes, seconds: int) -> bool:
   """Whether there may be other processes."""
-  explicit = processes.coordinator not in ('', 'auto')
   settings = dict(
     initialization_timeout=seconds, heartbeat_timeout_seconds=SILENT_SECONDS
   )
+  explicit = processes.coordinator not in ('', 'auto')
+  if not explicit and (processes.coordinator or _on_tpu()):
+    found, settings['local_device_ids'] = _ask_cluster(seconds)
+    processes, explicit = found or processes, found is not None
   if explicit:
     meeting.meet(
       processes.coordinator,
@@ -153,6 +156,28 @@ def _initialize(processes: Processes, seconds: int) -> bool:
       f'({str(error).splitlines()[0]}).'
     ) from None
   return True
+
+
+def _ask_cluster(seconds: int) -> tuple[Optional[Processes], Any]:
+  """Who takes part, and this process's devices, as the cluster tells.
+
+  JAX asks clusters too, but only where it goes on to wait for them by itself,
+  and a process that never comes then ends the others without a word.
+  """
+  try:
+    from jax._src import clusters
+
+    address, count, number, devices = (
+      clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, seconds
+      )
+    )
+    found = Processes(address, count, number)
+    found.validate()
+  except Exception:  # Another JAX, or half a cluster: JAX itself will see.
+    return None, None
+  # A host of its own needs no meeting.
+  return (found, devices) if count > 1 else (None, None)
 
 
 def _keep_output_clean() -> None:

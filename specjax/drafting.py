@@ -25,6 +25,9 @@ from specjax.models import parallel as parallel_lib
 HYBRID = 'hybrid:'
 # Weights below this stay in a CPU's caches from step to step.
 _CACHED_BYTES = 64 * 2**20
+# Of a CPU: weights read, and what a layer takes however small it is.
+_BYTES_PER_SECOND = 30e9
+_LAYER_SECONDS = 8e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +119,7 @@ def for_recipe(
 ]:
   """The drafter as `build.recipe` takes it.
 
-  What a hybrid's model costs is estimated by its size: decoding reads all
-  weights once a step.
+  What a hybrid's model costs is estimated, see `draft_cost`.
   """
   if is_attached(drafter):
     return _attached(target, drafter, num_draft)
@@ -131,10 +133,11 @@ def for_recipe(
   if not isinstance(drafter, Hybrid):
     return drafter
   model_draft = max(1, min(4, num_draft))
-  ratio = _size(drafter.model.params) / max(_size(target.params), 1)
-  # To two digits, since the value is compiled in.
   return build.Hybrid(
-    drafter.model.lm, model_draft, round(model_draft * ratio, 2)
+    drafter.model.lm,
+    model_draft,
+    draft_cost(target, drafter.model, model_draft),
+    min_promise(target, model_draft),
   )
 
 
@@ -233,18 +236,46 @@ def _attached(
   return build.Attached(config, lm)
 
 
-def min_promise(target: loading.Model) -> float:
-  """Accepted tokens that a copied draft must promise to be worth verifying.
+def min_promise(target: loading.Model, num_draft: int) -> float:
+  """Accepted tokens that a draft of K must promise to be worth verifying.
 
   That is what a block costs beyond a plain step, in steps. On a CPU a step of
   one token a row is limited by reading the weights and a block by arithmetic,
-  so a block is dear (measured: 2.5 steps for 9 tokens) unless the weights have
-  to come from memory; an accelerator verifies a block nearly for free.
+  so a block is dear unless the weights have to come from memory (measured with
+  3 million parameters: 2.0 to 2.6 steps for 5 tokens, 2.9 to 5 for 9, 7 for 17;
+  with 60 million: 1.1 for 5); an accelerator verifies a block nearly for free.
   """
   if jax.default_backend() != 'cpu':
     return 0.25
-  size = sum(leaf.nbytes for leaf in jax.tree.leaves(target.params))
-  return 1.5 if size < _CACHED_BYTES else 0.75
+  first, more = (0.9, 0.2) if _size(target) < _CACHED_BYTES else (0.15, 0.075)
+  return round(first + more * num_draft, 2)
+
+
+def draft_cost(
+  target: loading.Model, model: loading.Model, num_draft: int
+) -> float:
+  """Plain steps of the target that drafting K tokens with a model costs.
+
+  A step reads all weights and, on a CPU, starts every layer's operations one by
+  one, which is most of a small model's time. The first pass of a draft, over
+  tokens that the model has not seen, costs a few steps of one token there.
+  """
+  is_cpu = jax.default_backend() == 'cpu'
+
+  def seconds(model):
+    layer = _LAYER_SECONDS if is_cpu else 0.0
+    layers = getattr(model.config, 'num_decoder_layers', 0)
+    layers = layers or model.config.num_layers
+    return _size(model) / _BYTES_PER_SECOND + layer * layers
+
+  steps = num_draft + 3 * is_cpu
+  # To two digits, since the value is compiled in.
+  return round(steps * seconds(model) / seconds(target), 2)
+
+
+def _size(model: loading.Model) -> int:
+  """Bytes of a model's parameters."""
+  return sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
 
 
 def params(
@@ -299,7 +330,3 @@ def remember(
   """The corpus with answers added; one too long for it keeps its end."""
   most = corpus.capacity - 1
   return corpus_lib.add(corpus, [answer[-most:] for answer in answers])
-
-
-def _size(tree: base.PyTree) -> int:
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -116,7 +116,7 @@ def plan(
     verify=config.verify,
     warp=config.sampling().warp_spec(),
     sampler=config.sampler,
-    min_promise=drafting.min_promise(model),
+    min_promise=drafting.min_promise(model, config.num_draft),
     search=config.search,
     tree=config.tree,
   )

@@ -2,7 +2,9 @@
 
 import os
 import re
+import types
 
+import numpy as np
 import pytest
 
 import specjax
@@ -147,3 +149,35 @@ def test_later_batches_copy_from_earlier_ones(folders, tmp_path):
   first, second = [batch.answers[0] for batch in api.stream(job)]
   assert first.tokens == second.tokens
   assert second.counts.num_target_calls < first.counts.num_target_calls
+
+
+def _sized(megabytes, layers):
+  """As much of a model as its costs are estimated from."""
+  config = types.SimpleNamespace(num_layers=layers)
+  weights = np.broadcast_to(np.float32(0), (int(megabytes * 2**18),))
+  return types.SimpleNamespace(params={'weight': weights}, config=config)
+
+
+def test_what_a_draft_has_to_bring():
+  """On a CPU; an accelerator verifies a block nearly for free."""
+  small, large = _sized(10, 8), _sized(1000, 16)
+  promises = [
+    [drafting.min_promise(target, k) for k in (2, 4, 8)]
+    for target in (small, large)
+  ]
+  # More for wider blocks, and for weights that stay in the caches.
+  assert all(p == sorted(p) for p in promises)
+  assert all(x > 2 * y for x, y in zip(*promises, strict=True))
+  # No draft brings more than it has tokens.
+  assert promises[0][0] < 2 and promises[1][0] < 2
+
+
+def test_what_drafting_with_a_model_costs():
+  target = _sized(13, 8)
+  own = drafting.draft_cost(target, target, 4)
+  assert own > 4  # a step each, and a wider one at first
+  shallow, deep = (
+    drafting.draft_cost(target, _sized(1, layers), 4) for layers in (1, 8)
+  )
+  # Small weights do not make small steps where many layers read them.
+  assert 4 / 13 < shallow < deep < own

@@ -269,6 +269,16 @@ def test_flags_that_do_not_fit(fields, words):
     distributed.Processes(*fields).validate()
 
 
+def test_a_cluster_whose_processes_do_not_come(monkeypatch):
+  """As Slurm tells of them; nobody listens at the address."""
+  told = dict(JOB_ID=7, STEP_NODELIST='127.0.0.1', NTASKS=2, PROCID=1)
+  for name, value in (told | {'LOCALID': 0}).items():
+    monkeypatch.setenv(f'SLURM_{name}', str(value))
+  monkeypatch.setenv('JAX_COORDINATOR_PORT', str(free_port()))
+  with pytest.raises(TimeoutError, match='did not answer within 1 seconds'):
+    distributed.start(distributed.Processes('auto'), {}, seconds=1)
+
+
 def test_no_cluster_to_ask(monkeypatch):
   def initialize(**settings):
     raise ValueError('coordinator_address should be defined.')

@@ -162,7 +162,7 @@ def speculative(
       verify=verify,
       warp=spec,
       sampler=config.sampler,
-      min_promise=drafting.min_promise(target),
+      min_promise=drafting.min_promise(target, num_draft),
       search=config.search,
       tree=tree,
     )

@@ -92,6 +92,9 @@ def _style(index: int) -> dict:
 def _whole_numbers(axes) -> None:
   from matplotlib import ticker
 
+  low, high = axes.get_xlim()
+  if high - low < 2:  # one K alone, around which fractions would be marked
+    axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
   axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
 
 

@@ -261,7 +261,16 @@ def _slots(axes, tables) -> bool:
   axes.axhline(1, color='#777777', linewidth=1)
   axes.set_xticks(sorted({r['num_draft'] for r in rows}))
   axes.grid(alpha=0.25)
-  axes.legend(title='beta, tau', frameon=False)
+  # Below the plot, where neither kind of line runs through it.
+  handles, labels = axes.get_legend_handles_labels()
+  axes.figure.legend(
+    handles,
+    labels,
+    title='beta, tau',
+    frameon=False,
+    ncols=4,
+    loc='outside lower center',
+  )
   return bool(rows)
 
 

@@ -31,11 +31,13 @@ class Hybrid(NamedTuple):
     lm: the draft model.
     num_draft: most tokens that it drafts a round.
     draft_cost: what drafting them costs, in plain steps of the target.
+    block_cost: what verifying them costs beyond a step, in steps.
   """
 
   lm: base.CachedLM
   num_draft: int = 4
   draft_cost: float = 0.0
+  block_cost: float = 0.25
 
 
 class Attached(NamedTuple):
@@ -109,7 +111,8 @@ def recipe(
     warp: static switches; see `request.Sampling.warp_spec`.
     sampler: of plain sampling, which `coupled` and `match` reproduce.
     min_promise: `suffix` and `Hybrid` draft by matching only where they expect
-      this many accepted tokens: what a block costs beyond a step, in steps.
+      this many accepted tokens: what a block of K costs beyond a step, in
+      steps.
     search: settings of the drafters that search; None for the defaults.
     tree: of an `Attached` drafter's drafts, see `trees.parse`; '' for chains.
     only: the tokens that a network may draft; () for all.
@@ -164,8 +167,7 @@ def _drafter(
       search.suffix(num_draft, min_promise),
       model_draft,
       drafter.draft_cost,
-      # `min_promise` is the price of a block of `num_draft`.
-      min_promise * model_draft / num_draft,
+      drafter.block_cost,
     )
     made = drafters.hybrid(drafter.lm, spec, style, target.is_encoder_decoder)
     return made, _widths(spec.num_draft if spec.can_pay else 2, num_draft)

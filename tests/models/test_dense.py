@@ -27,6 +27,48 @@ def test_a_product_is_that_of_numpy(operands, rows):
   np.testing.assert_allclose(got, x @ weight.T, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize('rows', [1, 2, 5, 9])
+def test_a_turned_matrix_gives_the_same_product(operands, rows):
+  x, weight = operands[0][:rows], operands[1]
+  bias = np.arange(40, dtype=np.float32)
+
+  @jax.jit
+  def product(x, kernel):
+    return layers.dense(x, kernel, bias, dtype=DTYPE, turned=True)
+
+  got = product(x, np.ascontiguousarray(weight.T))
+  np.testing.assert_allclose(got, x @ weight.T + bias, rtol=2e-5, atol=2e-5)
+
+
+# One query, a few, and more than go the other way round; heads that share keys
+# make several rows of each.
+@pytest.mark.parametrize('queries', [1, 2, 4, 5, 9])
+@pytest.mark.parametrize(('heads', 'groups'), [(2, 2), (4, 2)])
+@pytest.mark.parametrize('size', [8, 16])
+def test_attention_is_that_of_numpy(queries, heads, groups, size):
+  rng = np.random.default_rng(queries)
+  batch, length = 2, 11
+  q = rng.normal(size=(batch, queries, heads, size)).astype(np.float32)
+  k, v = (
+    rng.normal(size=(batch, groups, size, length)).astype(np.float32)
+    for _ in range(2)
+  )
+  mask = rng.random((batch, queries, length)) < 0.7
+  mask[..., 0] = True
+  got = jax.jit(layers.attend)(
+    q, k.reshape(-1, size, length), v.reshape(-1, size, length), mask
+  )
+  group = np.arange(heads) // (heads // groups)
+  scores = np.einsum('bthd,bhdl->bhtl', q, k[:, group])
+  scores = np.where(mask[:, None], scores, -np.inf)
+  weights = np.exp(scores - scores.max(-1, keepdims=True))
+  weights /= weights.sum(-1, keepdims=True)
+  want = np.einsum('bhtl,bhdl->bthd', weights, v[:, group])
+  np.testing.assert_allclose(
+    got, want.reshape(batch, queries, -1), rtol=2e-5, atol=2e-5
+  )
+
+
 def test_gradients_of_a_block_are_those_of_numpy(operands):
   x, weight = operands[0][:5], operands[1]
   up = np.ones((5, 40), np.float32)
