@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from specjax import base
 from specjax import models
 from specjax import partitioning
 from specjax.benchmark import limits
+from specjax.benchmark import memory
 from specjax.benchmark import report
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
@@ -124,3 +126,16 @@ def test_quantize_is_swept(monkeypatch):
   one = test_benchmark.request(test_benchmark.config(quantize=('both',)))
   with pytest.raises(ValueError, match='leave quantize at none'):
     request_lib.prepare(one._replace(peers=('transformers',)), print)
+
+
+@pytest.mark.skipif(
+  not os.path.exists('/proc/sys/vm/max_map_count'), reason='not Linux'
+)
+def test_programs_are_released_where_they_are_too_many():
+  double = jax.jit(lambda x: 2 * x)
+  double(1.0)
+  memory.release_programs(1.0)
+  assert double._cache_size() == 1
+  memory.release_programs(0.0)
+  assert double._cache_size() == 0
+  assert double(2.0) == 4.0

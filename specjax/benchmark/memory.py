@@ -46,3 +46,24 @@ def peak() -> Peak:
   unit = 1 if sys.platform == 'darwin' else 1024
   usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return Peak(usage * unit, 'process, ever')
+
+
+def release_programs(share: float = 0.4) -> None:
+  """Lets compiled programs go before the system refuses to load more.
+
+  On Linux a process may have so many mappings of memory, a CPU's program takes
+  a few hundred of them, and the compiler ends the process where one fails. What
+  is needed again comes from the compilation cache.
+
+  Args:
+    share: of the mappings allowed that must be used, else nothing is done.
+  """
+  try:
+    with open('/proc/self/maps', encoding='utf-8') as file:
+      used = sum(1 for _ in file)
+    with open('/proc/sys/vm/max_map_count', encoding='utf-8') as file:
+      allowed = int(file.read())
+  except OSError:  # No such limit here.
+    return
+  if used > share * allowed:
+    jax.clear_caches()

@@ -14,6 +14,7 @@ from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
 from specjax.benchmark import limits
 from specjax.benchmark import measure as measure_lib
+from specjax.benchmark import memory as memory_lib
 from specjax.benchmark import parts as parts_lib
 from specjax.benchmark import peers as peers_lib
 from specjax.benchmark import request as request_lib
@@ -132,6 +133,7 @@ def measure_cases(
                            continuations, by_width)  # fmt: skip
     rows.append(row)
     runs.append((row, batches, found.results))
+    memory_lib.release_programs()
   for (about, _), found in zip(asked, measured[len(cases) :]):
     rows.append(_peer_row(request, about, found, plain, first, setup, batches))
 

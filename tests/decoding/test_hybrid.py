@@ -149,18 +149,18 @@ def test_a_drafter_that_never_pays_is_seldom_asked():
     drafters.SuffixSpec(num_draft=3, min_score=9.0),
     num_draft=3,
     draft_cost=1.5,
-    probe=8,
+    probe=4,
   )
   made, verifier = _hybrid(lm, spec, settings, 'coupled')
   recipe = generate_lib.Recipe(lm, made, verifier, settings.warp_spec(), (0, 3))
   params = generate_lib.Params(good, drafters.HybridParams(bad))
-  controls = settings.controls(row_keys(3, range(2)), 60)
-  got = build.compiled(recipe, 60)(params, _prompt(2), controls)
+  controls = settings.controls(row_keys(3, range(2)), 120)
+  got = build.compiled(recipe, 120)(params, _prompt(2), controls)
   asked = np.asarray(got.rounds.drafted) > 0
   assert asked[:, 0].all() and asked.sum(1).max() < 20
-  # Each pause between two probes is twice the one before.
+  # Each pause between two probes is four times the one before.
   places = np.flatnonzero(asked[0])[-3:]
-  assert places[2] - places[1] > 1.8 * (places[1] - places[0])
+  assert places[2] - places[1] > 3.5 * (places[1] - places[0])
 
 
 def test_a_model_that_cannot_pay_does_not_run():

@@ -32,6 +32,7 @@ from specjax.decoding.drafters.suffix import SuffixState
 from specjax.decoding.drafters.suffix import waits
 
 _LONGEST = 1024  # rounds between two probes
+_FED = 16  # missed tokens that are fed at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,8 @@ class HybridSpec:
       fraction of `num_draft`.
     memory: weight of the past in the running mean, in [0, 1).
     probe: a row whose model drafts do not pay tries again after this many
-      rounds, then after twice as many, and so on.
+      rounds, then after four times as many, and so on: what the model has
+      missed by then has to be fed, which costs.
   """
 
   suffix: SuffixSpec = SuffixSpec()
@@ -58,7 +60,7 @@ class HybridSpec:
   min_gain: float = 0.0
   prior: float = 0.6
   memory: float = 0.8
-  probe: int = 32
+  probe: int = 64
 
   @property
   def can_pay(self) -> bool:
@@ -166,9 +168,7 @@ def hybrid(
 
   def ask_model(params, cache, fed, view):
     """The model's draft, after feeding what its cache has missed."""
-    cache = _catch_up(
-      lm, params.model, cache, fed, view.context, spec.num_draft + 1
-    )
+    cache = _catch_up(lm, params.model, cache, fed, view.context)
     draft, cache = model.propose(params.model, cache, view)
     return cache, draft.tokens, draft.log_probs
 
@@ -228,7 +228,7 @@ def hybrid(
     told = state.by_model & emitted
     mean = spec.memory * state.expected + (1 - spec.memory) * accepted
     pays = mean - spec.draft_cost > spec.min_gain
-    pause = jnp.where(pays, spec.probe, jnp.minimum(2 * state.pause, _LONGEST))
+    pause = jnp.where(pays, spec.probe, jnp.minimum(4 * state.pause, _LONGEST))
     # The accepted tokens of the model's own draft are in its cache, but for
     # the last of a full draft, which the next draft feeds again.
     own = jnp.maximum(observation.length - 2, state.fed)
@@ -276,7 +276,7 @@ def _search_alone(spec, search_source):
   return inner._replace(init=init, propose=propose, observe=observe)
 
 
-def _catch_up(lm, params, cache, fed, context, width):
+def _catch_up(lm, params, cache, fed, context):
   """Feeds committed tokens until all but the last two are in the cache.
 
   Args:
@@ -284,15 +284,16 @@ def _catch_up(lm, params, cache, fed, context, width):
     params: its parameters.
     cache: its cache.
     fed: int32 [B], tokens it holds rightly.
-    context: what is committed.
-    width: tokens fed at a time. The cache has room for that many beyond the
-      committed ones.
+    context: what is committed, as long as the cache.
   """
   goal = jnp.maximum(context.length - 2, 0)
+  width = min(_FED, context.tokens.shape[1])
 
   def feed(carry):
     cache, fed = carry
-    first = jnp.minimum(fed, goal)
+    # A block must not reach over the end; what it feeds again stays the same.
+    first = jnp.minimum(fed, context.tokens.shape[1] - width)
+    first = jnp.minimum(first, goal)
     cache = lm.commit(cache, first - cache.length)
     tokens = drawing.window(context.tokens, first, width)
     last = jnp.zeros((tokens.shape[0], 1), jnp.int32)
