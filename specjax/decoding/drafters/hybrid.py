@@ -33,6 +33,7 @@ from specjax.decoding.drafters.suffix import waits
 
 _LONGEST = 1024  # rounds between two probes
 _FED = 16  # missed tokens that are fed at a time
+_GOOD = 0.85  # acceptance rate of a good model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +65,9 @@ class HybridSpec:
 
   @property
   def can_pay(self) -> bool:
-    """Whether the model's draft could bring more than it costs."""
-    return self.num_draft - self.draft_cost > self.min_gain
+    """Whether the draft of a good model would bring more than it costs."""
+    brings = sum(_GOOD**depth for depth in range(1, self.num_draft + 1))
+    return brings - self.draft_cost > self.min_gain
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
