@@ -56,6 +56,8 @@ def _ours(rows, speculative=True):
 
 def _groups(rows, keys):
   """Rows by what they share, in order, with a label that names what varies."""
+  # A peer drafts no trees.
+  rows = [row | {'tree': row.get('tree') or 'chain'} for row in rows]
   varied = [k for k in keys if len({row[k] for row in rows}) > 1]
   varied = varied or [keys[0]]
   short = {'temperature': 'T', 'batch_size': 'batch', 'num_draft': 'K'}
@@ -100,7 +102,7 @@ def _whole_numbers(axes) -> None:
 
 def _speedup(axes, rows) -> bool:
   groups = _groups(
-    _ours(rows), ('drafter', 'verifier', 'temperature', 'batch_size')
+    _ours(rows), ('drafter', 'verifier', 'tree', 'temperature', 'batch_size')
   ) if _ours(rows) else {}  # fmt: skip
   for index, (label, group) in enumerate(groups.items()):
     group = sorted(group, key=lambda row: row['num_draft'])
@@ -131,7 +133,8 @@ def _acceptance(axes, rows) -> bool:
   # The batch size changes no row's tokens, so one of them says it all.
   rows = [row for row in rows if row['batch_size'] == rows[0]['batch_size']]
   groups = _groups(
-    rows, ('drafter', 'verifier', 'num_draft', 'temperature', 'batch_size')
+    rows,
+    ('drafter', 'verifier', 'tree', 'num_draft', 'temperature', 'batch_size'),
   ) if rows else {}  # fmt: skip
   for index, (label, group) in enumerate(groups.items()):
     rates = group[0]['acceptance_by_position']
@@ -173,7 +176,8 @@ def _latency(axes, rows) -> bool:
 def _split(axes, rows) -> bool:
   rows = [row for row in rows if row.get('draft_ms') is not None]
   groups = _groups(
-    rows, ('drafter', 'verifier', 'num_draft', 'temperature', 'batch_size')
+    rows,
+    ('drafter', 'verifier', 'tree', 'num_draft', 'temperature', 'batch_size'),
   ) if rows else {}  # fmt: skip
   labels = list(groups)
   left = [0.0] * len(labels)
