@@ -100,8 +100,8 @@ def load(
   if dtype == 'w8a8':
     dtype, scale = 'float32', quantize.W8A8
   config, params = stored.load(folder, dtype=dtype, layout=layout, scale=scale)
-  if prepare and layout is None and prepared.applies(config):
-    params = prepared.tree(config, params)
+  if prepare and layout is None:
+    params = prepared.prepare(config, params)
   generation = hf.read_json(folder, 'generation_config.json') or {}
   start = generation.get('decoder_start_token_id')
   if start is not None and isinstance(config, models.T5Config):

@@ -43,8 +43,7 @@ def abstract(config, dtype, layout):
   if layout is None:
     shapes, lm = models.abstract_params(config), models.make_lm(config)
     config = dataclasses.replace(config, dtype=dtype)
-    if prepared.applies(config):
-      shapes = jax.eval_shape(lambda x: prepared.tree(config, x), shapes)
+    shapes = jax.eval_shape(lambda x: prepared.prepare(config, x), shapes)
     place = jax.tree.map(
       lambda x: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes
     )

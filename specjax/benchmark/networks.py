@@ -53,8 +53,8 @@ def make(
   )
   made = parallel_build.model_config(settings, target, None, ())
   params = models.init_params(made, jax.random.key(seed), dtype=dtype)
-  if target.layout is None and prepared.applies(made):
-    params = prepared.tree(made, params)
+  if target.layout is None:
+    params = prepared.prepare(made, params)
   return loading.Model(
     params=params,
     config=made,

@@ -157,8 +157,8 @@ def load(
   if layout is not None:
     layout = sharded.fit(config, layout)
   params = _weights(config, layout, jax.random.key(seed), scale)
-  if layout is None and prepared.applies(config):
-    params = prepared.tree(config, params)
+  if layout is None:
+    params = prepared.prepare(config, params)
   made = loading.Model(
     params=params,
     config=config,

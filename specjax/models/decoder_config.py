@@ -7,8 +7,8 @@ Gemma 1/2/3: a family is nothing but a set of switches.
 import dataclasses
 from typing import Optional
 
+from specjax.models.attention import Rope
 from specjax.models.layers import ACTIVATIONS
-from specjax.models.layers import Rope
 from specjax.partitioning import Shards
 
 

@@ -8,9 +8,9 @@ import dataclasses
 import math
 from typing import Any, Mapping
 
+from specjax.models.attention import Rope
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.decoder_config import token_ids
-from specjax.models.layers import Rope
 
 ARCHITECTURES = {
   'llama': 'LlamaForCausalLM',

@@ -3,13 +3,13 @@
 from flax import linen as nn
 
 from specjax.models import cache as cache_lib
+from specjax.models.attention import attend
+from specjax.models.attention import rotate
+from specjax.models.attention import to_columns
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.layers import ACTIVATIONS
-from specjax.models.layers import attend
 from specjax.models.layers import Linear
 from specjax.models.layers import Norm
-from specjax.models.layers import rotate
-from specjax.models.layers import to_columns
 
 
 def _linear(config, features, use_bias, parts=1):

@@ -17,8 +17,8 @@ import dataclasses
 from typing import Any, Mapping, Optional
 
 from specjax import checks
+from specjax.models.attention import Rope
 from specjax.models.decoder_config import DecoderConfig
-from specjax.models.layers import Rope
 from specjax.models.output_ids import check_output_ids
 
 KINDS = ('parallel', 'medusa', 'eagle')

@@ -48,6 +48,16 @@ def is_copied(config: Any, path: tuple) -> bool:
   return path == ('embed', 'weight') and trunk.tie_word_embeddings
 
 
+def prepare(config: Any, params: dict) -> dict:
+  """Turns a model's matrices, where that `applies`.
+
+  Args:
+    config: of the model.
+    params: its parameter tree on one device, as it is stored.
+  """
+  return tree(config, params) if applies(config) else params
+
+
 def tree(config: Any, params: dict, path: tuple = ()) -> dict:
   """A parameter tree with its matrices in the other order.
 

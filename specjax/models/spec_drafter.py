@@ -31,9 +31,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax.base import Array
+from specjax.models.attention import MASKED
 from specjax.models.layers import Embedding
 from specjax.models.layers import Linear
-from specjax.models.layers import MASKED
 from specjax.models.layers import Norm
 from specjax.models.output_ids import spread
 from specjax.models.spec_drafter_config import never_drafted

@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax.models import cache as cache_lib
+from specjax.models.attention import attend
+from specjax.models.attention import relative_buckets
+from specjax.models.attention import to_columns
 from specjax.models.layers import ACTIVATIONS
-from specjax.models.layers import attend
 from specjax.models.layers import Embedding
 from specjax.models.layers import Linear
 from specjax.models.layers import Norm
-from specjax.models.layers import relative_buckets
-from specjax.models.layers import to_columns
 from specjax.models.t5_config import T5Config
 
 

@@ -368,52 +368,6 @@ def test_narrower_blocks_change_nothing(widths):
   np.testing.assert_array_equal(got.rounds.accepted, plain.rounds.accepted)
 
 
-@pytest.mark.parametrize('pieces', [False, True])
-def test_a_resting_drafter_is_not_asked(pieces):
-  """One that rests for three rounds is asked in every fourth, if all rest."""
-  target = fakes.markov_lm(VOCAB)
-  params = generate_lib.Params(fakes.markov_params(0, VOCAB))
-  settings, controls = _controls(2, eos=(-1,), new=10)
-  controls = controls.replace(max_new_tokens=jnp.array([10, 2]))
-
-  def init(params, prompt, prefilled, *, capacity):
-    del params, prefilled, capacity
-    return {'left': jnp.zeros((2,), jnp.int32), 'asked': jnp.zeros((), int)}
-
-  def propose(params, state, view):
-    del params, view
-    # The second row never rests, but is done after its two tokens.
-    empty = jnp.full((2, 1), base.EMPTY, jnp.int32)
-    return base.Draft(empty), {
-      'left': jnp.array([4, 0]),
-      'asked': state['asked'] + 1,
-    }
-
-  def observe(params, state, observation):
-    del params, observation
-    return {**state, 'left': state['left'] - 1}
-
-  drafter = base.Drafter(
-    init, propose, observe, 1, 1, lambda state: state['left'] > 0
-  )
-  recipe = build.recipe(target, 'prompt_lookup', num_draft=1)
-  recipe = recipe._replace(drafter=drafter, widths=(0, 1))
-  state = generate_lib.start(
-    recipe, params, _prompt(2), controls, max_new_tokens=10
-  )
-  if pieces:
-    for _ in range(10):
-      state = generate_lib.run(recipe, params, state, max_rounds=1)
-    asked = 10  # each piece begins by asking
-  else:
-    state = generate_lib.run(recipe, params, state)
-    asked = 4  # in rounds 0 and 1, for the second row, and in 5 and 9
-  done = generate_lib.finish(state)
-  assert done.num_rounds == 10
-  assert done.num_tokens.tolist() == [10, 2]
-  assert state.drafter['asked'] == asked
-
-
 @pytest.mark.parametrize('temperature', [0.0, 0.8])
 def test_the_baseline_is_the_loop_without_drafts(temperature):
   target = fakes.markov_lm(VOCAB)

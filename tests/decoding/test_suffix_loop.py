@@ -8,7 +8,6 @@ import pytest
 from specjax import base
 from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
-from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import verify
 from specjax.decoding.drafters.suffix import suffix
@@ -90,49 +89,6 @@ def test_output_is_that_of_plain_decoding(
   assert got.num_rounds <= want.num_rounds
   if with_corpus:
     assert got.num_rounds < want.num_rounds
-
-
-@pytest.mark.parametrize('name', ['suffix', 'hybrid'])
-def test_resting_leaves_out_the_search_and_changes_nothing(name):
-  """Rounds that follow at once are those that would have drafted nothing."""
-  target = fakes.markov_lm(VOCAB)
-  params = fakes.markov_params(0, VOCAB)
-  settings, batch, new = Sampling(temperature=1.0), 3, 60
-  prompt = _prompt(batch)
-  controls = settings.controls(row_keys(0, range(batch)), new)
-  drafter, given = 'suffix', None
-  if name == 'hybrid':
-    drafter = build.Hybrid(target, 2, 0.5)
-    given = drafters.HybridParams(fakes.markov_params(3, VOCAB))
-  recipe = build.recipe(
-    target,
-    drafter,
-    num_draft=6,
-    verify='coupled',
-    warp=settings.warp_spec(),
-    search=SearchConfig(max_wait=8),
-  )
-  assert recipe.drafter.rests is not None and recipe.widths[0] == 0
-  asked = []
-
-  def counting(rests):
-    def propose(params, state, view):
-      jax.debug.callback(lambda: asked.append(rests), ordered=True)
-      return recipe.drafter.propose(params, state, view)
-
-    changes = {} if rests else {'rests': None}
-    made = recipe.drafter._replace(propose=propose, **changes)
-    call = build.compiled(recipe._replace(drafter=made), new)
-    got = jax.device_get(
-      call(generate_lib.Params(params, given), prompt, controls)
-    )
-    jax.effects_barrier()
-    return got
-
-  with_rest, without = counting(True), counting(False)
-  jax.tree.map(np.testing.assert_array_equal, with_rest, without)
-  assert sum(not rests for rests in asked) == without.num_rounds
-  assert 0 < sum(asked) < without.num_rounds
 
 
 def test_a_loop_is_drafted_whole():

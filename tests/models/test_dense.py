@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from specjax.models import attention
 from specjax.models import layers
 from specjax.models import quantize
 
@@ -55,7 +56,7 @@ def test_attention_is_that_of_numpy(queries, heads, groups, size):
   )
   mask = rng.random((batch, queries, length)) < 0.7
   mask[..., 0] = True
-  got = jax.jit(layers.attend)(
+  got = jax.jit(attention.attend)(
     q, k.reshape(-1, size, length), v.reshape(-1, size, length), mask
   )
   group = np.arange(heads) // (heads // groups)

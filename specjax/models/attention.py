@@ -1,0 +1,181 @@
+"""Attention over keys in the cache's layout, and the positions it knows.
+
+Keys and values are `[B * Hkv, Dh, L]`, as the cache holds them, with an
+explicit mask, so that one function serves training, prefill, cached decoding,
+and drafter networks with masks of their own.
+
+References:
+  Su et al. RoFormer: enhanced transformer with rotary position embedding.
+    2021. https://arxiv.org/abs/2104.09864
+  Raffel et al. Exploring the limits of transfer learning with a unified
+    text-to-text transformer. JMLR 2020. https://arxiv.org/abs/1910.10683
+  Ainslie et al. GQA. EMNLP 2023. https://arxiv.org/abs/2305.13245
+"""
+
+import dataclasses
+import math
+from typing import Callable, Optional
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax.models.layers import on_cpu
+
+# A finite stand-in for minus infinity: a fully masked row stays finite.
+MASKED = -1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+  """Rotary embedding settings, named as in Hugging Face's rope_parameters.
+
+  Attributes:
+    theta: base of the frequencies.
+    kind: 'default', 'linear' or 'llama3'.
+    factor: how much the context was stretched.
+    low_freq_factor, high_freq_factor: ends of llama3's interpolated band.
+    original_max_position_embeddings: context before stretching (llama3).
+  """
+
+  theta: float = 10000.0
+  kind: str = 'default'
+  factor: float = 1.0
+  low_freq_factor: float = 1.0
+  high_freq_factor: float = 4.0
+  original_max_position_embeddings: int = 8192
+
+
+def rope_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
+  """Returns float32 [head_dim / 2] angular frequencies."""
+  exponent = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
+  frequency = (1.0 / np.float32(rope.theta) ** exponent).astype(np.float32)
+  if rope.kind == 'linear':
+    return frequency / np.float32(rope.factor)
+  if rope.kind == 'llama3':
+    # Long wavelengths are stretched, short ones kept, a band between mixed.
+    wavelength = 2 * math.pi / frequency
+    turns = rope.original_max_position_embeddings / wavelength
+    low, high = rope.low_freq_factor, rope.high_freq_factor
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    mixed = (1.0 - kept) * frequency / rope.factor + kept * frequency
+    return mixed.astype(np.float32)
+  return frequency
+
+
+def rope_angles(rope: Rope, positions, head_dim: int):
+  """Returns (cos, sin), float32 [B, N, 1, head_dim / 2], at `positions`."""
+  frequency = jnp.asarray(rope_frequencies(rope, head_dim))
+  angle = positions.astype(jnp.float32)[..., None] * frequency
+  return jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+
+
+def rotate(x, angles):
+  """Rotates the halves of each head of `x` [B, N, H, Dh]."""
+  cos, sin = angles
+  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return y.astype(x.dtype)
+
+
+def to_columns(x):
+  """Turns [B, T, H, Dh] into the cache's layout [B * H, Dh, T]."""
+  b, t, h, d = x.shape
+  return x.transpose(0, 2, 3, 1).reshape(b * h, d, t)
+
+
+def attend(
+  query,
+  keys,
+  values,
+  mask=None,
+  bias=None,
+  *,
+  scale: float = 1.0,
+  softcap: Optional[float] = None,
+  drop: Optional[Callable] = None,
+):
+  """Attention of query heads over keys in the cache's layout.
+
+  Args:
+    query: [B, T, H, Dh].
+    keys: [B * Hkv, Dh, L]; H must be a multiple of Hkv, and query head h
+      reads key head h // (H / Hkv).
+    values: [B * Hkv, Dh, L].
+    mask: bool [B or 1, T or 1, L], True where a key may be read, or None.
+    bias: float32 [B or 1, H, T, L] added to the scores, or None.
+    scale: multiplies the scores.
+    softcap: scores become softcap * tanh(scores / softcap), as in Gemma 2.
+    drop: applied to the probabilities (attention dropout), or None.
+
+  Returns:
+    [B, T, H * Dh] in the query's dtype.
+  """
+  b, t, h, d = query.shape
+  groups = keys.shape[0] // b
+  per = h // groups
+  length = keys.shape[-1]
+  q = query.reshape(b, t, groups, per, d).transpose(0, 2, 3, 1, 4)
+  q = q.reshape(b * groups, per * t, d)
+  batch = ((0,), (0,))
+  scores = lax.dot_general(
+    q, keys, (((2,), (1,)), batch), preferred_element_type=jnp.float32
+  )
+  scores = scores.reshape(b, groups, per, t, length) * scale
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  if bias is not None:
+    scores = scores + bias.reshape(bias.shape[0], groups, per, t, length)
+  if mask is not None:
+    scores = jnp.where(mask[:, None, None], scores, MASKED)
+  weights = jax.nn.softmax(scores, axis=-1)
+  if drop is not None:
+    weights = drop(weights)
+  weights = weights.astype(query.dtype).reshape(b * groups, per * t, length)
+  out = _mix(weights, values)
+  out = out.astype(query.dtype).reshape(b, groups, per, t, d)
+  return out.transpose(0, 3, 1, 2, 4).reshape(b, t, h * d)
+
+
+def _mix(weights, values):
+  """float32 [G, R, Dh]: weights [G, R, L] times values [G, Dh, L]."""
+  batch = ((0,), (0,))
+  if 1 < weights.shape[1] <= 8 and values.shape[1] >= 16 and on_cpu(weights):
+    # As in `_product`: a few rows go faster the other way round.
+    columns = lax.optimization_barrier(weights.transpose(0, 2, 1))
+    out = lax.dot_general(values, columns, (((2,), (1,)), batch))
+    return lax.optimization_barrier(out).transpose(0, 2, 1)
+  return lax.dot_general(
+    weights, values, (((2,), (2,)), batch), preferred_element_type=jnp.float32
+  )
+
+
+def relative_buckets(distance, *, bidirectional, num_buckets, max_distance):
+  """T5's buckets of key position minus query position.
+
+  Runs in numpy, in float32 and in the reference's order of operations: on a
+  bucket's edge another rounding of the logarithm would pick its neighbour.
+
+  Args:
+    distance: int numpy array, key position - query position.
+    bidirectional: encoder (both signs) or decoder (the past alone).
+    num_buckets: rows of the bias table.
+    max_distance: everything at least this far shares the last bucket.
+
+  Returns:
+    int32 numpy array of the same shape, in [0, num_buckets).
+  """
+  offset = 0
+  if bidirectional:
+    num_buckets //= 2
+    offset = (distance > 0).astype(np.int32) * num_buckets
+    distance = np.abs(distance)
+  else:
+    distance = np.maximum(-distance, 0)
+  exact = num_buckets // 2
+  ratio = np.maximum(distance, 1).astype(np.float32) / np.float32(exact)
+  far = np.log(ratio) / np.float32(math.log(max_distance / exact))
+  far = exact + (far * np.float32(num_buckets - exact)).astype(np.int32)
+  far = np.minimum(far, num_buckets - 1)
+  return (offset + np.where(distance < exact, distance, far)).astype(np.int32)
