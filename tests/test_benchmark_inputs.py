@@ -1,6 +1,7 @@
 """What the benchmark reads, refuses and computes without measuring."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -17,6 +18,8 @@ from specjax import models
 from specjax import theory
 from specjax.benchmark import cases
 from specjax.benchmark import explorer
+from specjax.benchmark import networks as networks_lib
+from specjax.benchmark import parts
 from specjax.benchmark import peers
 from specjax.benchmark import plan
 from specjax.benchmark import prompts
@@ -276,3 +279,26 @@ def test_config_files_load():
       assert dataclasses.is_dataclass(made)
     with pytest.raises(ValueError, match='no variant'):
       module.get_config('nonsense')
+
+
+def test_a_random_spec_drafter_has_the_targets_width():
+  target = subjects.load('shape:t5-tiny', dtype='float32')
+  make = functools.partial(
+    networks_lib.make, dtype='float32', num_draft=3, seed=1
+  )
+  made = make('network:spec_drafter', target).config
+  assert (made.num_layers, made.num_decoder_layers, made.block) == (12, 2, 3)
+  assert made.d_model == target.config.d_model
+  with pytest.raises(ValueError, match='drafts for T5 targets'):
+    make(
+      'network:spec_drafter', subjects.load('shape:llama-tiny', dtype='float32')
+    )
+  with pytest.raises(ValueError, match="'spec'; known are .*, spec_drafter"):
+    make('network:spec', target)
+
+
+def test_a_parts_time_leaves_out_what_every_call_costs():
+  def timer(steps):
+    return 0.5 + 0.01 * steps
+
+  assert parts.interleaved([timer]) == pytest.approx([10.0])

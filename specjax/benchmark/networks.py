@@ -12,17 +12,25 @@ from specjax.models import prepared
 from specjax.training import config as config_lib
 from specjax.training import parallel_build
 from specjax.training import parallel_settings
+from specjax.training import slot_drafters
 
 PREFIX = 'network:'
+
+
+# Beside `parallel_settings.VARIANTS`.
+SPEC_DRAFTER = 'spec_drafter'
+# Tokens of a source and of an answer that a random Spec-Drafter has rows for.
+_POSITIONS = 2048
 
 
 def make(
   name: str, target: loading.Model, *, dtype: str, num_draft: int, seed: int
 ) -> loading.Model:
-  """A drafter network with one layer of the target's own size.
+  """A drafter network of the target's own width.
 
   Args:
-    name: 'network:' and a name of `parallel_settings.VARIANTS`.
+    name: 'network:' and `SPEC_DRAFTER`, a Spec-Drafter of 12 + 2 layers, or a
+      name of `parallel_settings.VARIANTS`, of one layer.
     target: the model it drafts for. A `parallel` network, which has its own
       embeddings, is a quarter as wide.
     dtype: of its weights.
@@ -30,11 +38,36 @@ def make(
     seed: of its weights.
 
   Raises:
-    ValueError: there is no such variant.
+    ValueError: there is no such network, or none for such a target.
   """
-  given, settings = target.config, config_lib.TrainConfig(task='drafter')
-  parallel_settings.apply_variant(settings, name.removeprefix(PREFIX))
+  variant = name.removeprefix(PREFIX)
+  known = (*parallel_settings.VARIANTS, SPEC_DRAFTER)
+  if variant not in known:
+    raise ValueError(
+      f'Unknown network {variant!r}; known are {", ".join(known)}.'
+    )
   dtype = 'float32' if dtype == 'w8a8' else dtype
+  build = _spec_drafter if variant == SPEC_DRAFTER else _one_layer
+  made = build(variant, target, dtype, num_draft)
+  params = models.init_params(made, jax.random.key(seed), dtype=dtype)
+  if target.layout is None:
+    params = prepared.prepare(made, params)
+  return loading.Model(
+    params=params,
+    config=made,
+    module=models.make_module(made),
+    tokenizer=target.tokenizer,
+    lm=None,
+    eos_ids=target.eos_ids,
+    pad_id=target.pad_id,
+    name=name,
+  )
+
+
+def _one_layer(variant, target, dtype, num_draft):
+  """The config of a network that reads the target's states, or stands alone."""
+  given, settings = target.config, config_lib.TrainConfig(task='drafter')
+  parallel_settings.apply_variant(settings, variant)
   settings.compute_dtype = dtype
   settings.parallel.num_draft = num_draft
   is_pairs = isinstance(given, models.T5Config)
@@ -51,17 +84,22 @@ def make(
     gated=True,
     tie_embeddings=False,
   )
-  made = parallel_build.model_config(settings, target, None, ())
-  params = models.init_params(made, jax.random.key(seed), dtype=dtype)
-  if target.layout is None:
-    params = prepared.prepare(made, params)
-  return loading.Model(
-    params=params,
-    config=made,
-    module=models.make_module(made),
-    tokenizer=target.tokenizer,
-    lm=None,
-    eos_ids=target.eos_ids,
-    pad_id=target.pad_id,
-    name=name,
+  return parallel_build.model_config(settings, target, None, ())
+
+
+def _spec_drafter(variant, target, dtype, num_draft):
+  """The config of SpecDec's drafter."""
+  slot_drafters.check_teacher(variant, target)
+  given = target.config
+  same = ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_heads', 'gated')
+  same += ('hidden_act', 'decoder_start_token_id', 'pad_token_id')
+  return models.SpecDrafterConfig(
+    **{name: getattr(given, name) for name in same},
+    num_layers=12,
+    num_decoder_layers=2,
+    block=num_draft,
+    max_positions=_POSITIONS,
+    max_source_positions=_POSITIONS,
+    eos_token_id=given.eos_token_id,
+    dtype=dtype,
   )

@@ -22,6 +22,8 @@ from specjax.decoding import sampling
 SAMPLE_SECONDS = 0.08
 SAMPLES = 5
 MOST_STEPS = 512
+# What a clock tells apart.
+_LEAST_SECONDS = 1e-7
 # Read to measure memory: many times what caches hold (more on an accelerator).
 _READ_BYTES = 2**28
 
@@ -109,7 +111,11 @@ def bytes_per_second() -> float:
 
 
 def interleaved(timers: Sequence[Callable[[int], float]]) -> list[float]:
-  """Median milliseconds of a step of each, samples taken in turn."""
+  """Median milliseconds of a step of each, samples taken in turn.
+
+  What a call costs without any step, such as its own copy of the caches, is
+  measured with every sample and taken off.
+  """
   steps = []
   for timer in timers:
     few = max(timer(2), 1e-6) / 2
@@ -117,7 +123,10 @@ def interleaved(timers: Sequence[Callable[[int], float]]) -> list[float]:
     # Several processes must run the same number of steps.
     steps.append(distributed.from_first(count))
   samples = [
-    [1e3 * timer(count) / count for timer, count in zip(timers, steps)]
+    [
+      1e3 * max(timer(count) - timer(0), _LEAST_SECONDS) / count
+      for timer, count in zip(timers, steps)
+    ]
     for _ in range(SAMPLES)
   ]
   return [float(x) for x in np.median(samples, axis=0)]

@@ -254,8 +254,26 @@ def distillation_objective(
 
   Returns:
     `Objective`; its sums are 'acceptance' (of plain sampling at the
-    objective's temperature, 1 - TV) and 'agreement' (of the two argmaxes).
+    objective's temperature, 1 - TV) and 'agreement' (of the two argmaxes). A
+    step that learns from labels alone does not run the teacher; its one sum is
+    'accuracy', the share of labels that the drafter finds.
   """
+  learns_labels = config.name == 'cross_entropy'
+
+  def from_labels(params, part):
+    hidden, labels, mask = part
+    draft = network.logits(params, hidden)
+    ids = jnp.asarray(output_ids or range(draft.shape[-1]), jnp.int32)
+    size = 1 + max(output_ids or (draft.shape[-1] - 1,))
+    place, has_label = place_of(labels, ids, size)
+    values = losses.cross_entropy(
+      draft, place, mask & has_label, config.label_smoothing
+    )
+    right = mask & has_label & (jnp.argmax(draft, -1) == place)
+    return {
+      'total': jnp.sum(values),
+      'accuracy': jnp.sum(right, dtype=jnp.float32),
+    }
 
   def sums(params, frozen, training, part):
     hidden, known, labels, mask = part
@@ -272,13 +290,20 @@ def distillation_objective(
 
   def loss(params, frozen, batch, key):
     hidden = network.hidden(params, batch, key)
-    known = lax.stop_gradient(teacher.hidden(frozen, batch, None))
     mask = loss_mask(batch)
-    out = sum_chunks(
-      config.chunk,
-      lambda part: sums(params, frozen, key is not None, part),
-      (hidden, known, batch['target'], mask),
-    )
+    if learns_labels and key is not None:
+      out = sum_chunks(
+        config.chunk,
+        lambda part: from_labels(params, part),
+        (hidden, batch['target'], mask),
+      )
+    else:
+      known = lax.stop_gradient(teacher.hidden(frozen, batch, None))
+      out = sum_chunks(
+        config.chunk,
+        lambda part: sums(params, frozen, key is not None, part),
+        (hidden, known, batch['target'], mask),
+      )
     total = out.pop('total')
     return total, jnp.sum(mask.astype(jnp.float32)), out
 
@@ -286,8 +311,8 @@ def distillation_objective(
 
 
 def place_of(labels, ids, vocab_size):
-  """Which of `ids` each label is, and whether it is one of them."""
+  """Which of `ids`, all below `vocab_size`, each label is, and whether any."""
   place = jnp.full((vocab_size,), -1, jnp.int32)
   place = place.at[ids].set(jnp.arange(ids.size, dtype=jnp.int32))
-  found = place[labels]
+  found = place.at[labels].get(mode='fill', fill_value=-1)
   return jnp.maximum(found, 0), found >= 0

@@ -296,3 +296,30 @@ def test_a_reduced_head_learns_among_the_tokens_it_knows():
     np.testing.assert_allclose(total, wanted, rtol=1e-4)
     np.testing.assert_allclose(sums['acceptance'], near, rtol=1e-4)
     assert float(weight) == mask.sum()
+
+
+@pytest.mark.parametrize('ids', [(), (1, 3, 4, 9, 11, 12, 15)])
+def test_labels_are_learnt_without_running_the_teacher(ids):
+  small = T5
+  if ids:
+    small = dataclasses.replace(T5, output_ids=ids, tie_word_embeddings=False)
+  batch = pair_batch()
+  drafter, teacher = network(small), network(T5)
+  params = drafter.init(jax.random.key(0))
+  frozen = teacher.init(jax.random.key(1))
+  made = objectives.distillation_objective(
+    drafter, teacher, config_lib.ObjectiveConfig(name='cross_entropy'), ids
+  )
+  wanted, weight, _ = made.loss(params, frozen, batch, None)
+  key = jax.random.key(2)
+  # Without parameters the teacher cannot run.
+  got, same, sums = made.loss(params, {}, batch, key)
+  np.testing.assert_allclose(got, wanted, rtol=1e-5)
+  assert float(same) == float(weight) and set(sums) == {'accuracy'}
+  logits = drafter.logits(params, drafter.hidden(params, batch, None))
+  guess = np.asarray(jnp.argmax(logits, -1))
+  guess = np.asarray(ids)[guess] if ids else guess
+  right = (guess == batch['target']) & (batch['target_segments'] > 0)
+  assert float(sums['accuracy']) == right.sum()
+  with pytest.raises(Exception, match='params|scope|embed'):
+    made.loss(params, {}, batch, None)
