@@ -68,8 +68,11 @@ def _plan_epoch(config, sources, seed, epoch):
   starts = np.cumsum([0] + [len(packing.lengths(s.sides[0])) for s in sources])
   flat = starts[visits[:, 0]] + visits[:, 1]
   num_joined = int(round(config.joined_fraction * len(flat)))
+  cut = None
   if config.kind == 'text':
     num_joined = 0
+  else:
+    cut = np.concatenate([s.cut for s in sources])
   examples = packing.group(
     flat,
     [sizes[:, side] for side in range(len(limits))],
@@ -77,6 +80,7 @@ def _plan_epoch(config, sources, seed, epoch):
     num_joined,
     (config.join_min, config.join_max),
     rng,
+    cut,
   )
   examples = [examples[i] for i in rng.permutation(len(examples))]
   taken = np.stack([sizes[e].sum(0) for e in examples])

@@ -55,6 +55,7 @@ def group(
   num_joined: int,
   join: tuple[int, int],
   rng: np.random.Generator,
+  cut: Optional[np.ndarray] = None,
 ) -> list[np.ndarray]:
   """Joins the first `num_joined` of `order` to passages; the rest stay alone.
 
@@ -66,6 +67,7 @@ def group(
     join: fewest and most items of a passage; a passage also ends before it
       would pass a limit.
     rng: draws the number of items of each passage.
+    cut: bool [number of items], those that end their passage; None for none.
 
   Returns:
     list of int arrays, the items of each example; each item occurs once.
@@ -82,6 +84,8 @@ def group(
       wanted = int(rng.integers(join[0], join[1] + 1))
     current.append(item)
     used = new
+    if cut is not None and cut[item]:
+      wanted = 0
   if current:
     examples.append(np.asarray(current))
   examples += [order[i : i + 1] for i in range(num_joined, len(order))]

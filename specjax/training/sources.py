@@ -101,12 +101,15 @@ class Source(NamedTuple):
     too_long: examples left out because they do not fit a row.
     given: for text, int [n], how many tokens of each example are a prompt and
       carry no loss, at least 1; None for pairs.
+    cut: for pairs, bool [n], whether a target was cut by its budget; nothing
+      may be joined behind it.
   """
 
   sides: tuple[packing.Stream, ...]
   skipped: int
   too_long: int
   given: Optional[np.ndarray] = None
+  cut: Optional[np.ndarray] = None
 
 
 def files(names: str) -> list[str]:
@@ -144,11 +147,15 @@ def load_pairs(
   )
   sources, targets, cut = (_first(config, values) for values in read[:3])
   pairs = list(
-    zip(_encode(sources, encode, eos_id), _encode(targets, encode, eos_id, cut))
+    zip(
+      _encode(sources, encode, eos_id),
+      _encode(targets, encode, eos_id, cut),
+      cut,
+    )
   )
   fitting = [
-    (s, t)
-    for s, t in pairs
+    (s, t, c)
+    for s, t, c in pairs
     if len(s) <= config.source_length and len(t) <= config.target_length
   ]
   if not fitting:
@@ -157,8 +164,13 @@ def load_pairs(
       f'{config.target_length} target tokens; raise data.source_length and '
       'data.target_length.'
     )
-  sides = tuple(packing.stream(side) for side in zip(*fitting))
-  return Source(sides, read.skipped, len(pairs) - len(fitting))
+  *sides, cut = zip(*fitting)
+  return Source(
+    tuple(packing.stream(side) for side in sides),
+    read.skipped,
+    len(pairs) - len(fitting),
+    cut=np.asarray(cut, bool),
+  )
 
 
 def _first(config, examples):

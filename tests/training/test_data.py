@@ -109,6 +109,32 @@ def test_segments_hold_whole_pairs_and_inputs_are_moved_targets(pairs):
   assert several
 
 
+def test_nothing_is_joined_behind_a_cut_answer(tmp_path):
+  path = tmp_path / 'labels.jsonl'
+  path.write_text(
+    ''.join(
+      f'{{"source": "w{i}", "target": [{i + 2}, {101 if i % 3 else EOS}],'
+      f' "finish_reason": "{"length" if i % 3 else "eos"}"}}\n'
+      for i in range(60)
+    )
+  )
+  batches = make(str(path), joined_fraction=1.0, join_max=6, target_length=32)
+  seen, several = 0, 0
+  for step in range(batches.epoch_of(0)[2]):
+    batch = batches.get(step)
+    for b in range(4):
+      for s in range(1, batch['target_segments'][b].max() + 1):
+        target = batch['target'][b][batch['target_segments'][b] == s]
+        # Complete answers without their ends, then one whole answer.
+        inside = [x - 2 for x in target[:-2].tolist()]
+        last = target[-2] - 2
+        assert not any(i % 3 for i in inside)
+        assert target[-1] == (101 if last % 3 else EOS)
+        seen += len(inside) + 1
+        several += bool(inside) and last % 3 > 0
+  assert seen == 60 and several
+
+
 def test_same_order_for_a_seed_and_another_for_another(pairs):
   one, again, other = make(pairs), make(pairs), make(pairs, seed=1)
   assert all(same(one.get(i), again.get(i)) for i in (5, 0, 9))
