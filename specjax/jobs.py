@@ -8,7 +8,6 @@ import dataclasses
 from typing import Any, Optional, Sequence, Union
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
@@ -224,7 +223,7 @@ def batch_inputs(
   controls = config.sampling(indices).controls(
     _row_keys(config.seed, indices, sequences), budgets, job.eos_ids
   )
-  prompt = base.Prompt(jnp.asarray(tokens), jnp.asarray(lengths))
+  prompt = base.Prompt(tokens, lengths)
   if job.layout is None:
     return prompt, controls
   rows = job.layout.rows(job.batch_size)
