@@ -16,6 +16,7 @@ from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import row_keys
 from specjax.models import prepared
+from specjax.models import quantize
 from specjax.models import sharded
 from tests import tiny
 
@@ -38,11 +39,15 @@ def with_layers(config, count):
   return dataclasses.replace(config, **dict.fromkeys(fields, count))
 
 
-def abstract(config, dtype, layout):
+def abstract(config, dtype, layout, int8=False):
   """A model's parameters as shapes on their devices, and its `CachedLM`."""
   if layout is None:
     shapes, lm = models.abstract_params(config), models.make_lm(config)
     config = dataclasses.replace(config, dtype=dtype)
+    if int8:
+      shapes = jax.eval_shape(
+        lambda x: quantize.tree(x, quantize.WEIGHTS), shapes
+      )
     shapes = jax.eval_shape(lambda x: prepared.prepare(config, x), shapes)
     place = jax.tree.map(
       lambda x: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes
@@ -54,7 +59,11 @@ def abstract(config, dtype, layout):
     place = jax.tree.map(layout.sharding, specs)
     lm = sharded.make_lm(config, layout)
   made = jax.tree.map(
-    lambda x, y: jax.ShapeDtypeStruct(x.shape, dtype, sharding=y), shapes, place
+    lambda x, y: jax.ShapeDtypeStruct(
+      x.shape, x.dtype if x.dtype == jnp.int8 else dtype, sharding=y
+    ),
+    shapes,
+    place,
   )
   return made, lm
 
@@ -62,11 +71,12 @@ def abstract(config, dtype, layout):
 def compiled_bytes(config, drafter, decode, prompt_tokens, layout=None):
   """Arguments, results and temporaries of the whole program, of a device."""
   batch = decode.batch_size
-  params, lm = abstract(config, decode.dtype, layout)
+  int8 = decode.quantize == 'both'
+  params, lm = abstract(config, decode.dtype, layout, int8)
   given, draft_params = drafter, None
   if not isinstance(drafter, str):
     whole = layout and partitioning.with_rules(layout, partitioning.REPLICATED)
-    draft_params, given = abstract(drafter, decode.dtype, whole)
+    draft_params, given = abstract(drafter, decode.dtype, whole, int8)
   recipe = build.recipe(lm, given, num_draft=decode.num_draft)
   rows = None if layout is None else layout.sharding(layout.rows(batch))
   prompt = base.Prompt(
@@ -90,20 +100,31 @@ def compiled_bytes(config, drafter, decode, prompt_tokens, layout=None):
 
 
 @pytest.mark.parametrize(
-  'config, layers, dtype, tokens',
+  'config, layers, dtype, tokens, batch, int8',
   [
-    (DECODER, 0, 'bfloat16', 128),
-    pytest.param(DECODER, 1, 'float32', 384, marks=pytest.mark.slow),
-    pytest.param(T5, 0, 'float32', 128, marks=pytest.mark.slow),
-    pytest.param(T5, 1, 'float32', 384, marks=pytest.mark.slow),
+    (DECODER, 0, 'bfloat16', 128, 4, 'none'),
+    # A single row, which a CPU would multiply by float32 copies.
+    (DECODER, 0, 'bfloat16', 64, 1, 'none'),
+    (DECODER, 0, 'bfloat16', 64, 1, 'both'),
+    pytest.param(DECODER, 1, 'float32', 384, 4, 'none', marks=pytest.mark.slow),
+    pytest.param(
+      DECODER, 1, 'bfloat16', 256, 1, 'none', marks=pytest.mark.slow
+    ),
+    pytest.param(T5, 0, 'float32', 128, 4, 'none', marks=pytest.mark.slow),
+    pytest.param(T5, 0, 'float32', 128, 4, 'both', marks=pytest.mark.slow),
+    pytest.param(T5, 1, 'float32', 384, 4, 'none', marks=pytest.mark.slow),
+    pytest.param(T5, 1, 'bfloat16', 256, 8, 'none', marks=pytest.mark.slow),
+    pytest.param(T5, 1, 'bfloat16', 384, 4, 'both', marks=pytest.mark.slow),
   ],
 )
 @pytest.mark.usefixtures('fresh_compilation')
-def test_estimate_is_within_ten_percent(config, layers, dtype, tokens):
+def test_estimate_is_within_ten_percent(
+  config, layers, dtype, tokens, batch, int8
+):
   config = dataclasses.replace(config, dtype=dtype)
   drafter = with_layers(config, layers) if layers else 'prompt_lookup'
   decode = specjax.DecodeConfig(
-    batch_size=4, max_new_tokens=64, dtype=dtype, num_draft=3
+    batch_size=batch, max_new_tokens=64, dtype=dtype, num_draft=3, quantize=int8
   )
   estimate = specjax.estimate_memory(
     config, drafter=drafter, decode=decode, prompt_tokens=tokens

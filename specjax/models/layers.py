@@ -59,6 +59,8 @@ def dense(
   shape = x.shape[:-1]
   # Two-dimensional operands keep the backend on its plain matrix kernel.
   x = x.reshape(-1, x.shape[-1])
+  if weight.dtype == jnp.int8 and not integer:
+    weight = _after(x, weight)
   if integer:
     y = _integer_product(x, weight, reduce)
   elif turned:
@@ -68,6 +70,19 @@ def dense(
   if bias is not None:
     y = y + bias.astype(jnp.float32)
   return y.astype(out_dtype or dtype).reshape(*shape, y.shape[-1])
+
+
+def _after(x, weight):
+  """int8 `weight` as it is, but not before x is known.
+
+  A CPU converts it then, matrix after matrix; else all of them would be kept in
+  the compute dtype too while a loop decodes.
+  """
+  if jax.default_backend() != 'cpu':
+    return weight
+  bits = lax.bitcast_convert_type(x[0, 0].astype(jnp.float32), jnp.uint32)
+  zero = (bits >> 31) >> 1
+  return weight ^ zero.astype(jnp.int8)
 
 
 def _product(x, weight):
@@ -83,12 +98,17 @@ def _product(x, weight):
     y = lax.dot_general(weight, x, (((1,), (0,)), ((), ())))
     y = lax.optimization_barrier(y)
     return y.T[:rows]
-  return lax.dot_general(
+  if x.dtype == jnp.bfloat16 and jax.default_backend() == 'cpu':
+    # With fewer rows a CPU keeps the matrix in float32 too, and rounds a row
+    # differently than in a block.
+    x = jnp.pad(x, ((0, max(3 - rows, 0)), (0, 0)))
+  y = lax.dot_general(
     x,
     weight,
     (((1,), (1,)), ((), ())),
     preferred_element_type=jnp.float32,
   )
+  return y[:rows]
 
 
 def on_cpu(x):

@@ -41,6 +41,18 @@ def test_a_turned_matrix_gives_the_same_product(operands, rows):
   np.testing.assert_allclose(got, x @ weight.T + bias, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize('rows', [2, 3, 5, 9])
+def test_a_row_in_bfloat16_is_the_same_alone_and_in_a_block(operands, rows):
+  x, weight = (jnp.asarray(a, jnp.bfloat16) for a in operands)
+  product = jax.jit(
+    lambda x, w: layers.dense(x, w, dtype=x.dtype, out_dtype=jnp.float32)
+  )
+  block, alone = product(x[:rows], weight), product(x[:1], weight)
+  np.testing.assert_array_equal(block[:1], alone)
+  want = np.asarray(x[:rows], np.float32) @ np.asarray(weight, np.float32).T
+  np.testing.assert_allclose(block, want, rtol=1e-3, atol=1e-3)
+
+
 # One query, a few, and more than go the other way round; heads that share keys
 # make several rows of each.
 @pytest.mark.parametrize('queries', [1, 2, 4, 5, 9])
