@@ -258,6 +258,10 @@ def _write_whole(path, write):
   part = f'{path}.part{os.getpid()}'
   try:
     write(part)
+    # safetensors writes for its owner alone.
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(part, 0o666 & ~mask)
     os.replace(part, path)
   finally:
     if os.path.exists(part):
