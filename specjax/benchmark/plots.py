@@ -79,9 +79,11 @@ def _finish(axes, title, x, y, count) -> None:
   axes.set_ylabel(y)
   axes.grid(alpha=0.25)
   axes.spines[['top', 'right']].set_visible(False)
-  if count > 1:
-    columns = 1 if count < 9 else 2
-    axes.legend(fontsize=8, frameon=False, ncols=columns)
+  look = dict(fontsize=8, frameon=False)
+  if count > 4:  # Inside they would hide what they name.
+    axes.figure.legend(loc='outside lower center', ncols=4, **look)
+  elif count > 1:
+    axes.legend(**look)
 
 
 def _style(index: int) -> dict:
