@@ -139,7 +139,7 @@ def _beside_bfloat16(parts, batch: int, width: int) -> int:
   """
   if len(parts) == 1:
     return 0
-  tables = sum(0 if part.converted else part.table for part in parts)
+  tables = sum(part.table for part in parts)
   scores = sum(4 * p.local.num_heads * width**2 for p in parts if p.is_t5)
   return 4 * tables + int(0.3 * batch * scores)
 
@@ -150,19 +150,15 @@ class _Part(NamedTuple):
   Attributes:
     local: config whose heads and widths are those of a device.
     bytes: of its parameters.
-    converted: of its largest matrix in eight bits, in the compute dtype; a CPU
-      makes that of one after the other.
+    table: entries of its table of embeddings; 0 if that is in eight bits.
+    converted: bytes of its largest matrix in eight bits, in the compute dtype;
+      a CPU makes that of one after the other.
   """
 
   local: models.Config
   bytes: int
+  table: int = 0
   converted: int = 0
-
-  @property
-  def table(self) -> int:
-    """Entries of the table of embeddings."""
-    width = self.local.d_model if self.is_t5 else self.local.hidden_size
-    return self.local.vocab_size * width
 
   @property
   def is_t5(self) -> bool:
@@ -190,7 +186,7 @@ def _part(config: Subject, decode, layout, int8: bool) -> _Part:
     abstract = models.abstract_params(whole)
     local = _divided(whole, layout)
   in_order = layout is None and prepared.applies(local)
-  total, itemsize, converted = 0, jnp.dtype(dtype).itemsize, 0
+  itemsize, total, table, converted = jnp.dtype(dtype).itemsize, 0, 0, 0
   converts = jax.default_backend() == 'cpu' and decode.dtype != 'w8a8'
   for path, leaf in names.flat(abstract):
     shape = leaf.shape
@@ -204,7 +200,8 @@ def _part(config: Subject, decode, layout, int8: bool) -> _Part:
     else:
       copies = 1 + (in_order and prepared.is_copied(local, path))
       total += copies * itemsize * math.prod(shape)
-  return _Part(local, total, converted)
+      table += path == ('embed', 'weight') and math.prod(shape)
+  return _Part(local, total, table, converted)
 
 
 def _divided(config, layout):

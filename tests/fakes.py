@@ -112,6 +112,15 @@ def markov_lm(
   )
 
 
+def prompts(batch: int, vocab: int, width: int = 9) -> base.Prompt:
+  """Random ragged prompts [B, S], another set for each batch size."""
+  rng = np.random.default_rng(batch)
+  return base.Prompt(
+    jnp.asarray(rng.integers(0, vocab, (batch, width)), jnp.int32),
+    jnp.asarray(rng.integers(1, width + 1, batch), jnp.int32),
+  )
+
+
 def markov_params(seed: int, vocab: int, scale: float = 1.5):
   """Random tables for `markov_lm`."""
   rng = np.random.default_rng(seed)

@@ -315,6 +315,16 @@ def test_broken_tokenizer(folder):
   assert 'tokenizer' in complaint(folder)
 
 
+def test_written_weights_are_readable_like_any_file(params, tmp_path):
+  (tmp_path / 'any').touch()
+  hf.save_hf(str(tmp_path), params, CONFIG)
+  modes = {
+    (tmp_path / name).stat().st_mode
+    for name in ('any', 'config.json', 'model.safetensors')
+  }
+  assert len(modes) == 1
+
+
 def test_nothing_half_written(params, tmp_path, monkeypatch):
   def fail(*args, **kwargs):
     pathlib.Path(args[1]).write_bytes(b'half')

@@ -2,9 +2,12 @@
 
 import dataclasses
 import importlib
+import os
 import pathlib
 import re
 import runpy
+import subprocess
+import sys
 
 import pytest
 
@@ -62,6 +65,54 @@ def test_pytorch_is_no_dependency(arguments):
     arguments['extras_require'].values(), []
   )
   assert not [line for line in needed if line.startswith(('torch', 'tensorf'))]
+
+
+_WITHOUT_EXTRAS = """
+import importlib, pathlib, sys
+
+class Hide:
+  def __init__(self, finder):
+    self.finder = finder
+
+  def __getattr__(self, name):
+    return getattr(self.finder, name)
+
+  def find_spec(self, name, path=None, target=None):
+    if name.split('.')[0] in sys.argv[1].split(','):
+      return None
+    return self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Hide(finder) for finder in sys.meta_path]
+for module in sys.argv[2].split(','):
+  importlib.import_module(module)
+from specjax.training import metrics
+assert metrics.plot('.') == ''
+"""
+
+
+def test_every_module_needs_the_base_installation_alone(arguments):
+  extras = {
+    re.match(r'[\w-]+', line)[0].replace('-', '_')
+    for name in ('test', 'plots')
+    for line in arguments['extras_require'][name]
+  }
+  modules = [
+    '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+    for top in ('specjax',) + LEAVES
+    for path in (ROOT / top).rglob('*.py')
+    # The peers run in processes of their own, on what they are.
+    if path.stem not in ('__init__', 'peer_transformers', 'peer_ctranslate2')
+  ]
+  hidden = ','.join(extras | {'torch', 'ctranslate2'})
+  done = subprocess.run(
+    [sys.executable, '-c', _WITHOUT_EXTRAS, hidden, ','.join(modules)],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
 
 
 def test_the_readme_defines_every_field_and_option():

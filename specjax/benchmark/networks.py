@@ -15,8 +15,6 @@ from specjax.training import parallel_settings
 from specjax.training import slot_drafters
 
 PREFIX = 'network:'
-
-
 # Beside `parallel_settings.VARIANTS`.
 SPEC_DRAFTER = 'spec_drafter'
 # Tokens of a source and of an answer that a random Spec-Drafter has rows for.
@@ -91,8 +89,10 @@ def _spec_drafter(variant, target, dtype, num_draft):
   """The config of SpecDec's drafter."""
   slot_drafters.check_teacher(variant, target)
   given = target.config
-  same = ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_heads', 'gated')
-  same += ('hidden_act', 'decoder_start_token_id', 'pad_token_id')
+  same = (
+    'vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_heads', 'gated', 'hidden_act',
+    'decoder_start_token_id', 'pad_token_id', 'eos_token_id',
+  )  # fmt: skip
   return models.SpecDrafterConfig(
     **{name: getattr(given, name) for name in same},
     num_layers=12,
@@ -100,6 +100,5 @@ def _spec_drafter(variant, target, dtype, num_draft):
     block=num_draft,
     max_positions=_POSITIONS,
     max_source_positions=_POSITIONS,
-    eos_token_id=given.eos_token_id,
     dtype=dtype,
   )

@@ -1,12 +1,12 @@
 """Where a run's numbers go: `metrics.jsonl`, TensorBoard files, curves."""
 
+import importlib.util
 import json
 import math
 import os
 from typing import Callable, NamedTuple
 
 import jax
-import matplotlib
 import tensorboardX
 
 FILE = 'metrics.jsonl'
@@ -87,16 +87,20 @@ _PANELS = (
 
 
 def plot(workdir: str) -> str:
-  """Draws `curves.png` from `metrics.jsonl`; returns its path."""
-  matplotlib.use('Agg')
-  from matplotlib import pyplot as plt  # pylint: disable=g-import-not-at-top
+  """Draws `curves.png` from `metrics.jsonl`.
+
+  Returns:
+    Its path; '' without matplotlib.
+  """
+  if importlib.util.find_spec('matplotlib') is None:
+    return ''
+  from matplotlib import figure
 
   rows = read(workdir)
   panels = [p for p in _PANELS if any(r.get(p[0]) is not None for r in rows)]
   panels = panels or [_PANELS[0]]
-  figure, axes = plt.subplots(
-    1, len(panels), figsize=(4.5 * len(panels), 3.5), squeeze=False
-  )
+  page = figure.Figure(figsize=(4.5 * len(panels), 3.5), layout='tight')
+  axes = page.subplots(1, len(panels), squeeze=False)
   for axis, (name, title) in zip(axes[0], panels):
     for kind, style in (('train', '-'), ('eval', 'o-')):
       points = [
@@ -111,8 +115,6 @@ def plot(workdir: str) -> str:
     axis.grid(alpha=0.3)
     if axis.lines:
       axis.legend()
-  figure.tight_layout()
   path = os.path.join(workdir, CURVES)
-  figure.savefig(path, dpi=110)
-  plt.close(figure)
+  page.savefig(path, dpi=110)
   return path

@@ -159,9 +159,21 @@ def sum_chunks(chunk: int, function: Callable, arrays: Any) -> Any:
 
 
 def cross_entropy_objective(
-  network: Network, config: config_lib.ObjectiveConfig
+  network: Network,
+  config: config_lib.ObjectiveConfig,
+  output_ids: tuple = (),
 ) -> step_lib.Objective:
-  """Trains a model on the tokens of the data."""
+  """Trains a model on the tokens of the data.
+
+  Args:
+    network: the model's.
+    config: its chunk and label smoothing.
+    output_ids: the tokens that the head knows, in the order of its logits; ()
+      for all. Labels among the others are skipped and count as missed.
+
+  Returns:
+    `Objective`; its sum is 'accuracy', the labels that are the argmax.
+  """
 
   def loss(params, frozen, batch, key):
     del frozen
@@ -170,6 +182,10 @@ def cross_entropy_objective(
     def sums(part):
       hidden, labels, mask = part
       logits = network.logits(params, hidden)
+      if output_ids:
+        ids = jnp.asarray(output_ids, jnp.int32)
+        labels, known = place_of(labels, ids, 1 + max(output_ids))
+        mask = mask & known
       smooth = config.label_smoothing if key is not None else 0.0
       values = losses.cross_entropy(logits, labels, mask, smooth)
       right = (jnp.argmax(logits, -1) == labels) & mask
@@ -255,25 +271,10 @@ def distillation_objective(
   Returns:
     `Objective`; its sums are 'acceptance' (of plain sampling at the
     objective's temperature, 1 - TV) and 'agreement' (of the two argmaxes). A
-    step that learns from labels alone does not run the teacher; its one sum is
-    'accuracy', the share of labels that the drafter finds.
+    training step on labels alone is one of `cross_entropy_objective`, without
+    the teacher.
   """
-  learns_labels = config.name == 'cross_entropy'
-
-  def from_labels(params, part):
-    hidden, labels, mask = part
-    draft = network.logits(params, hidden)
-    ids = jnp.asarray(output_ids or range(draft.shape[-1]), jnp.int32)
-    size = 1 + max(output_ids or (draft.shape[-1] - 1,))
-    place, has_label = place_of(labels, ids, size)
-    values = losses.cross_entropy(
-      draft, place, mask & has_label, config.label_smoothing
-    )
-    right = mask & has_label & (jnp.argmax(draft, -1) == place)
-    return {
-      'total': jnp.sum(values),
-      'accuracy': jnp.sum(right, dtype=jnp.float32),
-    }
+  on_labels = cross_entropy_objective(network, config, output_ids)
 
   def sums(params, frozen, training, part):
     hidden, known, labels, mask = part
@@ -289,21 +290,16 @@ def distillation_objective(
     }
 
   def loss(params, frozen, batch, key):
+    if config.name == 'cross_entropy' and key is not None:
+      return on_labels.loss(params, frozen, batch, key)
     hidden = network.hidden(params, batch, key)
+    known = lax.stop_gradient(teacher.hidden(frozen, batch, None))
     mask = loss_mask(batch)
-    if learns_labels and key is not None:
-      out = sum_chunks(
-        config.chunk,
-        lambda part: from_labels(params, part),
-        (hidden, batch['target'], mask),
-      )
-    else:
-      known = lax.stop_gradient(teacher.hidden(frozen, batch, None))
-      out = sum_chunks(
-        config.chunk,
-        lambda part: sums(params, frozen, key is not None, part),
-        (hidden, known, batch['target'], mask),
-      )
+    out = sum_chunks(
+      config.chunk,
+      lambda part: sums(params, frozen, key is not None, part),
+      (hidden, known, batch['target'], mask),
+    )
     total = out.pop('total')
     return total, jnp.sum(mask.astype(jnp.float32)), out
 

@@ -175,8 +175,8 @@ def train(
     bar.close()  # so that what is told next begins a line
     writer.close()
     manager.close()
-  if jax.process_index() == 0:
-    metrics_lib.plot(workdir)
+  if jax.process_index() == 0 and not metrics_lib.plot(workdir):
+    report('No curves.png: matplotlib is not installed (the extra `plots`).')
   return outcome
 
 

@@ -21,14 +21,6 @@ VOCAB = 11
 NEW = 40
 
 
-def _prompt(batch, width=9):
-  rng = np.random.default_rng(batch)
-  return base.Prompt(
-    jnp.asarray(rng.integers(0, VOCAB, (batch, width)), jnp.int32),
-    jnp.asarray(rng.integers(1, width + 1, batch), jnp.int32),
-  )
-
-
 def _hybrid(lm, spec, settings, rule):
   verifier = verify.make(rule)
   warp = settings.warp_spec()
@@ -50,7 +42,7 @@ def test_output_is_that_of_plain_decoding(
   )
   settings = Sampling(temperature=temperature)
   controls = settings.controls(row_keys(0, range(5)), NEW, (3,))
-  prompt, warp = _prompt(5), settings.warp_spec()
+  prompt, warp = fakes.prompts(5, VOCAB), settings.warp_spec()
   plain = build.compiled(build.recipe(target, warp=warp), NEW)
   want = plain(generate_lib.Params(good), prompt, controls)
   index = None
@@ -87,7 +79,7 @@ def test_model_drafts_as_if_it_had_always_run():
   controls = settings.controls(row_keys(3, range(6)), 60)
   state = jax.jit(
     functools.partial(generate_lib.start, recipe, max_new_tokens=60)
-  )(params, _prompt(6), controls)
+  )(params, fakes.prompts(6, VOCAB), controls)
   step = jax.jit(functools.partial(generate_lib.run, recipe, max_rounds=1))
   both = np.zeros(2, int)
   for index in range(40):
@@ -155,7 +147,7 @@ def test_a_drafter_that_never_pays_is_seldom_asked():
   recipe = generate_lib.Recipe(lm, made, verifier, settings.warp_spec(), (0, 3))
   params = generate_lib.Params(good, drafters.HybridParams(bad))
   controls = settings.controls(row_keys(3, range(2)), 120)
-  got = build.compiled(recipe, 120)(params, _prompt(2), controls)
+  got = build.compiled(recipe, 120)(params, fakes.prompts(2, VOCAB), controls)
   asked = np.asarray(got.rounds.drafted) > 0
   assert asked[:, 0].all() and asked.sum(1).max() < 20
   # Each pause between two probes is four times the one before.
@@ -180,7 +172,7 @@ def test_a_model_that_cannot_pay_does_not_run():
     )
     assert recipe.widths == (0, 2, 6)
     got = build.compiled(recipe, 30)(
-      generate_lib.Params(good, params), _prompt(3), controls
+      generate_lib.Params(good, params), fakes.prompts(3, VOCAB), controls
     )
     rounds.append(got.rounds)
   jax.tree.map(np.testing.assert_array_equal, *rounds)

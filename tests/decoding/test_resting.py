@@ -17,14 +17,6 @@ from tests import fakes
 VOCAB = 11
 
 
-def _prompt(batch, width=9):
-  rng = np.random.default_rng(batch)
-  return base.Prompt(
-    jnp.asarray(rng.integers(0, VOCAB, (batch, width)), jnp.int32),
-    jnp.asarray(rng.integers(1, width + 1, batch), jnp.int32),
-  )
-
-
 @pytest.mark.parametrize('pieces', [False, True])
 def test_a_resting_drafter_is_not_asked(pieces):
   """One that rests for three rounds is asked in every fourth, if all rest."""
@@ -56,7 +48,7 @@ def test_a_resting_drafter_is_not_asked(pieces):
   recipe = build.recipe(target, 'prompt_lookup', num_draft=1)
   recipe = recipe._replace(drafter=drafter, widths=(0, 1))
   state = generate_lib.start(
-    recipe, params, _prompt(2), controls, max_new_tokens=10
+    recipe, params, fakes.prompts(2, VOCAB), controls, max_new_tokens=10
   )
   if pieces:
     for _ in range(10):
@@ -77,7 +69,7 @@ def test_resting_leaves_out_the_search_and_changes_nothing(name):
   target = fakes.markov_lm(VOCAB)
   params = fakes.markov_params(0, VOCAB)
   settings, batch, new = Sampling(temperature=1.0), 3, 60
-  prompt = _prompt(batch)
+  prompt = fakes.prompts(batch, VOCAB)
   controls = settings.controls(row_keys(0, range(batch)), new)
   drafter, given = 'suffix', None
   if name == 'hybrid':

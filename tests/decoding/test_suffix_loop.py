@@ -1,11 +1,8 @@
 """Suffix drafts in the loop."""
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from specjax import base
 from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
@@ -33,14 +30,6 @@ def _decode(
   return jax.device_get(call(params, prompt, controls))
 
 
-def _prompt(batch, width=9):
-  rng = np.random.default_rng(batch)
-  return base.Prompt(
-    jnp.asarray(rng.integers(0, VOCAB, (batch, width)), jnp.int32),
-    jnp.asarray(rng.integers(1, width + 1, batch), jnp.int32),
-  )
-
-
 def _new(generation):
   return [
     row[p : p + n].tolist()
@@ -65,7 +54,7 @@ def test_output_is_that_of_plain_decoding(
   target = fakes.markov_lm(VOCAB, encoder_decoder=encoder_decoder)
   params = fakes.markov_params(0, VOCAB)
   settings = Sampling(temperature=temperature, repetition_penalty=1.1)
-  prompt, new = _prompt(5), 40
+  prompt, new = fakes.prompts(5, VOCAB), 40
   controls = settings.controls(row_keys(0, range(5)), new, (3,))
   plain = build.compiled(build.recipe(target, warp=settings.warp_spec()), new)
   want = jax.device_get(plain(generate_lib.Params(params), prompt, controls))
@@ -95,7 +84,7 @@ def test_a_loop_is_drafted_whole():
   target = fakes.markov_lm(VOCAB)
   params = fakes.markov_params(0, VOCAB)
   settings = Sampling()
-  prompt = _prompt(1)
+  prompt = fakes.prompts(1, VOCAB)
   controls = settings.controls(row_keys(0, [0]), 200)
   drafter = suffix(SuffixSpec(num_draft=8))
   got = _decode(
