@@ -276,7 +276,7 @@ def frequent_ids(
   The end of a sequence is always among them.
   """
   tokens = np.concatenate([source.sides[-1].tokens for source in sources])
-  times = np.bincount(tokens)
+  times = np.bincount(tokens, minlength=eos_id + 1)
   times[eos_id] = len(tokens)
   ranked = np.argsort(-times, kind='stable')[:count]
   return tuple(sorted(int(i) for i in ranked if times[i]))

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from specjax.training import build
 from specjax.training import data
 from specjax.training import packing
 from specjax.training import readers
@@ -176,6 +177,7 @@ def test_a_plain_process_without_flags_reads_the_same(pairs):
   code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
+from specjax.training import build
 from specjax.training import data
 from tests.training import test_data
 batches = test_data.make({pairs!r})
@@ -374,3 +376,9 @@ def test_a_tokenizer_that_cannot_join_is_refused():
   with pytest.raises(ValueError, match='joined_fraction=0'):
     sources_lib.check_joinable(joined, ['ab', 'c'], EOS)
   sources_lib.check_joinable(encode, ['w1', 'w2 w3'], EOS)
+
+
+def test_the_end_is_a_known_token_though_no_answer_ends():
+  stream = packing.stream([[0, 0, 0], [0]])
+  source = sources_lib.Source((stream, stream), 0, 0)
+  assert build.frequent_ids([source], 8, EOS) == (0, EOS)
