@@ -160,8 +160,8 @@ def initialiser(
 ) -> Callable[[base.Array], base.PyTree]:
   """Initial parameters: those of a folder, and fresh ones for what it lacks.
 
-  Masks begin as the mean of all embeddings; a head with fewer tokens begins
-  with their rows.
+  Masks begin as the mean of the folder's embeddings, if it has any; a head with
+  fewer tokens begins with their rows.
   """
   fresh = functools.partial(network_lib.init, config)
   if initial is None:
@@ -175,10 +175,10 @@ def initialiser(
       if table.shape[0] != len(config.output_ids):
         rows = np.asarray(config.output_ids, np.int32)
         given['head'] = {'weight': jnp.take(table, rows, axis=0)}
-    if 'mask_embed' in params and 'mask_embed' not in given:
+    masks = params.get('mask_embed')
+    if masks and 'embed' in given and 'mask_embed' not in given:
       mean = jnp.mean(given['embed']['weight'], axis=0)
-      noise = params['mask_embed']['weight']
-      params['mask_embed'] = {'weight': mean + 0.1 * noise}
+      params['mask_embed'] = {'weight': mean + 0.1 * masks['weight']}
     for name, value in given.items():
       shapes = [
         jax.tree.map(jnp.shape, tree) for tree in (params.get(name), value)

@@ -17,6 +17,8 @@ SLOTS = {
   'slots__window': 6,
 }
 
+ADDED = ('mask_embed', 'mask_feature')
+
 
 def save(parts, folder, seed):
   """Writes fresh weights of a run; the folder, and the weights."""
@@ -61,6 +63,21 @@ def test_drafters_that_fill_slots_go_on(files, tmp_path, family):
     )
     with pytest.raises(ValueError, match='init_from has 32 source positions'):
       build.build(longer)
+
+
+def test_masks_are_added_to_a_layer_that_drafts_token_by_token(files, tmp_path):
+  shape = {'model__family': 'eagle', 'parallel__num_draft': 4}
+  alone = settings(files, parallel__masks=False, **shape)
+  folder, params = save(build.build(alone), tmp_path / 'eagle', 1)
+  masked = settings(files, init_from=folder, **shape)
+  found = dict(build.build(masked).init(jax.random.key(2)))
+  masks = {found.pop(name)['weight'].shape[0] for name in ADDED}
+  assert masks == {1, 3}
+  jax.tree.map(np.testing.assert_array_equal, found, params)
+  whole, _ = save(build.build(masked), tmp_path / 'masked', 3)
+  alone.init_from = whole
+  with pytest.raises(ValueError, match='holds mask_'):
+    build.build(alone).init(jax.random.key(2))
 
 
 def test_tokenizers_that_differ_are_named(files, tmp_path):
