@@ -20,9 +20,9 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
+from specjax import loops
 from specjax.decoding import drafters
 from specjax.decoding import emit as emit_lib
-from specjax.decoding import loops
 from specjax.decoding import verify as verify_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.state import DecodeState

@@ -1,8 +1,8 @@
 """Attention over keys in the cache's layout, and the positions it knows.
 
-Keys and values are `[B * Hkv, Dh, L]`, as the cache holds them, with an
-explicit mask, so that one function serves training, prefill, cached decoding,
-and drafter networks with masks of their own.
+Keys are `[B * Hkv, Dh, L]` and values `[B * Hkv, L, Dh]`, as the cache holds
+them, with an explicit mask, so that one function serves training, prefill,
+cached decoding, and drafter networks with masks of their own.
 
 References:
   Su et al. RoFormer: enhanced transformer with rotary position embedding.
@@ -10,6 +10,8 @@ References:
   Raffel et al. Exploring the limits of transfer learning with a unified
     text-to-text transformer. JMLR 2020. https://arxiv.org/abs/1910.10683
   Ainslie et al. GQA. EMNLP 2023. https://arxiv.org/abs/2305.13245
+  Milakov, Gimelshein. Online normalizer calculation for softmax. 2018.
+    https://arxiv.org/abs/1805.02867
 """
 
 import dataclasses
@@ -21,10 +23,13 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from specjax.models.layers import on_cpu
+from specjax import loops
 
 # A finite stand-in for minus infinity: a fully masked row stays finite.
 MASKED = -1e30
+
+# Columns read at a time where only the live ones are.
+_STRETCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +84,16 @@ def rotate(x, angles):
   return y.astype(x.dtype)
 
 
-def to_columns(x):
-  """Turns [B, T, H, Dh] into the cache's layout [B * H, Dh, T]."""
-  b, t, h, d = x.shape
-  return x.transpose(0, 2, 3, 1).reshape(b * h, d, t)
+def as_kept(keys, values):
+  """Turns both [B, T, H, Dh] into the cache's [B * H, Dh, T], [B * H, T, Dh].
+
+  These are what the two products of attention read fastest on a CPU.
+  """
+  b, t, h, d = keys.shape
+  return (
+    keys.transpose(0, 2, 3, 1).reshape(b * h, d, t),
+    values.transpose(0, 2, 1, 3).reshape(b * h, t, d),
+  )
 
 
 def attend(
@@ -95,6 +106,7 @@ def attend(
   scale: float = 1.0,
   softcap: Optional[float] = None,
   drop: Optional[Callable] = None,
+  live=None,
 ):
   """Attention of query heads over keys in the cache's layout.
 
@@ -102,12 +114,15 @@ def attend(
     query: [B, T, H, Dh].
     keys: [B * Hkv, Dh, L]; H must be a multiple of Hkv, and query head h
       reads key head h // (H / Hkv).
-    values: [B * Hkv, Dh, L].
+    values: [B * Hkv, L, Dh].
     mask: bool [B or 1, T or 1, L], True where a key may be read, or None.
     bias: float32 [B or 1, H, T, L] added to the scores, or None.
     scale: multiplies the scores.
     softcap: scores become softcap * tanh(scores / softcap), as in Gemma 2.
     drop: applied to the probabilities (attention dropout), or None.
+    live: int32 [], no row may read a column from here on; a CPU then leaves
+      out what is not live of a long cache. Not differentiable, and without
+      `drop`. None: all columns are read.
 
   Returns:
     [B, T, H * Dh] in the query's dtype.
@@ -118,37 +133,88 @@ def attend(
   length = keys.shape[-1]
   q = query.reshape(b, t, groups, per, d).transpose(0, 2, 3, 1, 4)
   q = q.reshape(b * groups, per * t, d)
-  batch = ((0,), (0,))
-  scores = lax.dot_general(
-    q, keys, (((2,), (1,)), batch), preferred_element_type=jnp.float32
-  )
-  scores = scores.reshape(b, groups, per, t, length) * scale
-  if softcap is not None:
-    scores = softcap * jnp.tanh(scores / softcap)
-  if bias is not None:
-    scores = scores + bias.reshape(bias.shape[0], groups, per, t, length)
-  if mask is not None:
-    scores = jnp.where(mask[:, None, None], scores, MASKED)
-  weights = jax.nn.softmax(scores, axis=-1)
-  if drop is not None:
-    weights = drop(weights)
-  weights = weights.astype(query.dtype).reshape(b * groups, per * t, length)
-  out = _mix(weights, values)
+
+  def score(keys, mask, bias):
+    """float32 [B * Hkv, R, n] of n columns."""
+    scores = lax.dot_general(
+      q, keys, (((2,), (1,)), _HEADS), preferred_element_type=jnp.float32
+    )
+    scores = scores.reshape(b, groups, per, t, -1) * scale
+    if softcap is not None:
+      scores = softcap * jnp.tanh(scores / softcap)
+    if bias is not None:
+      scores = scores + bias.reshape(bias.shape[0], groups, per, t, -1)
+    if mask is not None:
+      scores = jnp.where(mask[:, None, None], scores, MASKED)
+    return scores.reshape(b * groups, per * t, -1)
+
+  def whole():
+    weights = jax.nn.softmax(score(keys, mask, bias), axis=-1)
+    if drop is not None:
+      weights = drop(weights.reshape(b, groups, per, t, length))
+      weights = weights.reshape(b * groups, per * t, length)
+    return _mix(weights.astype(query.dtype), values)
+
+  if live is None or length < 2 * _STRETCH or jax.default_backend() != 'cpu':
+    out = whole()
+  else:
+    out = _read_live(score, whole, (keys, values, mask, bias), q, live)
   out = out.astype(query.dtype).reshape(b, groups, per, t, d)
   return out.transpose(0, 3, 1, 2, 4).reshape(b, t, h * d)
 
 
+# Batched axes of a product of [G, R, n] with keys or values of G heads.
+_HEADS = ((0,), (0,))
+
+
 def _mix(weights, values):
-  """float32 [G, R, Dh]: weights [G, R, L] times values [G, Dh, L]."""
-  batch = ((0,), (0,))
-  if 1 < weights.shape[1] <= 8 and values.shape[1] >= 16 and on_cpu(weights):
-    # As in `_product`: a few rows go faster the other way round.
-    columns = lax.optimization_barrier(weights.transpose(0, 2, 1))
-    out = lax.dot_general(values, columns, (((2,), (1,)), batch))
-    return lax.optimization_barrier(out).transpose(0, 2, 1)
+  """float32 [G, R, Dh]: weights [G, R, L] times values [G, L, Dh]."""
   return lax.dot_general(
-    weights, values, (((2,), (2,)), batch), preferred_element_type=jnp.float32
+    weights,
+    values,
+    (((2,), (1,)), _HEADS),
+    preferred_element_type=jnp.float32,
   )
+
+
+def _read_live(score, whole, kept, q, live):
+  """float32 [G, R, Dh]: attention over the first `live` columns.
+
+  They are read a stretch at a time, which costs up to twice as much a column
+  (four times with one row) as reading the whole cache, so a fuller one is read
+  whole.
+  """
+  keys, values, mask, bias = kept
+  length = keys.shape[-1]
+
+  def stretch(carry):
+    first, top, total, out = carry
+
+    def cut(x, axis):
+      if x is None:
+        return None
+      return lax.dynamic_slice_in_dim(x, first, _STRETCH, axis)
+
+    scores = score(cut(keys, 2), cut(mask, 2), cut(bias, 3))
+    best = jnp.maximum(top, jnp.max(scores, axis=-1, keepdims=True))
+    weights, before = jnp.exp(scores - best), jnp.exp(top - best)
+    total = total * before + jnp.sum(weights, axis=-1, keepdims=True)
+    mixed = _mix(weights.astype(values.dtype), cut(values, 1))
+    return first + _STRETCH, best, total, out * before + mixed
+
+  # Of two stretches or more at most half is read so: the last one fits.
+  few = live <= length // (4 if q.shape[1] == 1 else 2)
+  shape = (*q.shape[:2], 1)
+  empty = (
+    jnp.zeros((), jnp.int32),
+    jnp.full(shape, MASKED, jnp.float32),
+    jnp.zeros(shape, jnp.float32),
+    jnp.zeros(q.shape, jnp.float32),
+  )
+  end = jnp.where(few, live, 0)
+  _, _, total, out = lax.while_loop(lambda c: c[0] < end, stretch, empty)
+  out = out / jnp.where(few, total, 1.0)
+  return loops.run_if(~few, lambda _: whole(), out)
 
 
 def relative_buckets(distance, *, bidirectional, num_buckets, max_distance):

@@ -1,14 +1,14 @@
 """The explicit key-value cache and the few things one does with it.
 
-Keys and values of a layer are `[B * Hkv, Dh, L]`, the operand shape of the
-attention product itself, sequence last: anything between the in-place write
+Keys of a layer are `[B * Hkv, Dh, L]` and values `[B * Hkv, L, Dh]`, the
+operands of the two products of attention: anything between the in-place write
 and the product, even a reshape, makes XLA copy the whole cache every step.
 Rows are ragged, so every write starts at its own row's length. Nothing is ever
 shifted; a rollback is a smaller `length`, and what stands at or after `length`
 is masked and later written over.
 """
 
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from flax import struct
 import jax
@@ -24,10 +24,11 @@ class Cache:
   """What a model remembers of the committed tokens.
 
   Attributes:
-    keys, values: a tuple with one array [B * Hkv, Dh, L] for each layer.
+    keys, values: a tuple with one array [B * Hkv, Dh, L], or [B * Hkv, L, Dh],
+      for each layer.
     length: int32 [B], rows that count.
-    cross_keys, cross_values: encoder-decoder only, a tuple with one array
-      [B * H, Dh, S] for each layer.
+    cross_keys, cross_values: encoder-decoder only, likewise of the source, with
+      S columns.
     source_mask: bool [B, S], encoder-decoder only.
     bias_table: float32 [H, 2 * L], encoder-decoder only: the decoder's
       relative bias by distance, nearest last (see `t5.distance_table`).
@@ -42,6 +43,35 @@ class Cache:
   bias_table: Optional[Array] = None
 
 
+# The axis along which the columns of (keys, values) lie.
+_COLUMNS = (2, 1)
+
+
+class Past(NamedTuple):
+  """A layer's part of a cache, and where a block goes.
+
+  Attributes:
+    keys, values: [B * Hkv, Dh, L], [B * Hkv, L, Dh].
+    start: int32 [B], column of each row where the block is written.
+    live: int32 [], no row reads a column from here on; None to read them all,
+      as what is differentiated has to.
+  """
+
+  keys: Array
+  values: Array
+  start: Array
+  live: Optional[Array] = None
+
+
+def pasts(cache: Cache, size: int) -> tuple[Past, ...]:
+  """What each layer needs to write and read a block of `size` slots."""
+  live = jnp.max(cache.length) + size
+  return tuple(
+    Past(keys, values, cache.length, live)
+    for keys, values in zip(cache.keys, cache.values, strict=True)
+  )
+
+
 def check_capacity(capacity: int, needed: int, what: str):
   """Raises ValueError if `capacity` columns cannot hold `needed` rows."""
   if capacity < needed:
@@ -51,27 +81,42 @@ def check_capacity(capacity: int, needed: int, what: str):
     )
 
 
-def grow(columns, capacity: int):
-  """Pads [B * H, Dh, S] with zeros to [B * H, Dh, capacity]."""
-  return jnp.pad(columns, ((0, 0), (0, 0), (0, capacity - columns.shape[-1])))
+def grow(kept, capacity: int):
+  """Pads (keys, values) of S columns with zeros to `capacity` columns."""
+
+  def pad(x, axis):
+    more = [(0, 0)] * x.ndim
+    more[axis] = (0, capacity - x.shape[axis])
+    return jnp.pad(x, more)
+
+  return tuple(map(pad, kept, _COLUMNS))
 
 
-def write(cache, columns, start):
-  """Writes `columns` [B * H, Dh, T] at column `start` [B] of each row.
+def write(past: Past, new):
+  """(keys, values) of `past` with those of a block, `new`, written to them.
 
   `dynamic_update_slice` moves a write that does not fit to the left, over
   committed columns; the caller makes sure that start + T <= L.
   """
+  old = (past.keys, past.values)
+  return tuple(
+    _write(x, y, past.start, axis)
+    for x, y, axis in zip(old, new, _COLUMNS, strict=True)
+  )
+
+
+def _write(x, new, start, axis):
+  """Writes `new` into `x` at column `start` [B] of each row."""
   batch = start.shape[0]
-  columns = columns.astype(cache.dtype)
+  new = new.astype(x.dtype)
   if batch == 1:
-    return lax.dynamic_update_slice(cache, columns, (0, 0, start[0]))
+    return lax.dynamic_update_slice_in_dim(x, new, start[0], axis)
   starts = jnp.repeat(
-    start, cache.shape[0] // batch, total_repeat_length=cache.shape[0]
+    start, x.shape[0] // batch, total_repeat_length=x.shape[0]
   )
-  return jax.vmap(lambda c, new, i: lax.dynamic_update_slice(c, new, (0, i)))(
-    cache, columns, starts
-  )
+  return jax.vmap(
+    lambda x, new, i: lax.dynamic_update_slice_in_dim(x, new, i, axis - 1)
+  )(x, new, starts)
 
 
 def ancestors(tree: Tree):
@@ -137,20 +182,22 @@ def commit(cache: Cache, num_tokens, path=None) -> Cache:
   follow slot 0; entries after the accepted ones may hold anything.
   """
   if path is not None:
-    cache = cache.replace(
-      keys=tuple(_compact(x, cache.length, path) for x in cache.keys),
-      values=tuple(_compact(x, cache.length, path) for x in cache.values),
-    )
+    moved = [
+      tuple(_compact(x, cache.length, path, axis) for x in kept)
+      for kept, axis in zip((cache.keys, cache.values), _COLUMNS, strict=True)
+    ]
+    cache = cache.replace(keys=moved[0], values=moved[1])
   return cache.replace(length=cache.length + num_tokens)
 
 
-def _compact(x, length, path):
-  rows, _, capacity = x.shape
+def _compact(x, length, path, axis):
+  rows, capacity = x.shape[0], x.shape[axis]
   heads = rows // length.shape[0]
   source = jnp.clip(length[:, None] + path, 0, capacity - 1)
   source = jnp.repeat(source, heads, axis=0, total_repeat_length=rows)
-  moved = jnp.take_along_axis(x, source[:, None, :], axis=2)
-  return write(x, moved, length + 1)
+  source = jnp.expand_dims(source, 3 - axis)
+  moved = jnp.take_along_axis(x, source, axis=axis)
+  return _write(x, moved, length + 1, axis)
 
 
 def select(cache: Cache, rows, *, same_prompt: bool = False) -> Cache:
@@ -184,7 +231,7 @@ def select(cache: Cache, rows, *, same_prompt: bool = False) -> Cache:
 
 
 def keys_values(cache: Cache, layer: int):
-  """Returns one layer's (keys, values), each [B * Hkv, Dh, L]."""
+  """One layer's (keys [B * Hkv, Dh, L], values [B * Hkv, L, Dh])."""
   return cache.keys[layer], cache.values[layer]
 
 

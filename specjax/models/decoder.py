@@ -49,7 +49,7 @@ class Decoder(nn.Module):
       )
     layer = DecoderLayer
     if c.remat:
-      layer = nn.remat(DecoderLayer, static_argnums=(6,))
+      layer = nn.remat(DecoderLayer, static_argnums=(5,))
     self.layers = [layer(c) for _ in range(c.num_hidden_layers)]
     self.norm = norm(c)
     if not c.tie_word_embeddings:
@@ -170,6 +170,7 @@ class Decoder(nn.Module):
     if c.rope is None:
       x = x + self.positions(positions)
     x = self.drop(x, deterministic=deterministic)
+    pasts = cache and cache_lib.pasts(cache, tokens.shape[1])
     # One mask and one set of angles for each of the two kinds of layer.
     mask, angles = {}, {}
     outputs, kept = [], []
@@ -179,10 +180,8 @@ class Decoder(nn.Module):
         mask[sliding] = make_mask(c.sliding_window if sliding else None)
         rope = (c.local_rope if sliding else None) or c.rope
         angles[sliding] = rope and rope_angles(rope, positions, c.head_dim)
-      past = cache and (cache.keys[i], cache.values[i])
-      start = None if cache is None else cache.length
       x, pair = layer(
-        x, angles[sliding], mask[sliding], past, start, deterministic
+        x, angles[sliding], mask[sliding], pasts and pasts[i], deterministic
       )
       outputs.append(x)
       kept.append(pair)
@@ -234,9 +233,10 @@ def make_lm(
       {'params': params}, prompt.tokens, hidden_layers, method='prefill'
     )
     last = prompt.length - 1
+    kept = [cache_lib.grow(pair, capacity) for pair in kept]
     made = cache_lib.Cache(
-      keys=tuple(cache_lib.grow(k, capacity) for k, _ in kept),
-      values=tuple(cache_lib.grow(v, capacity) for _, v in kept),
+      keys=tuple(k for k, _ in kept),
+      values=tuple(v for _, v in kept),
       length=last.astype(jnp.int32),
     )
     last_token = jnp.take_along_axis(

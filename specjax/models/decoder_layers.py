@@ -3,9 +3,9 @@
 from flax import linen as nn
 
 from specjax.models import cache as cache_lib
+from specjax.models.attention import as_kept
 from specjax.models.attention import attend
 from specjax.models.attention import rotate
-from specjax.models.attention import to_columns
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.layers import ACTIVATIONS
 from specjax.models.layers import Linear
@@ -54,7 +54,7 @@ class SelfAttention(nn.Module):
       self.sub_norm = norm(c, parts)
     self.drop = nn.Dropout(c.dropout_rate)
 
-  def __call__(self, x, angles, mask, past, start, deterministic):
+  def __call__(self, x, angles, mask, past, deterministic):
     c = self.config
     heads = (*x.shape[:2], -1, c.head_dim)
     q, k, v = (part(x).reshape(heads) for part in (self.q, self.k, self.v))
@@ -62,23 +62,22 @@ class SelfAttention(nn.Module):
       q, k = self.q_norm(q), self.k_norm(k)
     if angles is not None:
       q, k = rotate(q, angles), rotate(k, angles)
-    keys, values = to_columns(k), to_columns(v)
+    kept, live = as_kept(k, v), None
     if past is not None:
-      keys = cache_lib.write(past[0], keys, start)
-      values = cache_lib.write(past[1], values, start)
+      kept, live = cache_lib.write(past, kept), past.live
     scale = (c.query_pre_attn_scalar or c.head_dim) ** -0.5
     out = attend(
       q,
-      keys,
-      values,
+      *kept,
       mask,
       scale=scale,
       softcap=c.attn_logit_softcapping,
       drop=lambda p: self.drop(p, deterministic=deterministic),
+      live=live,
     )
     if c.sub_norm:
       out = self.sub_norm(out)
-    return self.o(out), (keys, values)
+    return self.o(out), kept
 
 
 class CrossAttention(nn.Module):
@@ -96,7 +95,7 @@ class CrossAttention(nn.Module):
     """Keys and values of [B, S, De], in the cache's layout."""
     heads = (*encoded.shape[:2], -1, self.config.head_dim)
     keys, values = self.k(encoded), self.v(encoded)
-    return to_columns(keys.reshape(heads)), to_columns(values.reshape(heads))
+    return as_kept(keys.reshape(heads), values.reshape(heads))
 
   def __call__(self, x, kept, mask):
     d = self.config.head_dim
@@ -154,16 +153,14 @@ class DecoderLayer(nn.Module):
       self.cross_norm = norm(c)
     self.drop = nn.Dropout(c.dropout_rate)
 
-  def __call__(self, x, angles, mask, past, start, deterministic, source=None):
+  def __call__(self, x, angles, mask, past, deterministic, source=None):
     """Runs the layer on a block.
 
     Args:
       x: [B, T, D].
       angles: (cos, sin) of `rope_angles`, or None.
       mask: bool [B or 1, T, L or T].
-      past: (keys, values) of the cache, each [B * Hkv, Dh, L], or None to
-        attend inside the block alone.
-      start: int32 [B], where in the cache the block is written, or None.
+      past: `cache.Past`, or None to attend inside the block alone.
       deterministic: no dropout.
       source: with `cross`: ((keys, values) of `CrossAttention.project`, bool
         mask [B, 1 or T, S]).
@@ -171,9 +168,7 @@ class DecoderLayer(nn.Module):
     Returns:
       ([B, T, D], (keys, values)), the latter with the block written.
     """
-    y, kept = self.attn(
-      self.attn_norm(x), angles, mask, past, start, deterministic
-    )
+    y, kept = self.attn(self.attn_norm(x), angles, mask, past, deterministic)
     if self.config.post_norm:
       y = self.post_attn_norm(y)
     x = x + self.drop(y, deterministic=deterministic)

@@ -60,7 +60,7 @@ class Parallel(nn.Module):
       return
     layer = DecoderLayer
     if t.remat:
-      layer = nn.remat(DecoderLayer, static_argnums=(6,))
+      layer = nn.remat(DecoderLayer, static_argnums=(5,))
     self.layers = [
       layer(t, c.encoder_width > 0) for _ in range(t.num_hidden_layers)
     ]
@@ -113,7 +113,6 @@ class Parallel(nn.Module):
     mask,
     *,
     pasts=None,
-    start=None,
     sources=None,
     source_mask=None,
     deterministic=True,
@@ -124,8 +123,7 @@ class Parallel(nn.Module):
       x: [B, T, D], of `inputs`.
       positions: int32 [B, T].
       mask: bool [B or 1, T, T], or [B or 1, T, L] with pasts.
-      pasts: for each layer (keys, values) [B * Hkv, Dh, L], or None.
-      start: int32 [B], the column where the slots are written.
+      pasts: for each layer `cache.Past`, or None.
       sources: of `project_source`, for encoder-decoder targets.
       source_mask: bool [B, 1, S] or [B, T, S].
       deterministic: no dropout.
@@ -140,7 +138,7 @@ class Parallel(nn.Module):
     for i, layer in enumerate(self.layers):
       past = None if pasts is None else pasts[i]
       source = None if sources is None else (sources[i], source_mask)
-      x, pair = layer(x, angles, mask, past, start, deterministic, source)
+      x, pair = layer(x, angles, mask, past, deterministic, source)
       kept.append(pair)
     return self.norm(x), tuple(kept)
 

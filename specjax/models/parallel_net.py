@@ -63,9 +63,10 @@ def make_net(config: ParallelConfig) -> DraftNet:
       sources=sources or None,
       source_mask=None if seen is None else seen[:, None],
     )
+    kept = [cache_lib.grow(pair, capacity) for pair in kept]
     return cache_lib.Cache(
-      keys=tuple(cache_lib.grow(k, capacity) for k, _ in kept),
-      values=tuple(cache_lib.grow(v, capacity) for _, v in kept),
+      keys=tuple(k for k, _ in kept),
+      values=tuple(v for _, v in kept),
       length=length,
       cross_keys=tuple(k for k, _ in sources),
       cross_values=tuple(v for _, v in sources),
@@ -88,8 +89,7 @@ def make_net(config: ParallelConfig) -> DraftNet:
       x,
       positions,
       mask,
-      pasts=tuple(zip(cache.keys, cache.values, strict=True)),
-      start=cache.length,
+      pasts=cache_lib.pasts(cache, size),
       sources=tuple(zip(cache.cross_keys, cache.cross_values)) or None,
       source_mask=None if seen is None else seen[:, None],
     )

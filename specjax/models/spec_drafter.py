@@ -195,7 +195,7 @@ class Memory:
   """What a Spec-Drafter keeps of a prompt. Never changes.
 
   Attributes:
-    sources: (keys, values), each [B * H, Dh, S], of every decoder layer.
+    sources: (keys [B * H, Dh, S], values [B * H, S, Dh]) of each decoder layer.
     source_mask: bool [B, 1, S].
     content: [B, P, D], what a masked slot holds at each position.
   """

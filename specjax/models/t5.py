@@ -28,6 +28,7 @@ from specjax.base import CachedLM
 from specjax.base import Prefilled
 from specjax.base import Scored
 from specjax.models import cache as cache_lib
+from specjax.models.attention import as_kept
 from specjax.models.layers import Embedding
 from specjax.models.output_ids import spread
 from specjax.models.t5_config import T5Config
@@ -169,8 +170,7 @@ class T5(nn.Module):
       self.embed(tokens),
       cache_lib.block_mask(cache.length, size, capacity, tree),
       block_bias(cache.bias_table, cache.length, size, tree),
-      pasts=tuple(zip(cache.keys, cache.values, strict=True)),
-      start=cache.length,
+      pasts=cache_lib.pasts(cache, size),
       sources=tuple(zip(cache.cross_keys, cache.cross_values, strict=True)),
       source_mask=cache.source_mask,
       hidden_layers=(-1, *hidden_layers),
@@ -206,15 +206,15 @@ def make_lm(
       {'params': params}, prompt.tokens, mask, capacity, method='prefill'
     )
     heads = config.num_heads // config.shards.heads
-    shape = (batch * heads, config.d_kv, capacity)
+    blank = jnp.zeros((batch, 0, heads, config.d_kv), config.dtype)
     # Arrays of their own, so that a caller can donate the cache.
-    empty = [
-      jnp.zeros(shape, config.dtype)
-      for _ in range(2 * config.num_decoder_layers)
+    kept = [
+      cache_lib.grow(as_kept(blank, blank), capacity)
+      for _ in range(config.num_decoder_layers)
     ]
     made = cache_lib.Cache(
-      keys=tuple(empty[::2]),
-      values=tuple(empty[1::2]),
+      keys=tuple(k for k, _ in kept),
+      values=tuple(v for _, v in kept),
       length=jnp.zeros((batch,), jnp.int32),
       cross_keys=tuple(k for k, _ in sources),
       cross_values=tuple(v for _, v in sources),

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax.models import cache as cache_lib
+from specjax.models.attention import as_kept
 from specjax.models.attention import attend
 from specjax.models.attention import relative_buckets
-from specjax.models.attention import to_columns
 from specjax.models.layers import ACTIVATIONS
 from specjax.models.layers import Embedding
 from specjax.models.layers import Linear
@@ -63,10 +63,9 @@ class Attention(nn.Module):
 
   def project(self, x):
     """Keys and values of [B, S, D], in the cache's layout."""
-    keys, values = self._heads(self.k(x)), self._heads(self.v(x))
-    return to_columns(keys), to_columns(values)
+    return as_kept(self._heads(self.k(x)), self._heads(self.v(x)))
 
-  def __call__(self, x, kept, mask, bias, deterministic):
+  def __call__(self, x, kept, mask, bias, deterministic, live=None):
     """Reads (keys, values) `kept` with queries made of `x` [B, T, D]."""
     out = attend(
       self._heads(self.q(x)),
@@ -74,6 +73,7 @@ class Attention(nn.Module):
       mask,
       bias,
       drop=lambda p: self.drop(p, deterministic=deterministic),
+      live=live,
     )
     return self.o(out)
 
@@ -120,15 +120,14 @@ class T5Layer(nn.Module):
     """Cross-attention keys and values of [B, S, D]."""
     return self.cross_attn.project(encoded)
 
-  def __call__(self, x, mask, bias, past, start, source, deterministic):
+  def __call__(self, x, mask, bias, past, source, deterministic):
     """Runs the layer on a block.
 
     Args:
       x: [B, T, D].
       mask: bool [B or 1, T or 1, L or T].
       bias: float32 [B or 1, H, T, L or T].
-      past: the cache's (keys, values), or None to attend inside the block.
-      start: int32 [B], where in the cache the block is written, or None.
+      past: `cache.Past`, or None to attend inside the block alone.
       source: ((keys, values) of the source, mask [B, 1, S]); None in encoders.
       deterministic: no dropout.
 
@@ -137,13 +136,10 @@ class T5Layer(nn.Module):
     """
     drop = functools.partial(self.drop, deterministic=deterministic)
     y = self.attn_norm(x)
-    kept = self.attn.project(y)
+    kept, live = self.attn.project(y), None
     if past is not None:
-      kept = tuple(
-        cache_lib.write(old, new, start)
-        for old, new in zip(past, kept, strict=True)
-      )
-    x = x + drop(self.attn(y, kept, mask, bias, deterministic))
+      kept, live = cache_lib.write(past, kept), past.live
+    x = x + drop(self.attn(y, kept, mask, bias, deterministic, live))
     if self.cross:
       pair, seen = source
       y = self.cross_attn(self.cross_norm(x), pair, seen, None, deterministic)
@@ -162,7 +158,7 @@ class Stack(nn.Module):
     c = self.config
     layer = T5Layer
     if c.remat:
-      layer = nn.remat(T5Layer, static_argnums=(7,))
+      layer = nn.remat(T5Layer, static_argnums=(6,))
     self.layers = [layer(c, self.is_decoder) for _ in range(self.depth)]
     self.relative_bias = Embedding(
       c.relative_attention_num_buckets, c.num_heads // c.shards.heads, 0.1
@@ -199,7 +195,6 @@ class Stack(nn.Module):
     bias,
     *,
     pasts=None,
-    start=None,
     sources=None,
     source_mask=None,
     deterministic=True,
@@ -211,7 +206,7 @@ class Stack(nn.Module):
     for i, layer in enumerate(self.layers):
       source = sources and (sources[i], by_query(source_mask))
       past = pasts and pasts[i]
-      x, pair = layer(x, mask, bias, past, start, source, deterministic)
+      x, pair = layer(x, mask, bias, past, source, deterministic)
       outputs.append(x)
       kept.append(pair)
     final = self.drop(self.norm(x), deterministic=deterministic)

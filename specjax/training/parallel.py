@@ -232,15 +232,15 @@ def group_states(apply, rows, real, anchors, depth, *, deterministic=True):
     jnp.concatenate([jnp.zeros_like(place), level], axis=1),
   )
   width = count + anchor.shape[1]
+  start = jnp.full((batch,), count, jnp.int32)
   features = at(rows.features, anchor)
   state, _ = apply(
     apply(jnp.zeros_like(anchor), level, features, method='inputs'),
     at(rows.positions, anchor) + level,
     network_lib.slot_mask((anchor, level), key, rows.segments),
     pasts=tuple(
-      tuple(cache_lib.grow(x, width) for x in pair) for pair in real.kept
+      cache_lib.Past(*cache_lib.grow(pair, width), start) for pair in real.kept
     ),
-    start=jnp.full((batch,), count, jnp.int32),
     sources=real.sources,
     source_mask=None if real.sources is None else at(rows.readable, anchor),
     deterministic=deterministic,

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from specjax.models import attention
 from specjax.models import layers
 from specjax.models import quantize
 
@@ -51,35 +50,6 @@ def test_a_row_in_bfloat16_is_the_same_alone_and_in_a_block(operands, rows):
   np.testing.assert_array_equal(block[:1], alone)
   want = np.asarray(x[:rows], np.float32) @ np.asarray(weight, np.float32).T
   np.testing.assert_allclose(block, want, rtol=1e-3, atol=1e-3)
-
-
-# One query, a few, and more than go the other way round; heads that share keys
-# make several rows of each.
-@pytest.mark.parametrize('queries', [1, 2, 4, 5, 9])
-@pytest.mark.parametrize(('heads', 'groups'), [(2, 2), (4, 2)])
-@pytest.mark.parametrize('size', [8, 16])
-def test_attention_is_that_of_numpy(queries, heads, groups, size):
-  rng = np.random.default_rng(queries)
-  batch, length = 2, 11
-  q = rng.normal(size=(batch, queries, heads, size)).astype(np.float32)
-  k, v = (
-    rng.normal(size=(batch, groups, size, length)).astype(np.float32)
-    for _ in range(2)
-  )
-  mask = rng.random((batch, queries, length)) < 0.7
-  mask[..., 0] = True
-  got = jax.jit(attention.attend)(
-    q, k.reshape(-1, size, length), v.reshape(-1, size, length), mask
-  )
-  group = np.arange(heads) // (heads // groups)
-  scores = np.einsum('bthd,bhdl->bhtl', q, k[:, group])
-  scores = np.where(mask[:, None], scores, -np.inf)
-  weights = np.exp(scores - scores.max(-1, keepdims=True))
-  weights /= weights.sum(-1, keepdims=True)
-  want = np.einsum('bhtl,bhdl->bthd', weights, v[:, group])
-  np.testing.assert_allclose(
-    got, want.reshape(batch, queries, -1), rtol=2e-5, atol=2e-5
-  )
 
 
 def test_gradients_of_a_block_are_those_of_numpy(operands):

@@ -20,7 +20,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
-from specjax.decoding import loops
+from specjax import loops
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters.autoregressive import autoregressive
 from specjax.decoding.drafters.suffix import learn

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from specjax import base
+from specjax import loops
 from specjax.decoding import corpus as corpus_lib
-from specjax.decoding import loops
 from specjax.decoding.drafters import matching
 
 
