@@ -61,6 +61,17 @@ def whole(name: str, value: Any, lowest: int) -> None:
     )
 
 
+def text(name: str, value: str) -> None:
+  """Raises ValueError for half a surrogate pair: no UTF-8 spells it."""
+  try:
+    value.encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      f'{name} is no text: it holds {value[error.start]!a}, half of a '
+      'surrogate pair or a byte that was not UTF-8.'
+    ) from None
+
+
 def is_number(value: Any) -> bool:
   """Whether a value is a plain number; a truth value is none."""
   return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -12,11 +12,14 @@ from typing import Any, Optional, Sequence, Union
 
 import numpy as np
 
+from specjax import checks
+
 # A prompt as a person gives it: text, or a chat as [{'role', 'content'}, ...].
 Messages = list[dict[str, str]]
 Source = Union[str, Messages]
 
 SMALLEST_WIDTH = 16
+MAX_SHOWN = 80
 JSON_FIELDS = '"prompt" (a string) or "messages" (a list of role and content)'
 
 
@@ -144,13 +147,15 @@ def encode(
     Token ids; none at all for a blank prompt.
 
   Raises:
-    ValueError: if a chat template is needed and there is none.
+    ValueError: if a chat template is needed and there is none, or if the
+      prompt is no text.
   """
   if isinstance(prompt, str):
     if not prompt.strip():
       return []
     prompt = prefix + prompt
     if not chat:
+      _check_text(prompt)
       return list(tokenizer(prompt, verbose=False).input_ids)
     prompt = [{'role': 'user', 'content': prompt}]
   if not getattr(tokenizer, 'chat_template', None):
@@ -161,8 +166,13 @@ def encode(
   text = tokenizer.apply_chat_template(
     prompt, add_generation_prompt=True, tokenize=False
   )
+  _check_text(text)
   ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
   return list(ids)
+
+
+def _check_text(prompt: str) -> None:
+  checks.text(f'The prompt {prompt[:MAX_SHOWN]!a}', prompt)
 
 
 def decode(tokenizer: Any, tokens: Sequence[int]) -> str:

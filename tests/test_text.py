@@ -99,6 +99,10 @@ def test_prefix_chat_and_blank_prompts(tokenizer):
   )
   shown = text.decode(with_template, text.encode(with_template, 'a', chat=True))
   assert shown == 'a cat'
+  # What a shell hands over of a byte that is not UTF-8.
+  for chat in (False, True):
+    with pytest.raises(ValueError, match=r"'K.udce4se.* is no text"):
+      text.encode(with_template, 'K\udce4se', chat=chat)
 
 
 def test_a_stop_string_across_tokens_is_found(tokenizer):

@@ -1,8 +1,11 @@
 """Text files to examples, with one clear sentence for each bad input."""
 
+import codecs
 import json
 import os
 from typing import Iterator, NamedTuple, Sequence
+
+from specjax import checks
 
 MAX_REPORTED = 80
 
@@ -27,7 +30,7 @@ class Pairs(NamedTuple):
   skipped: int
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
+def _raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
   """Yields (line number from 1, line without its end)."""
   if os.path.isdir(path):
     raise IsADirectoryError(f'Data file {path} is a folder; name the files.')
@@ -35,30 +38,42 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
     raise FileNotFoundError(f'Data file {path} does not exist.')
   if os.path.getsize(path) == 0:
     raise ValueError(f'Data file {path} is empty.')
-  number = 0
   with open(path, 'rb') as f:
     for number, raw in enumerate(f, 1):
-      try:
-        text = raw.decode('utf-8')
-      except UnicodeDecodeError as e:
-        raise ValueError(
-          f'{path}, line {number}: not UTF-8 (byte {e.start} of the line is '
-          f'{raw[e.start]:#04x}); convert the file to UTF-8.'
-        ) from None
       if number == 1:
-        text = text.removeprefix('\ufeff')  # a byte order mark
-      yield number, text.rstrip('\r\n')
+        raw = raw.removeprefix(codecs.BOM_UTF8)
+      yield number, raw.rstrip(b'\r\n')
+
+
+def _decode(path: str, number: int, raw: bytes) -> str:
+  try:
+    return raw.decode('utf-8')
+  except UnicodeDecodeError as e:
+    raise ValueError(
+      f'{path}, line {number}: not UTF-8 (byte {e.start} of the line is '
+      f'{raw[e.start]:#04x}); convert the file to UTF-8.'
+    ) from None
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+  """Yields (line number from 1, line as text)."""
+  for number, raw in _raw_lines(path):
+    yield number, _decode(path, number, raw)
 
 
 def _json_line(path: str, number: int, line: str) -> dict:
   try:
     record = json.loads(line)
-  except json.JSONDecodeError as e:
+  except (ValueError, RecursionError) as e:
+    words = getattr(e, 'msg', None) or e
     raise ValueError(
-      f'{path}, line {number}: not a JSON object ({e.msg}).'
+      f'{path}, line {number}: not a JSON object ({words}).'
     ) from None
   if not isinstance(record, dict):
     raise ValueError(f'{path}, line {number}: not a JSON object.')
+  for key, value in record.items():
+    if isinstance(value, str):
+      checks.text(f'{path}, line {number}: the field {key!r}', value)
   return record
 
 
@@ -128,14 +143,15 @@ def read_pairs(
 
   Raises:
     FileNotFoundError: a file is missing.
-    ValueError: a file is empty or not UTF-8, or a line is bad.
+    ValueError: a file is empty, or a line is bad or not UTF-8.
   """
   found, skipped = [], 0
   for path in paths:
-    for number, line in _lines(path):
-      if not line.strip():
-        continue
+    for number, raw in _raw_lines(path):
       try:
+        line = _decode(path, number, raw)
+        if not line.strip():
+          continue
         pair = _pair(path, number, line, fields)
       except ValueError:
         if not skip_bad_lines:
@@ -218,17 +234,19 @@ def read_documents(
   documents, skipped = [], 0
   for path in paths:
     paragraph = []
-    for number, line in _lines(path):
-      if path.endswith('.jsonl'):
-        if not line.strip():
+    for number, raw in _raw_lines(path):
+      try:
+        line = _decode(path, number, raw)
+        if path.endswith('.jsonl'):
+          if line.strip():
+            documents.append(_document(path, number, line, fields))
           continue
-        try:
-          documents.append(_document(path, number, line, fields))
-        except ValueError:
-          if not skip_bad_lines:
-            raise
-          skipped += 1
-      elif line.strip():
+      except ValueError:
+        if not skip_bad_lines:
+          raise
+        skipped += 1
+        continue
+      if line.strip():
         paragraph.append(line)
       elif paragraph:
         documents.append('\n'.join(paragraph))

@@ -39,6 +39,45 @@ def test_bad_records_of_text_are_counted_and_skipped_if_asked(tmp_path):
   assert read == (['a'], 2)
 
 
+def test_lines_that_are_not_utf8_are_bad_lines(tmp_path):
+  pairs, text = tmp_path / 'x.tsv', tmp_path / 'x.txt'
+  pairs.write_bytes(b'a\tb\n\xe4\tc\n')
+  text.write_bytes(b'a\n\xe4\nb\n')
+  with pytest.raises(ValueError, match='x.tsv, line 2: not UTF-8'):
+    readers.read_pairs([str(pairs)])
+  assert readers.read_pairs([str(pairs)], skip_bad_lines=True).skipped == 1
+  with pytest.raises(ValueError, match='x.txt, line 2: not UTF-8'):
+    readers.read_documents([str(text)])
+  read = readers.read_documents([str(text)], skip_bad_lines=True)
+  assert read == (['a\nb'], 1)
+
+
+@pytest.mark.parametrize(
+  'value, words',
+  [
+    (r'"\ud83d"', r"the field 'source' is no text: it holds '\\ud83d'"),
+    ('1' * 5000, 'not a JSON object'),
+    ('[' * 100000, 'not a JSON object'),
+  ],
+)
+def test_what_json_allows_and_no_text_holds_is_a_bad_line(
+  tmp_path, value, words
+):
+  path = tmp_path / 'x.jsonl'
+  good = '{"source": "a", "target": "b"}\n'
+  path.write_text(f'{good}{{"source": {value}, "target": "c"}}\n')
+  names = [str(path)]
+  for read in (
+    readers.read_pairs,
+    readers.read_inputs,
+    lambda names: list(readers.read_text(names)),
+    lambda names: readers.read_documents(names, fields=('source',)),
+  ):
+    with pytest.raises(ValueError, match=f'line 2: {words}'):
+      read(names)
+  assert readers.read_pairs(names, skip_bad_lines=True).skipped == 1
+
+
 def test_a_folder_is_no_data_file(tmp_path):
   with pytest.raises(IsADirectoryError, match='is a folder'):
     readers.read_pairs([str(tmp_path)])
