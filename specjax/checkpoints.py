@@ -5,8 +5,11 @@ only when it is complete, so a run killed in the middle of a save leaves the
 previous checkpoint whole, and a disk that fills up costs the new one alone.
 """
 
+import contextlib
 import logging
 import os
+import re
+import shutil
 from typing import Any, Optional
 
 import jax
@@ -18,6 +21,8 @@ _POLICY = ocp.checkpoint_managers.preservation_policy
 _RANK = 'rank'
 # The rank of a state that nobody has measured: below every measured one.
 _UNKNOWN = -1e30
+# Bytes of a checkpoint that describe its arrays.
+_BESIDE = 1 << 20
 
 
 def open_manager(folder: str, keep_last: int = 3) -> ocp.CheckpointManager:
@@ -30,8 +35,10 @@ def open_manager(folder: str, keep_last: int = 3) -> ocp.CheckpointManager:
   Returns:
     `ocp.CheckpointManager`; close it to finish what is being written.
   """
-  # Orbax tells of every file on the root logger otherwise.
-  logging.getLogger('absl').setLevel(logging.WARNING)
+  # Orbax tells of every file on the root logger otherwise, and of a full disk
+  # in some hundred lines; what goes wrong is raised all the same.
+  for name in ('absl', 'asyncio'):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
   policy = _POLICY.AnyPreservationPolicy(
     [
       _POLICY.LatestN(keep_last),
@@ -63,15 +70,64 @@ def save(
     state: pytree of arrays.
     rank: how good the state is, larger being better; None if unknown, and
       then it is not kept as the best.
+
+  Raises:
+    OSError: this one, or the one before it, could not be written.
   """
   if step in manager.all_steps():
     return
-  manager.save(
-    step,
-    args=ocp.args.StandardSave(state),
-    metrics={_RANK: _UNKNOWN if rank is None else float(rank)},
-    force=True,
-  )
+  with _told(manager):
+    manager.wait_until_finished()
+    _check_room(manager, state)
+    manager.save(
+      step,
+      args=ocp.args.StandardSave(state),
+      metrics={_RANK: _UNKNOWN if rank is None else float(rank)},
+      force=True,
+    )
+
+
+def close(manager: ocp.CheckpointManager) -> None:
+  """Finishes what is being written.
+
+  Raises:
+    OSError: it could not be written; as `save`.
+  """
+  with _told(manager):
+    manager.close()
+
+
+def _check_room(manager, state):
+  """Refuses a save that cannot end well: Orbax leaves half of it behind."""
+  needed = _BESIDE + sum(x.nbytes for x in jax.tree.leaves(state))
+  free = shutil.disk_usage(manager.directory).free
+  if free < needed:
+    raise OSError(
+      f'it takes up to {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free'
+    )
+
+
+@contextlib.contextmanager
+def _told(manager):
+  """Turns what Orbax raises where it cannot write into one sentence.
+
+  That is an OSError, or tensorstore's ValueError around its number. A save goes
+  on behind the call that began it and is told of by the next one.
+  """
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number is None and not isinstance(error, OSError):
+      raise
+    words = os.strerror(int(number[1])) if number else error.strerror or error
+    steps = filter(str.isdigit, os.listdir(manager.directory))
+    whole = max(map(int, steps), default=None)
+    last = 'no older one is' if whole is None else f'checkpoint {whole} is'
+    raise OSError(
+      f'A checkpoint could not be written to {manager.directory}: {words}; '
+      f'{last} there whole, and the same command continues.'
+    ) from None
 
 
 def latest_step(manager: ocp.CheckpointManager) -> Optional[int]:

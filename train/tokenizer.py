@@ -3,8 +3,9 @@
   python -m train.tokenizer --input=pairs.tsv --output=DIR --vocab_size=8192
 
 Ids follow T5: 0 `<pad>`, 1 `</s>`, 2 `<unk>`; encoding appends `</s>`. Bytes
-that no piece covers are spelled with 256 byte pieces, so that any text
-survives encoding and decoding, in Unicode's NFC and but for one space in front.
+that no piece covers are spelled with 256 byte pieces, so that text survives
+encoding and decoding, in Unicode's NFC and but for one space in front; only `▁`
+and the names of special and byte pieces do not.
 
 References:
   Kudo. Subword regularization. ACL 2018 (unigram).
@@ -12,6 +13,7 @@ References:
     subword units. ACL 2016 (BPE).
 """
 
+import functools
 import itertools
 import json
 import os
@@ -27,6 +29,7 @@ from tokenizers import processors
 from tokenizers import trainers
 
 from specjax import cli
+from specjax.models import hf
 from specjax.training import readers
 
 PAD, EOS, UNK = '<pad>', '</s>', '<unk>'
@@ -133,7 +136,6 @@ def _with_bytes(tokenizer, special):
 def save(tokenizer, folder):
   """Writes `tokenizer.json` and `tokenizer_config.json` into `folder`."""
   os.makedirs(folder, exist_ok=True)
-  tokenizer.save(os.path.join(folder, 'tokenizer.json'))
   settings = {
     'tokenizer_class': 'PreTrainedTokenizerFast',
     'pad_token': PAD,
@@ -143,10 +145,17 @@ def save(tokenizer, folder):
     'padding_side': 'right',
     'model_max_length': 1000000,
   }
-  path = os.path.join(folder, 'tokenizer_config.json')
+  for name, text in (
+    ('tokenizer.json', tokenizer.to_str(pretty=True)),
+    ('tokenizer_config.json', json.dumps(settings, indent=2) + '\n'),
+  ):
+    path = os.path.join(folder, name)
+    hf.write_whole(path, functools.partial(_write_text, text))
+
+
+def _write_text(text, path):
   with open(path, 'w', encoding='utf-8') as f:
-    json.dump(settings, f, indent=2)
-    f.write('\n')
+    f.write(text)
 
 
 def main(argv):

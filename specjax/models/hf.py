@@ -7,11 +7,12 @@ file or the tensor.
 
 import json
 import os
-from typing import Any, Mapping, Optional
+from typing import Any, Callable, Mapping, Optional
 
 import jax
 import numpy as np
 from safetensors import numpy as safetensors_numpy
+from safetensors import SafetensorError
 
 from specjax.models import decoder_hf
 from specjax.models import names
@@ -233,7 +234,7 @@ def save_hf(folder: str, params, config, *, generation: Optional[dict] = None):
       )
       if made.get(key) is not None
     }
-  _write_whole(
+  write_whole(
     os.path.join(folder, _WEIGHTS),
     lambda path: safetensors_numpy.save_file(
       tensors, path, metadata={'format': 'pt'}
@@ -241,7 +242,7 @@ def save_hf(folder: str, params, config, *, generation: Optional[dict] = None):
   )
   for name, data in (('generation_config.json', generation),
                      ('config.json', made)):  # fmt: skip
-    _write_whole(
+    write_whole(
       os.path.join(folder, name),
       lambda path, data=data: _write_json(path, data),
     )
@@ -253,8 +254,16 @@ def _write_json(path, data):
     file.write('\n')
 
 
-def _write_whole(path, write):
-  """Writes beside `path` and renames, so that no half file ever shows."""
+def write_whole(path: str, write: Callable[[str], None]) -> None:
+  """Writes beside `path` and renames, so that no half file ever shows.
+
+  Args:
+    path: of the file.
+    write: takes the path that it is to write.
+
+  Raises:
+    OSError: in one sentence that names the file.
+  """
   part = f'{path}.part{os.getpid()}'
   try:
     write(part)
@@ -263,6 +272,9 @@ def _write_whole(path, write):
     os.umask(mask)
     os.chmod(part, 0o666 & ~mask)
     os.replace(part, path)
+  except (OSError, SafetensorError) as error:
+    words = getattr(error, 'strerror', None) or error
+    raise OSError(f'Cannot write {path}: {words}.') from None
   finally:
     if os.path.exists(part):
       os.remove(part)

@@ -1,5 +1,6 @@
 """Where a run's numbers go: `metrics.jsonl`, TensorBoard files, curves."""
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -57,8 +58,10 @@ def open_writer(workdir: str, first_step: int = 0) -> Writer:
       board.add_scalar(f'{kind}/{name}', value, step)
 
   def close():
-    lines.close()
-    board.close()
+    # Each line was flushed, and a failure told, when it was written.
+    with contextlib.suppress(OSError):
+      lines.close()
+      board.close()
 
   return Writer(write, close)
 

@@ -173,8 +173,8 @@ def train(
     for number, handler in previous.items():
       signal.signal(number, handler)
     bar.close()  # so that what is told next begins a line
+    checkpoints.close(manager)
     writer.close()
-    manager.close()
   if jax.process_index() == 0 and not metrics_lib.plot(workdir):
     report('No curves.png: matplotlib is not installed (the extra `plots`).')
   return outcome

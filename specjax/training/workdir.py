@@ -3,6 +3,7 @@
 import json
 import os
 
+from specjax.models import hf
 from specjax.training import config as config_lib
 
 CONFIG_FILE = 'config.json'
@@ -47,9 +48,10 @@ def claim(workdir: str, config: config_lib.TrainConfig) -> None:
   """Makes a run's folder and writes its settings; raises as `check`."""
   check(workdir, config)
   os.makedirs(workdir, exist_ok=True)
-  path = os.path.join(workdir, CONFIG_FILE)
-  temporary = path + '.new'
-  with open(temporary, 'w', encoding='utf-8') as f:
-    json.dump(_plain(config), f, indent=2)
-    f.write('\n')
-  os.replace(temporary, path)
+
+  def write(path):
+    with open(path, 'w', encoding='utf-8') as f:
+      json.dump(_plain(config), f, indent=2)
+      f.write('\n')
+
+  hf.write_whole(os.path.join(workdir, CONFIG_FILE), write)

@@ -1,5 +1,6 @@
 """The commands of training: usage, one-line errors, a tokenizer's promises."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -55,6 +56,18 @@ def test_tokenizer_bad_arguments(size, kind, words):
     tokenizer.train_tokenizer(WORDS, size, kind=kind)
 
 
+def test_a_tokenizer_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+  made = tokenizer.train_tokenizer(WORDS, 330)
+
+  def full(*args):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(os, 'replace', full)
+  with pytest.raises(OSError, match='tokenizer.json: No space left on device'):
+    tokenizer.save(made, str(tmp_path))
+  assert not list(tmp_path.iterdir())
+
+
 def status(module, *arguments):
   """Exit status of a command in this process."""
   with pytest.raises(SystemExit) as ended:
@@ -98,7 +111,7 @@ def blank_fixture(tmp_path_factory):
     (tokenizer, ['--input={blank}', '--output=o'], 1, 'No text in'),
     (tokenizer, ['--input={blank}', '--output={blank}'], 1, 'no folder'),
     (main, ['--workdir={blank}'], 1, 'is a file'),
-    (main, ['--workdir=x', '--config.seed=-1'], 2, 'seed must be at least 0'),
+    (main, ['--workdir=x', '--config.seed=-1'], 2, 'seed must lie between 0'),
     (
       main,
       ['--workdir=x', '--config.teacher=y'],
