@@ -176,6 +176,7 @@ def build(config: config_lib.TrainConfig) -> Run:
   _check_ids(sources, valid_source, tokenizer, teacher or initial)
   made = _model_config(config, tokenizer, teacher, initial, sources)
   _check_kind(config, made, teacher)
+  _check_positions(config, made, teacher)
   module = models.make_module(made)
   objective, init = _learning(config, made, module, teacher, initial)
   shared = dict(
@@ -298,6 +299,22 @@ def _check_kind(config, made, teacher):
     raise ValueError(
       'Teacher and drafter must both be encoder-decoders or both decoder-only.'
     )
+
+
+def _check_positions(config, made, teacher):
+  """Raises ValueError if rows are longer than a model knows positions."""
+  length = config.data.target_length
+  for whose, shape in (
+    ('the trained model', made),
+    ('the teacher', teacher and teacher.config),
+  ):
+    most = getattr(shape, 'max_position_embeddings', None)
+    if most and length > most:
+      raise ValueError(
+        f'data.target_length={length} exceeds the {most} positions that '
+        f'{whose} was made for; lower it'
+        + (', or raise model.max_positions.' if shape is made else '.')
+      )
 
 
 def _sources(config, tokenizer, eos_id):

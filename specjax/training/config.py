@@ -166,8 +166,8 @@ class TrainConfig:
       only, and for `save_every` saves at the end only.
     save_minutes: also save when this many minutes passed; 0 does not.
     keep_last: checkpoints kept, beside the best.
-    average_last: exported weights are the mean of this many last checkpoints;
-      1 exports the last one (or its EMA).
+    average_last: exported weights are the mean of this many last checkpoints,
+      at most `keep_last`; 1 exports the last one (or its EMA).
     eval_batches: held-out batches for the loss.
     eval_prompts: held-out prompts decoded for acceptance, block efficiency.
     eval_draft: draft tokens K of that decoding.
@@ -228,13 +228,18 @@ class TrainConfig:
     checks.one_of('export_dtype', self.export_dtype, ('float32', 'bfloat16'))
     losses.check_name(self.objective.name)
     checks.at_least('steps', self.steps, 1)
-    checks.at_least('seed', self.seed, 0)
+    checks.between('seed', self.seed, 0, 2**32 - 1)
     for name in ('log_every', 'keep_last', 'average_last', 'eval_draft'):
       checks.at_least(name, getattr(self, name), 1)
     checks.at_least('eval_new_tokens', self.eval_new_tokens, 1)
     for name in ('eval_every', 'save_every', 'eval_batches', 'eval_prompts'):
       checks.at_least(name, getattr(self, name), 0)
     checks.at_least('save_minutes', self.save_minutes, 0)
+    if self.average_last > self.keep_last:
+      raise ValueError(
+        f'average_last={self.average_last} exceeds keep_last={self.keep_last}, '
+        'the checkpoints there are; raise keep_last.'
+      )
     for name in ('width', 'layers', 'heads', 'head_dim', 'mlp'):
       checks.at_least(f'model.{name}', getattr(self.model, name), 1)
     checks.between('model.dropout', self.model.dropout, 0, 0.95)
@@ -250,6 +255,12 @@ class TrainConfig:
       raise ValueError(
         'model.output_vocab is for drafters with model.tie_embeddings=False, '
         "and not for model.family='decoder'."
+      )
+    shape = self.model
+    if shape.family == 't5' and shape.gated and shape.activation == 'gelu':
+      raise ValueError(
+        "model.activation='gelu' with model.gated cannot be exported: a T5's "
+        "config.json means 'gelu_new' by gated-gelu; take 'gelu_new'."
       )
     self._validate_learning()
     if self.model.family in SLOT_FAMILIES:
@@ -307,7 +318,8 @@ class TrainConfig:
 
   def _validate_learning(self):
     optimizer, objective = self.optimizer, self.objective
-    checks.positive('optimizer.learning_rate', optimizer.learning_rate)
+    for name in ('learning_rate', 'eps'):
+      checks.positive(f'optimizer.{name}', getattr(optimizer, name))
     checks.at_least('optimizer.accumulation', optimizer.accumulation, 1)
     for name in ('warmup_steps', 'weight_decay', 'clip', 'table_rate'):
       checks.at_least(f'optimizer.{name}', getattr(optimizer, name), 0)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,7 +224,7 @@ def test_the_newest_checkpoint_can_be_had_without_training(files, tmp_path):
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, caplog
 ):
   manager = checkpoints.open_manager(str(tmp_path), 2)
   state = {'a': np.arange(3)}
@@ -236,14 +237,28 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(
 
     patch.setattr(os, 'rename', full)
     patch.setattr(os, 'replace', full)
-    with pytest.raises(OSError, match='No space left'):
+    words = 'No space left on device; checkpoint 1 is there whole'
+    with pytest.raises(OSError, match=words):
       checkpoints.save(manager, 2, state)
-      manager.wait_until_finished()
+      checkpoints.close(manager)
+  assert not caplog.records
   again = checkpoints.open_manager(str(tmp_path), 2)
   assert again.latest_step() == 1
   got = checkpoints.restore(again, 1, checkpoints.abstract(state))
   np.testing.assert_array_equal(got['a'], state['a'])
   again.close()
+
+
+def test_a_checkpoint_without_room_is_not_begun(tmp_path, monkeypatch):
+  manager = checkpoints.open_manager(str(tmp_path), 2)
+  state = {'a': np.arange(3)}
+  checkpoints.save(manager, 1, state)
+  room = shutil.disk_usage(tmp_path)._replace(free=1000)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda path: room)
+  with pytest.raises(OSError, match='0.0 MB are free; checkpoint 1 is there'):
+    checkpoints.save(manager, 2, state)
+  checkpoints.close(manager)
+  assert [path.name for path in tmp_path.iterdir()] == ['1']
 
 
 def test_the_last_checkpoints_are_averaged(files, whole):
@@ -269,12 +284,15 @@ def test_the_last_checkpoints_are_averaged(files, whole):
     ('task', 'drafter', 'needs teacher=FOLDER'),
     ('task', 'nothing', "must be one of 'target', 'drafter'"),
     ('steps', 0, 'steps must be at least 1'),
+    ('seed', 2**32, 'seed must lie between 0 and 4294967295'),
+    ('average_last', 4, 'average_last=4 exceeds keep_last=3'),
     ('compute_dtype', 'int4', 'must be one of'),
     ('objective__name', 'kld', 'Unknown objective .kld.*known are'),
     ('objective__name', 'jsd', 'has none and learns by'),
     ('objective__beta', 0.0, 'strictly between'),
     ('objective__temperature', float('nan'), 'positive number'),
     ('optimizer__learning_rate', float('nan'), 'positive number'),
+    ('optimizer__eps', 0.0, 'optimizer.eps must be a positive number'),
     ('optimizer__name', 'sgd', "must be one of 'adamw', 'adafactor', 'muon'"),
     ('optimizer__warmup_steps', -1, 'at least 0'),
     ('optimizer__ema', 1.5, 'between 0'),
@@ -286,6 +304,27 @@ def test_the_last_checkpoints_are_averaged(files, whole):
 def test_bad_settings_are_told(files, name, value, words):
   with pytest.raises(ValueError, match=words):
     toy.config(files, **{name: value}).validate()
+
+
+def test_a_gated_gelu_that_no_t5_can_spell_is_refused(files):
+  config = toy.config(files, model__activation='gelu', model__gated=True)
+  with pytest.raises(ValueError, match="take 'gelu_new'"):
+    config.validate()
+
+
+def test_rows_longer_than_a_model_are_refused(files):
+  text = str(files / 'text.txt')
+  with pytest.raises(ValueError, match='32 exceeds the 16 positions that'):
+    build.build(
+      toy.config(
+        files,
+        model__family='decoder',
+        model__max_positions=16,
+        data__kind='text',
+        data__train=text,
+        data__valid=text,
+      )
+    )
 
 
 def test_difference_names_the_field():
