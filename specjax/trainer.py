@@ -59,12 +59,21 @@ def run(
     `train.Outcome`.
 
   Raises:
-    FileNotFoundError, ValueError, FloatingPointError: one sentence.
+    OSError, ValueError, FloatingPointError: one sentence.
   """
+  try:
+    return _run(config, workdir, command, export_only, report)
+  except OSError as error:
+    if error.errno is None or error.filename:
+      raise
+    # A write that fails does not say of which file.
+    raise OSError(f'Cannot write to {workdir}: {error.strerror}.') from None
+
+
+def _run(config, workdir, command, export_only, report):
   workdir_lib.check(workdir, config)
   parts = build.build(config)
-  for source in parts.sources:
-    _tell_left_out(source, report)
+  _tell_left_out(parts, report)
   if export_only:
     outcome = train.newest(parts, workdir)
     report(f'Exported to {_export(parts, outcome, workdir, command)}.')
@@ -83,14 +92,17 @@ def run(
   return outcome
 
 
-def _tell_left_out(source, report):
-  if source.skipped:
-    report(f'Left out {source.skipped} bad lines.')
-  if source.too_long:
-    report(
-      f'Left out {source.too_long} examples longer than a row (see '
-      'data.source_length and data.target_length).'
-    )
+def _tell_left_out(parts, report):
+  held_out = [] if parts.valid_source is None else [parts.valid_source]
+  for source in parts.sources + held_out:
+    where = ' of the held-out data' if source is parts.valid_source else ''
+    if source.skipped:
+      report(f'Left out {source.skipped} bad lines{where}.')
+    if source.too_long:
+      report(
+        f'Left out {source.too_long} examples{where} longer than a row (see '
+        'data.source_length and data.target_length).'
+      )
 
 
 def _export(parts, outcome, workdir, command):
@@ -165,11 +177,15 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
 
   Returns:
     the function, or None where there is nothing to measure.
+
+  Raises:
+    ValueError: the teacher has too few positions for the answers.
   """
   prompts = held_out_prompts(parts)
   if parts.teacher is None or not prompts:
     return None
   config = parts.config
+  _check_budget(parts, prompts)
 
   def measure(params):
     # Where the teacher is: on one device, or on the mesh, the drafter whole.
@@ -196,6 +212,20 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
     } | by_depth
 
   return measure
+
+
+def _check_budget(parts, prompts):
+  """Refuses before the first step what the first evaluation would."""
+  config, lm = parts.config, parts.teacher.lm
+  given = 1 if lm.is_encoder_decoder else max(map(len, prompts))
+  needed = given + config.eval_new_tokens + config.eval_draft
+  if lm.max_positions and needed > lm.max_positions:
+    raise ValueError(
+      f'Held-out prompts have up to {given} tokens; with eval_new_tokens='
+      f'{config.eval_new_tokens} and eval_draft={config.eval_draft} that is '
+      f'{needed}, but the teacher was made for {lm.max_positions} positions; '
+      'lower eval_new_tokens.'
+    )
 
 
 def generator(parts: build.Run) -> on_policy.Generate:

@@ -73,13 +73,21 @@ def export(
   if jax.process_index():
     return folder
   os.makedirs(folder, exist_ok=True)
-  run.tokenizer.save_pretrained(folder)
+  _save_tokenizer(run.tokenizer, folder)
   card = model_card(run, params, steps=steps, metrics=metrics, command=command)
   path = os.path.join(folder, 'README.md')
   with open(path, 'w', encoding='utf-8') as f:
     f.write(card)
   hf.save_hf(folder, params, _with_acceptance(run.model_config, metrics))
   return folder
+
+
+def _save_tokenizer(tokenizer, folder):
+  try:
+    tokenizer.save_pretrained(folder)
+  except Exception as error:  # `tokenizers` raises nothing more precise.
+    words = getattr(error, 'strerror', None) or error
+    raise OSError(f'Cannot write the tokenizer to {folder}: {words}.') from None
 
 
 def _with_acceptance(config, metrics):
@@ -93,10 +101,12 @@ def _with_acceptance(config, metrics):
 
 
 def _file_names(run):
-  settings = run.config.data
-  files = sources_lib.files(settings.train) + sources_lib.files(
-    settings.labelled
-  )
+  """The files that were read."""
+  settings, files = run.config.data, []
+  if settings.labelled_fraction < 1:
+    files += sources_lib.files(settings.train)
+  if settings.labelled_fraction > 0:
+    files += sources_lib.files(settings.labelled)
   return ', '.join(f'`{os.path.basename(f)}`' for f in files)
 
 

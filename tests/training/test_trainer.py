@@ -1,6 +1,8 @@
 """Whole runs on a toy language: distilled drafters draft better."""
 
+import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from specjax import labelling
 from specjax import trainer
 from specjax.decode_config import DecodeConfig
 from specjax.training import build
+from specjax.training import export
 from specjax.training import on_policy
 from specjax.training import packing
 from tests.training import toy
@@ -168,6 +171,26 @@ def test_on_policy_text_keeps_the_prompt():
   assert not new['segments'][2].any() and not new['weight'][2].any()
 
 
+def test_what_is_left_out_is_counted(files, tmp_path):
+  for name, bad in (('train', 2), ('valid', 1)):
+    lines = (files / f'{name}.tsv').read_text() + '\nno tab' * bad
+    (tmp_path / f'{name}.tsv').write_text(lines)
+  config = toy.config(
+    files,
+    data__train=str(tmp_path / 'train.tsv'),
+    data__valid=str(tmp_path / 'valid.tsv'),
+    data__skip_bad_lines=True,
+  )
+  said = []
+  with pytest.raises(FileNotFoundError, match='no checkpoint yet'):
+    workdir = str(tmp_path / 'run')
+    trainer.run(config, workdir, export_only=True, report=said.append)
+  assert said == [
+    'Left out 2 bad lines.',
+    'Left out 1 bad lines of the held-out data.',
+  ]
+
+
 def test_share_of_on_policy_steps():
   hits = sum(on_policy.is_on_policy(s, 0, 0.25) for s in range(4000))
   assert abs(hits / 4000 - 0.25) < 0.04
@@ -203,6 +226,21 @@ def test_the_card_tells_where_it_comes_from(files, target):
   for words in ('train.tsv', '400 steps', 'cross entropy', '| loss |'):
     assert words.lower() in card.lower()
   assert str(files) not in card
+
+
+def test_the_card_names_the_files_that_were_read(files):
+  settings = {'train': 'gold.tsv', 'labelled': 'own.jsonl'}
+  for share, wanted in (
+    (0.0, '`gold.tsv`'),
+    (0.5, '`gold.tsv`, `own.jsonl`'),
+    (1.0, '`own.jsonl`'),
+  ):
+    config = toy.config(files)
+    config.data = dataclasses.replace(
+      config.data, labelled_fraction=share, **settings
+    )
+    run = types.SimpleNamespace(config=config)
+    assert export._file_names(run) == wanted
 
 
 def test_transformers_reads_an_export(target, torch):
@@ -247,6 +285,10 @@ def test_decoder_only_target_and_drafter(files, tmp_path):
     objective__name='total_variation',
     objective__chunk=16,
   )
+  with pytest.raises(ValueError, match='2048 positions; lower eval_new_tokens'):
+    changed = dataclasses.replace(config, eval_new_tokens=2048)
+    trainer.run(changed, str(tmp_path / 'none'), report=quiet)
+  assert not (tmp_path / 'none').exists()
   out = trainer.run(config, str(tmp_path / 'drafter'), report=quiet)
   assert 0 <= out.metrics['acceptance_rate'] <= 1
   assert specjax.load(tmp_path / 'drafter' / 'export').config.vocab_size
