@@ -309,11 +309,12 @@ def _check_positions(config, made, teacher):
     ('the teacher', teacher and teacher.config),
   ):
     most = getattr(shape, 'max_position_embeddings', None)
+    is_new = shape is made and not config.init_from
     if most and length > most:
       raise ValueError(
         f'data.target_length={length} exceeds the {most} positions that '
         f'{whose} was made for; lower it'
-        + (', or raise model.max_positions.' if shape is made else '.')
+        + (', or raise model.max_positions.' if is_new else '.')
       )
 
 
