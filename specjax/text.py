@@ -39,13 +39,24 @@ def read_prompts(path: str) -> list[Source]:
     ValueError: if it is empty, is not UTF-8 or holds a malformed line.
   """
   name = 'standard input' if path == '-' else path
-  lines = _decode_lines(_read_bytes(path), name)
+  lines = read_lines(path)
   if path.endswith('.jsonl') or (path == '-' and _is_json_prompt(lines[0])):
     return [
       _parse_line(line, f'{name}, line {number}')
       for number, line in enumerate(lines, 1)
     ]
   return [line if line.strip() else '' for line in lines]
+
+
+def read_lines(path: str) -> list[str]:
+  """Lines of a UTF-8 file, or of '-', standard input, without their ends.
+
+  Raises:
+    FileNotFoundError, IsADirectoryError: if there is no such file.
+    ValueError: if it is empty or not UTF-8.
+  """
+  name = 'standard input' if path == '-' else path
+  return _decode_lines(_read_bytes(path), name)
 
 
 def _read_bytes(path: str) -> bytes:

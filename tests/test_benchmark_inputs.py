@@ -205,8 +205,32 @@ def test_turns_that_are_none(tmp_path, turns):
   path = tmp_path / 'question.jsonl'
   good = {'category': 'qa', 'turns': ['what']}
   path.write_text('\n'.join(map(json.dumps, (good, good | {'turns': turns}))))
-  with pytest.raises(ValueError, match='question 2: "turns" must be a list'):
+  with pytest.raises(ValueError, match='line 2: "turns" must be a list'):
     prompts.read_spec_bench(str(path))
+
+
+@pytest.mark.parametrize(
+  'line', ('{"turns": ["cut o', '{"prompt": "what"}', '3')
+)
+def test_a_line_that_is_no_question_is_named(tmp_path, line):
+  path = tmp_path / 'question.jsonl'
+  path.write_text(f'{{"turns": ["what"]}}\n\n{line}\n')
+  with pytest.raises(ValueError, match='line 3 is no question of Spec-Bench'):
+    prompts.read_spec_bench(str(path))
+
+
+def test_questions_as_editors_write_them(tmp_path):
+  path = tmp_path / 'question.jsonl'
+  rows = [
+    {'category': None, 'turns': ['a\u2028b\x85c']},
+    {'category': 'writing', 'turns': ['d', 'e']},
+  ]
+  text = '\r\n'.join(json.dumps(row, ensure_ascii=False) for row in rows)
+  path.write_bytes(f'\ufeff{text}\r\n'.encode())
+  assert prompts.read_spec_bench(str(path)) == [
+    prompts.Question('', ('a\u2028b\x85c',)),
+    prompts.Question('mt_bench', ('d', 'e')),
+  ]
 
 
 def test_sources_that_a_drafter_does_not_know():
@@ -302,3 +326,15 @@ def test_a_parts_time_leaves_out_what_every_call_costs():
     return 0.5 + 0.01 * steps
 
   assert parts.interleaved([timer]) == pytest.approx([10.0])
+
+
+def test_an_interrupted_call_does_not_shorten_the_samples():
+  """One slow call at first must not leave too few steps to measure."""
+  calls = []
+
+  def timer(steps):
+    calls.append(steps)
+    return 1e-3 * steps + (0.5 if len(calls) == 1 else 0.0)
+
+  assert parts.interleaved([timer]) == pytest.approx([1.0])
+  assert max(calls) == pytest.approx(parts.SAMPLE_SECONDS / 1e-3, abs=1)

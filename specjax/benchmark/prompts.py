@@ -174,31 +174,40 @@ def random_prompts(target: loading.Model, config) -> list[Prompt]:
 
 
 def read_spec_bench(path: str) -> list[Question]:
-  """Questions of a file in Spec-Bench's form; empty if it has another form."""
-  file = pathlib.Path(path)
-  if file.suffix != '.jsonl' or not file.is_file():
+  """Questions of a file in Spec-Bench's form; empty if it has another form.
+
+  The first question tells the form.
+
+  Raises:
+    FileNotFoundError, IsADirectoryError: if there is no such file.
+    ValueError: naming the line that is no question.
+  """
+  if pathlib.Path(path).suffix != '.jsonl':
     return []
-  try:
-    rows = [
-      json.loads(line)
-      for line in file.read_text(encoding='utf-8').splitlines()
-      if line.strip()
-    ]
-  except ValueError:
-    return []  # the general reader says what is wrong, and where
   questions = []
-  for row in rows:
+  for number, line in enumerate(text_lib.read_lines(path), 1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+    except ValueError:
+      row = None
     if not isinstance(row, dict) or 'turns' not in row:
-      return []
+      if not questions:
+        return []  # the general reader says what is wrong, and where
+      raise ValueError(
+        f'{path}, line {number} is no question of Spec-Bench, as the first '
+        'line is: it needs "turns", a list of strings.'
+      )
     turns = row['turns']
     if not isinstance(turns, list) or not all(
       isinstance(turn, str) and turn.strip() for turn in turns or ['']
     ):
       raise ValueError(
-        f'{path}, question {len(questions) + 1}: "turns" must be a list of '
-        'strings, one at least and none of them blank.'
+        f'{path}, line {number}: "turns" must be a list of strings, one at '
+        'least and none of them blank.'
       )
-    name = str(row.get('category', ''))
+    name = str(row.get('category') or '')
     name = 'mt_bench' if name in MT_BENCH else name
     questions.append(Question(name, tuple(turns[:2])))
   return questions
