@@ -21,6 +21,9 @@ from specjax.decoding import sampling
 # How long one sample should take, and how many are taken.
 SAMPLE_SECONDS = 0.08
 SAMPLES = 5
+# Calls that the number of steps is chosen by. One alone may be interrupted, and
+# a sample of too few steps lasts no longer than a call does without any.
+TRIALS = 3
 MOST_STEPS = 512
 # What a clock tells apart.
 _LEAST_SECONDS = 1e-7
@@ -118,7 +121,7 @@ def interleaved(timers: Sequence[Callable[[int], float]]) -> list[float]:
   """
   steps = []
   for timer in timers:
-    few = max(timer(2), 1e-6) / 2
+    few = max(min(timer(2) for _ in range(TRIALS)), 1e-6) / 2
     count = int(np.clip(SAMPLE_SECONDS / few, 2, MOST_STEPS))
     # Several processes must run the same number of steps.
     steps.append(distributed.from_first(count))
