@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from specjax.certify import runner
 from specjax.certify import verdict
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
+from specjax.decoding.request import row_keys
 from specjax.decoding.request import Sampling
 from tests import fakes
 from tests.models import attached
@@ -134,6 +136,29 @@ def test_broken_rules_are_flagged(name, few_controls):
 def test_lossy_rules_are_not_lossless(changes, few_controls):
   made = runner.certify(model(0), drafter(), PROMPTS, config(**changes))
   assert made.verdict == verdict.NOT_LOSSLESS, made
+
+
+@pytest.mark.parametrize('name', controls.DESCRIPTIONS)
+def test_mistakes_in_a_round_without_a_draft(name):
+  """`prompt_lookup` now and then drafts nothing; traced, not compiled."""
+  sampling = Sampling(temperature=1.5, top_p=0.7)
+  target = model(0)
+  recipe = build.recipe(
+    target.lm,
+    'prompt_lookup',
+    num_draft=3,
+    verify='sampling',
+    warp=sampling.warp_spec(),
+  )
+  assert recipe.widths[0] == 0
+  broken = controls.make(name, recipe, 1.5)
+  if broken is not None:
+    jax.eval_shape(
+      build.compiled(broken, 8),
+      generate_lib.Params(target.params),
+      law_lib._repeat((1, 2, 1), 2),
+      sampling.controls(row_keys(0, np.arange(2)), 8, (END,)),
+    )
 
 
 def test_a_missed_control_is_told(few_controls, monkeypatch):

@@ -168,11 +168,13 @@ def _shared_noise(recipe, temperature):
 
   def verify(context, draft, logits):
     verdict = recipe.verifier.verify(context, draft, logits)
-    count, num_draft = verdict.num_accepted, draft.tokens.shape[1]
+    count = verdict.num_accepted
+    # A round in which nothing is drafted has a block without slots.
+    slots = max(draft.tokens.shape[1], 1)
     keys = sampling.node_keys(
-      context.controls.row_key, context.length, num_draft, sampling.DRAFT
+      context.controls.row_key, context.length, slots, sampling.DRAFT
     )
-    at = jnp.minimum(count, num_draft - 1)
+    at = jnp.minimum(count, slots - 1)
     mine = jax.vmap(lambda row, i: row[i])(keys, at)
     token = sampling.draw(_residual(draft, logits, count, count), mine)
     corrected = count < common.filled(draft).sum(axis=1)
@@ -242,7 +244,8 @@ def _block(draft, logits, u, keys):
   h = jnp.where(below > 0, zi / jnp.where(below > 0, below, 1.0), 1.0)
   length = jnp.arange(1, num_draft + 1)
   h = jnp.where(length == num_draft, wi, h)
-  count = jnp.max(jnp.where(u < h, length, 0), axis=1).astype(jnp.int32)
+  count = jnp.max(jnp.where(u < h, length, 0), axis=1, initial=0)
+  count = count.astype(jnp.int32)
   token = common.next_from_residual(
     jax.vmap(lambda row, i: row[i])(keys, count),
     draft,
