@@ -1,6 +1,8 @@
 """Checks of settings: each complaint is one sentence that names the field."""
 
+import dataclasses
 import math
+import typing
 from typing import Any, Callable, Collection, NamedTuple, Optional, Sequence
 
 # What a nested dict has at a path that it lacks.
@@ -44,6 +46,36 @@ def positive(name: str, value: float) -> None:
   """Raises ValueError unless a number is finite and above 0."""
   if not (math.isfinite(value) and value > 0):
     raise ValueError(f'{name} must be a positive number, not {value}.')
+
+
+def number(name: str, value: Any) -> None:
+  """Raises ValueError unless a value is a plain number."""
+  if not is_number(value):
+    raise ValueError(f'{name} must be a number, not {value!r}.')
+
+
+def plain_fields(settings: Any) -> None:
+  """Checks the fields of a dataclass that are annotated as plain values.
+
+  Raises:
+    ValueError: a field annotated as bool, int, float or str, or as None or one
+      of these, holds something else.
+  """
+  words = {
+    bool: 'true or false',
+    int: 'a whole number',
+    float: 'a number',
+    str: 'a string',
+  }
+  for field in dataclasses.fields(settings):
+    kinds = typing.get_args(field.type) or (field.type,)
+    value = getattr(settings, field.name)
+    kind = next((kind for kind in kinds if kind in words), None)
+    if kind is None or (value is None and type(None) in kinds):
+      continue
+    fits = is_number(value) if kind is float else type(value) is kind
+    if not fits:
+      raise ValueError(f'{field.name} must be {words[kind]}, not {value!r}.')
 
 
 def share(name: str, value: Any) -> None:

@@ -176,6 +176,45 @@ def test_head_equal_to_the_table_is_tied(folder):
   assert not loading.load(folder).config.tie_word_embeddings
 
 
+@pytest.mark.parametrize(
+  'config, kept',
+  [
+    (tiny.T5, 'lm_head.weight'),
+    (tiny.T5, 'decoder.embed_tokens.weight'),
+    (
+      dataclasses.replace(tiny.T5, tie_word_embeddings=False),
+      'decoder.embed_tokens.weight',
+    ),
+    (
+      dataclasses.replace(tiny.DECODER, tie_word_embeddings=True),
+      'lm_head.weight',
+    ),
+  ],
+)
+def test_a_table_under_another_of_its_names(config, kept, tmp_path):
+  """Exporters write a table that several names share under one of them."""
+  params = models.init_params(config, jax.random.key(1))
+  hf.save_hf(str(tmp_path), params, config)
+
+  def rename(tensors):
+    own = 'shared.weight'
+    own = own if own in tensors else 'model.embed_tokens.weight'
+    tensors[kept] = tensors.pop(own)
+
+  change_tensors(tmp_path, rename)
+  model = loading.load(tmp_path, prepare=False)
+  assert model.config.tie_word_embeddings == config.tie_word_embeddings
+  jax.tree.map(np.testing.assert_array_equal, model.params, params)
+
+
+@pytest.mark.parametrize('start', [-1, 96, '0'])
+def test_a_start_token_outside_the_vocabulary(start, tmp_path):
+  folder = pathlib.Path(tiny.save(tmp_path, tiny.T5))
+  os.remove(folder / 'generation_config.json')
+  change(folder, 'config.json', decoder_start_token_id=start)
+  assert 'decoder_start_token_id must be' in complaint(folder)
+
+
 def test_harmless_tensors_are_ignored(folder, params):
   extra = {'model.layers.0.self_attn.rotary_emb.inv_freq': np.ones(4)}
   change_tensors(folder, lambda t: t.update(extra))
@@ -246,6 +285,29 @@ def test_unsupported_architecture(folder):
     ({'num_hidden_layers': 0}, 'num_hidden_layers'),
     ({'num_hidden_layers': 1}, 'model.layers.1.'),
     ({'intermediate_size': 17}, 'mlp.down_proj.weight'),
+    ({'rms_norm_eps': None}, 'norm_eps must be a number, not None'),
+    (
+      {'tie_word_embeddings': 'no'},
+      'tie_word_embeddings must be true or false',
+    ),
+    ({'sliding_window': '5'}, "sliding_window must be a whole number, not '5'"),
+    ({'eos_token_id': [2, '3']}, 'eos_token_id must be a token id or a list'),
+    ({'rope_parameters': {'rope_theta': -1}}, 'rope_theta must be a positive'),
+    (
+      {'rope_parameters': {'rope_type': 'linear', 'factor': 'x'}},
+      "factor must be a number, not 'x'",
+    ),
+    (
+      {
+        'rope_parameters': {
+          'rope_type': 'llama3',
+          'factor': 8.0,
+          'low_freq_factor': 4.0,
+          'high_freq_factor': 4.0,
+        }
+      },
+      'high_freq_factor must exceed low_freq_factor (4.0)',
+    ),
   ],
 )
 def test_bad_settings(folder, fields, words):

@@ -7,6 +7,7 @@ Gemma 1/2/3: a family is nothing but a set of switches.
 import dataclasses
 from typing import Optional
 
+from specjax import checks
 from specjax.models.attention import Rope
 from specjax.models.layers import ACTIVATIONS
 from specjax.partitioning import Shards
@@ -98,6 +99,9 @@ class DecoderConfig:
       value = getattr(self, name)
       if not isinstance(value, int) or value < 1:
         raise ValueError(f'{name} must be a positive integer, not {value!r}.')
+    checks.plain_fields(self)
+    check_token_ids(self.eos_token_id)
+    checks.positive('norm_eps', self.norm_eps)
     if self.num_attention_heads % self.num_key_value_heads:
       raise ValueError(
         f'num_attention_heads ({self.num_attention_heads}) must be a multiple '
@@ -138,3 +142,12 @@ def token_ids(value) -> tuple:
   if value is None:
     return ()
   return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def check_token_ids(ids: tuple) -> None:
+  """Raises ValueError unless end ids, of `token_ids`, are whole numbers."""
+  for value in ids:
+    if type(value) is not int:
+      raise ValueError(
+        f'eos_token_id must be a token id or a list of them, not {value!r}.'
+      )

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from typing import Any, Mapping
 
+from specjax import checks
 from specjax.models.attention import Rope
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.decoder_config import token_ids
@@ -25,7 +26,51 @@ ARCHITECTURES = {
 }
 
 _GEMMAS = ('gemma', 'gemma2', 'gemma3_text')
+# What transformers leaves out of the text_config of a Gemma 3 with images.
+_GEMMA3 = {
+  'vocab_size': 262208,
+  'hidden_size': 2304,
+  'intermediate_size': 9216,
+  'num_hidden_layers': 26,
+  'num_attention_heads': 8,
+  'num_key_value_heads': 4,
+  'head_dim': 256,
+  'max_position_embeddings': 131072,
+  'bos_token_id': 2,
+  'eos_token_id': 1,
+  'pad_token_id': 0,
+}
+# Settings that a config.json with a text_config has outside of it.
+_OUTER = (
+  'bos_token_id',
+  'eos_token_id',
+  'pad_token_id',
+  'dtype',
+  'torch_dtype',
+  'quantization_config',
+)
 _ROPE_KINDS = ('default', 'linear', 'llama3')
+
+
+def language_part(config: dict) -> dict:
+  """The config.json of the language model inside a Gemma 3 with images.
+
+  Args:
+    config: any parsed config.json; all others are returned as they are.
+  """
+  inner = config.get('text_config')
+  images = 'Gemma3ForConditionalGeneration'
+  if config.get('model_type') != 'gemma3' or not isinstance(inner, dict):
+    return config
+  if (config.get('architectures') or [images]) != [images]:
+    return config
+  outer = {key: config[key] for key in _OUTER if config.get(key) is not None}
+  return (
+    _GEMMA3
+    | inner
+    | outer
+    | {'architectures': ['Gemma3ForCausalLM'], 'model_type': 'gemma3_text'}
+  )
 
 
 def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
@@ -213,21 +258,31 @@ def _rope(settings, theta, config) -> Rope:
       'partial_rotary_factor is not supported; only 1.0 is, not '
       f'{settings["partial_rotary_factor"]}.'
     )
-  rope = Rope(theta=float(settings.get('rope_theta') or theta), kind=kind)
-  if kind == 'default':
+  given = {'rope_theta': settings.get('rope_theta') or theta}
+  names = {
+    'default': (),
+    'linear': ('factor',),
+    'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'),
+  }
+  given |= {name: settings[name] for name in names[kind]}
+  for name, value in given.items():
+    checks.number(name, value)
+    checks.positive(name, value)
+  rope = Rope(float(given.pop('rope_theta')), kind)
+  rope = dataclasses.replace(rope, **{k: float(v) for k, v in given.items()})
+  if kind != 'llama3':
     return rope
-  rope = dataclasses.replace(rope, factor=float(settings['factor']))
-  if kind == 'linear':
-    return rope
-  return dataclasses.replace(
-    rope,
-    low_freq_factor=float(settings['low_freq_factor']),
-    high_freq_factor=float(settings['high_freq_factor']),
-    original_max_position_embeddings=int(
-      settings.get('original_max_position_embeddings')
-      or config['max_position_embeddings']
-    ),
+  if rope.high_freq_factor <= rope.low_freq_factor:
+    raise ValueError(
+      f'high_freq_factor must exceed low_freq_factor ({rope.low_freq_factor}), '
+      f'not {rope.high_freq_factor}.'
+    )
+  original = (
+    settings.get('original_max_position_embeddings')
+    or config['max_position_embeddings']
   )
+  checks.whole('original_max_position_embeddings', original, 1)
+  return dataclasses.replace(rope, original_max_position_embeddings=original)
 
 
 def to_hf(config: DecoderConfig) -> dict:

@@ -24,6 +24,15 @@ from specjax.models.t5_config import T5Config
 
 _WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
+# How names begin: as a part of a model with images, or as in the family; files
+# of the body alone leave it out.
+_PREFIXES = {
+  'model.': ('language_model.model.', 'model.language_model.'),
+  'transformer.': (),
+}
+# Of the names that share a table of embeddings some exporters keep another one.
+_TABLE = ('embed', 'weight')
+_TABLE_NAMES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
 
 
 def read_json(folder: str, name: str) -> Optional[dict]:
@@ -48,6 +57,8 @@ def read_json(folder: str, name: str) -> Optional[dict]:
 def read_config(folder: str) -> dict:
   """Returns the parsed config.json, its architecture being supported.
 
+  Of a Gemma 3 with images it is that of the language model inside.
+
   Raises:
     FileNotFoundError: there is no folder or no config.json in it.
     ValueError: the file is broken or the architecture is not supported.
@@ -59,6 +70,7 @@ def read_config(folder: str) -> dict:
     raise FileNotFoundError(
       f'{folder} holds no config.json: give a folder in Hugging Face format.'
     )
+  config = decoder_hf.language_part(config)
   check_supported(config)
   return config
 
@@ -143,16 +155,32 @@ def weight_files(folder: str) -> dict:
   return dict.fromkeys(tensor_files.read_header(single), single)
 
 
-def strip_prefix(files, sources):
-  """Names without the language model's prefix, if the file has none."""
-  for prefix in ('model.', 'transformer.'):
-    if any(s.name.startswith(prefix) for s in sources.values()) and not any(
-      name.startswith(prefix) for name in files
-    ):
-      return {
-        path: s._replace(name=s.name.removeprefix(prefix))
-        for path, s in sources.items()
-      }
+def as_spelled(files, sources, config):
+  """The sources of parameters, under the names that a folder's files have.
+
+  Args:
+    files: names of the tensors that are there.
+    sources: {path: `names.Source`} with a family's usual names.
+    config: of the model.
+  """
+  for prefix, nested in _PREFIXES.items():
+    if not any(s.name.startswith(prefix) for s in sources.values()):
+      continue
+    own = [p for p in (*nested, prefix) if any(n.startswith(p) for n in files)]
+    spelled = own[0] if own else ''
+    sources = {
+      path: s._replace(name=spelled + s.name.removeprefix(prefix))
+      if s.name.startswith(prefix)
+      else s
+      for path, s in sources.items()
+    }
+  table = sources.get(_TABLE)
+  if own_format.is_own(config) or table is None or table.name in files:
+    return sources
+  also = _TABLE_NAMES + ('lm_head.weight',) * config.tie_word_embeddings
+  for name in also:
+    if name in files:
+      return sources | {_TABLE: table._replace(name=name)}
   return sources
 
 

@@ -72,11 +72,12 @@ _GPT2 = {
   'mlp_norm': 'ln_2',
 }
 
-# Tensors that some exporters write and nobody needs.
+# Tensors that some exporters write and nobody needs, and those of images.
 _HARMLESS = re.compile(
   r'.*rotary_emb\.inv_freq$'
   r'|.*\battn\.(masked_)?bias$'
   r'|(encoder|decoder)\.embed_tokens\.weight$'
+  r'|(model\.)?(vision_tower|multi_modal_projector)\..*'
   r'|.*EncDecAttention\.relative_attention_bias\.weight$'
 )
 

@@ -71,7 +71,7 @@ def _from_safetensors(folder, config):
   config = _with_head(stored, config)
   abstract = abstract_params(config)
   wanted = names.sources(config, abstract)
-  present = hf.strip_prefix(stored, wanted)
+  present = hf.as_spelled(stored, wanted, config)
   shapes = {path: tuple(leaf.shape) for path, leaf in names.flat(abstract)}
   expected = {
     source.name: names.stored_shape(source, shapes[path])
@@ -101,7 +101,7 @@ def _with_head(stored, config):
   if own_format.is_own(config):
     return config
   embed = names.sources(config, {'embed': {'weight': 0}})
-  embed = hf.strip_prefix(stored, embed)['embed', 'weight'].name
+  embed = hf.as_spelled(stored, embed, config)['embed', 'weight'].name
   head = stored.get('lm_head.weight')
   own = not config.tie_word_embeddings
   if not own and head is not None:

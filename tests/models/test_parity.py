@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors_numpy
 
+from specjax import convert
 from specjax import loading
 from specjax.base import Prompt
 from specjax.models import hf
@@ -162,3 +164,64 @@ def test_old_config_spelling(torch, tmp_path):
   rope['type'] = rope.pop('rope_type')
   path.write_text(json.dumps(config))
   assert hf.parse_config(hf.read_config(folder)) == new
+
+
+@pytest.mark.parametrize(
+  'spelling', ['language_model.model.', 'model.language_model.']
+)
+def test_the_language_model_of_one_with_images(spelling, torch, tmp_path):
+  """As Gemma 3 of 4B and more is published, in its two spellings."""
+  import transformers
+
+  text = reference.build('gemma3', torch)
+  # The defaults of transformers, which its config.json then leaves out.
+  settings = text.config.to_dict() | {
+    'num_attention_heads': 8,
+    'num_key_value_heads': 4,
+    'eos_token_id': 2,
+  }
+  vision = {
+    'hidden_size': 16,
+    'intermediate_size': 16,
+    'num_hidden_layers': 1,
+    'num_attention_heads': 2,
+    'image_size': 8,
+    'patch_size': 4,
+  }
+  theirs = transformers.Gemma3ForConditionalGeneration(
+    transformers.Gemma3Config(
+      text_config=settings, vision_config=vision, mm_tokens_per_image=4
+    )
+  ).eval()
+  with torch.no_grad():
+    for value in theirs.parameters():
+      value.copy_(0.2 * torch.randn_like(value))
+  folder = tmp_path / 'model'
+  reference.save(theirs, folder)
+  config = json.loads((folder / 'config.json').read_text())
+  config['eos_token_id'] = [1, 7]
+  for name in ('num_attention_heads', 'num_key_value_heads'):
+    config['text_config'].pop(name, None)
+  (folder / 'config.json').write_text(json.dumps(config))
+  tensors = safetensors_numpy.load_file(folder / 'model.safetensors')
+  again = {}
+  for name, value in tensors.items():
+    for known in ('language_model.model.', 'model.language_model.'):
+      name = name.replace(known, spelling)
+    again[name] = value
+  assert any(name.startswith(spelling) for name in again)
+  safetensors_numpy.save_file(
+    again, folder / 'model.safetensors', metadata={'format': 'pt'}
+  )
+  model = loading.load(folder)
+  assert model.config.eos_token_id == (1, 7)
+  check_decoder(model, theirs, torch)
+  # What is made of it is the language model alone.
+  out = str(tmp_path / 'out')
+  convert.execute(convert.plan(convert.Request(str(folder), out)))
+  alone, info = transformers.AutoModelForCausalLM.from_pretrained(
+    out, output_loading_info=True, attn_implementation='eager'
+  )
+  assert type(alone) is transformers.Gemma3ForCausalLM
+  assert not info['missing_keys'] and not info['unexpected_keys']
+  check_decoder(loading.load(out), alone.eval(), torch, widths=(1,))
