@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import shutil
-from typing import Any, Optional
+from typing import Any, Iterator, Optional
 
 import jax
 from orbax import checkpoint as ocp
@@ -108,11 +108,16 @@ def _check_room(manager, state):
 
 
 @contextlib.contextmanager
-def _told(manager):
-  """Turns what Orbax raises where it cannot write into one sentence.
+def writing(what: str) -> Iterator[None]:
+  """Says in a sentence what could not be written.
 
-  That is an OSError, or tensorstore's ValueError around its number. A save goes
-  on behind the call that began it and is told of by the next one.
+  That is an OSError, or tensorstore's ValueError around its number.
+
+  Args:
+    what: the beginning of the sentence.
+
+  Raises:
+    OSError: in the place of these; other errors stay what they are.
   """
   try:
     yield
@@ -121,12 +126,22 @@ def _told(manager):
     if number is None and not isinstance(error, OSError):
       raise
     words = os.strerror(int(number[1])) if number else error.strerror or error
+    raise OSError(f'{what}: {words}.') from None
+
+
+@contextlib.contextmanager
+def _told(manager):
+  """Adds what is left. A save is told of by the next one: it goes on behind."""
+  try:
+    with writing(f'A checkpoint could not be written to {manager.directory}'):
+      yield
+  except OSError as error:
     steps = filter(str.isdigit, os.listdir(manager.directory))
     whole = max(map(int, steps), default=None)
     last = 'no older one is' if whole is None else f'checkpoint {whole} is'
     raise OSError(
-      f'A checkpoint could not be written to {manager.directory}: {words}; '
-      f'{last} there whole, and the same command continues.'
+      f'{str(error).removesuffix(".")}; {last} there whole, and the same '
+      'command continues.'
     ) from None
 
 

@@ -333,8 +333,8 @@ def prepare_process() -> None:
   `~/.cache/specjax`.
   """
   warnings.showwarning = _warn
-  # Orbax warns of what nobody asked for.
-  logging.getLogger('absl').setLevel(logging.ERROR)
+  # Orbax warns of what nobody asked for, and logs what it raises.
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
   os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   for stream in (sys.stdout, sys.stderr):

@@ -16,6 +16,7 @@ from typing import Callable, Iterator, NamedTuple, Optional
 import numpy as np
 from orbax import checkpoint as ocp
 
+from specjax import checkpoints
 from specjax.models import hf
 from specjax.models import names
 from specjax.models import own_format
@@ -196,7 +197,7 @@ def execute(made: Plan, progress: Optional[Callable[[int], None]] = None):
         progress=progress,
       )
     else:
-      _write_orbax(folder, made.leaves, progress)
+      _write_orbax(folder, request.target, made.leaves, progress)
     for path in made.side_files:
       shutil.copyfile(path, os.path.join(folder, os.path.basename(path)))
     # Last: without it a folder is no model.
@@ -216,24 +217,25 @@ class _Unread:
 class _Streaming(ocp.type_handlers.NumpyHandler):
   """Writes `_Unread` values one after the other, as numpy arrays."""
 
-  def __init__(self, progress):
+  def __init__(self, folder, progress):
     super().__init__()
-    self._progress = progress
+    self._folder, self._progress = folder, progress
 
   async def serialize(self, values, infos, args=None):
     args = args or [ocp.SaveArgs()] * len(values)
     for value, info, arg in zip(values, infos, args):
       array = np.ascontiguousarray(value.leaf.read())
-      for future in await super().serialize([array], [info], [arg]):
-        future.result()
+      with checkpoints.writing(f'Cannot write {self._folder}'):
+        for future in await super().serialize([array], [info], [arg]):
+          future.result()
       if self._progress is not None:
         self._progress(array.nbytes)
     return []
 
 
-def _write_orbax(folder, leaves, progress):
+def _write_orbax(folder, target, leaves, progress):
   registry = ocp.type_handlers.create_type_handler_registry(
-    (_Unread, _Streaming(progress))
+    (_Unread, _Streaming(target, progress))
   )
   handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
   tree = names.unflat({path: _Unread(leaf) for path, leaf in leaves.items()})

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 
 import jax
 import ml_dtypes
@@ -323,6 +324,20 @@ def test_complaints(tmp_path):
   same(tensors(tmp_path / 'out'), whole)
   with pytest.raises(FileExistsError, match='exists already'):
     convert.plan(request)
+
+
+@pytest.mark.parametrize('to', convert.FORMATS)
+def test_a_disk_that_takes_no_more(to, tmp_path):
+  source = tiny.save(tmp_path / 'source')
+  plan = convert.plan(convert.Request(source, str(tmp_path / 'out'), to))
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+  try:
+    with pytest.raises(OSError, match=r'^Cannot write .*out: File too large.$'):
+      convert.execute(plan)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert os.listdir(tmp_path) == ['source']
 
 
 def test_dry_run_prints_the_mapping_and_writes_nothing(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -221,6 +222,19 @@ def test_the_newest_checkpoint_can_be_had_without_training(files, tmp_path):
   found = train.newest(parts, str(tmp_path))
   assert found.stopped and found.step == 2
   assert_same(found.state, stopped.state)
+
+
+def test_a_checkpoint_that_the_disk_refuses_is_told_in_a_sentence(tmp_path):
+  manager = checkpoints.open_manager(str(tmp_path), 2)
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+  state = {'a': np.random.default_rng(0).random(4000)}
+  try:
+    with pytest.raises(OSError, match='File too large; no older one is there'):
+      checkpoints.save(manager, 1, state)
+      checkpoints.close(manager)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(
