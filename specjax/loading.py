@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Optional
 from specjax import models
 from specjax import partitioning
 from specjax.base import CachedLM
+from specjax.models import decoder_config
 from specjax.models import hf
 from specjax.models import placing
 from specjax.models import prepared
@@ -264,9 +265,9 @@ def no_target(name: str) -> ValueError:
 
 
 def _ids(value) -> tuple:
-  if value is None:
-    return ()
-  return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+  ids = decoder_config.token_ids(value)
+  decoder_config.check_token_ids(ids)
+  return ids
 
 
 def vocabulary_size(config: models.Config, tokenizer: Any) -> int:
@@ -289,5 +290,6 @@ def _pad_id(generation, config, tokenizer, eos_ids) -> int:
     tokenizer.pad_token_id if tokenizer is not None else None,
     *eos_ids,
   )
-  inside = [i for i in given if i is not None and 0 <= i < config.vocab_size]
+  whole = (i for i in given if isinstance(i, int))
+  inside = [i for i in whole if 0 <= i < config.vocab_size]
   return inside[0] if inside else 0

@@ -207,6 +207,14 @@ def test_a_table_under_another_of_its_names(config, kept, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, model.params, params)
 
 
+@pytest.mark.parametrize('ids', ['2', [1, None], [[1]], 1.0])
+def test_end_tokens_that_are_no_ids(ids, folder):
+  change(folder, 'generation_config.json', eos_token_id=ids, pad_token_id='0')
+  assert 'eos_token_id must be a token id or a list' in complaint(folder)
+  change(folder, 'generation_config.json', eos_token_id=[2])
+  assert loading.load(folder).eos_ids == (2,)
+
+
 @pytest.mark.parametrize('start', [-1, 96, '0'])
 def test_a_start_token_outside_the_vocabulary(start, tmp_path):
   folder = pathlib.Path(tiny.save(tmp_path, tiny.T5))
