@@ -282,7 +282,12 @@ def test_unsupported_architecture(folder):
   'fields, words',
   [
     ({'quantization_config': {'bits': 4}}, 'quantised'),
-    ({'rope_parameters': {'rope_type': 'yarn'}}, "rope type 'yarn'"),
+    ({'rope_parameters': {'rope_type': 'dynamic'}}, "rope type 'dynamic'"),
+    ({'rope_parameters': {'rope_type': 'linear'}}, 'factor must be a number'),
+    (
+      {'rope_parameters': {'rope_type': 'yarn', 'factor': 4, 'beta_fast': '3'}},
+      "beta_fast must be a number, not '3'",
+    ),
     ({'hidden_act': 'mish'}, "activation 'mish'"),
     ({'hidden_size': 'gone'}, "lacks 'hidden_size'"),
     ({'num_attention_heads': 0}, 'num_attention_heads must be a positive'),

@@ -1,12 +1,10 @@
-"""Attention over keys in the cache's layout, and the positions it knows.
+"""Attention over keys in the cache's layout, and T5's relative positions.
 
 Keys are `[B * Hkv, Dh, L]` and values `[B * Hkv, L, Dh]`, as the cache holds
 them, with an explicit mask, so that one function serves training, prefill,
 cached decoding, and drafter networks with masks of their own.
 
 References:
-  Su et al. RoFormer: enhanced transformer with rotary position embedding.
-    2021. https://arxiv.org/abs/2104.09864
   Raffel et al. Exploring the limits of transfer learning with a unified
     text-to-text transformer. JMLR 2020. https://arxiv.org/abs/1910.10683
   Ainslie et al. GQA. EMNLP 2023. https://arxiv.org/abs/2305.13245
@@ -14,7 +12,6 @@ References:
     https://arxiv.org/abs/1805.02867
 """
 
-import dataclasses
 import math
 from typing import Callable, Optional
 
@@ -30,58 +27,6 @@ MASKED = -1e30
 
 # Columns read at a time where only the live ones are.
 _STRETCH = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Rope:
-  """Rotary embedding settings, named as in Hugging Face's rope_parameters.
-
-  Attributes:
-    theta: base of the frequencies.
-    kind: 'default', 'linear' or 'llama3'.
-    factor: how much the context was stretched.
-    low_freq_factor, high_freq_factor: ends of llama3's interpolated band.
-    original_max_position_embeddings: context before stretching (llama3).
-  """
-
-  theta: float = 10000.0
-  kind: str = 'default'
-  factor: float = 1.0
-  low_freq_factor: float = 1.0
-  high_freq_factor: float = 4.0
-  original_max_position_embeddings: int = 8192
-
-
-def rope_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
-  """Returns float32 [head_dim / 2] angular frequencies."""
-  exponent = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
-  frequency = (1.0 / np.float32(rope.theta) ** exponent).astype(np.float32)
-  if rope.kind == 'linear':
-    return frequency / np.float32(rope.factor)
-  if rope.kind == 'llama3':
-    # Long wavelengths are stretched, short ones kept, a band between mixed.
-    wavelength = 2 * math.pi / frequency
-    turns = rope.original_max_position_embeddings / wavelength
-    low, high = rope.low_freq_factor, rope.high_freq_factor
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    mixed = (1.0 - kept) * frequency / rope.factor + kept * frequency
-    return mixed.astype(np.float32)
-  return frequency
-
-
-def rope_angles(rope: Rope, positions, head_dim: int):
-  """Returns (cos, sin), float32 [B, N, 1, head_dim / 2], at `positions`."""
-  frequency = jnp.asarray(rope_frequencies(rope, head_dim))
-  angle = positions.astype(jnp.float32)[..., None] * frequency
-  return jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
-
-
-def rotate(x, angles):
-  """Rotates the halves of each head of `x` [B, N, H, Dh]."""
-  cos, sin = angles
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-  return y.astype(x.dtype)
 
 
 def as_kept(keys, values):

@@ -26,11 +26,11 @@ from specjax.base import CachedLM
 from specjax.base import Prefilled
 from specjax.base import Scored
 from specjax.models import cache as cache_lib
-from specjax.models.attention import rope_angles
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.decoder_layers import DecoderLayer
 from specjax.models.decoder_layers import norm
 from specjax.models.layers import Embedding
+from specjax.models.rope import rope_angles
 
 
 class Decoder(nn.Module):

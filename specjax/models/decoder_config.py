@@ -8,8 +8,8 @@ import dataclasses
 from typing import Optional
 
 from specjax import checks
-from specjax.models.attention import Rope
 from specjax.models.layers import ACTIVATIONS
+from specjax.models.rope import Rope
 from specjax.partitioning import Shards
 
 

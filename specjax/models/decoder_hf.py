@@ -9,9 +9,9 @@ import math
 from typing import Any, Mapping
 
 from specjax import checks
-from specjax.models.attention import Rope
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.decoder_config import token_ids
+from specjax.models.rope import Rope
 
 ARCHITECTURES = {
   'llama': 'LlamaForCausalLM',
@@ -49,7 +49,13 @@ _OUTER = (
   'torch_dtype',
   'quantization_config',
 )
-_ROPE_KINDS = ('default', 'linear', 'llama3')
+# The numbers that a kind of rotary positions needs.
+_ROPE_KINDS = {
+  'default': (),
+  'linear': ('factor',),
+  'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'),
+  'yarn': ('factor', 'beta_fast', 'beta_slow', 'attention_factor'),
+}
 
 
 def language_part(config: dict) -> dict:
@@ -143,6 +149,11 @@ def _llama_like(config) -> DecoderConfig:
   bias = config.get('attention_bias', False)
   window, sliding = _windows(config, layers)
   rope, local_rope = _ropes(config)
+  positions = config['max_position_embeddings']
+  if rope.kind == 'yarn':
+    # Some say how many there were before stretching.
+    stretched = int(rope.factor * rope.original_max_position_embeddings)
+    positions = max(positions, stretched)
   if config.get('use_bidirectional_attention'):
     raise ValueError(
       f'{kind} with use_bidirectional_attention=true is not supported; only '
@@ -161,7 +172,7 @@ def _llama_like(config) -> DecoderConfig:
     num_attention_heads=heads,
     num_key_value_heads=config.get('num_key_value_heads') or heads,
     head_dim=head_dim,
-    max_position_embeddings=config['max_position_embeddings'],
+    max_position_embeddings=positions,
     hidden_act=activation,
     norm_eps=config.get('rms_norm_eps', 1e-6),
     tie_word_embeddings=config.get('tie_word_embeddings', gemma),
@@ -258,31 +269,53 @@ def _rope(settings, theta, config) -> Rope:
       'partial_rotary_factor is not supported; only 1.0 is, not '
       f'{settings["partial_rotary_factor"]}.'
     )
+  original = (
+    settings.get('original_max_position_embeddings')
+    or config['max_position_embeddings']
+  )
+  if kind in ('llama3', 'yarn'):
+    for name, value in (
+      ('max_position_embeddings', config['max_position_embeddings']),
+      ('original_max_position_embeddings', original),
+    ):
+      checks.whole(name, value, 1)
+  if kind == 'yarn':
+    settings = _yarn(settings, config['max_position_embeddings'] / original)
   given = {'rope_theta': settings.get('rope_theta') or theta}
-  names = {
-    'default': (),
-    'linear': ('factor',),
-    'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'),
-  }
-  given |= {name: settings[name] for name in names[kind]}
+  given |= {name: settings.get(name) for name in _ROPE_KINDS[kind]}
   for name, value in given.items():
     checks.number(name, value)
     checks.positive(name, value)
   rope = Rope(float(given.pop('rope_theta')), kind)
   rope = dataclasses.replace(rope, **{k: float(v) for k, v in given.items()})
-  if kind != 'llama3':
+  if kind in ('default', 'linear'):
     return rope
-  if rope.high_freq_factor <= rope.low_freq_factor:
+  if kind == 'llama3' and rope.high_freq_factor <= rope.low_freq_factor:
     raise ValueError(
       f'high_freq_factor must exceed low_freq_factor ({rope.low_freq_factor}), '
       f'not {rope.high_freq_factor}.'
     )
-  original = (
-    settings.get('original_max_position_embeddings')
-    or config['max_position_embeddings']
+  return dataclasses.replace(
+    rope,
+    original_max_position_embeddings=original,
+    truncate=settings.get('truncate', True),
   )
-  checks.whole('original_max_position_embeddings', original, 1)
-  return dataclasses.replace(rope, original_max_position_embeddings=original)
+
+
+def _yarn(settings: dict, stretched: float) -> dict:
+  """`settings` with what they leave out."""
+  made = {'beta_fast': 32.0, 'beta_slow': 1.0, 'factor': stretched}
+  made |= {key: x for key, x in settings.items() if x is not None}
+  if 'attention_factor' in made:
+    return made
+  over, under = (made.get(key) for key in ('mscale', 'mscale_all_dim'))
+  if not (over and under):
+    over, under = 1.0, 0.0
+  for name in ('factor', 'mscale', 'mscale_all_dim'):
+    checks.number(name, made.get(name, 0.0))
+  stretch = 0.1 * math.log(max(made['factor'], 1.0))
+  factor = (over * stretch + 1.0) / (under * stretch + 1.0)
+  return made | {'attention_factor': factor}
 
 
 def to_hf(config: DecoderConfig) -> dict:
@@ -354,12 +387,11 @@ def _write_windows(config):
 
 def _write_rope(rope):
   made = {'rope_type': rope.kind, 'rope_theta': rope.theta}
-  if rope.kind in ('linear', 'llama3'):
-    made['factor'] = rope.factor
-  if rope.kind == 'llama3':
-    made['low_freq_factor'] = rope.low_freq_factor
-    made['high_freq_factor'] = rope.high_freq_factor
+  made |= {name: getattr(rope, name) for name in _ROPE_KINDS[rope.kind]}
+  if rope.kind in ('llama3', 'yarn'):
     made['original_max_position_embeddings'] = (
       rope.original_max_position_embeddings
     )
+  if rope.kind == 'yarn':
+    made['truncate'] = rope.truncate
   return made

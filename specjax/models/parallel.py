@@ -26,12 +26,12 @@ import numpy as np
 from specjax.base import Array
 from specjax.base import PyTree
 from specjax.models import prepared
-from specjax.models.attention import rope_angles
 from specjax.models.decoder_layers import DecoderLayer
 from specjax.models.decoder_layers import norm
 from specjax.models.layers import Embedding
 from specjax.models.layers import Linear
 from specjax.models.parallel_config import ParallelConfig
+from specjax.models.rope import rope_angles
 
 # What the target lends to a drafter that is shared with it.
 _LENT = ('embed', 'head')

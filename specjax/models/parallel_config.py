@@ -17,9 +17,9 @@ import dataclasses
 from typing import Any, Mapping, Optional
 
 from specjax import checks
-from specjax.models.attention import Rope
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.output_ids import check_output_ids
+from specjax.models.rope import Rope
 
 KINDS = ('parallel', 'medusa', 'eagle')
 MASK_EMBEDDINGS = ('per_slot', 'shared')

@@ -136,13 +136,14 @@ T5S = {
 FAMILIES = DECODERS | T5S
 
 
-def build(name, torch):
+def build(name, torch, **changes):
   """Returns a PyTorch model whose every parameter matters."""
   import transformers
 
   config_name, model_name, settings = FAMILIES[name]
   base = T5 if name in T5S else {} if name == 'gpt2' else DECODER
   settings = base | {'bos_token_id': 1, 'eos_token_id': 2} | settings
+  settings |= changes
   settings |= {'pad_token_id': 0}
   settings = {k: v for k, v in settings.items() if v is not None}
   config = getattr(transformers, config_name)(

@@ -12,6 +12,7 @@ from safetensors import numpy as safetensors_numpy
 from specjax import convert
 from specjax import loading
 from specjax.base import Prompt
+from specjax.models import decoder_hf
 from specjax.models import hf
 from tests import shared
 from tests.models import reference
@@ -164,6 +165,30 @@ def test_old_config_spelling(torch, tmp_path):
   rope['type'] = rope.pop('rope_type')
   path.write_text(json.dumps(config))
   assert hf.parse_config(hf.read_config(folder)) == new
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {},
+    {'attention_factor': 1.3, 'truncate': False},
+    {'mscale': 1.0, 'mscale_all_dim': 0.7, 'beta_fast': 4, 'beta_slow': 0.5},
+  ],
+)
+def test_yarn(settings, torch, tmp_path):
+  """As Qwen asks for with long contexts; read, computed, written and read."""
+  rope = {
+    'rope_type': 'yarn',
+    'rope_theta': 100.0,
+    'factor': 4.0,
+    'original_max_position_embeddings': 64,
+  }
+  theirs = reference.build('qwen2', torch, rope_parameters=rope | settings)
+  model = loading.load(reference.save(theirs, tmp_path))
+  assert model.lm.max_positions == 256
+  check_decoder(model, theirs, torch)
+  written = decoder_hf.from_hf(decoder_hf.to_hf(model.config))
+  assert written == model.config
 
 
 @pytest.mark.parametrize(
