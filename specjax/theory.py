@@ -34,7 +34,7 @@ class Best(NamedTuple):
 def _check(alpha: float, gamma: int) -> None:
   if not 0 <= alpha <= 1:
     raise ValueError(f'alpha is a probability in [0, 1], not {alpha}.')
-  if gamma < 0 or gamma != int(gamma):
+  if gamma < 0 or not float(gamma).is_integer():
     raise ValueError(f'gamma is a whole number of at least 0, not {gamma}.')
 
 
@@ -91,7 +91,12 @@ def expected_tokens_by_position(rates: Sequence[float]) -> float:
 
   Returns:
     1 + r_1 + r_1 r_2 + ...; equal rates give `expected_tokens`.
+
+  Raises:
+    ValueError: a rate is no probability.
   """
+  for rate in rates:
+    _check(rate, 0)
   return 1.0 + float(np.sum(np.cumprod(np.asarray(rates, float))))
 
 

@@ -178,8 +178,11 @@ def _generation(tokens, drafted):
   )
 
 
-@pytest.mark.parametrize('gap, verdict', [(1e-5, check.OK), (0.5, 'FAILED')])
-def test_near_ties_are_told_from_errors(gap, verdict):
+@pytest.mark.parametrize(
+  'gap, other, verdict',
+  [(1e-5, 3, check.OK), (0.5, 3, 'FAILED'), (0.5, VOCAB + 9, 'FAILED')],
+)
+def test_near_ties_are_told_from_errors(gap, other, verdict):
   """Two tokens whose scores differ by `gap` may change places."""
   logits = np.full((VOCAB + 1, VOCAB, VOCAB), -9.0, np.float32)
   logits[..., 2], logits[..., 3] = 0.0, -gap
@@ -193,7 +196,7 @@ def test_near_ties_are_told_from_errors(gap, verdict):
     case,
     batches,
     [_generation([2, 2, 2, 2], [0, 0, 0, 0])],
-    [_generation([2, 3, 2, 2], [1, 1])],
+    [_generation([2, other, 2, 2], [1, 1])],
     case.params,
     settings,
   )

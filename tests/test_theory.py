@@ -176,6 +176,8 @@ def test_coupled_acceptance_is_the_mean_of_a_simulation():
     (lambda: theory.expected_tokens(float('nan'), 3), 'alpha'),
     (lambda: theory.expected_tokens(0.5, -1), 'gamma'),
     (lambda: theory.expected_tokens(0.5, 1.5), 'gamma'),
+    (lambda: theory.expected_tokens(0.5, float('inf')), 'gamma'),
+    (lambda: theory.expected_tokens_by_position([0.5, 1.5]), 'alpha'),
     (lambda: theory.walltime_factor(0.5, 2, -0.1), 'c is a ratio'),
     (lambda: theory.walltime_factor(0.5, 2, 0.1, [1.0]), 'verify_cost'),
     (lambda: theory.walltime_factor(0.5, 2, 0.1, 0.0), 'verify cost'),

@@ -13,6 +13,7 @@ of the same width gives the same tokens.
 """
 
 import functools
+import math
 from typing import NamedTuple, Optional, Sequence
 
 import jax
@@ -211,7 +212,7 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
 def _gap(case, batch, row, expected, got, params) -> Optional[float]:
   """By how much plain decoding preferred its token at the first difference.
 
-  None where one row merely ended earlier.
+  None where one row merely ended earlier, infinity if there is no such token.
   """
   at = first_difference(expected, got)
   if at >= min(len(expected), len(got)):
@@ -228,6 +229,8 @@ def _gap(case, batch, row, expected, got, params) -> Optional[float]:
       jnp.asarray(padded), jnp.int32(at),
     )
   )  # fmt: skip
+  if not 0 <= got[at] < len(scores):
+    return math.inf
   return float(scores[expected[at]] - scores[got[at]])
 
 
