@@ -326,7 +326,8 @@ def _check_length(recipe, config, index: int, tokens: Sequence[int]) -> None:
   lm = recipe.target
   budget = int(per_row(config.max_new_tokens, index))
   given = 1 if lm.is_encoder_decoder else len(tokens)
-  needed = given + budget + recipe.drafter.num_draft
+  # A node of a tree stands where its depth puts it.
+  needed = given + budget + recipe.drafter.max_path
   if lm.max_positions is None or needed <= lm.max_positions or not tokens:
     return
   if given >= lm.max_positions:
@@ -336,7 +337,7 @@ def _check_length(recipe, config, index: int, tokens: Sequence[int]) -> None:
     )
   raise ValueError(
     f'Prompt {index + 1} has {given} tokens; with {budget} new ones and '
-    f'{recipe.drafter.num_draft} draft slots that is {needed}, but the target '
+    f'{recipe.drafter.max_path} draft slots that is {needed}, but the target '
     f'was made for {lm.max_positions} positions; shorten it, or lower '
     'max_new_tokens or num_draft.'
   )

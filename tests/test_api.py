@@ -13,6 +13,7 @@ from specjax import base
 from specjax import jobs
 from specjax import text as text_lib
 from specjax.decoding import build
+from specjax.decoding import search as search_lib
 from tests import tiny
 
 PROMPTS = ['the cat', 'a dog ran to the', 'one two three four five', 'the']
@@ -267,6 +268,13 @@ def test_draft_slots_count_towards_the_positions(models):
   assert generate(models['target'], row)
   with pytest.raises(ValueError, match='1 draft slots that is 129'):
     generate(models['target'], row, drafter='prompt_lookup', num_draft=1)
+  # Nodes of a tree share positions: 8 nodes reach two tokens ahead.
+  search = search_lib.SearchConfig(tree=2)
+  tree = dict(drafter='suffix', num_draft=8, search=search)
+  short = [[1] * 114]
+  assert len(generate(models['target'], short, **tree)[0].tokens) <= 12
+  with pytest.raises(ValueError, match='2 draft slots that is 130'):
+    generate(models['target'], row, **tree)
 
 
 def test_models_that_do_not_fit_are_refused(models):

@@ -23,7 +23,10 @@ from specjax.base import Array
 
 # Depth and rank of what a user may ask for; both are digits of a path.
 MOST = 36
+# Nodes of a grown tree: beyond them who reads whom costs more than the target.
+MOST_NODES = 1024
 _DIGITS = '0123456789abcdefghijklmnopqrstuvwxyz'
+_KNOWN = 'give medusa, eagle, grown:N, or paths of digits such as 0 1 00 01.'
 
 PRESETS = {
   'medusa': (
@@ -168,7 +171,11 @@ def parse(
     return of_paths(paths)
   if text.startswith('grown:'):
     return _grown(text, num_draft, acceptance)
-  made = of_paths(_paths(text))
+  paths = _paths(text)
+  # A word that names no tree is made of digits as well.
+  if paths and all(path[0] for path in paths):
+    raise ValueError(f'{text!r} has no node 0, so it is no tree: {_KNOWN}')
+  made = of_paths(paths)
   if made.max_depth > num_draft:
     raise ValueError(
       f'The tree is {made.max_depth} deep, but num_draft is {num_draft}; ask '
@@ -181,10 +188,7 @@ def _paths(text: str) -> list[tuple[int, ...]]:
   paths = []
   for word in text.split():
     if any(letter not in _DIGITS for letter in word):
-      raise ValueError(
-        f'{word!r} is no path of a tree: give medusa, eagle, grown:N, or paths '
-        'of digits such as 0 1 00 01.'
-      )
+      raise ValueError(f'{word!r} is no path of a tree: {_KNOWN}')
     paths.append(tuple(_DIGITS.index(letter) for letter in word))
   return paths
 
@@ -196,10 +200,12 @@ def _grown(text: str, num_draft: int, measured) -> Topology:
     rates = [float(rate) for part in rest for rate in part.split(',')]
   except ValueError:
     budget, rates = 0, []
-  if budget < 1 or any(not 0 <= rate <= 1 for rate in rates):
+  in_range = 1 <= budget <= MOST_NODES
+  if not in_range or any(not 0 <= rate <= 1 for rate in rates):
     raise ValueError(
-      f'{text!r} must be grown:N with a number of nodes of at least 1, and '
-      'perhaps acceptance rates from 0 to 1: grown:16:0.8,0.6,0.5.'
+      f'{text!r} must be grown:N with a number of nodes from 1 to '
+      f'{MOST_NODES}, and perhaps acceptance rates from 0 to 1: '
+      'grown:16:0.8,0.6,0.5.'
     )
   rates = (rates or list(measured) or [0.7])[:num_draft]
   rates += rates[-1:] * (num_draft - len(rates))

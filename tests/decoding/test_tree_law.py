@@ -208,7 +208,9 @@ def test_topologies():
     ('', 'at least one node'),
     ('0 00 000', 'deep'),
     ('0 2', 'ranks 0, 1, 2'),
-    ('grown:0', 'at least 1'),
+    ('grown:0', 'from 1 to 1024'),
+    ('grown:200000', 'from 1 to 1024'),
+    ('sequoia', "'sequoia' has no node 0.*give medusa"),
     ('grown:9:2', 'rates from 0 to 1'),
     ('nonsense!', 'no path'),
   ):
