@@ -4,6 +4,7 @@ import pytest
 
 from specjax import api
 from specjax import report
+from specjax.benchmark import break_even
 from specjax.decoding import stats
 
 
@@ -60,3 +61,29 @@ def test_without_drafts_there_is_nothing_to_explain():
   found = {'acceptance_rate': None, 'block_efficiency': 1.0}
   parts, sentences = report.explain(found, report.StepTimes(1, 1, 0), 4)
   assert parts == {} and 'Nothing was drafted' in sentences
+
+
+def test_chains_in_one_pass_are_compared_with_chains():
+  setting = dict(
+    num_draft=4, temperature=0.0, batch_size=1, verifier='greedy',
+    dtype='float32', quantize='none', verify_ms=2.0,
+  )  # fmt: skip
+
+  def row(drafter, passes, draft_ms, tokens, speed, tree=''):
+    return setting | dict(
+      drafter=drafter, passes=passes, draft_ms=draft_ms, tree=tree,
+      block_efficiency=tokens, decode_speedup=speed,
+    )  # fmt: skip
+
+  rows = [
+    setting | dict(drafter='none', tree='', decode_speedup=1.0),
+    row('masks', 1, 1.0, 1.8, 1.2),
+    row('masks', 1, 1.0, 2.2, 1.1, 'grown:16'),
+    row('steps', 4, 4.0, 2.0, 0.8),
+    row('steps', 4, 5.0, 2.4, 0.9, 'grown:16'),
+  ]
+  (pair,) = break_even.pairs(rows)
+  assert (pair['parallel'], pair['sequential']) == ('masks', 'steps')
+  assert pair['needed'] == 0.5 and pair['found'] == pytest.approx(0.9)
+  assert pair['predicted'] == pytest.approx(1.8)
+  assert pair['measured'] == pytest.approx(1.5)

@@ -22,6 +22,8 @@ def passes(case: Any) -> dict[str, Any]:
 def pairs(rows: Sequence[dict]) -> list[dict]:
   """Every one-pass row beside every token-by-token row of the same setting.
 
+  Of chains: a tree is drafted in a pass for each depth, not for each slot.
+
   Returns:
     Dicts with `parallel`, `sequential` (drafters), the setting, `needed` (the
     cost of a round over the other's), `found` (tokens a round over the
@@ -31,12 +33,12 @@ def pairs(rows: Sequence[dict]) -> list[dict]:
   same = (
     'num_draft', 'temperature', 'batch_size', 'verifier', 'dtype', 'quantize',
   )  # fmt: skip
-  made = []
-  for one in rows:
-    for other in rows:
-      if one.get('passes') != 1 or other.get('passes', 1) == 1:
+  made, chains = [], [r for r in rows if r.get('passes') and not r['tree']]
+  for one in chains:
+    for other in chains:
+      if one['passes'] > 1 or other['passes'] == 1:
         continue
-      if any(one[name] != other[name] for name in same) or one['tree']:
+      if any(one[name] != other[name] for name in same):
         continue
       if not all(row.get('draft_ms') for row in (one, other)):
         continue
