@@ -281,12 +281,14 @@ def _compare(
     model = drafting.draft_model(drafter)
     times = report.measure_steps(job, target, model)
     found = report.numbers(answers, 1.0, 0.0)
+    made = job.recipe.drafter
     parts, sentences = report.explain(
       found,
       times,
-      job.recipe.drafter.num_draft,
+      made.num_draft,
       bool(job.recipe.widths),
       drafting.is_one_pass(drafter),
+      made.max_path < made.num_draft,
     )
     parts['measuring_seconds'] = time.perf_counter() - begin
     added['explanation'] = parts

@@ -208,6 +208,7 @@ def explain(
   num_draft: int,
   adaptive: bool = False,
   one_pass: bool = False,
+  tree: bool = False,
 ) -> tuple[dict[str, Any], str]:
   """Says what speed the measured parts predict, and what limits it.
 
@@ -219,6 +220,8 @@ def explain(
       and not K decides what a round costs.
     one_pass: the drafter proposes all its tokens in one pass, whose cost is
       taken to be the same for fewer of them.
+    tree: drafts are trees of K nodes. What a flatter tree or a chain would
+      bring cannot be read off their acceptance, so no better K is named.
 
   Returns:
     (the numbers, a few sentences). The predicted factor is the block
@@ -249,8 +252,9 @@ def explain(
     'predicted_factor': factor,
   }
   drafting = f'A draft step costs c = {c:.2f} of a target step'
-  if one_pass:
-    drafting = f'A draft costs {num_draft * c:.2f} of a target step in one pass'
+  if one_pass or tree:
+    drafting = f'A draft costs {num_draft * c:.2f} of a target step'
+    drafting += ' in one pass' * one_pass
   sentences = [
     f'{drafting} and a block of '
     f'{num_draft + 1} costs {block:.2f}; with {drafted:.1f} tokens drafted and '
@@ -258,7 +262,7 @@ def explain(
     f'factor is {factor:.2f}.',
     _reason(factor, efficiency, round_cost, drafted * c),
   ]
-  if times.drafter and not adaptive:
+  if times.drafter and not adaptive and not tree:
     if one_pass:
       best = theory.best_gamma(
         alpha, num_draft * c, num_draft, block_cost, one_pass=True

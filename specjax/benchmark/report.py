@@ -74,7 +74,9 @@ SCHEMA = {
   'drafting_share': 'rounds in which something was drafted',
   'predicted_from_counts': 'the same with the measured tokens a round',
   'measured_over_predicted': 'decode_speedup / predicted',
-  'best_num_draft': 'K of the largest factor by these costs; 0 for none',
+  'best_num_draft': (
+    'K of the largest factor by these costs; 0 for none, absent for trees'
+  ),
   'best_predicted': 'that factor',
   'operations_factor': (
     'arithmetic a token over that of plain decoding, theorem 3.11'

@@ -160,12 +160,12 @@ def parts_and_prediction(
       'decode_speedup': measured_gain,
       'measured_over_predicted': measured_gain / predicted,
     }
-    | _advice(case, alpha, parts, max_draft)
+    | ({} if case.tree else _advice(case, alpha, parts, max_draft))
   )
 
 
 def _advice(case: Case, alpha: float, parts: Parts, max_draft: int) -> dict:
-  """The best K by these parts' times, and the arithmetic that K costs."""
+  """The best K of a chain by these parts' times, and what K computes."""
   widths = sorted(parts.by_width)
   known = [parts.by_width[width] / parts.step for width in widths]
 
