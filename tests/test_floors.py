@@ -13,6 +13,7 @@ LEAVES = ('configs', 'decode', 'train')
 FLOORS = (
   ('specjax.base', 0, 'core'),
   ('specjax.checks', 0, 'core'),
+  ('specjax.loops', 0, 'core'),
   ('specjax.partitioning', 0, 'core'),
   ('specjax.transfer', 0, 'core'),
   ('specjax.models', 1, 'models'),
