@@ -186,6 +186,8 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
     return None
   config = parts.config
   _check_budget(parts, prompts)
+  # A drafter with masks is measured at no more slots than it learns.
+  slots = getattr(parts.model_config, 'num_draft', config.eval_draft)
 
   def measure(params):
     # Where the teacher is: on one device, or on the mesh, the drafter whole.
@@ -195,7 +197,7 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
       parts.teacher,
       prompts,
       drafter=as_model(parts, params),
-      num_draft=config.eval_draft,
+      num_draft=min(config.eval_draft, slots),
       max_new_tokens=config.eval_new_tokens,
       batch_size=-(-min(8, len(prompts)) // rows) * rows,
       temperature=0.0,

@@ -170,7 +170,8 @@ class TrainConfig:
       at most `keep_last`; 1 exports the last one (or its EMA).
     eval_batches: held-out batches for the loss.
     eval_prompts: held-out prompts decoded for acceptance, block efficiency.
-    eval_draft: draft tokens K of that decoding.
+    eval_draft: draft tokens K of that decoding, at most those that a drafter
+      with masks learns.
     eval_new_tokens: budget of each of those prompts.
     export_dtype: dtype of the exported weights.
     licence: of the data, for the model card.
