@@ -89,10 +89,9 @@ def decode_file(request: Request) -> None:
   target, drafter = load_models(request.target, request.drafter, config)
   corpus = None
   if request.corpus:
-    output.check_writable(request.corpus)
-    corpus = drafting.open_corpus(
-      request.corpus, drafter, target.tokenizer, config.corpus_tokens
-    )
+    for path in (request.corpus, corpus_lib.draft_path(request.corpus)):
+      output.check_writable(str(path))
+    corpus = _open_corpus(request, drafter, target)
   job = jobs.plan(
     target, prompts, drafter=drafter, config=config, skip=skip, corpus=corpus
   )
@@ -106,12 +105,20 @@ def decode_file(request: Request) -> None:
     # Also of an interrupted run: what is in the output is in the corpus.
     if corpus is not None and is_first:
       new = [answer.tokens for answer in answers]
+      # Read anew: other runs may have ended meanwhile.
+      corpus = _open_corpus(request, drafter, target)
       corpus_lib.save(drafting.remember(corpus, new), request.corpus)
   found |= _compare(request, job, target, drafter, prompts, skip, answers)
   if request.stats and is_first:
     found |= {'request': _plain(request)} | report.environment()
     with open(request.stats, 'w', encoding='utf-8') as file:
       file.write(json.dumps(found, indent=2) + '\n')
+
+
+def _open_corpus(request: Request, drafter, target) -> corpus_lib.Corpus:
+  return drafting.open_corpus(
+    request.corpus, drafter, target.tokenizer, request.config.corpus_tokens
+  )
 
 
 def load_models(

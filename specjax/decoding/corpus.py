@@ -112,9 +112,14 @@ def sequences(corpus: Corpus) -> list[np.ndarray]:
   return [part[part >= 0] for part in np.split(corpus.text, ends)][:-1]
 
 
+def draft_path(path: Union[str, os.PathLike]) -> pathlib.Path:
+  """Where `save` writes before it replaces `path`, or what that links to."""
+  return pathlib.Path(f'{os.path.realpath(path)}.{os.getpid()}.tmp')
+
+
 def save(corpus: Corpus, path: Union[str, os.PathLike]) -> None:
   """Writes the corpus to a file, whole or not at all."""
-  path = pathlib.Path(path)
+  path = pathlib.Path(os.path.realpath(path))
   body = corpus.text.astype('<i4').tobytes()
   header = {
     'fingerprint': corpus.fingerprint,
@@ -122,7 +127,7 @@ def save(corpus: Corpus, path: Union[str, os.PathLike]) -> None:
     'sha256': hashlib.sha256(body).hexdigest(),
   }
   path.parent.mkdir(parents=True, exist_ok=True)
-  draft = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  draft = draft_path(path)
   try:
     draft.write_bytes(MAGIC + json.dumps(header).encode() + b'\n' + body)
     os.replace(draft, path)

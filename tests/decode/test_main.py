@@ -213,6 +213,30 @@ def test_an_interrupt_leaves_whole_lines(
   assert path.read_bytes().count(b'\n') == 5
 
 
+def test_runs_that_overlap_share_a_corpus(
+  folders, source, tmp_path, monkeypatch
+):
+  corpus = tmp_path / 'answers.corpus'
+  theirs = [5, 6, 7]
+  tokenizer = specjax.load(folders['target']).tokenizer
+  real = api.stream
+
+  def another_ends(job):
+    empty = corpus_lib.empty(1000, text_lib.fingerprint(tokenizer))
+    corpus_lib.save(corpus_lib.add(empty, [theirs]), corpus)
+    yield from real(job)
+
+  monkeypatch.setattr(api, 'stream', another_ends)
+  flags = ('--drafter=suffix', f'--corpus={corpus}', *QUICK)
+  assert decode(folders, source, *flags) == 0
+  kept = corpus_lib.load(corpus, 1000, text_lib.fingerprint(tokenizer))
+  kept = corpus_lib.sequences(kept)
+  assert (
+    kept[0].tolist() == theirs
+    and len(kept) == len(list(filter(None, LINES))) + 1
+  )
+
+
 def test_logits_that_are_not_finite_end_the_run(
   folders, source, tmp_path, capsys
 ):

@@ -20,6 +20,10 @@ def test_corpus_is_saved_and_loaded(tmp_path):
     np.stack(corpus_lib.sequences(smaller)), np.stack(rows[-3:])
   )
   assert [p.name for p in path.parent.iterdir()] == ['corpus.bin']
+  link = tmp_path / 'link'
+  link.symlink_to(path)
+  corpus_lib.save(smaller, link)
+  assert link.is_symlink() and len(corpus_lib.load(path, 200, 'tok').text) < 20
   for data, message in (
     (path.read_bytes()[:-3], 'truncated or damaged'),
     (path.read_bytes()[:30], 'truncated or damaged'),
