@@ -71,6 +71,12 @@ def decode_file(request: Request) -> None:
     ValueError, OSError, FloatingPointError, MemoryError: in one sentence.
   """
   config = request.config
+  output.check_distinct(
+    input=request.source,
+    output=request.output,
+    stats=request.stats,
+    corpus=request.corpus,
+  )
   prompts = _read_prompts(request)
   is_first = distributed.is_first()
   for path in filter(None, (request.output, request.stats)):

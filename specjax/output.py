@@ -42,6 +42,21 @@ def line(answer: Answer, as_json: bool) -> str:
   return text_lib.one_line(answer.text) + '\n'
 
 
+def check_distinct(**paths: str) -> None:
+  """Raises ValueError if two options name one file; '' and '-' name none."""
+  seen: dict[str, str] = {}
+  for option, path in paths.items():
+    real = os.path.realpath(path)
+    if path in ('', '-') or (os.path.exists(real) and not os.path.isfile(real)):
+      continue
+    if real in seen:
+      raise ValueError(
+        f'--{seen[real]} and --{option} are the same file, {path}; give each a '
+        'file of its own.'
+      )
+    seen[real] = option
+
+
 def check_writable(path: str) -> None:
   """Raises OSError with a sentence if a file cannot be written; '-' can."""
   if path == '-':

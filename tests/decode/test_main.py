@@ -334,6 +334,11 @@ def test_what_cannot_be_done_is_told_in_one_line(
     ([f'--output={tmp_path}/no/such/out.txt'], 'Cannot write to'),
     ([f'--stats={tmp_path}/no/such/stats.json'], 'Cannot write to'),
     ([f'--output={tmp_path}'], 'is a folder'),
+    ([f'--stats={out}'], '--output and --stats are the same file'),
+    ([f'--corpus={tmp_path}/./out.txt'], '--output and --corpus are the same'),
+    ([f'--output={source}'], '--input and --output are the same file'),
+    # The file that replaces it could not be made beside it.
+    (['--drafter=suffix', f'--corpus={tmp_path}/{"c" * 250}'], 'too long'),
   ]
   for argv, words in cases:
     status = decode(folders, source, f'--output={out}', *QUICK, *argv)
