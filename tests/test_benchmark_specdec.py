@@ -105,7 +105,9 @@ def test_settings_in_one_sentence():
   for changes, words in (
     ({'relaxed': ((0, 1.0),)}, 'beta must be a whole number of at least 1'),
     ({'dial': (2, -1.0)}, 'tau must be 0 or more'),
-    ({'relaxed': (3,)}, 'pairs'),
+    ({'relaxed': (3,)}, 'relaxed holds pairs'),
+    ({'dial': (3,)}, 'dial is one pair'),
+    ({'relaxed': ((3, None),)}, 'tau must be 0 or more, not None'),
     ({'table_draft': 0}, 'table_draft must be'),
     ({'temperature': (1.0,)}, 'decodes greedily'),
     ({'verify': ('greedy',)}, 'sets the rules itself'),

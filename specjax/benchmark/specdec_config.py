@@ -33,11 +33,12 @@ class SpecDecConfig(BenchmarkConfig):
     super().validate()
     for field, lowest in (('table_draft', 1), ('num_beams', 0), ('join', 1)):
       checks.whole(field, getattr(self, field), lowest)
-    for pair in (*self.relaxed, self.dial):
+    named = [('relaxed holds pairs', pair) for pair in self.relaxed]
+    for what, pair in (*named, ('dial is one pair', self.dial)):
       if not isinstance(pair, tuple) or len(pair) != 2:
-        raise ValueError(f'relaxed holds pairs (beta, tau), not {pair!r}.')
+        raise ValueError(f'{what} (beta, tau), not {pair!r}.')
       checks.whole('beta', pair[0], 1)
-      if isinstance(pair[1], str) or not pair[1] >= 0:
+      if not checks.is_number(pair[1]) or not pair[1] >= 0:
         raise ValueError(f'tau must be 0 or more, not {pair[1]}.')
     if self.temperature != (0.0,):
       raise ValueError(
