@@ -123,7 +123,7 @@ class DecodeConfig:
       _check(
         self,
         name,
-        lambda v: lowest <= v <= LARGEST and v == int(v),
+        lambda v: isinstance(v, numbers.Integral) and lowest <= v <= LARGEST,
         f'a whole number, {lowest} or more (at most 2**31 - 1)',
       )
     for name, (good, what) in _REAL.items():

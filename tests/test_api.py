@@ -207,6 +207,7 @@ def test_values_recompile_nothing_and_files_only_at_the_start(models):
   'settings, words',
   [
     (dict(num_draft=-1), 'num_draft must be a whole number, 0 or more'),
+    (dict(num_beams=2.0), 'num_beams must be a whole number, 1 or more'),
     (dict(num_draft=1.5), 'num_draft must be'),
     (dict(temperature=-0.1), 'temperature must be 0 or more, not -0.1'),
     (dict(temperature=float('nan')), 'temperature must be'),
