@@ -1,10 +1,14 @@
 """Totals of a run and the reason of its speed."""
 
+import types
+
 import pytest
 
 from specjax import api
 from specjax import report
 from specjax.benchmark import break_even
+from specjax.benchmark import parts as parts_lib
+from specjax.benchmark import rows as rows_lib
 from specjax.decoding import stats
 
 
@@ -92,3 +96,12 @@ def test_chains_in_one_pass_are_compared_with_chains():
   assert pair['needed'] == 0.5 and pair['found'] == pytest.approx(0.9)
   assert pair['predicted'] == pytest.approx(1.8)
   assert pair['measured'] == pytest.approx(1.5)
+
+
+def test_a_block_timed_below_a_step_still_gets_advice():
+  """Noise must not end a run; beyond it no block is taken to be cheaper."""
+  case = types.SimpleNamespace(num_draft=1, drafter=None)
+  parts = parts_lib.Parts(1.0, 0.9, 0.1, {1: 1.0, 2: 0.9}, 0.1)
+  found = rows_lib._advice(case, 0.5, parts, 40)
+  assert 0 < found['best_num_draft'] <= 40
+  assert 1 < found['best_predicted'] < 2

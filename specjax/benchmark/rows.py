@@ -173,8 +173,9 @@ def _advice(case: Case, alpha: float, parts: Parts, max_draft: int) -> dict:
     width = gamma + 1
     if width <= widths[-1]:
       return float(np.interp(width, widths, known))
-    # Beyond what was timed: the line through a token and the widest block.
-    slope = (known[-1] - 1) / max(widths[-1] - 1, 1)
+    # Beyond what was timed: the line through a token and the widest block,
+    # which noise may have made the cheaper one.
+    slope = max(known[-1] - 1, 0.0) / max(widths[-1] - 1, 1)
     return 1 + slope * (width - 1)
 
   draft = parts.draft / parts.step
