@@ -185,9 +185,10 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
   if parts.teacher is None or not prompts:
     return None
   config = parts.config
-  _check_budget(parts, prompts)
   # A drafter with masks is measured at no more slots than it learns.
   slots = getattr(parts.model_config, 'num_draft', config.eval_draft)
+  slots = min(config.eval_draft, slots)
+  _check_budget(parts, prompts, slots)
 
   def measure(params):
     # Where the teacher is: on one device, or on the mesh, the drafter whole.
@@ -197,7 +198,7 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
       parts.teacher,
       prompts,
       drafter=as_model(parts, params),
-      num_draft=min(config.eval_draft, slots),
+      num_draft=slots,
       max_new_tokens=config.eval_new_tokens,
       batch_size=-(-min(8, len(prompts)) // rows) * rows,
       temperature=0.0,
@@ -216,16 +217,16 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
   return measure
 
 
-def _check_budget(parts, prompts):
+def _check_budget(parts, prompts, slots):
   """Refuses before the first step what the first evaluation would."""
   config, lm = parts.config, parts.teacher.lm
   given = 1 if lm.is_encoder_decoder else max(map(len, prompts))
-  needed = given + config.eval_new_tokens + config.eval_draft
+  needed = given + config.eval_new_tokens + slots
   if lm.max_positions and needed > lm.max_positions:
     raise ValueError(
       f'Held-out prompts have up to {given} tokens; with eval_new_tokens='
-      f'{config.eval_new_tokens} and eval_draft={config.eval_draft} that is '
-      f'{needed}, but the teacher was made for {lm.max_positions} positions; '
+      f'{config.eval_new_tokens} and eval_draft={slots} that is {needed}, '
+      f'but the teacher was made for {lm.max_positions} positions; '
       'lower eval_new_tokens.'
     )
 

@@ -2,12 +2,9 @@
 
 import dataclasses
 import importlib
-import os
 import pathlib
 import re
 import runpy
-import subprocess
-import sys
 
 import pytest
 
@@ -18,6 +15,7 @@ from specjax import report
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import stats
 from specjax.decoding import verify
+from tests import hidden
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -68,21 +66,6 @@ def test_pytorch_is_no_dependency(arguments):
 
 
 _WITHOUT_EXTRAS = """
-import importlib, pathlib, sys
-
-class Hide:
-  def __init__(self, finder):
-    self.finder = finder
-
-  def __getattr__(self, name):
-    return getattr(self.finder, name)
-
-  def find_spec(self, name, path=None, target=None):
-    if name.split('.')[0] in sys.argv[1].split(','):
-      return None
-    return self.finder.find_spec(name, path, target)
-
-sys.meta_path[:] = [Hide(finder) for finder in sys.meta_path]
 for module in sys.argv[2].split(','):
   importlib.import_module(module)
 from specjax.training import metrics
@@ -103,15 +86,8 @@ def test_every_module_needs_the_base_installation_alone(arguments):
     # The peers run in processes of their own, on what they are.
     if path.stem not in ('__init__', 'peer_transformers', 'peer_ctranslate2')
   ]
-  hidden = ','.join(extras | {'torch', 'ctranslate2'})
-  done = subprocess.run(
-    [sys.executable, '-c', _WITHOUT_EXTRAS, hidden, ','.join(modules)],
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    check=False,
-  )
+  packages = sorted(extras | {'torch', 'ctranslate2'})
+  done = hidden.run(_WITHOUT_EXTRAS, packages, ','.join(modules))
   assert done.returncode == 0, done.stderr
 
 

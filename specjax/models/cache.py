@@ -82,7 +82,15 @@ def check_capacity(capacity: int, needed: int, what: str):
 
 
 def grow(kept, capacity: int):
-  """Pads (keys, values) of S columns with zeros to `capacity` columns."""
+  """Pads the columns of a layer with zeros.
+
+  Args:
+    kept: (keys [B * H, Dh, S], values [B * H, S, Dh]).
+    capacity: L, at least S.
+
+  Returns:
+    (keys [B * H, Dh, L], values [B * H, L, Dh]).
+  """
 
   def pad(x, axis):
     more = [(0, 0)] * x.ndim
@@ -93,10 +101,17 @@ def grow(kept, capacity: int):
 
 
 def write(past: Past, new):
-  """(keys, values) of `past` with those of a block, `new`, written to them.
+  """Writes a block's columns where `past` says.
 
   `dynamic_update_slice` moves a write that does not fit to the left, over
   committed columns; the caller makes sure that start + T <= L.
+
+  Args:
+    past: of a layer, with L columns.
+    new: (keys [B * H, Dh, T], values [B * H, T, Dh]) of the block.
+
+  Returns:
+    (keys, values), shaped as those of `past`.
   """
   old = (past.keys, past.values)
   return tuple(
