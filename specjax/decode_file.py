@@ -352,6 +352,8 @@ def _about_identity(job: jobs.Job) -> str:
   name = job.recipe.verifier.name
   if name in ('greedy', 'coupled', 'match'):
     return ''
+  if not job.recipe.verifier.exact:
+    return f' ({name} is lossy: they need not be the same)'
   return f' ({name} draws with noise of its own: the same law, other tokens)'
 
 

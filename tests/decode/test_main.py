@@ -72,6 +72,23 @@ def decode(folders, source, *argv):
   )
 
 
+@pytest.mark.parametrize(
+  'settings, words',
+  [
+    (('verify=sampling', 'temperature=1'), 'the same law, other tokens)'),
+    (('verify=lenient', 'lenience=0.5', 'temperature=1'), 'is lossy: they'),
+    (('verify=top_candidates', 'beta=3', 'tau=9'), 'is lossy: they need not'),
+  ],
+)
+def test_a_lossy_rule_claims_no_law(settings, words, folders, source, capsys):
+  flags = [f'--config.{setting}' for setting in settings]
+  drafter = f'--drafter={folders["drafter"]}'
+  assert decode(folders, source, drafter, *flags) == 0
+  told = capsys.readouterr().err
+  assert words in told
+  assert ('the same law' in told) == ('lossy' not in told)
+
+
 def test_one_line_a_prompt_and_everything_else_elsewhere(
   folders, source, tmp_path, capsys
 ):
