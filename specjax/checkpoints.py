@@ -25,12 +25,18 @@ _UNKNOWN = -1e30
 _BESIDE = 1 << 20
 
 
-def open_manager(folder: str, keep_last: int = 3) -> ocp.CheckpointManager:
+def open_manager(
+  folder: str, keep_last: int = 3, read_only: bool = False
+) -> ocp.CheckpointManager:
   """Opens (and makes) the folder of a run's checkpoints.
+
+  Only one manager at a time may write to a folder: it removes what a killed
+  run left half written, and cannot tell that from what another is writing.
 
   Args:
     folder: where the step folders are.
     keep_last: newest checkpoints to keep, beside the best one.
+    read_only: whether to leave the folder as it is; another may write to it.
 
   Returns:
     `ocp.CheckpointManager`; close it to finish what is being written.
@@ -51,6 +57,7 @@ def open_manager(folder: str, keep_last: int = 3) -> ocp.CheckpointManager:
       preservation_policy=policy,
       cleanup_tmp_directories=True,
       enable_async_checkpointing=True,
+      read_only=read_only,
       best_fn=lambda m: m[_RANK],
     ),
   )

@@ -109,7 +109,7 @@ def _export(parts, outcome, workdir, command):
   config = parts.config
   params = state_lib.best_params(outcome.state)
   if config.average_last > 1:
-    manager = train.open_checkpoints(workdir, config)
+    manager = train.open_checkpoints(workdir, config, read_only=True)
     like = checkpoints.abstract(
       outcome.state, jax.tree.map(lambda x: x.sharding, outcome.state)
     )

@@ -180,10 +180,12 @@ def train(
   return outcome
 
 
-def open_checkpoints(workdir: str, config: config_lib.TrainConfig):
+def open_checkpoints(
+  workdir: str, config: config_lib.TrainConfig, read_only: bool = False
+):
   """The manager of a run's checkpoints."""
   return checkpoints.open_manager(
-    os.path.join(workdir, CHECKPOINTS), config.keep_last
+    os.path.join(workdir, CHECKPOINTS), config.keep_last, read_only
   )
 
 
@@ -196,7 +198,7 @@ def newest(run: build_lib.Run, workdir: str) -> Outcome:
   config = run.config
   if not os.path.isdir(os.path.join(workdir, CHECKPOINTS)):
     raise FileNotFoundError(f'{workdir} holds no checkpoint yet.')
-  manager = open_checkpoints(workdir, config)
+  manager = open_checkpoints(workdir, config, read_only=True)
   optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
   try:
     if checkpoints.latest_step(manager) is None:

@@ -124,7 +124,8 @@ def test_killed_in_the_middle_of_a_save(files, whole, tmp_path):
     [sys.executable, '-c', code], capture_output=True, text=True
   )
   assert done.returncode == -signal.SIGKILL, done.stderr
-  manager = checkpoints.open_manager(str(tmp_path / train.CHECKPOINTS))
+  folder = tmp_path / train.CHECKPOINTS
+  manager = checkpoints.open_manager(str(folder), read_only=True)
   # Whole or absent: the one before is there in any case.
   assert set(manager.all_steps()) in ({4}, {4, 8})
   manager.close()
@@ -212,6 +213,22 @@ def test_checkpoints_keep_the_last_and_the_best(tmp_path):
   with pytest.raises(ValueError, match='does not fit this model'):
     checkpoints.restore(manager, 5, {'b': like['a']})
   manager.close()
+
+
+def test_readers_leave_alone_what_a_run_is_writing(files, tmp_path):
+  parts = build.build(toy.config(files))
+  run(files, tmp_path, stop_at=2)
+  folder = tmp_path / train.CHECKPOINTS
+  half = folder / '3.orbax-checkpoint-tmp'
+  half.mkdir()
+  train.newest(parts, str(tmp_path))
+  for read_only in (True, False):
+    manager = checkpoints.open_manager(str(folder), read_only=read_only)
+    assert manager.all_steps() == [2]
+    if not read_only:  # The next run's: it saves once the old halves are gone.
+      checkpoints.save(manager, 4, {'a': np.arange(3)})
+    manager.close()
+    assert half.exists() == read_only
 
 
 def test_the_newest_checkpoint_can_be_had_without_training(files, tmp_path):
