@@ -18,11 +18,14 @@ from specjax import models
 from specjax import theory
 from specjax.benchmark import cases
 from specjax.benchmark import explorer
+from specjax.benchmark import measure
+from specjax.benchmark import memory
 from specjax.benchmark import networks as networks_lib
 from specjax.benchmark import parts
 from specjax.benchmark import peers
 from specjax.benchmark import plan
 from specjax.benchmark import prompts
+from specjax.benchmark import rows
 from specjax.benchmark import subjects
 from tests import fakes
 from tests.test_benchmark import config
@@ -70,6 +73,7 @@ def test_spec_bench_has_six_categories_and_two_turns(tmp_path):
   made = prompts.collect(target, str(path), config(num_prompts=0), answer)
   assert len({p.category for p in made}) == 6
   assert [p.turn for p in made] == [0] * 7 + [1] * 2
+  assert [p.question for p in made] == [*range(7), 0, 6]
   assert len(asked) == 2
   # The second turn stands behind the first and the target's own reply.
   text = 'first\n\nbc\n\nsecond'
@@ -258,6 +262,34 @@ def test_prompts_that_do_not_fit():
   assert prompts.fitting([short, long], target, config(), 3) == [short]
   with pytest.raises(ValueError, match='No prompt fits'):
     prompts.fitting([long], target, config(), 3)
+
+
+def test_turns_of_a_chat_are_one_sample():
+  target = markov('m', 0)
+  given = [
+    prompts.Prompt((1,), question=q, turn=t)
+    for q, t in ((0, 0), (1, 0), (0, 1))
+  ]
+  batches = cases.batches(given, target, config(), 0.0, 1)
+  sample_of = rows.samples(given, batches)
+  assert sample_of.tolist() == [0, 1, 0]
+  # At batch 2 a batch is a sample, and so is each prompt of another file.
+  pairs = cases.batches(given, target, config(), 0.0, 2)
+  assert rows.samples(given, pairs).tolist() == [0, 1]
+  others = [prompt._replace(question=None) for prompt in given]
+  assert rows.samples(others, batches).tolist() == [0, 1, 2]
+
+  def measured(seconds):
+    timings = np.array(seconds, float)[None, :, None].repeat(3, 2)
+    engine = measure.Engine('', None, None, 0.0)
+    results = [{'tokens': [[7] * n]} for n in (10, 20, 30)]
+    return measure.Measured(engine, results, timings, memory.Peak(0, ''))
+
+  found = rows.speed(measured([1, 1, 1]), measured([3, 2, 5]), sample_of)
+  assert found['speedup'] == pytest.approx(10 / 3)
+  # Question 0: 40 tokens in 2 s and in 8 s; question 1: 20 in 1 s and in 2 s.
+  assert found['speedup_spec_bench'] == pytest.approx((20 + 20) / (5 + 10))
+  assert found['speedup_mean_of_ratios'] == pytest.approx((4 + 2) / 2)
 
 
 def test_batches_are_filled():

@@ -46,6 +46,7 @@ class Prompt(NamedTuple):
     category: of Spec-Bench, else ''.
     turn: 0, or 1 for the second turn of a chat.
     reference: what a person would answer, '' if it is not known.
+    question: of Spec-Bench, which one; both turns of a chat have its number.
   """
 
   tokens: tuple[int, ...]
@@ -53,6 +54,7 @@ class Prompt(NamedTuple):
   category: str = ''
   turn: int = 0
   reference: str = ''
+  question: Optional[int] = None
 
 
 class Question(NamedTuple):
@@ -232,11 +234,13 @@ def _spec_bench(target, questions, config, answer) -> list[Prompt]:
   """First turns, then second turns on the target's own greedy replies."""
   questions = balanced(questions, config.num_prompts)
   firsts = []
-  for question in questions:
+  for i, question in enumerate(questions):
     source = _chat(target, [question.turns[0]])
     tokens = tuple(_encode(target, source, config))
     tokens = tokens[: config.max_prompt_tokens or None]
-    firsts.append(Prompt(tokens, question.turns[0], question.category))
+    firsts.append(
+      Prompt(tokens, question.turns[0], question.category, question=i)
+    )
   two = [
     i
     for i, question in enumerate(questions)
@@ -251,7 +255,7 @@ def _spec_bench(target, questions, config, answer) -> list[Prompt]:
     said = text_lib.decode(target.tokenizer, reply)
     source = _chat(target, [first, said, second])
     tokens = tuple(_encode(target, source, config))
-    seconds.append(Prompt(tokens, second, questions[i].category, 1))
+    seconds.append(Prompt(tokens, second, questions[i].category, 1, question=i))
   return firsts + seconds
 
 

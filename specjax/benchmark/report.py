@@ -41,8 +41,8 @@ SCHEMA = {
   'ms_per_step': 'milliseconds of a round of the loop, as round_ms',
   'speedup': 'tokens_per_second over that of our plain decoding',
   'speedup_spec_bench': (
-    'mean over samples (batches) of their tokens a second, over the same mean '
-    'of plain decoding'
+    'mean over samples (batches; at batch 1 the turns of a chat together) of '
+    'their tokens a second, over the same mean of plain decoding'
   ),
   'speedup_mean_of_ratios': 'mean over samples of their own speed-ups',
   'decode_speedup': 'as speedup, prefill left out',

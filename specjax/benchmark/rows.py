@@ -42,18 +42,42 @@ def tokens_by_batch(measured: Measured) -> np.ndarray:
   )
 
 
-def speed(measured: Measured, plain: Measured) -> dict[str, Any]:
+def samples(prompts, batches) -> np.ndarray:
+  """Which sample each batch belongs to, int [batches].
+
+  A batch is a sample, but at batch 1 the turns of a chat are one together, as
+  Spec-Bench's script sums them.
+  """
+  keys = []
+  for index, batch in enumerate(batches):
+    question = prompts[batch.rows[0]].question
+    alone = len(batch.rows) > 1 or question is None
+    keys.append(('batch', index) if alone else ('question', question))
+  order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+  return np.array([order[key] for key in keys])
+
+
+def speed(
+  measured: Measured, plain: Measured, sample_of: np.ndarray
+) -> dict[str, Any]:
   """Timings of any engine, and its gain over our plain decoding.
 
   `speedup` compares total tokens over total time. `speedup_spec_bench` compares
   means of the samples' own tokens a second, as Spec-Bench's script does, and
   `speedup_mean_of_ratios` is the mean of the samples' speed-ups.
+
+  Args:
+    measured: the engine's runs.
+    plain: of plain decoding.
+    sample_of: of `samples`.
   """
   tokens, seconds = tokens_by_batch(measured), measured.seconds
   total = seconds[:, 0]
-  rate = tokens / total
   base_tokens, base_total = tokens_by_batch(plain), plain.seconds[:, 0]
-  base_rate = base_tokens / base_total
+  rate = np.bincount(sample_of, tokens) / np.bincount(sample_of, total)
+  base_rate = np.bincount(sample_of, base_tokens) / np.bincount(
+    sample_of, base_total
+  )
   return {
     'num_tokens': int(tokens.sum()),
     'seconds': float(total.sum()),

@@ -169,7 +169,7 @@ def _our_row(
   row |= {'engine': 'specjax', 'exact': case.exact}
   row |= {'beta': case.beta, 'tau': case.tau}
   row |= {'tree': case.tree} | break_even.passes(case)
-  row |= rows_lib.speed(found, plain)
+  row |= rows_lib.speed(found, plain, rows_lib.samples(setup.prompts, batches))
   row |= rows_lib.drafting(counts)
   row |= rows_lib.parts_and_prediction(
     case, found, plain, counts, parts, config.max_draft
@@ -287,7 +287,8 @@ def _peer_modes(peer: str, cases, tell) -> list[tuple[Optional[str], int]]:
 
 
 def _peer_row(request, about, found, plain, case, setup, batches) -> dict:
-  row = dict(about) | rows_lib.speed(found, plain)
+  samples = rows_lib.samples(setup.prompts, batches)
+  row = dict(about) | rows_lib.speed(found, plain, samples)
   largest = max(found.results, key=lambda result: result['peak_bytes'])
   row['peak_memory_bytes'] = largest['peak_bytes']
   row['peak_memory_kind'] = largest['peak_kind']
