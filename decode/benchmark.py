@@ -49,6 +49,12 @@ def define_flags(values: flags.FlagValues) -> None:
   text('input', '', "Prompts: text, JSON lines or Spec-Bench's question.jsonl.")
   many('peer', f'Other engines: {", ".join(peers.PEERS)}.')
   text('output', '', 'A folder for the report.')
+  text(
+    'corpus',
+    '',
+    'Earlier answers for suffix and hybrid:FOLDER: a file of decode.main '
+    '--corpus. It is read only.',
+  )
   cli.define_processes(values)
   flags.DEFINE_bool(
     'plan',
@@ -84,6 +90,7 @@ def main(argv: Sequence[str]) -> None:
     source=values.input,
     peers=split(values.peer),
     config=config,
+    corpus=values.corpus,
   )
   if values.plan:
     advice = plan.plan(request, cli.note)

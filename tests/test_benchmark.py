@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decode import benchmark
+from decode import main
+from specjax import cli
 from specjax import loading
 from specjax import theory
 from specjax.benchmark import cases
@@ -26,6 +29,7 @@ from specjax.benchmark import subjects
 from specjax.benchmark import table
 from specjax.decoding import generate as generate_lib
 from tests import fakes
+from tests import tiny
 
 VOCAB = 7
 
@@ -250,6 +254,37 @@ def test_by_category(fake_models, monkeypatch):
   found = results.rows[1]['by_category']
   assert set(found) == {'qa', 'rag'}
   assert found['qa']['block_efficiency'] > 1
+
+
+def test_a_corpus_of_earlier_answers_is_read(tmp_path, capsys):
+  folder = tiny.save(tmp_path / 'target')
+  asked = tmp_path / 'prompts.txt'
+  asked.write_text('the cat\na dog ran to the\n')
+  path = tmp_path / 'answers.corpus'
+  flags = [f'--target={folder}', f'--input={asked}', '--drafter=suffix']
+  flags += ['--config.max_new_tokens=30', f'--corpus={path}']
+  assert cli.call(benchmark.main, ['', *flags]) == 1
+  assert f'There is no corpus file {path};' in capsys.readouterr().err
+  decoding = ['', *flags, '--baseline=none', '--config.explain=false']
+  assert cli.call(main.main, decoding) == 0
+  before = path.read_bytes()
+
+  def measured(corpus, *names):
+    given = request_lib.Request(
+      folder, names, str(asked), (), config(max_new_tokens=30), corpus
+    )
+    return runner.run(given).rows[1:]
+
+  (cold,), (warm,) = measured('', 'suffix'), measured(str(path), 'suffix')
+  assert warm['num_target_calls'] < cold['num_target_calls']
+  assert warm['check'] == check.OK and warm['num_tokens'] == cold['num_tokens']
+  assert path.read_bytes() == before
+  with pytest.raises(ValueError, match='suffix and hybrid:FOLDER only'):
+    measured(str(path), 'prompt_lookup')
+  swapped = tiny.save(tmp_path / 'swapped', swap=('cat', 'dog'))
+  folder = swapped
+  with pytest.raises(ValueError, match='written with another tokenizer'):
+    measured(str(path), 'suffix')
 
 
 def test_plan_of_fakes(fake_models, monkeypatch):

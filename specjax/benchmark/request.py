@@ -23,6 +23,7 @@ from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark import subjects as subjects_lib
 from specjax.benchmark.config import BenchmarkConfig
 from specjax.decoding import build
+from specjax.decoding import corpus as corpus_lib
 
 Tell = Callable[[str], None]
 
@@ -36,6 +37,7 @@ class Request(NamedTuple):
     source: a file of prompts, or '' for random ones (of a shape).
     peers: names of `peers.PEERS`.
     config: `BenchmarkConfig`, validated.
+    corpus: a file of earlier answers for the drafters that read one, or ''.
   """
 
   target: str
@@ -43,6 +45,7 @@ class Request(NamedTuple):
   source: str
   peers: tuple[str, ...]
   config: BenchmarkConfig
+  corpus: str = ''
 
 
 class Setup(NamedTuple):
@@ -86,6 +89,7 @@ def prepare(request: Request, tell: Tell) -> Setup:
     for name in request.drafters
   ]
   subjects = [subject for subject in subjects if subject]
+  earlier = _earlier(request.corpus, subjects, target)
   answer = _answerer(target, config)
   prompts = prompts_lib.collect(target, request.source, config, answer)
   longest = max(config.num_draft) if subjects else 0
@@ -103,10 +107,26 @@ def prepare(request: Request, tell: Tell) -> Setup:
         prompts_lib.fitting(more, target, config, longest, networks)
       )
     tables = subjects_lib.tables(rows, target.lm.vocab_size, kinds)
-  if config.warm_corpus or config.corpus_tokens:
+  if earlier or config.warm_corpus or config.corpus_tokens:
     replies = answer(kept) if config.warm_corpus else []
-    tables['corpus'] = subjects_lib.corpus(replies, target, config)
+    tables['corpus'] = subjects_lib.corpus(earlier + replies, target, config)
   return Setup(target, subjects, kept, tables)
+
+
+def _earlier(path: str, subjects, target) -> list[np.ndarray]:
+  """The answers in a corpus file, which stays as it is."""
+  if not path:
+    return []
+  if not os.path.isfile(path):
+    raise FileNotFoundError(
+      f'There is no corpus file {path}; decode.main --corpus writes one.'
+    )
+  readers = [s.drafter for s in subjects if drafting.reads_corpus(s.drafter)]
+  drafter = readers[0] if readers else None
+  found = drafting.open_corpus(
+    path, drafter, target.tokenizer, corpus_lib.LARGEST_CAPACITY
+  )
+  return corpus_lib.sequences(found)
 
 
 def _answerer(target: loading.Model, config) -> prompts_lib.Answer:
