@@ -6,11 +6,12 @@ previous checkpoint whole, and a disk that fills up costs the new one alone.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import re
 import shutil
-from typing import Any, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional
 
 import jax
 from orbax import checkpoint as ocp
@@ -25,8 +26,24 @@ _UNKNOWN = -1e30
 _BESIDE = 1 << 20
 
 
+@dataclasses.dataclass
+class _LatestPlanned(_POLICY.PreservationPolicy):
+  """Keeps the newest `count` of the steps that are `planned`."""
+
+  count: int
+  planned: Callable[[int], bool]
+
+  def should_preserve(self, checkpoints, *, context):
+    del context
+    kept = [c.step for c in checkpoints if self.planned(c.step)][-self.count :]
+    return [c.step in kept for c in checkpoints]
+
+
 def open_manager(
-  folder: str, keep_last: int = 3, read_only: bool = False
+  folder: str,
+  keep_last: int = 3,
+  read_only: bool = False,
+  planned: Callable[[int], bool] = lambda step: True,
 ) -> ocp.CheckpointManager:
   """Opens (and makes) the folder of a run's checkpoints.
 
@@ -35,7 +52,9 @@ def open_manager(
 
   Args:
     folder: where the step folders are.
-    keep_last: newest checkpoints to keep, beside the best one.
+    keep_last: newest planned checkpoints to keep, beside the newest and the
+      best one.
+    planned: whether a step's checkpoint is one that a run without stops has.
     read_only: whether to leave the folder as it is; another may write to it.
 
   Returns:
@@ -47,7 +66,8 @@ def open_manager(
     logging.getLogger(name).setLevel(logging.CRITICAL)
   policy = _POLICY.AnyPreservationPolicy(
     [
-      _POLICY.LatestN(keep_last),
+      _POLICY.LatestN(1),
+      _LatestPlanned(keep_last, planned),
       _POLICY.BestN(get_metric_fn=lambda m: m[_RANK], n=1),
     ]
   )

@@ -5,6 +5,7 @@ evaluation is what a user of the drafter will see: acceptance rate and block
 efficiency of speculative decoding on held-out prompts.
 """
 
+import functools
 import os
 from typing import Any, Callable, Optional
 
@@ -113,7 +114,8 @@ def _export(parts, outcome, workdir, command):
     like = checkpoints.abstract(
       outcome.state, jax.tree.map(lambda x: x.sharding, outcome.state)
     )
-    params = export.final_params(manager, like, config.average_last)
+    planned = functools.partial(train.is_planned, config)
+    params = export.final_params(manager, like, config.average_last, planned)
     manager.close()
   measured = outcome.metrics or _last_metrics(workdir)
   return export.export(

@@ -167,7 +167,8 @@ class TrainConfig:
     save_minutes: also save when this many minutes passed; 0 does not.
     keep_last: checkpoints kept, beside the best.
     average_last: exported weights are the mean of this many last checkpoints,
-      at most `keep_last`; 1 exports the last one (or its EMA).
+      at most `keep_last`; 1 exports the last one (or its EMA). What a stop
+      saved between two of `save_every` is not among them.
     eval_batches: held-out batches for the loss.
     eval_prompts: held-out prompts decoded for acceptance, block efficiency.
     eval_draft: draft tokens K of that decoding, at most those that a drafter

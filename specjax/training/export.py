@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,10 @@ def average(trees: Sequence[base.PyTree]) -> base.PyTree:
 
 
 def final_params(
-  manager: Any, like: state_lib.TrainState, last: int
+  manager: Any,
+  like: state_lib.TrainState,
+  last: int,
+  planned: Callable[[int], bool] = lambda step: True,
 ) -> base.PyTree:
   """Mean over the newest `last` checkpoints of what each would evaluate.
 
@@ -36,8 +39,11 @@ def final_params(
     manager: of `checkpoints.open_manager`.
     like: abstract state to restore into.
     last: how many; fewer are taken where fewer are kept.
+    planned: which steps count, as of `checkpoints.open_manager`; the newest is
+      taken where none does.
   """
-  steps = sorted(manager.all_steps())[-last:]
+  steps = sorted(manager.all_steps())
+  steps = [step for step in steps if planned(step)][-last:] or steps[-1:]
   states = (checkpoints.restore(manager, step, like) for step in steps)
   return average([state_lib.best_params(state) for state in states])
 

@@ -1,5 +1,6 @@
 """The training loop: steps, metrics, evaluations, checkpoints, stopping."""
 
+import functools
 import math
 import os
 import signal
@@ -185,8 +186,17 @@ def open_checkpoints(
 ):
   """The manager of a run's checkpoints."""
   return checkpoints.open_manager(
-    os.path.join(workdir, CHECKPOINTS), config.keep_last, read_only
+    os.path.join(workdir, CHECKPOINTS),
+    config.keep_last,
+    read_only,
+    functools.partial(is_planned, config),
   )
+
+
+def is_planned(config: config_lib.TrainConfig, step: int) -> bool:
+  """Whether a run that nobody stops has a checkpoint of this step."""
+  every = config.save_every or 1
+  return step % every == 0 or step == config.steps
 
 
 def newest(run: build_lib.Run, workdir: str) -> Outcome:

@@ -1,5 +1,6 @@
 """The loop: stopping, killing, resuming, refusing."""
 
+import functools
 import json
 import os
 import pathlib
@@ -307,6 +308,25 @@ def test_the_last_checkpoints_are_averaged(files, whole):
     got,
     *wanted,
   )
+
+
+def test_a_stop_changes_no_average(files, tmp_path):
+  """The checkpoint of a stop neither counts nor displaces one that does."""
+  changes = dict(keep_last=2, average_last=2, save_every=4, steps=10)
+  run(files, tmp_path, stop_at=9, **changes)
+  folder = tmp_path / train.CHECKPOINTS
+  assert {path.name for path in folder.iterdir()} >= {'4', '8', '9'}
+  run(files, tmp_path, **changes)
+  config = toy.config(files, **changes)
+  manager = train.open_checkpoints(str(tmp_path), config, read_only=True)
+  assert {8, 10} <= set(manager.all_steps()) and 9 not in manager.all_steps()
+  planned = functools.partial(train.is_planned, config)
+  assert [step for step in range(1, 11) if planned(step)] == [4, 8, 10]
+  like = checkpoints.abstract(run(files, tmp_path, **changes).state)
+  got = export.final_params(manager, like, 2, planned)
+  manager.close()
+  states = [checkpoints.restore(manager, step, like) for step in (8, 10)]
+  assert_same(got, export.average([state_lib.best_params(s) for s in states]))
 
 
 @pytest.mark.parametrize(
