@@ -63,7 +63,14 @@ def main(argv: Sequence[str]) -> None:
   if values.demo is not None:
     _check_demo(values)
     drafter = None if values['drafter'].using_default_value else values.drafter
-    demo.run(values.demo, config, values.target, drafter)
+    asked = any(arg.startswith('--config.dtype') for arg in argv)
+    demo.run(
+      values.demo,
+      config,
+      values.target,
+      drafter,
+      dtype=config.dtype if asked else None,
+    )
     return
   for name in ('target', 'input'):
     if not values[name].value:
@@ -87,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _check_demo(values: flags.FlagValues) -> None:
-  for name in ('corpus', 'input', 'output', 'stats'):
+  for name in ('corpus', 'input', 'output', 'stats', 'resume', 'baseline'):
     if not values[name].using_default_value:
       raise flags.Error(
         f'--demo brings its own sentences and prints to standard output; '

@@ -152,16 +152,18 @@ def load_models(
     return target, None
   if layout is not None and config.mesh.drafter == 'replicated':
     layout = partitioning.with_rules(layout, partitioning.REPLICATED)
-  return target, drafting.load(
-    drafter_name,
-    dtype,
-    layout=layout,
-    int8=config.quantize in ('drafter', 'both'),
-  )
+  with partitioning.about_drafter(config.mesh):
+    return target, drafting.load(
+      drafter_name,
+      dtype,
+      layout=layout,
+      int8=config.quantize in ('drafter', 'both'),
+    )
 
 
 def _estimate(request: Request, prompts: list) -> memory.MemoryEstimate:
   """What it will take of each device, by the longest prompt."""
+  drafting.check_name(request.drafter)
   folder = loading.folder_of(request.target)
   tokenizer = loading.load_tokenizer(folder)
   longest = max(prompts, key=lambda prompt: len(str(prompt)), default='')

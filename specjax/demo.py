@@ -53,27 +53,36 @@ def run(
   config: DecodeConfig,
   target: Optional[str] = None,
   drafter: Optional[str] = None,
+  dtype: Optional[str] = None,
 ) -> dict[str, Any]:
   """Translates and measures; prints to standard output.
 
   Args:
     prompt: an English sentence; '' for the built-in ones.
-    config: how to decode; batch size and dtype are the demo's own.
+    config: how to decode. Sentences go one at a time, and what is sampled is
+      coupled to plain sampling unless a verifier is named.
     target: a model that `configs/demo_target.py` made; None for the bundled.
     drafter: as `drafting.load` takes it; None for the bundled.
+    dtype: None for what is fastest on this machine.
 
   Returns:
     The numbers that were printed.
 
   Raises:
     FileNotFoundError: if a model is neither named nor bundled.
-    ValueError: if the sentence is too long.
+    ValueError: if the sentence is too long, or a batch is asked for.
   """
+  if config.batch_size not in (1, DecodeConfig().batch_size):
+    raise ValueError(
+      'The demo translates one sentence at a time; leave batch_size at 1.'
+    )
   target = target or _bundled(TARGET, 'target')
   if not drafter:
     drafter, config = _chosen(config)
-  dtype, why = precision()
+  dtype, why = (dtype, 'as asked for') if dtype else precision()
   config = dataclasses.replace(config, batch_size=1, dtype=dtype)
+  if config.temperature and config.verify == 'auto':
+    config = dataclasses.replace(config, verify='coupled')
   prompts = [prompt] if prompt else list(PROMPTS)
   model = loading.load(target, dtype=dtype)
   drafts = drafting.load(drafter, dtype) if config.num_draft else None

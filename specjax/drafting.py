@@ -76,7 +76,24 @@ def load(name: str, dtype: Optional[str] = None, **settings) -> Drafter:
         f'holds a {model.config.model_type}; name it without hybrid:.'
       )
     return Hybrid(model)
+  check_name(name)
   return loading.load(name, dtype=dtype, **settings)
+
+
+def check_name(name: str) -> None:
+  """Refuses what can be no drafter's name, before anything is loaded.
+
+  Raises:
+    FileNotFoundError: it is no folder, no hub id and none of our names.
+  """
+  folder = name.removeprefix(HYBRID)
+  ours = ('', 'none', *build.FREE_DRAFTERS)
+  if folder in ours or os.path.isdir(folder) or loading.is_hub_id(folder):
+    return
+  raise FileNotFoundError(
+    f'There is no drafter {name}: give the folder of a model, a hub id like '
+    f'organisation/name, hybrid:FOLDER, {", ".join(ours[1:])}.'
+  )
 
 
 def follow(drafter: Drafter, layout: Optional[partitioning.Layout]) -> Drafter:

@@ -237,7 +237,7 @@ def folder_of(name: str) -> str:
   """Returns the folder itself, or a hub repository's local copy."""
   if os.path.isdir(name):
     return name
-  if not _HUB_ID.fullmatch(name):
+  if not is_hub_id(name):
     raise FileNotFoundError(
       f'there is no folder {name}, nor is it a hub id like organisation/name.'
     )
@@ -254,6 +254,11 @@ def folder_of(name: str) -> str:
       f'there is no folder {name}, and it cannot be fetched from the Hugging '
       f'Face hub ({type(error).__name__}: {reason}).'
     ) from None
+
+
+def is_hub_id(name: str) -> bool:
+  """Whether a name has the form organisation/name."""
+  return bool(_HUB_ID.fullmatch(name))
 
 
 def no_target(name: str) -> ValueError:

@@ -102,7 +102,8 @@ def estimate_memory(
     if isinstance(drafter, str):
       draft = drafter = drafter.removeprefix(drafting.HYBRID)
     if not isinstance(drafter, str) or drafter not in build.FREE_DRAFTERS:
-      draft = _part(drafter, decode, whole, int8 in ('drafter', 'both'))
+      with partitioning.about_drafter(decode.mesh):
+        draft = _part(drafter, decode, whole, int8 in ('drafter', 'both'))
   batch = decode.batch_size
   if layout is not None:
     batch = -(-batch // layout.size('batch'))

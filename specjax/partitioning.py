@@ -13,10 +13,11 @@ A mesh has the axes 'data' (rows of a batch), 'fsdp' (rows too; in training the
 parameters' width as well) and 'model' (heads, feed-forward, vocabulary).
 """
 
+import contextlib
 import dataclasses
 import math
 import re
-from typing import NamedTuple, Optional
+from typing import Iterator, NamedTuple, Optional
 
 import jax
 from jax.sharding import Mesh
@@ -118,6 +119,17 @@ class MeshConfig:
         f'mesh.drafter must be replicated or sharded, not {self.drafter!r}.'
       )
     parse_rules(self.rules)
+
+
+@contextlib.contextmanager
+def about_drafter(config: MeshConfig) -> Iterator[None]:
+  """Says of what does not fit a mesh that it is the drafter, not the target."""
+  try:
+    yield
+  except ValueError as error:
+    if not config.shape or config.drafter != 'sharded':
+      raise
+    raise ValueError(f'With mesh.drafter=sharded, {error}') from None
 
 
 class Layout(NamedTuple):

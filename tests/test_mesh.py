@@ -266,6 +266,10 @@ def test_the_command_is_the_same(folders, tmp_path, monkeypatch, capsys):
   assert (tmp_path / 'one').read_text() == (tmp_path / 'many').read_text()
   status, err = decode('none', '--config.mesh.shape=(3, 3)')
   assert status == 1 and '(3, 3)' in err and len(err.splitlines()) == 1
+  draft = f'--drafter={folders["decoder_draft"]}'
+  mesh = ('--config.mesh.shape=(1, 8)', '--config.mesh.drafter=sharded')
+  status, err = decode('none', draft, *mesh)
+  assert status == 1 and 'With mesh.drafter=sharded, the model axis of 8' in err
   status, err = decode('none', '--process_id=1')
   assert status == 2 and '--coordinator' in err
 

@@ -154,12 +154,14 @@ def load(
   if not path.is_file():
     raise FileNotFoundError(f'There is no corpus file {path}.')
   data = path.read_bytes()
+  damaged = f'{path} is truncated or damaged; delete it to start a new corpus.'
+  if len(data) < len(MAGIC) and MAGIC.startswith(data):
+    raise ValueError(damaged)
   if not data.startswith(MAGIC):
     raise ValueError(
       f'{path} is not a specjax corpus; give a file written by --corpus.'
     )
   head, _, body = data[len(MAGIC) :].partition(b'\n')
-  damaged = f'{path} is truncated or damaged; delete it to start a new corpus.'
   try:
     header = json.loads(head)
     whole = (

@@ -65,10 +65,22 @@ def test_translates_a_sentence_with_models_of_the_users(
   assert 'batch size 1' in captured.err
 
 
+def test_does_what_the_config_says(models, capsys):
+  flags = ('--config.dtype=float32', '--config.temperature=0.8')
+  assert call('--demo=the cat', *flags) == 0
+  captured = capsys.readouterr()
+  assert 'float32 (as asked for)' in captured.err
+  assert 'tokens/s (float32)' in captured.out
+  # Sampled tokens are comparable too: the same noise decides them.
+  assert 'identical tokens: 1 of 1' in re.sub(' +', ' ', captured.out)
+
+
 @pytest.mark.parametrize(
   ('argv', 'status', 'words'),
   [
     (('--demo', '--input=x'), 2, 'leave --input out'),
+    (('--demo', '--resume'), 2, 'leave --resume out'),
+    (('--demo', '--config.batch_size=3'), 1, 'leave batch_size at 1'),
     (('--demo= ',), 1, 'There is nothing to translate'),
     (('--demo', '--config.max_new_tokens=0'), 1, 'nothing to translate'),
     (('--demo=' + 'the cat ' * 60,), 1, 'shorten it'),

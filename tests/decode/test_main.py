@@ -347,6 +347,8 @@ def test_what_cannot_be_done_is_told_in_one_line(
     ([f'--target={partial}'], gone),
     ([f'--drafter={folders["swapped"]}'], 'first differing id'),
     ([f'--drafter={folders["t5"]}'], 'encoder-decoder'),
+    (['--drafter=sufix'], 'There is no drafter sufix: give the folder of a'),
+    (['--drafter=hybrid:'], 'hybrid:FOLDER'),
     (['--config.chat=true'], 'no chat template'),
     ([f'--output={tmp_path}/no/such/out.txt'], 'Cannot write to'),
     ([f'--stats={tmp_path}/no/such/stats.json'], 'Cannot write to'),

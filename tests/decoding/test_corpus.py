@@ -27,7 +27,8 @@ def test_corpus_is_saved_and_loaded(tmp_path):
   for data, message in (
     (path.read_bytes()[:-3], 'truncated or damaged'),
     (path.read_bytes()[:30], 'truncated or damaged'),
-    (b'', 'not a specjax corpus'),
+    (path.read_bytes()[:9], 'truncated or damaged'),
+    (b'', 'truncated or damaged'),
     (b'PK\x03\x04 something else', 'not a specjax corpus'),
   ):
     bad = tmp_path / 'bad'
