@@ -130,13 +130,14 @@ def reads_corpus(drafter: Drafter) -> bool:
 
 
 def for_recipe(
-  target: loading.Model, drafter: Drafter, num_draft: int
+  target: loading.Model, drafter: Drafter, num_draft: int, rows: int = 1
 ) -> Union[
   None, str, base.CachedLM, build.Hybrid, drafters.SlotSpec, build.Attached
 ]:
   """The drafter as `build.recipe` takes it.
 
-  What a hybrid's model costs is estimated, see `draft_cost`.
+  What a hybrid's model costs is estimated, see `draft_cost`, for so many rows
+  at a time.
   """
   if is_attached(drafter):
     return _attached(target, drafter, num_draft)
@@ -154,7 +155,7 @@ def for_recipe(
     drafter.model.lm,
     model_draft,
     draft_cost(target, drafter.model, model_draft),
-    min_promise(target, model_draft),
+    min_promise(target, model_draft, rows),
   )
 
 
@@ -253,19 +254,27 @@ def _attached(
   return build.Attached(config, lm)
 
 
-def min_promise(target: loading.Model, num_draft: int) -> float:
+def min_promise(target: loading.Model, num_draft: int, rows: int = 1) -> float:
   """Accepted tokens that a draft of K must promise to be worth verifying.
 
   That is what a block costs beyond a plain step, in steps. On a CPU a step of
-  one token a row is limited by reading the weights and a block by arithmetic,
-  so a block is dear unless the weights have to come from memory (measured with
-  3 million parameters: 2.0 to 2.6 steps for 5 tokens, 2.9 to 5 for 9, 7 for 17;
-  with 60 million: 1.1 for 5); an accelerator verifies a block nearly for free.
+  one token is limited by reading the weights and a block by arithmetic, so a
+  block is dear unless the weights have to come from memory (measured with 3
+  million parameters: 2.0 to 2.6 steps for 5 tokens, 2.9 to 5 for 9, 7 for 17;
+  with 60 million: 1.1 for 5). Rows are arithmetic too: a step of several is
+  dearer, and their blocks more so (60 million, 8 rows: 1.8 to 2.3 steps for 5
+  tokens a row). An accelerator verifies a block nearly for free.
+
+  Args:
+    target: the target.
+    num_draft: K.
+    rows: decoded together; the promise is the mean over them.
   """
   if jax.default_backend() != 'cpu':
     return 0.25
-  first, more = (0.9, 0.2) if _size(target) < _CACHED_BYTES else (0.15, 0.075)
-  return round(first + more * num_draft, 2)
+  first, more = (0.9, 0.2) if _size(target) < _CACHED_BYTES else (0.15, 0.05)
+  step = 1 + more * (rows - 1)
+  return round((first + more * rows * num_draft) / step, 2)
 
 
 def draft_cost(

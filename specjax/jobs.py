@@ -108,18 +108,19 @@ def plan(
   draft_model = drafting.draft_model(drafter)
   if draft_model is not None:
     text_lib.check_same_vocabulary(model.tokenizer, draft_model.tokenizer)
+  encoded = _encode(model, prompts, config)
+  together = _together(len(encoded) * config.num_return_sequences, config)
   recipe = build.recipe(
     drafting.target_lm(model, drafter),
-    drafting.for_recipe(model, drafter, config.num_draft),
+    drafting.for_recipe(model, drafter, config.num_draft, together),
     num_draft=config.num_draft,
     verify=config.verify,
     warp=config.sampling().warp_spec(),
     sampler=config.sampler,
-    min_promise=drafting.min_promise(model, config.num_draft),
+    min_promise=drafting.min_promise(model, config.num_draft, together),
     search=config.search,
     tree=config.tree,
   )
-  encoded = _encode(model, prompts, config)
   _check_per_prompt(config, len(encoded))
   for index, (_, tokens) in enumerate(encoded):
     _check_length(recipe, config, index, tokens)
@@ -343,6 +344,16 @@ def _check_length(recipe, config, index: int, tokens: Sequence[int]) -> None:
   )
 
 
+def _rounded(count: int) -> int:
+  """The next power of two, so that few sizes are compiled."""
+  return 1 << max(count - 1, 0).bit_length()
+
+
+def _together(count: int, config: DecodeConfig) -> int:
+  """Rows decoded at a time, where there are so many in all."""
+  return min(config.batch_size, _rounded(count))
+
+
 def _layout(rows: Sequence[Row], batch_size: int, parts: int):
   """(batch size, batches) for rows, a batch being cut into parts; see `Job`."""
   if batch_size % parts:
@@ -354,8 +365,7 @@ def _layout(rows: Sequence[Row], batch_size: int, parts: int):
   live = [index for index, row in enumerate(rows) if row.tokens]
   if not live:
     return batch_size, ()
-  fewer = 1 << (len(live) - 1).bit_length()
-  batch_size = min(batch_size, -(-fewer // parts) * parts)
+  batch_size = min(batch_size, -(-_rounded(len(live)) // parts) * parts)
   groups = [live[i : i + batch_size] for i in range(0, len(live), batch_size)]
   widths = text_lib.widths(
     [max(len(rows[index].tokens) for index in group) for group in groups]

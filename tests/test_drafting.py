@@ -168,6 +168,11 @@ def test_what_a_draft_has_to_bring():
   # More for wider blocks, and for weights that stay in the caches.
   assert all(p == sorted(p) for p in promises)
   assert all(x > 2 * y for x, y in zip(*promises, strict=True))
+  # Rows are arithmetic too, and a step of several is dearer as well.
+  for target, one in zip((small, large), promises):
+    many = [drafting.min_promise(target, k, 8) for k in (2, 4, 8)]
+    assert all(x < y < 8 * x for x, y in zip(one, many, strict=True))
+    assert many[2] < 8
   # No draft brings more than it has tokens.
   assert promises[0][0] < 2 and promises[1][0] < 2
 

@@ -157,12 +157,12 @@ def speculative(
     drafter = subject.drafter
     recipe = build.recipe(
       drafting.target_lm(target, drafter),
-      drafting.for_recipe(target, drafter, num_draft),
+      drafting.for_recipe(target, drafter, num_draft, batch_size),
       num_draft=num_draft,
       verify=verify,
       warp=spec,
       sampler=config.sampler,
-      min_promise=drafting.min_promise(target, num_draft),
+      min_promise=drafting.min_promise(target, num_draft, batch_size),
       search=config.search,
       tree=tree,
     )

@@ -14,6 +14,7 @@ from specjax.decoding.drafters.suffix import search
 from specjax.decoding.drafters.suffix import suffix
 from specjax.decoding.drafters.suffix import SuffixSpec
 from specjax.decoding.drafters.suffix import SuffixState
+from specjax.decoding.drafters.suffix import worthwhile
 
 # The oracle: occurrences counted one by one, straight from the definition.
 
@@ -277,7 +278,29 @@ def test_min_score_and_min_match_drop_whole_drafts():
   ):
     spec = SuffixSpec(**settings)
     got = _search(spec, None, None, _context([row], 10))
+    got = worthwhile(spec, got, jnp.ones((1,), bool))
     assert len(_kept(got.tokens[0])) == want
+
+
+def test_a_wide_block_must_pay_for_all_rows_that_run():
+  """One row's promise is not worth a block that is wide for four."""
+  spec = SuffixSpec(num_draft=4, min_score=1.0)
+  repeats = [7, 8, 9, 7, 8, 9, 7, 8, 9, 7, 8, 9]
+  alike = [1, 2, 3, 4, 5, 6]
+  rows = [repeats] + [[10 * i + t for t in alike] for i in range(1, 4)]
+  context = _context(rows, 12)
+  found = _search(spec, None, None, context)
+  scores = np.asarray(found.score)
+  assert 2 < scores[0] < 3 and not scores[1:].any()
+  for running, pays in (
+    ([True, True, True, True], False),  # 0.58 tokens a row
+    ([True, True, False, False], True),  # 1.17
+    ([True, False, False, False], True),
+    ([False, True, True, True], False),
+  ):
+    got = worthwhile(spec, found, jnp.asarray(running))
+    assert bool(_kept(got.tokens[0])) == pays
+    assert (np.asarray(got.score) > 0).any() == pays
 
 
 def test_rows_that_miss_wait():

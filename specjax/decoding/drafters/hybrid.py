@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from specjax import base
 from specjax import loops
 from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters import matching
 from specjax.decoding.drafters.autoregressive import autoregressive
 from specjax.decoding.drafters.suffix import learn
 from specjax.decoding.drafters.suffix import search_due
@@ -186,10 +187,11 @@ def hybrid(
 
   def propose(params, state, view):
     context = view.context
-    found = search_due(spec.suffix, params.index, state.suffix, context)
+    found = search_due(spec.suffix, params.index, state.suffix, view)
     gain = state.expected - spec.draft_cost
     by_suffix = (found.score > 0) & (found.score >= gain)
-    by_model = ~by_suffix & asks(state) & ~_done(context, view.last_token)
+    running = ~matching.done(context, view.last_token)
+    by_model = ~by_suffix & asks(state) & running
     wanted = jnp.any(by_model)
 
     def ask(carry):
@@ -306,12 +308,3 @@ def _catch_up(lm, params, cache, fed, context):
   return lax.while_loop(
     lambda carry: jnp.any(carry[1] < goal), feed, (cache, fed)
   )[0]
-
-
-def _done(context, last_token):
-  """bool [B]: rows that ended by an end token or their budget."""
-  produced = context.length - context.prompt_length
-  ended = jnp.any(last_token[:, None] == context.controls.eos_ids, axis=1)
-  return (ended & (produced > 0)) | (
-    produced >= context.controls.max_new_tokens
-  )

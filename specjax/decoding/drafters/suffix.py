@@ -36,8 +36,9 @@ class SuffixSpec:
     offset: see `factor`.
     min_token_prob: a draft ends before a token whose probability, estimated by
       counting, is below this.
-    min_score: a draft that promises fewer accepted tokens than this is not
-      proposed: verifying it would cost more than it brings.
+    min_score: drafts that promise fewer accepted tokens than this, on the mean
+      over the rows still running, are not proposed: verifying them would cost
+      more than they bring. A wide block is wide for all rows of a batch.
     max_matches: W, matches that are counted: the longest, then the latest.
       Counts are those of the definition where no more than W exist.
     max_wait: after rounds in which nothing drafted was accepted, a row is not
@@ -131,7 +132,8 @@ def search(
     context: what is committed.
 
   Returns:
-    The draft of the best score; of equal ones, that of the context.
+    The draft of the best score; of equal ones, that of the context. Whether it
+    pays is for `worthwhile` to say.
   """
   span = spec.max_path or spec.num_draft
   wanted = matching.pattern(context, spec.max_depth)
@@ -146,32 +148,42 @@ def search(
       found,
       other,
     )
-  worth = (found.score > 0) & (found.score >= spec.min_score - 1e-5)
-  return found._replace(
-    tokens=jnp.where(worth[:, None], found.tokens, base.EMPTY),
-    score=jnp.where(worth, found.score, 0.0),
-  )
+  return _only(found.score > 0, found)
+
+
+def worthwhile(spec: SuffixSpec, found: Found, running: base.Array) -> Found:
+  """The drafts, if together they pay for a wider block; else none.
+
+  Args:
+    spec: settings.
+    found: of `search`.
+    running: bool [B], rows that are not done.
+  """
+  score = jnp.where(running, found.score, 0.0)
+  mean = jnp.sum(score) / jnp.maximum(jnp.sum(running), 1)
+  return _only(running & (mean >= spec.min_score - 1e-5), found)
 
 
 def search_due(
   spec: SuffixSpec,
   index: Optional[corpus_lib.Index],
   state: SuffixState,
-  context: base.Context,
+  view: base.View,
 ) -> Found:
-  """`search`, for rows that do not wait; free of cost if all of them do."""
-  if not spec.max_wait:
-    return search(spec, index, state.source, context)
-  due = state.wait == 0
+  """What is worthwhile of `search`, for rows that do not wait.
+
+  Free of cost if all of them wait.
+  """
+  running = ~matching.done(view.context, view.last_token)
 
   def find(_=None):
-    return search(spec, index, state.source, context)
+    return search(spec, index, state.source, view.context)
 
+  if not spec.max_wait:
+    return worthwhile(spec, find(), running)
+  due = state.wait == 0
   found = loops.run_if(jnp.any(due), find, loops.blank(find))
-  return found._replace(
-    tokens=jnp.where(due[:, None], found.tokens, base.EMPTY),
-    score=jnp.where(due, found.score, 0.0),
-  )
+  return worthwhile(spec, _only(due, found), running)
 
 
 def waits(state: SuffixState) -> base.Array:
@@ -224,7 +236,7 @@ def suffix(
     return start(spec, prompt, search_source)
 
   def propose(index, state, view):
-    found = search_due(spec, index, state, view.context)
+    found = search_due(spec, index, state, view)
     drafted = jnp.sum(found.tokens != base.EMPTY, axis=1, dtype=jnp.int32)
     draft = base.Draft(found.tokens, tree=found.tree)
     return draft, state.replace(drafted=drafted)
@@ -240,6 +252,14 @@ def suffix(
     spec.num_draft,
     spec.max_path or spec.num_draft,
     rests=waits if spec.max_wait else None,
+  )
+
+
+def _only(rows, found: Found) -> Found:
+  """Drafts of some rows alone."""
+  return found._replace(
+    tokens=jnp.where(rows[:, None], found.tokens, base.EMPTY),
+    score=jnp.where(rows, found.score, 0.0),
   )
 
 
