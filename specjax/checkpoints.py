@@ -54,8 +54,8 @@ def open_manager(
     folder: where the step folders are.
     keep_last: newest planned checkpoints to keep, beside the newest and the
       best one.
-    planned: whether a step's checkpoint is one that a run without stops has.
     read_only: whether to leave the folder as it is; another may write to it.
+    planned: whether a step's checkpoint is one that a run without stops has.
 
   Returns:
     `ocp.CheckpointManager`; close it to finish what is being written.

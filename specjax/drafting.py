@@ -58,6 +58,7 @@ def load(name: str, dtype: Optional[str] = None, **settings) -> Drafter:
   Raises:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
+  check_name(name)
   if name in ('', 'none'):
     return None
   if name in build.FREE_DRAFTERS:
@@ -76,7 +77,6 @@ def load(name: str, dtype: Optional[str] = None, **settings) -> Drafter:
         f'holds a {model.config.model_type}; name it without hybrid:.'
       )
     return Hybrid(model)
-  check_name(name)
   return loading.load(name, dtype=dtype, **settings)
 
 

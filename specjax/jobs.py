@@ -109,19 +109,25 @@ def plan(
   if draft_model is not None:
     text_lib.check_same_vocabulary(model.tokenizer, draft_model.tokenizer)
   encoded = _encode(model, prompts, config)
-  together = _together(len(encoded) * config.num_return_sequences, config)
+  _check_per_prompt(config, len(encoded))
+  rows = tuple(
+    Row(shown, tuple(tokens), index, sequence)
+    for index, (shown, tokens) in enumerate(encoded)
+    for sequence in range(config.num_return_sequences)
+  )[skip:]
+  parts = model.layout.size('batch') if model.layout else 1
+  batch_size, batches = _layout(rows, config.batch_size, parts)
   recipe = build.recipe(
     drafting.target_lm(model, drafter),
-    drafting.for_recipe(model, drafter, config.num_draft, together),
+    drafting.for_recipe(model, drafter, config.num_draft, batch_size),
     num_draft=config.num_draft,
     verify=config.verify,
     warp=config.sampling().warp_spec(),
     sampler=config.sampler,
-    min_promise=drafting.min_promise(model, config.num_draft, together),
+    min_promise=drafting.min_promise(model, config.num_draft, batch_size),
     search=config.search,
     tree=config.tree,
   )
-  _check_per_prompt(config, len(encoded))
   for index, (_, tokens) in enumerate(encoded):
     _check_length(recipe, config, index, tokens)
     drafting.check_prompt(drafter, index, len(tokens))
@@ -130,13 +136,6 @@ def plan(
       'Stop strings need a tokenizer, and the target has none; leave stop '
       'empty.'
     )
-  rows = tuple(
-    Row(shown, tuple(tokens), index, sequence)
-    for index, (shown, tokens) in enumerate(encoded)
-    for sequence in range(config.num_return_sequences)
-  )[skip:]
-  parts = model.layout.size('batch') if model.layout else 1
-  batch_size, batches = _layout(rows, config.batch_size, parts)
   return Job(
     recipe=recipe,
     params=generate_lib.Params(
@@ -344,16 +343,6 @@ def _check_length(recipe, config, index: int, tokens: Sequence[int]) -> None:
   )
 
 
-def _rounded(count: int) -> int:
-  """The next power of two, so that few sizes are compiled."""
-  return 1 << max(count - 1, 0).bit_length()
-
-
-def _together(count: int, config: DecodeConfig) -> int:
-  """Rows decoded at a time, where there are so many in all."""
-  return min(config.batch_size, _rounded(count))
-
-
 def _layout(rows: Sequence[Row], batch_size: int, parts: int):
   """(batch size, batches) for rows, a batch being cut into parts; see `Job`."""
   if batch_size % parts:
@@ -365,7 +354,8 @@ def _layout(rows: Sequence[Row], batch_size: int, parts: int):
   live = [index for index, row in enumerate(rows) if row.tokens]
   if not live:
     return batch_size, ()
-  batch_size = min(batch_size, -(-_rounded(len(live)) // parts) * parts)
+  fewer = 1 << (len(live) - 1).bit_length()
+  batch_size = min(batch_size, -(-fewer // parts) * parts)
   groups = [live[i : i + batch_size] for i in range(0, len(live), batch_size)]
   widths = text_lib.widths(
     [max(len(rows[index].tokens) for index in group) for group in groups]
