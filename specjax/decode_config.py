@@ -7,8 +7,8 @@ from typing import Any, Callable, Sequence, Union
 
 import numpy as np
 
-from specjax import checks
 from specjax import partitioning
+from specjax import validation
 from specjax.decoding import beam
 from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
@@ -129,12 +129,12 @@ class DecodeConfig:
     for name, (good, what) in _REAL.items():
       _check(self, name, good, what)
     names = ('auto',) + tuple(verify_lib.NAMES)
-    checks.one_of('verify', self.verify, names, str)
-    checks.one_of('sampler', self.sampler, SAMPLERS, str)
-    checks.one_of('dtype', self.dtype, DTYPES, str)
-    checks.one_of('quantize', self.quantize, QUANTIZE, str)
+    validation.one_of('verify', self.verify, names, str)
+    validation.one_of('sampler', self.sampler, SAMPLERS, str)
+    validation.one_of('dtype', self.dtype, DTYPES, str)
+    validation.one_of('quantize', self.quantize, QUANTIZE, str)
     self.mesh.validate()
-    checks.one_of(
+    validation.one_of(
       'early_stopping', self.early_stopping, beam.EARLY_STOPPING, str
     )
     self._check_beams()

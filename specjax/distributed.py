@@ -21,8 +21,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from specjax import checks
 from specjax import meeting
+from specjax import validation
 
 # Seconds to wait for the coordinator and for the other processes.
 START_SECONDS = 90
@@ -238,10 +238,12 @@ def check_same(what: str, value: Any) -> None:
 
 def difference(one: dict, other: dict) -> str:
   """Names the first field in which two nested dicts differ, or ''."""
-  found = checks.difference(one, other)
+  found = validation.difference(one, other)
   if found is None:
     return ''
-  a, b = (None if x is checks.ABSENT else x for x in (found.one, found.other))
+  a, b = (
+    None if x is validation.ABSENT else x for x in (found.one, found.other)
+  )
   return f'{found.path} is {a!r} in process 0 and {b!r}'
 
 

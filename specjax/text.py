@@ -12,7 +12,7 @@ from typing import Any, Optional, Sequence, Union
 
 import numpy as np
 
-from specjax import checks
+from specjax import validation
 
 # A prompt as a person gives it: text, or a chat as [{'role', 'content'}, ...].
 Messages = list[dict[str, str]]
@@ -183,7 +183,7 @@ def encode(
 
 
 def _check_text(prompt: str) -> None:
-  checks.text(f'The prompt {prompt[:MAX_SHOWN]!a}', prompt)
+  validation.text(f'The prompt {prompt[:MAX_SHOWN]!a}', prompt)
 
 
 def decode(tokenizer: Any, tokens: Sequence[int]) -> str:

@@ -12,8 +12,8 @@ LEAVES = ('configs', 'decode', 'train')
 # each other only inside one group; the longest prefix that fits decides.
 FLOORS = (
   ('specjax.base', 0, 'core'),
-  ('specjax.checks', 0, 'core'),
-  ('specjax.loops', 0, 'core'),
+  ('specjax.validation', 0, 'core'),
+  ('specjax.control_flow', 0, 'core'),
   ('specjax.partitioning', 0, 'core'),
   ('specjax.transfer', 0, 'core'),
   ('specjax.models', 1, 'models'),

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
-from specjax import checks
 from specjax import partitioning
+from specjax import validation
 from specjax.decode_config import QUANTIZE
 from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
@@ -103,18 +103,18 @@ class BenchmarkConfig:
     )
     names = ('auto',) + tuple(verify_lib.NAMES)
     for name in self.verify:
-      checks.one_of('verify', name, names, str)
-    checks.one_of('sampler', self.sampler, SAMPLERS, str)
-    checks.one_of('dtype', self.dtype, DTYPES, str)
+      validation.one_of('verify', name, names, str)
+    validation.one_of('sampler', self.sampler, SAMPLERS, str)
+    validation.one_of('dtype', self.dtype, DTYPES, str)
     for name in self.quantize or ('nothing',):
-      checks.one_of('quantize', name, QUANTIZE, str)
+      validation.one_of('quantize', name, QUANTIZE, str)
     if self.dtype == 'w8a8' and self.quantize != ('none',):
       raise ValueError(
         "With dtype='w8a8' all matrices have eight bits; leave quantize "
         "at ('none',)."
       )
     for width in self.widths:
-      checks.whole('widths', width, 1)
+      validation.whole('widths', width, 1)
     if self.widths and not self.parts:
       raise ValueError('widths are timed with the parts; leave parts=true.')
     self.mesh.validate()
@@ -124,12 +124,12 @@ class BenchmarkConfig:
       if not values:
         raise ValueError(f'{field} must hold at least one value.')
       for value in values:
-        checks.whole(field, value, lowest)
+        validation.whole(field, value, lowest)
     self.search.validate()
     for value in self.temperature or ('nothing',):
-      if not checks.is_number(value) or not 0 <= value < math.inf:
+      if not validation.is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f'temperature must be 0 or more, not {value}.')
-    checks.share('top_p', self.top_p)
+    validation.share('top_p', self.top_p)
 
   @property
   def longest_draft(self) -> int:

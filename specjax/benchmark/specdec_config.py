@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from specjax import checks
+from specjax import validation
 from specjax.benchmark.config import BenchmarkConfig
 
 
@@ -32,13 +32,13 @@ class SpecDecConfig(BenchmarkConfig):
   def validate(self) -> None:
     super().validate()
     for field, lowest in (('table_draft', 1), ('num_beams', 0), ('join', 1)):
-      checks.whole(field, getattr(self, field), lowest)
+      validation.whole(field, getattr(self, field), lowest)
     named = [('relaxed holds pairs', pair) for pair in self.relaxed]
     for what, pair in (*named, ('dial is one pair', self.dial)):
       if not isinstance(pair, tuple) or len(pair) != 2:
         raise ValueError(f'{what} (beta, tau), not {pair!r}.')
-      checks.whole('beta', pair[0], 1)
-      if not checks.is_number(pair[1]) or not pair[1] >= 0:
+      validation.whole('beta', pair[0], 1)
+      if not validation.is_number(pair[1]) or not pair[1] >= 0:
         raise ValueError(f'tau must be 0 or more, not {pair[1]}.')
     if self.temperature != (0.0,):
       raise ValueError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from specjax import checks
+from specjax import validation
 from specjax.certify import controls
 from specjax.decode_config import DecodeConfig
 
@@ -80,7 +80,7 @@ class CertifyConfig:
       'max_prompt_tokens': 0,
     }
     for name, least in lowest.items():
-      checks.whole(name, getattr(self, name), least)
+      validation.whole(name, getattr(self, name), least)
     if self.symbols > 8:
       raise ValueError(
         f'symbols must be at most 8, not {self.symbols}: every text over them '

@@ -21,7 +21,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
-from specjax import checks
+from specjax import validation
 from specjax.decoding import state as state_lib
 
 EARLY_STOPPING = ('false', 'true', 'never')
@@ -48,12 +48,14 @@ class BeamSpec:
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
-    checks.at_least('num_beams', self.num_beams, 1)
+    validation.at_least('num_beams', self.num_beams, 1)
     if not abs(self.length_penalty) < float('inf'):
       raise ValueError(
         f'length_penalty must be a number, not {self.length_penalty}.'
       )
-    checks.one_of('early_stopping', self.early_stopping, EARLY_STOPPING, str)
+    validation.one_of(
+      'early_stopping', self.early_stopping, EARLY_STOPPING, str
+    )
 
 
 @struct.dataclass

@@ -10,8 +10,8 @@ from typing import NamedTuple, Optional, Union
 import jax
 
 from specjax import base
-from specjax import checks
 from specjax import models
+from specjax import validation
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import search as search_lib
@@ -123,7 +123,7 @@ def recipe(
   Raises:
     ValueError: for unknown names, and models that do not fit together.
   """
-  checks.at_least('num_draft', num_draft, 0)
+  validation.at_least('num_draft', num_draft, 0)
   name = choose_verifier(verify, warp, drafter)
   if drafter is None or num_draft == 0:
     return generate_lib.plain(target, warp, sampler)

@@ -20,7 +20,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
-from specjax import loops
+from specjax import control_flow
 from specjax.decoding import drafters
 from specjax.decoding import emit as emit_lib
 from specjax.decoding import verify as verify_lib
@@ -285,7 +285,7 @@ def _round(
   choice = jnp.searchsorted(jnp.asarray(widths[:-1]), longest)
   for index, width in enumerate(widths):
     if width:
-      state = loops.run_if(
+      state = control_flow.run_if(
         choice == index,
         lambda state, part=_leading(draft, width): _verify(
           recipe, params, state, part

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from specjax import checks
+from specjax import validation
 from specjax.decoding import drafters
 
 
@@ -69,7 +69,7 @@ class SearchConfig:
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
-    checks.at_least('search.tree', self.tree, 0)
+    validation.at_least('search.tree', self.tree, 0)
     most = max(self.tree, 1)
     self.suffix(most, 0.0).validate()
     drafters.prompt_lookup(num_draft=1, **self.lookup())

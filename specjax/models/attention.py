@@ -20,7 +20,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from specjax import loops
+from specjax import control_flow
 
 # A finite stand-in for minus infinity: a fully masked row stays finite.
 MASKED = -1e30
@@ -159,7 +159,7 @@ def _read_live(score, whole, kept, q, live):
   end = jnp.where(few, live, 0)
   _, _, total, out = lax.while_loop(lambda c: c[0] < end, stretch, empty)
   out = out / jnp.where(few, total, 1.0)
-  return loops.run_if(~few, lambda _: whole(), out)
+  return control_flow.run_if(~few, lambda _: whole(), out)
 
 
 def relative_buckets(distance, *, bidirectional, num_buckets, max_distance):

@@ -7,7 +7,7 @@ Gemma 1/2/3: a family is nothing but a set of switches.
 import dataclasses
 from typing import Optional
 
-from specjax import checks
+from specjax import validation
 from specjax.models.layers import ACTIVATIONS
 from specjax.models.rope import Rope
 from specjax.partitioning import Shards
@@ -99,9 +99,9 @@ class DecoderConfig:
       value = getattr(self, name)
       if not isinstance(value, int) or value < 1:
         raise ValueError(f'{name} must be a positive integer, not {value!r}.')
-    checks.plain_fields(self)
+    validation.plain_fields(self)
     check_token_ids(self.eos_token_id)
-    checks.positive('norm_eps', self.norm_eps)
+    validation.positive('norm_eps', self.norm_eps)
     if self.num_attention_heads % self.num_key_value_heads:
       raise ValueError(
         f'num_attention_heads ({self.num_attention_heads}) must be a multiple '

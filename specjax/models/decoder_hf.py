@@ -8,7 +8,7 @@ import dataclasses
 import math
 from typing import Any, Mapping
 
-from specjax import checks
+from specjax import validation
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.decoder_config import token_ids
 from specjax.models.rope import Rope
@@ -278,14 +278,14 @@ def _rope(settings, theta, config) -> Rope:
       ('max_position_embeddings', config['max_position_embeddings']),
       ('original_max_position_embeddings', original),
     ):
-      checks.whole(name, value, 1)
+      validation.whole(name, value, 1)
   if kind == 'yarn':
     settings = _yarn(settings, config['max_position_embeddings'] / original)
   given = {'rope_theta': settings.get('rope_theta') or theta}
   given |= {name: settings.get(name) for name in _ROPE_KINDS[kind]}
   for name, value in given.items():
-    checks.number(name, value)
-    checks.positive(name, value)
+    validation.number(name, value)
+    validation.positive(name, value)
   rope = Rope(float(given.pop('rope_theta')), kind)
   rope = dataclasses.replace(rope, **{k: float(v) for k, v in given.items()})
   if kind in ('default', 'linear'):
@@ -312,7 +312,7 @@ def _yarn(settings: dict, stretched: float) -> dict:
   if not (over and under):
     over, under = 1.0, 0.0
   for name in ('factor', 'mscale', 'mscale_all_dim'):
-    checks.number(name, made.get(name, 0.0))
+    validation.number(name, made.get(name, 0.0))
   stretch = 0.1 * math.log(max(made['factor'], 1.0))
   factor = (over * stretch + 1.0) / (under * stretch + 1.0)
   return made | {'attention_factor': factor}

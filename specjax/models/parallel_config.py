@@ -16,7 +16,7 @@ Three kinds, each with mask tokens (ParallelSpec) or without:
 import dataclasses
 from typing import Any, Mapping, Optional
 
-from specjax import checks
+from specjax import validation
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.output_ids import check_output_ids
 from specjax.models.rope import Rope
@@ -123,12 +123,12 @@ class ParallelConfig:
       ('mask_embedding', self.mask_embedding, MASK_EMBEDDINGS),
       ('mask_feature', self.mask_feature, MASK_FEATURES),
     ):
-      checks.one_of(name, value, allowed, str)
+      validation.one_of(name, value, allowed, str)
     if not all(0 <= rate <= 1 for rate in self.acceptance):
       raise ValueError(
         f'acceptance must hold rates from 0 to 1, not {self.acceptance}.'
       )
-    checks.at_least('num_draft', self.num_draft, 1)
+    validation.at_least('num_draft', self.num_draft, 1)
     if self.kind == 'parallel' and not (self.masks and self.feature == 'none'):
       raise ValueError(
         'A parallel drafter reads tokens alone and has masks; without masks '

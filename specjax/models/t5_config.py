@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Mapping, Optional
 
-from specjax import checks
+from specjax import validation
 from specjax.models.decoder_config import check_token_ids
 from specjax.models.decoder_config import token_ids
 from specjax.models.layers import ACTIVATIONS
@@ -73,9 +73,9 @@ class T5Config:
       value = getattr(self, name)
       if not isinstance(value, int) or value < 1:
         raise ValueError(f'{name} must be a positive integer, not {value!r}.')
-    checks.plain_fields(self)
+    validation.plain_fields(self)
     check_token_ids(self.eos_token_id)
-    checks.positive('layer_norm_epsilon', self.layer_norm_epsilon)
+    validation.positive('layer_norm_epsilon', self.layer_norm_epsilon)
     if not 0 <= self.decoder_start_token_id < self.vocab_size:
       raise ValueError(
         f'decoder_start_token_id must be a token id below {self.vocab_size}, '

@@ -6,8 +6,8 @@ fields; a run validates them once and changes nothing afterwards.
 
 import dataclasses
 
-from specjax import checks
 from specjax import partitioning
+from specjax import validation
 from specjax.training import losses
 from specjax.training import parallel_settings
 from specjax.training import sources as sources_lib
@@ -221,31 +221,35 @@ class TrainConfig:
 
   def validate(self):
     """Raises ValueError with one sentence for a setting that cannot work."""
-    checks.one_of('task', self.task, TASKS)
-    checks.one_of('model.family', self.model.family, FAMILIES)
-    checks.one_of('optimizer.name', self.optimizer.name, OPTIMIZERS)
-    checks.one_of('optimizer.schedule', self.optimizer.schedule, SCHEDULES)
-    checks.one_of('remat', self.remat, REMAT)
-    checks.one_of('compute_dtype', self.compute_dtype, ('float32', 'bfloat16'))
-    checks.one_of('export_dtype', self.export_dtype, ('float32', 'bfloat16'))
+    validation.one_of('task', self.task, TASKS)
+    validation.one_of('model.family', self.model.family, FAMILIES)
+    validation.one_of('optimizer.name', self.optimizer.name, OPTIMIZERS)
+    validation.one_of('optimizer.schedule', self.optimizer.schedule, SCHEDULES)
+    validation.one_of('remat', self.remat, REMAT)
+    validation.one_of(
+      'compute_dtype', self.compute_dtype, ('float32', 'bfloat16')
+    )
+    validation.one_of(
+      'export_dtype', self.export_dtype, ('float32', 'bfloat16')
+    )
     losses.check_name(self.objective.name)
-    checks.at_least('steps', self.steps, 1)
-    checks.between('seed', self.seed, 0, 2**32 - 1)
+    validation.at_least('steps', self.steps, 1)
+    validation.between('seed', self.seed, 0, 2**32 - 1)
     for name in ('log_every', 'keep_last', 'average_last', 'eval_draft'):
-      checks.at_least(name, getattr(self, name), 1)
-    checks.at_least('eval_new_tokens', self.eval_new_tokens, 1)
+      validation.at_least(name, getattr(self, name), 1)
+    validation.at_least('eval_new_tokens', self.eval_new_tokens, 1)
     for name in ('eval_every', 'save_every', 'eval_batches', 'eval_prompts'):
-      checks.at_least(name, getattr(self, name), 0)
-    checks.at_least('save_minutes', self.save_minutes, 0)
+      validation.at_least(name, getattr(self, name), 0)
+    validation.at_least('save_minutes', self.save_minutes, 0)
     if self.average_last > self.keep_last:
       raise ValueError(
         f'average_last={self.average_last} exceeds keep_last={self.keep_last}, '
         'the checkpoints there are; raise keep_last.'
       )
     for name in ('width', 'layers', 'heads', 'head_dim', 'mlp'):
-      checks.at_least(f'model.{name}', getattr(self.model, name), 1)
-    checks.between('model.dropout', self.model.dropout, 0, 0.95)
-    checks.at_least('model.output_vocab', self.model.output_vocab, 0)
+      validation.at_least(f'model.{name}', getattr(self.model, name), 1)
+    validation.between('model.dropout', self.model.dropout, 0, 0.95)
+    validation.at_least('model.output_vocab', self.model.output_vocab, 0)
     if self.model.output_vocab and (
       self.task != 'drafter'
       or self.model.family == 'decoder'
@@ -293,10 +297,10 @@ class TrainConfig:
   def _validate_slots(self):
     slots, family = self.slots, self.model.family
     for name in ('block', 'window', 'cuts'):
-      checks.at_least(f'slots.{name}', getattr(slots, name), 1)
-    checks.between('slots.block_min', slots.block_min, 0, slots.block)
-    checks.between('slots.reveal_first', slots.reveal_first, 0, 1)
-    checks.between('slots.reveal_last', slots.reveal_last, 0, 1)
+      validation.at_least(f'slots.{name}', getattr(slots, name), 1)
+    validation.between('slots.block_min', slots.block_min, 0, slots.block)
+    validation.between('slots.reveal_first', slots.reveal_first, 0, 1)
+    validation.between('slots.reveal_last', slots.reveal_last, 0, 1)
     if slots.block > self.data.target_length:
       raise ValueError(
         f'slots.block={slots.block} exceeds data.target_length='
@@ -321,18 +325,20 @@ class TrainConfig:
   def _validate_learning(self):
     optimizer, objective = self.optimizer, self.objective
     for name in ('learning_rate', 'eps'):
-      checks.positive(f'optimizer.{name}', getattr(optimizer, name))
-    checks.at_least('optimizer.accumulation', optimizer.accumulation, 1)
+      validation.positive(f'optimizer.{name}', getattr(optimizer, name))
+    validation.at_least('optimizer.accumulation', optimizer.accumulation, 1)
     for name in ('warmup_steps', 'weight_decay', 'clip', 'table_rate'):
-      checks.at_least(f'optimizer.{name}', getattr(optimizer, name), 0)
+      validation.at_least(f'optimizer.{name}', getattr(optimizer, name), 0)
     for name in ('ema', 'b1', 'b2'):
-      checks.between(f'optimizer.{name}', getattr(optimizer, name), 0, 0.999999)
-    checks.at_least('objective.chunk', objective.chunk, 0)
-    checks.between(
+      validation.between(
+        f'optimizer.{name}', getattr(optimizer, name), 0, 0.999999
+      )
+    validation.at_least('objective.chunk', objective.chunk, 0)
+    validation.between(
       'objective.label_smoothing', objective.label_smoothing, 0, 0.95
     )
-    checks.between('objective.hard_weight', objective.hard_weight, 0, 1)
-    checks.positive('objective.temperature', objective.temperature)
+    validation.between('objective.hard_weight', objective.hard_weight, 0, 1)
+    validation.positive('objective.temperature', objective.temperature)
     if not 0 < objective.beta < 1:
       raise ValueError(
         'objective.beta must lie strictly between 0 and 1, not '
@@ -386,12 +392,14 @@ def difference(old: dict, new: dict) -> str:
     new: likewise.
   """
   # A setting younger than the run is as it always was.
-  kept = {k: v for k, v in new.items() if v == _DEFAULTS.get(k, checks.ABSENT)}
-  found = checks.difference(kept | old, new, _FREE)
+  kept = {
+    k: v for k, v in new.items() if v == _DEFAULTS.get(k, validation.ABSENT)
+  }
+  found = validation.difference(kept | old, new, _FREE)
   if found is None:
     return ''
   path, theirs, ours = found
-  if checks.ABSENT in (theirs, ours):
-    where = 'this config' if ours is checks.ABSENT else 'the run in it'
+  if validation.ABSENT in (theirs, ours):
+    where = 'this config' if ours is validation.ABSENT else 'the run in it'
     return f'{path} is missing from {where}'
   return f'{path} is {ours!r} here and {theirs!r} there'

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from specjax import checks
+from specjax import validation
 from specjax.models import parallel_config
 
 FAMILIES = parallel_config.KINDS
@@ -62,7 +62,7 @@ class ParallelSettings:
       ('mask_embedding', self.mask_embedding, parallel_config.MASK_EMBEDDINGS),
       ('mask_feature', self.mask_feature, parallel_config.MASK_FEATURES),
     ):
-      checks.one_of(f'parallel.{name}', value, allowed)
+      validation.one_of(f'parallel.{name}', value, allowed)
     for name, least in (
       ('num_draft', 1),
       ('anchors', 0),
@@ -70,9 +70,9 @@ class ParallelSettings:
       ('feature_weight', 0),
       ('feature_noise', 0),
     ):
-      checks.at_least(f'parallel.{name}', getattr(self, name), least)
+      validation.at_least(f'parallel.{name}', getattr(self, name), least)
     for name in ('keep', 'keep_least', 'depth_decay'):
-      checks.share(f'parallel.{name}', getattr(self, name))
+      validation.share(f'parallel.{name}', getattr(self, name))
     if family == 'parallel' and not self.masks:
       raise ValueError(
         'parallel.masks=False makes an ordinary draft model; train model.family'

@@ -5,7 +5,7 @@ import json
 import os
 from typing import Iterator, NamedTuple, Sequence
 
-from specjax import checks
+from specjax import validation
 
 MAX_REPORTED = 80
 
@@ -73,7 +73,7 @@ def _json_line(path: str, number: int, line: str) -> dict:
     raise ValueError(f'{path}, line {number}: not a JSON object.')
   for key, value in record.items():
     if isinstance(value, str):
-      checks.text(f'{path}, line {number}: the field {key!r}', value)
+      validation.text(f'{path}, line {number}: the field {key!r}', value)
   return record
 
 

@@ -6,7 +6,7 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
-from specjax import checks
+from specjax import validation
 from specjax.training import packing
 from specjax.training import readers
 
@@ -69,10 +69,10 @@ class DataConfig:
       'threads',
       'join_min',
     ):
-      checks.at_least(f'data.{name}', getattr(self, name), 1)
-    checks.at_least('data.max_examples', self.max_examples, 0)
+      validation.at_least(f'data.{name}', getattr(self, name), 1)
+    validation.at_least('data.max_examples', self.max_examples, 0)
     for name in ('labelled_fraction', 'on_policy_fraction', 'joined_fraction'):
-      checks.between(f'data.{name}', getattr(self, name), 0, 1)
+      validation.between(f'data.{name}', getattr(self, name), 0, 1)
     if self.join_max < self.join_min:
       raise ValueError(
         f'data.join_max ({self.join_max}) must not be below data.join_min '

@@ -9,7 +9,7 @@ import functools
 import jax.numpy as jnp
 
 from specjax import base
-from specjax import checks
+from specjax import validation
 from specjax.decoding.drafters import drawing
 
 
@@ -35,7 +35,7 @@ def autoregressive(
   Raises:
     ValueError: if `num_draft` is less than 1.
   """
-  checks.at_least('num_draft', num_draft, 1)
+  validation.at_least('num_draft', num_draft, 1)
 
   def init(params, prompt, prefilled, *, capacity):
     del prefilled

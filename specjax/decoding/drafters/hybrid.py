@@ -20,7 +20,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
-from specjax import loops
+from specjax import control_flow
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import matching
 from specjax.decoding.drafters.autoregressive import autoregressive
@@ -197,8 +197,8 @@ def hybrid(
     def ask(carry):
       return ask_model(params, carry[0], state.fed, view)
 
-    nothing = loops.blank(lambda cache: ask((cache,))[1:], state.cache)
-    cache, tokens, log_probs = loops.run_if(
+    nothing = control_flow.blank(lambda cache: ask((cache,))[1:], state.cache)
+    cache, tokens, log_probs = control_flow.run_if(
       wanted, ask, (state.cache, *nothing)
     )
     missing = num_draft - spec.num_draft

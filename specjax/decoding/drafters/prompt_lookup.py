@@ -10,7 +10,7 @@ import functools
 import jax.numpy as jnp
 
 from specjax import base
-from specjax import checks
+from specjax import validation
 
 MATCHES = ('latest', 'earliest')
 
@@ -48,13 +48,13 @@ def prompt_lookup(
     ValueError: if the lengths are not 1 <= min_ngram <= max_ngram, or `match`
       is another word.
   """
-  checks.at_least('num_draft', num_draft, 1)
+  validation.at_least('num_draft', num_draft, 1)
   if not 1 <= min_ngram <= max_ngram:
     raise ValueError(
       'prompt lookup needs 1 <= min_ngram <= max_ngram, not '
       f'{min_ngram} and {max_ngram}.'
     )
-  checks.one_of('match', match, MATCHES, str)
+  validation.one_of('match', match, MATCHES, str)
 
   def init(params, prompt, prefilled, *, capacity):
     del params, prefilled, capacity

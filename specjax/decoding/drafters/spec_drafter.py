@@ -19,7 +19,7 @@ from flax import struct
 import jax.numpy as jnp
 
 from specjax import base
-from specjax import checks
+from specjax import validation
 from specjax.decoding import sampling
 from specjax.decoding.drafters import drawing
 from specjax.models import blockwise as blockwise_lib
@@ -56,7 +56,7 @@ def slot_drafter(
       network was made for.
   """
   config = spec.config
-  checks.at_least('num_draft', num_draft, 1)
+  validation.at_least('num_draft', num_draft, 1)
   most = min(config.block, getattr(config, 'max_positions', num_draft))
   if num_draft > most:
     raise ValueError(

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from specjax import base
-from specjax import loops
+from specjax import control_flow
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding.drafters import matching
 
@@ -182,7 +182,7 @@ def search_due(
   if not spec.max_wait:
     return worthwhile(spec, find(), running)
   due = state.wait == 0
-  found = loops.run_if(jnp.any(due), find, loops.blank(find))
+  found = control_flow.run_if(jnp.any(due), find, control_flow.blank(find))
   return worthwhile(spec, _only(due, found), running)
 
 

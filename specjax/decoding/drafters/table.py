@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import checks
+from specjax import validation
 from specjax.decoding.drafters import drawing
 
 # Largest V of a bigram table: one gigabyte.
@@ -95,7 +95,7 @@ def table(order: int, num_draft: int, style: drawing.Style) -> base.Drafter:
   Raises:
     ValueError: if `num_draft` is less than 1.
   """
-  checks.at_least('num_draft', num_draft, 1)
+  validation.at_least('num_draft', num_draft, 1)
 
   def init(params, prompt, prefilled, *, capacity):
     del params, prompt, prefilled, capacity
