@@ -16,7 +16,6 @@ from typing import Sequence
 from absl import flags
 
 from specjax import cli
-from specjax import distributed
 from specjax.benchmark import limits
 from specjax.benchmark import peers
 from specjax.benchmark import plan
@@ -28,6 +27,7 @@ from specjax.benchmark import specdec
 from specjax.benchmark import specdec_report
 from specjax.benchmark import table
 from specjax.benchmark.specdec_config import SpecDecConfig
+from specjax.distributed import processes
 
 CONFIG = pathlib.Path(__file__).parent.parent / 'configs' / 'bench.py'
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
       '--output and --peer out.'
     )
   cli.join_processes(values, config)
-  first = distributed.is_first()
+  first = processes.is_first()
   if values.output and first:
     report.check_folder(values.output)
   request = request_lib.Request(

@@ -21,12 +21,12 @@ import numpy as np
 from specjax import jobs
 from specjax import loading
 from specjax import text as text_lib
-from specjax import transfer
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import beam
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
+from specjax.distributed import transfer
 from specjax.jobs import Job
 from specjax.jobs import plan
 from specjax.jobs import Row

@@ -29,7 +29,7 @@ from absl import flags
 import jax
 from ml_collections import config_flags
 
-from specjax import distributed
+from specjax.distributed import processes as processes_lib
 
 DefineFlags = Callable[[flags.FlagValues], None]
 
@@ -39,13 +39,13 @@ _arrived: list[int] = []
 
 def note(*words: Any) -> None:
   """Prints to standard error; of several processes the first does."""
-  if distributed.is_first():
+  if processes_lib.is_first():
     print(*words, file=sys.stderr, flush=True)
 
 
 def stderr() -> Any:
   """Where progress bars go."""
-  return sys.stderr if distributed.is_first() else open(os.devnull, 'w')
+  return sys.stderr if processes_lib.is_first() else open(os.devnull, 'w')
 
 
 def call(main: Callable[[Sequence[str]], None], argv=None) -> int:
@@ -94,9 +94,9 @@ def call(main: Callable[[Sequence[str]], None], argv=None) -> int:
 
 
 def _fail(error: Any, status: int) -> int:
-  distributed.before_failure()
+  processes_lib.before_failure()
   print('error:', ' '.join(str(error).split()), file=sys.stderr, flush=True)
-  distributed.after_failure(status)
+  processes_lib.after_failure(status)
   return status
 
 
@@ -147,7 +147,7 @@ def define_processes(values: flags.FlagValues) -> None:
 
 def join_processes(values: flags.FlagValues, config: Any) -> None:
   """Joins the processes of a job, see `distributed.start`."""
-  processes = distributed.Processes(
+  processes = processes_lib.Processes(
     values.coordinator, values.num_processes, values.process_id
   )
   try:
@@ -161,7 +161,7 @@ def join_processes(values: flags.FlagValues, config: Any) -> None:
     if name not in own and not name.startswith('config.')
   }
   plain = dataclasses.asdict(config)
-  distributed.start(
+  processes_lib.start(
     processes, json.loads(json.dumps(given | {'config': plain}, default=str))
   )
 

@@ -7,13 +7,13 @@ from typing import Any, Callable, Sequence, Union
 
 import numpy as np
 
-from specjax import partitioning
 from specjax import validation
 from specjax.decoding import beam
 from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
 from specjax.decoding.request import Sampling
 from specjax.decoding.sampling import SAMPLERS
+from specjax.distributed import mesh as mesh_lib
 
 LARGEST = 2**31 - 1
 DTYPES = ('float32', 'bfloat16', 'w8a8', 'stored')
@@ -107,8 +107,8 @@ class DecodeConfig:
   stop: str = ''
   dtype: str = 'float32'
   quantize: str = 'none'
-  mesh: partitioning.MeshConfig = dataclasses.field(
-    default_factory=partitioning.MeshConfig
+  mesh: mesh_lib.MeshConfig = dataclasses.field(
+    default_factory=mesh_lib.MeshConfig
   )
   chat: bool = False
   prefix: str = ''

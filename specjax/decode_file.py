@@ -12,17 +12,17 @@ import tqdm
 
 from specjax import api
 from specjax import cli
-from specjax import distributed
 from specjax import drafting
 from specjax import jobs
 from specjax import loading
 from specjax import memory
 from specjax import output
-from specjax import partitioning
 from specjax import report
 from specjax import text as text_lib
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import corpus as corpus_lib
+from specjax.distributed import mesh as mesh_lib
+from specjax.distributed import processes
 
 BASELINES = ('first', 'all', 'none')
 
@@ -78,7 +78,7 @@ def decode_file(request: Request) -> None:
     corpus=request.corpus,
   )
   prompts = _read_prompts(request)
-  is_first = distributed.is_first()
+  is_first = processes.is_first()
   for path in filter(None, (request.output, request.stats)):
     if is_first:
       output.check_writable(path)
@@ -141,7 +141,7 @@ def load_models(
     ValueError, OSError: in one sentence.
   """
   dtype = None if config.dtype == 'stored' else config.dtype
-  layout = partitioning.make_layout(config.mesh)
+  layout = mesh_lib.make_layout(config.mesh)
   target = loading.load(
     target_name,
     dtype=dtype,
@@ -151,8 +151,8 @@ def load_models(
   if not config.num_draft:
     return target, None
   if layout is not None and config.mesh.drafter == 'replicated':
-    layout = partitioning.with_rules(layout, partitioning.REPLICATED)
-  with partitioning.about_drafter(config.mesh):
+    layout = mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
+  with mesh_lib.about_drafter(config.mesh):
     return target, drafting.load(
       drafter_name,
       dtype,
@@ -183,7 +183,7 @@ def _estimate(request: Request, prompts: list) -> memory.MemoryEstimate:
 
 def _read_prompts(request: Request) -> list:
   """The prompts, which must be the same in all processes."""
-  if request.source == '-' and not distributed.is_alone():
+  if request.source == '-' and not processes.is_alone():
     raise ValueError(
       'Several processes cannot share standard input; give --input=FILE, the '
       'same one on every host.'
@@ -196,7 +196,7 @@ def _read_prompts(request: Request) -> list:
 def check_same_prompts(source: str, prompts: list) -> None:
   """Raises ValueError if processes read other prompts from the same names."""
   content = json.dumps(prompts, default=str).encode()
-  distributed.check_same(
+  processes.check_same(
     f'the prompts in {source}', hashlib.sha256(content).hexdigest()
   )
 
@@ -204,15 +204,15 @@ def check_same_prompts(source: str, prompts: list) -> None:
 def answered(path: str, prompts: list, per_prompt: int) -> tuple[int, int]:
   """`output.count_answered`, as process 0 finds it, on every process."""
   found = (0, 0)
-  if distributed.is_first():
+  if processes.is_first():
     found = output.count_answered(path, prompts, per_prompt)
-  skip, keep_bytes = distributed.from_first(found)
+  skip, keep_bytes = processes.from_first(found)
   return skip, keep_bytes
 
 
 def writer(path: str, keep_bytes: int):
   """`output.writer` in process 0, which has all answers; elsewhere nothing."""
-  if distributed.is_first():
+  if processes.is_first():
     return output.writer(path, keep_bytes)
   return contextlib.nullcontext(lambda answers: None)
 
@@ -323,7 +323,7 @@ def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
     request.baseline == 'first'
     and len(plain) < REPEATS
     # Processes must not disagree on when to stop.
-    and distributed.from_first(time.perf_counter() - begin < SECONDS_OF_REPEATS)
+    and processes.from_first(time.perf_counter() - begin < SECONDS_OF_REPEATS)
   ):
     batches = list(zip(api.stream(plain_job), api.stream(job)))
     plain.append(sum(one.seconds for one, _ in batches))

@@ -15,11 +15,11 @@ import numpy as np
 from specjax import base
 from specjax import loading
 from specjax import models
-from specjax import partitioning
 from specjax import text as text_lib
 from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
+from specjax.distributed import mesh as mesh_lib
 from specjax.models import parallel as parallel_lib
 
 HYBRID = 'hybrid:'
@@ -96,12 +96,12 @@ def check_name(name: str) -> None:
   )
 
 
-def follow(drafter: Drafter, layout: Optional[partitioning.Layout]) -> Drafter:
+def follow(drafter: Drafter, layout: Optional[mesh_lib.Layout]) -> Drafter:
   """The drafter on the target's mesh; a draft model goes there whole."""
   model = draft_model(drafter)
   if model is None or layout is None or model.layout is not None:
     return drafter
-  whole = partitioning.with_rules(layout, partitioning.REPLICATED)
+  whole = mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
   moved = loading.spread(model, whole)
   return Hybrid(moved) if isinstance(drafter, Hybrid) else moved
 

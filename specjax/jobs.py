@@ -13,14 +13,14 @@ import numpy as np
 from specjax import base
 from specjax import drafting
 from specjax import loading
-from specjax import partitioning
 from specjax import text as text_lib
-from specjax import transfer
 from specjax.decode_config import DecodeConfig
 from specjax.decode_config import per_row
 from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
+from specjax.distributed import mesh as mesh_lib
+from specjax.distributed import transfer
 
 Drafter = drafting.Drafter
 _WHOLE = (int, np.integer)
@@ -67,7 +67,7 @@ class Job:
   drafter: Drafter = None
   corpus: Optional[corpus_lib.Corpus] = None
   unsorted: int = 0
-  layout: Optional[partitioning.Layout] = None
+  layout: Optional[mesh_lib.Layout] = None
 
 
 def plan(

@@ -11,11 +11,11 @@ from typing import Callable, Optional
 
 from specjax import api
 from specjax import decode_file
-from specjax import distributed
 from specjax import jobs
 from specjax import output
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import stats
+from specjax.distributed import processes
 from specjax.training import readers
 
 
@@ -74,7 +74,7 @@ def label(
   prompts = readers.read_inputs(request.inputs, request.field)
   prompts = prompts[: request.limit] if request.limit else prompts
   decode_file.check_same_prompts(', '.join(request.inputs), prompts)
-  if distributed.is_first():
+  if processes.is_first():
     output.check_writable(request.output)
   skip, keep_bytes = decode_file.answered(
     request.output, prompts, request.config.num_return_sequences

@@ -6,8 +6,8 @@ import re
 from typing import Any, NamedTuple, Optional
 
 from specjax import models
-from specjax import partitioning
 from specjax.base import CachedLM
+from specjax.distributed import mesh as mesh_lib
 from specjax.models import decoder_config
 from specjax.models import hf
 from specjax.models import placing
@@ -55,7 +55,7 @@ class Model(NamedTuple):
   eos_ids: tuple
   pad_id: int
   name: str
-  layout: Optional[partitioning.Layout] = None
+  layout: Optional[mesh_lib.Layout] = None
 
 
 def load(
@@ -63,7 +63,7 @@ def load(
   *,
   dtype: Optional[str] = None,
   hidden_layers: tuple = (),
-  layout: Optional[partitioning.Layout] = None,
+  layout: Optional[mesh_lib.Layout] = None,
   int8: bool = False,
   prepare: bool = True,
 ) -> Model:
@@ -133,7 +133,7 @@ def load(
   )
 
 
-def spread(model: Model, layout: partitioning.Layout) -> Model:
+def spread(model: Model, layout: mesh_lib.Layout) -> Model:
   """A model of one device, moved onto a mesh.
 
   Args:
@@ -148,7 +148,7 @@ def spread(model: Model, layout: partitioning.Layout) -> Model:
   return on_mesh(model, layout, placing.move(model.config, layout, params))
 
 
-def on_mesh(model: Model, layout: partitioning.Layout, params: Any) -> Model:
+def on_mesh(model: Model, layout: mesh_lib.Layout, params: Any) -> Model:
   """A model of one device with its parameters on a mesh.
 
   Args:

@@ -18,13 +18,13 @@ from specjax import base
 from specjax import drafting
 from specjax import loading
 from specjax import models
-from specjax import partitioning
 from specjax import text as text_lib
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import row_keys
 from specjax.decoding.request import Sampling
+from specjax.distributed import mesh as mesh_lib
 from specjax.models import names
 from specjax.models import own_format
 from specjax.models import prepared
@@ -68,7 +68,7 @@ def estimate_memory(
   drafter: Optional[Subject] = None,
   decode: Optional[DecodeConfig] = None,
   prompt_tokens: int = 128,
-  layout: Optional[partitioning.Layout] = None,
+  layout: Optional[mesh_lib.Layout] = None,
 ) -> MemoryEstimate:
   """Estimates the memory that decoding takes of each device.
 
@@ -87,10 +87,10 @@ def estimate_memory(
     ValueError, OSError: as for loading.
   """
   decode = decode or DecodeConfig()
-  layout = layout or partitioning.make_layout(decode.mesh)
+  layout = layout or mesh_lib.make_layout(decode.mesh)
   whole = None
   if layout is not None:
-    whole = partitioning.with_rules(layout, partitioning.REPLICATED)
+    whole = mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
     whole = layout if decode.mesh.drafter == 'sharded' else whole
   int8 = decode.quantize
   target = _part(config, decode, layout, int8 in ('target', 'both'))
@@ -102,7 +102,7 @@ def estimate_memory(
     if isinstance(drafter, str):
       draft = drafter = drafter.removeprefix(drafting.HYBRID)
     if not isinstance(drafter, str) or drafter not in build.FREE_DRAFTERS:
-      with partitioning.about_drafter(decode.mesh):
+      with mesh_lib.about_drafter(decode.mesh):
         draft = _part(drafter, decode, whole, int8 in ('drafter', 'both'))
   batch = decode.batch_size
   if layout is not None:
@@ -192,8 +192,8 @@ def _part(config: Subject, decode, layout, int8: bool) -> _Part:
   for path, leaf in names.flat(abstract):
     shape = leaf.shape
     if layout is not None:
-      axes = partitioning.parameter_axes('/'.join(path), len(shape))
-      spec = partitioning.spec(axes, shape, layout)
+      axes = mesh_lib.parameter_axes('/'.join(path), len(shape))
+      spec = mesh_lib.spec(axes, shape, layout)
       shape = layout.sharding(spec).shard_shape(shape)
     if int8 and quantize.applies(path, leaf):
       total += math.prod(shape) + 4 * shape[0]

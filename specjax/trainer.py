@@ -18,11 +18,11 @@ from specjax import base
 from specjax import checkpoints
 from specjax import loading
 from specjax import models
-from specjax import transfer
 from specjax.decoding import build as recipes
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
 from specjax.decoding.request import Sampling
+from specjax.distributed import transfer
 from specjax.models import sharded
 from specjax.training import build
 from specjax.training import config as config_lib

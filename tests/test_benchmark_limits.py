@@ -12,7 +12,6 @@ import pytest
 
 from specjax import base
 from specjax import models
-from specjax import partitioning
 from specjax.benchmark import limits
 from specjax.benchmark import memory
 from specjax.benchmark import report
@@ -20,6 +19,7 @@ from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
 from specjax.benchmark import subjects
 from specjax.benchmark import table
+from specjax.distributed import mesh as mesh_lib
 from tests import test_benchmark
 
 
@@ -70,7 +70,7 @@ def test_shapes_are_measured_against_the_device(tmp_path):
 
 def test_large_shapes_are_drawn_where_they_lie(monkeypatch):
   monkeypatch.setattr(subjects, '_LARGE', 1)
-  layout = partitioning.make_layout(partitioning.MeshConfig((2, 4)))
+  layout = mesh_lib.make_layout(mesh_lib.MeshConfig((2, 4)))
   made = subjects.load('shape:llama-tiny', dtype='bfloat16', layout=layout)
   config = subjects.SHAPES['llama-tiny']
   host = models.init_params(config, jax.random.key(7))

@@ -12,7 +12,7 @@ from specjax import api
 from specjax import decode_file
 from specjax import drafting
 from specjax import jobs
-from specjax import partitioning
+from specjax.distributed import mesh as mesh_lib
 from tests import tiny
 
 PROMPTS = ['the cat', 'a dog ran to the', 'the']
@@ -118,7 +118,7 @@ def test_a_corpus_on_a_mesh(folders, tmp_path, capfd):
   seen = []
   for shape in ((), (2, 4)):
     path = tmp_path / f'{len(shape)}.corpus'
-    mesh = partitioning.MeshConfig(shape)
+    mesh = mesh_lib.MeshConfig(shape)
     # The second batch copies from the first, the second run from both.
     texts = [
       _run(folders, path, batch_size=2, mesh=mesh, num_return_sequences=2)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from specjax import meeting
+from specjax.distributed import rendezvous
 from tests.test_processes import free_port
 
 
@@ -19,7 +19,9 @@ def outcomes(*numbers, count, seconds=2.0, counts=None):
   def one(place):
     number = numbers[place]
     try:
-      meeting.meet(address, number, (counts or {}).get(place, count), seconds)
+      rendezvous.meet(
+        address, number, (counts or {}).get(place, count), seconds
+      )
       if number == 0:  # As JAX does next.
         with socket.create_server(('127.0.0.1', int(address.split(':')[1]))):
           done.wait(20)
@@ -61,7 +63,7 @@ def test_a_port_that_is_taken():
   with socket.create_server(('', 0)) as server:
     port = server.getsockname()[1]
     with pytest.raises(OSError, match=f'cannot listen at port {port}'):
-      meeting.meet(f'127.0.0.1:{port}', 0, 2, 1.0)
+      rendezvous.meet(f'127.0.0.1:{port}', 0, 2, 1.0)
 
 
 @pytest.mark.parametrize('reply', [b'', b'HTTP/1.1 400 Bad Request\r\n\r\n'])
@@ -77,7 +79,7 @@ def test_somebody_else_listens(reply):
     thread.start()
     address = f'127.0.0.1:{server.getsockname()[1]}'
     with pytest.raises(TimeoutError, match='did not answer as process 0'):
-      meeting.meet(address, 1, 2, 1.0)
+      rendezvous.meet(address, 1, 2, 1.0)
     thread.join()
 
 
@@ -85,11 +87,11 @@ def test_strangers_are_left_standing():
   """Who looks which ports are open is no process."""
   port = free_port()
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    first = pool.submit(meeting.meet, f'127.0.0.1:{port}', 0, 2, 20.0)
+    first = pool.submit(rendezvous.meet, f'127.0.0.1:{port}', 0, 2, 20.0)
     for word in (b'', b'GET / HTTP/1.1\n', b'specjax 1 2\n'):
-      with meeting._connected(('127.0.0.1', port), '', 20, 1e12) as link:
+      with rendezvous._connected(('127.0.0.1', port), '', 20, 1e12) as link:
         link.sendall(word)
         link.shutdown(socket.SHUT_WR)
-        answer = meeting._line(link)
+        answer = rendezvous._line(link)
     first.result()
   assert answer == 'go'

@@ -10,11 +10,11 @@ import pytest
 import specjax
 from specjax import base
 from specjax import models
-from specjax import partitioning
-from specjax import transfer
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import row_keys
+from specjax.distributed import mesh as mesh_lib
+from specjax.distributed import transfer
 from specjax.models import prepared
 from specjax.models import quantize
 from specjax.models import sharded
@@ -55,7 +55,7 @@ def abstract(config, dtype, layout, int8=False):
   else:
     layout = sharded.fit(config, layout)
     shapes = models.abstract_params(sharded.expanded(config, layout))
-    specs = partitioning.parameter_specs(shapes, layout)
+    specs = mesh_lib.parameter_specs(shapes, layout)
     place = jax.tree.map(layout.sharding, specs)
     lm = sharded.make_lm(config, layout)
   made = jax.tree.map(
@@ -75,7 +75,7 @@ def compiled_bytes(config, drafter, decode, prompt_tokens, layout=None):
   params, lm = abstract(config, decode.dtype, layout, int8)
   given, draft_params = drafter, None
   if not isinstance(drafter, str):
-    whole = layout and partitioning.with_rules(layout, partitioning.REPLICATED)
+    whole = layout and mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
     draft_params, given = abstract(drafter, decode.dtype, whole, int8)
   recipe = build.recipe(lm, given, num_draft=decode.num_draft)
   rows = None if layout is None else layout.sharding(layout.rows(batch))

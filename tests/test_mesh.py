@@ -20,8 +20,8 @@ from specjax import cli
 from specjax import labelling
 from specjax import loading
 from specjax import models
-from specjax import partitioning
 from specjax.decode_config import DecodeConfig
+from specjax.distributed import mesh as mesh_lib
 from specjax.models import sharded
 from specjax.models import stored
 from specjax.models import tensor_files
@@ -51,7 +51,7 @@ def folders(tmp_path_factory):
 
 
 def layout_of(*shape, **settings):
-  return partitioning.make_layout(partitioning.MeshConfig(shape, **settings))
+  return mesh_lib.make_layout(mesh_lib.MeshConfig(shape, **settings))
 
 
 def generate(folders, kind, drafter, layout=None, **settings):

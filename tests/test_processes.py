@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from specjax import distributed
+from specjax.distributed import processes as processes_lib
 from specjax.training import optimizers
 from tests import tiny
 from tests.training import test_placement
@@ -246,10 +246,10 @@ def test_training_survives_a_lost_process(tmp_path):
 
 
 def test_a_coordinator_that_does_not_answer():
-  processes = distributed.Processes(f'127.0.0.1:{free_port()}', 2, 1)
+  processes = processes_lib.Processes(f'127.0.0.1:{free_port()}', 2, 1)
   begun = time.monotonic()
   with pytest.raises(TimeoutError, match='did not answer within 1 seconds'):
-    distributed.start(processes, {}, seconds=1)
+    processes_lib.start(processes, {}, seconds=1)
   assert time.monotonic() - begun < 20
 
 
@@ -266,7 +266,7 @@ def test_a_coordinator_that_does_not_answer():
 )
 def test_flags_that_do_not_fit(fields, words):
   with pytest.raises(ValueError, match=words):
-    distributed.Processes(*fields).validate()
+    processes_lib.Processes(*fields).validate()
 
 
 def test_a_cluster_whose_processes_do_not_come(monkeypatch):
@@ -276,17 +276,17 @@ def test_a_cluster_whose_processes_do_not_come(monkeypatch):
     monkeypatch.setenv(f'SLURM_{name}', str(value))
   monkeypatch.setenv('JAX_COORDINATOR_PORT', str(free_port()))
   with pytest.raises(TimeoutError, match='did not answer within 1 seconds'):
-    distributed.start(distributed.Processes('auto'), {}, seconds=1)
+    processes_lib.start(processes_lib.Processes('auto'), {}, seconds=1)
 
 
 def test_no_cluster_to_ask(monkeypatch):
   def initialize(**settings):
     raise ValueError('coordinator_address should be defined.')
 
-  monkeypatch.setattr(distributed, '_keep_output_clean', lambda: None)
-  monkeypatch.setattr(distributed.jax.distributed, 'initialize', initialize)
+  monkeypatch.setattr(processes_lib, '_keep_output_clean', lambda: None)
+  monkeypatch.setattr(processes_lib.jax.distributed, 'initialize', initialize)
   with pytest.raises(ValueError, match='--coordinator=auto finds no cluster'):
-    distributed.start(distributed.Processes('auto'), {})
+    processes_lib.start(processes_lib.Processes('auto'), {})
 
 
 @pytest.mark.parametrize('named', ['127.0.1.1', '10.0.0.3', None])
@@ -308,18 +308,18 @@ def test_other_hosts_get_an_address_that_is_theirs_to_reach(named, monkeypatch):
   probe.enter_result = probe
   monkeypatch.setattr(socket, 'socket', lambda *kind: probe)
   wanted = named if named == '10.0.0.3' else '10.0.0.7'
-  assert distributed._own_address() == wanted
+  assert processes_lib._own_address() == wanted
 
 
 def test_a_port_that_nobody_may_reach(monkeypatch):
-  monkeypatch.setattr(distributed.jax, 'process_index', lambda: 1)
+  monkeypatch.setattr(processes_lib.jax, 'process_index', lambda: 1)
   with pytest.raises(TimeoutError, match='found no connection to process 0'):
-    distributed._connect('127.0.0.1', free_port())
+    processes_lib._connect('127.0.0.1', free_port())
 
 
 def test_the_first_difference_is_named():
   one = {'a': 1, 'config': {'x': (1, 2), 'y': {'z': 0.5}}}
   other = {'a': 1, 'config': {'x': (1, 2), 'y': {'z': 0.25}}}
-  assert distributed.difference(one, one) == ''
-  found = distributed.difference(one, other)
+  assert processes_lib.difference(one, one) == ''
+  found = processes_lib.difference(one, other)
   assert found == 'config.y.z is 0.5 in process 0 and 0.25'

@@ -10,7 +10,6 @@ from specjax import base
 from specjax import drafting
 from specjax import loading
 from specjax import text as text_lib
-from specjax import transfer
 from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark.subjects import Subject
 from specjax.benchmark.subjects import TABLE_ORDER
@@ -19,6 +18,7 @@ from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import verify as verify_lib
 from specjax.decoding.request import row_keys
+from specjax.distributed import transfer
 
 TARGET_SAMPLE_RULES = ('greedy', 'coupled', 'match')
 

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import transfer
 from specjax.benchmark.cases import Batch
 from specjax.benchmark.cases import Case
 from specjax.benchmark.cases import TARGET_SAMPLE_RULES
@@ -32,6 +31,7 @@ from specjax.decoding import sampling
 from specjax.decoding import verify as verify_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import Script
+from specjax.distributed import transfer
 
 OK, FAILED, INCONCLUSIVE, LOSSY = 'ok', 'FAILED', 'INCONCLUSIVE', 'lossy'
 # Of another engine, whose rounding and rules are its own.

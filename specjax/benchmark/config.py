@@ -3,13 +3,13 @@
 import dataclasses
 import math
 
-from specjax import partitioning
 from specjax import validation
 from specjax.decode_config import QUANTIZE
 from specjax.decoding import search as search_lib
 from specjax.decoding import verify as verify_lib
 from specjax.decoding.request import Sampling
 from specjax.decoding.sampling import SAMPLERS
+from specjax.distributed import mesh as mesh_lib
 
 DTYPES = ('float32', 'bfloat16', 'w8a8')
 
@@ -92,8 +92,8 @@ class BenchmarkConfig:
   search: search_lib.SearchConfig = dataclasses.field(
     default_factory=search_lib.SearchConfig
   )
-  mesh: partitioning.MeshConfig = dataclasses.field(
-    default_factory=partitioning.MeshConfig
+  mesh: mesh_lib.MeshConfig = dataclasses.field(
+    default_factory=mesh_lib.MeshConfig
   )
 
   def validate(self) -> None:

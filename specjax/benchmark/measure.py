@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import transfer
 from specjax.benchmark import memory
 from specjax.benchmark.cases import Batch
 from specjax.benchmark.cases import Case
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.drafters import Script
+from specjax.distributed import transfer
 
 # A pause after a peer ran, for its waiting threads to stop spinning.
 PAUSE_SECONDS = 0.25

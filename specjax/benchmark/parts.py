@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import distributed
 from specjax.benchmark.cases import Case
 from specjax.decoding import sampling
+from specjax.distributed import processes
 
 # How long one sample should take, and how many are taken.
 SAMPLE_SECONDS = 0.08
@@ -124,7 +124,7 @@ def interleaved(timers: Sequence[Callable[[int], float]]) -> list[float]:
     few = max(min(timer(2) for _ in range(TRIALS)), 1e-6) / 2
     count = int(np.clip(SAMPLE_SECONDS / few, 2, MOST_STEPS))
     # Several processes must run the same number of steps.
-    steps.append(distributed.from_first(count))
+    steps.append(processes.from_first(count))
   samples = [
     [
       1e3 * max(timer(count) - timer(0), _LEAST_SECONDS) / count

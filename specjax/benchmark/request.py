@@ -14,8 +14,6 @@ import numpy as np
 
 from specjax import drafting
 from specjax import loading
-from specjax import partitioning
-from specjax import transfer
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
 from specjax.benchmark import peers as peers_lib
@@ -24,6 +22,8 @@ from specjax.benchmark import subjects as subjects_lib
 from specjax.benchmark.config import BenchmarkConfig
 from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
+from specjax.distributed import mesh as mesh_lib
+from specjax.distributed import transfer
 
 Tell = Callable[[str], None]
 
@@ -80,7 +80,7 @@ def prepare(request: Request, tell: Tell) -> Setup:
     request.target,
     dtype=config.dtype,
     seed=config.seed,
-    layout=partitioning.make_layout(config.mesh),
+    layout=mesh_lib.make_layout(config.mesh),
     int8=int8 in ('target', 'both'),
   )
   drafting.check_target(target)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specjax import transfer
 from specjax.benchmark import break_even
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
@@ -21,6 +20,7 @@ from specjax.benchmark import request as request_lib
 from specjax.benchmark import rows as rows_lib
 from specjax.benchmark import subjects as subjects_lib
 from specjax.decoding import build
+from specjax.distributed import transfer
 
 
 class Results(NamedTuple):

@@ -17,12 +17,12 @@ import numpy as np
 from specjax import drafting
 from specjax import loading
 from specjax import models
-from specjax import partitioning
 from specjax import text as text_lib
 from specjax.benchmark import networks
 from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
+from specjax.distributed import mesh as mesh_lib
 from specjax.models import hf
 from specjax.models import placing
 from specjax.models import prepared
@@ -124,7 +124,7 @@ def load(
   *,
   dtype: str,
   seed: int = 0,
-  layout: Optional[partitioning.Layout] = None,
+  layout: Optional[mesh_lib.Layout] = None,
   int8: bool = False,
 ) -> loading.Model:
   """Loads a folder or hub id, or makes a model of a named shape.
@@ -238,7 +238,7 @@ def drafter(
   # Another seed: a drafter equal to the target would agree with it always.
   layout = target.layout
   if layout is not None and config.mesh.drafter == 'replicated':
-    layout = partitioning.with_rules(layout, partitioning.REPLICATED)
+    layout = mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
   model = load(
     name,
     dtype=config.dtype,

@@ -8,9 +8,9 @@ import dataclasses
 from typing import Optional
 
 from specjax import validation
+from specjax.distributed.mesh import Shards
 from specjax.models.layers import ACTIVATIONS
 from specjax.models.rope import Rope
-from specjax.partitioning import Shards
 
 
 @dataclasses.dataclass(frozen=True)

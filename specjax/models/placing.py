@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import models
-from specjax import partitioning
+from specjax.distributed import mesh as mesh_lib
 from specjax.models import names
 from specjax.models import quantize
 from specjax.models import sharded
@@ -37,7 +37,7 @@ class Leaf(NamedTuple):
 
 def place(
   config,
-  layout: Optional[partitioning.Layout],
+  layout: Optional[mesh_lib.Layout],
   leaves: dict,
   *,
   dtype: Optional[str],
@@ -89,12 +89,12 @@ def _spread(config, layout, path, leaf, dtype):
       parts[bounds] = part.astype(dtype or part.dtype)
     return parts[bounds] if copies == 1 else parts[bounds][wanted - first]
 
-  axes = partitioning.parameter_axes('/'.join(path), len(shape))
-  spec = partitioning.spec(axes, shape, layout)
+  axes = mesh_lib.parameter_axes('/'.join(path), len(shape))
+  spec = mesh_lib.spec(axes, shape, layout)
   return jax.make_array_from_callback(shape, layout.sharding(spec), read)
 
 
-def move(config, layout: partitioning.Layout, params):
+def move(config, layout: mesh_lib.Layout, params):
   """Places a parameter tree that is on this host (on all hosts alike).
 
   Args:
@@ -112,7 +112,7 @@ def move(config, layout: partitioning.Layout, params):
 
 def draw(
   config,
-  layout: Optional[partitioning.Layout],
+  layout: Optional[mesh_lib.Layout],
   key,
   *,
   dtype: str,
@@ -144,8 +144,8 @@ def draw(
     if layout is not None:
       copies = sharded.head_copies(config, layout, path)
       shape = (leaf.shape[0] * copies, *leaf.shape[1:])
-      axes = partitioning.parameter_axes('/'.join(path), len(shape))
-      sharding = layout.sharding(partitioning.spec(axes, shape, layout))
+      axes = mesh_lib.parameter_axes('/'.join(path), len(shape))
+      sharding = layout.sharding(mesh_lib.spec(axes, shape, layout))
     head_dim = getattr(config, 'head_dim', 1)
     make = _maker(leaf.shape, head_dim, copies, dtype, bool(std), sharding)
     array = make(jax.random.fold_in(key, number), mean, std)

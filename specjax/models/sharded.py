@@ -23,10 +23,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from specjax import models
-from specjax import partitioning
 from specjax.base import CachedLM
 from specjax.base import Prefilled
 from specjax.base import Scored
+from specjax.distributed import mesh as mesh_lib
 from specjax.models.cache import Cache
 from specjax.models.decoder_config import DecoderConfig
 from specjax.models.t5_config import T5Config
@@ -34,7 +34,7 @@ from specjax.models.t5_config import T5Config
 _SPLIT = ('heads', 'mlp', 'vocab')
 
 
-def fit(config, layout: partitioning.Layout) -> partitioning.Layout:
+def fit(config, layout: mesh_lib.Layout) -> mesh_lib.Layout:
   """The layout with the rules that a model can follow.
 
   A table whose rows the axis does not divide (and of a tied or a reduced head
@@ -49,7 +49,7 @@ def fit(config, layout: partitioning.Layout) -> partitioning.Layout:
   """
   if not models.is_language_model(config):
     # A network that only drafts is small, and lies whole on every device.
-    return partitioning.with_rules(layout, partitioning.REPLICATED)
+    return mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
   rules = dict(layout.rules) | {'embed': None}
   sizes = _sizes(config)
   for name in _SPLIT:
@@ -59,11 +59,11 @@ def fit(config, layout: partitioning.Layout) -> partitioning.Layout:
         f'{name} can lie on the axis model or nowhere in decoding, not on '
         f'{", ".join(axes)}.'
       )
-    partitioning.check_apart(layout, ('batch', name))
+    mesh_lib.check_apart(layout, ('batch', name))
     if name == 'vocab' and any(n % layout.size(name) for n in sizes[name]):
       rules[name] = None
   rules['kv_heads'] = rules['heads']
-  layout = partitioning.with_rules(layout, rules)
+  layout = mesh_lib.with_rules(layout, rules)
   check(config, layout)
   return layout
 
@@ -75,7 +75,7 @@ _NAMES = {
 }
 
 
-def check(config, layout: partitioning.Layout) -> None:
+def check(config, layout: mesh_lib.Layout) -> None:
   """Refuses a mesh that does not divide a model.
 
   Args:
@@ -124,7 +124,7 @@ def _sizes(config) -> dict:
   }
 
 
-def expanded(config, layout: partitioning.Layout):
+def expanded(config, layout: mesh_lib.Layout):
   """The config of the parameters as they lie on the mesh.
 
   Where there are fewer key heads than devices, each device holds a copy of the
@@ -140,18 +140,18 @@ def expanded(config, layout: partitioning.Layout):
   return dataclasses.replace(config, num_key_value_heads=kv_heads)
 
 
-def local_config(config, layout: partitioning.Layout):
+def local_config(config, layout: mesh_lib.Layout):
   """The config of the network that one device runs.
 
   Args:
     config: of `expanded`.
     layout: of `fit`.
   """
-  shards = partitioning.Shards(**{n: layout.size(n) for n in _SPLIT})
+  shards = mesh_lib.Shards(**{n: layout.size(n) for n in _SPLIT})
   return dataclasses.replace(config, shards=shards)
 
 
-def head_copies(config, layout: partitioning.Layout, path) -> int:
+def head_copies(config, layout: mesh_lib.Layout, path) -> int:
   """How often each key head's rows are repeated in a parameter; 1 for most."""
   if len(path) < 2 or path[-2] not in ('k', 'v'):
     return 1
@@ -161,7 +161,7 @@ def head_copies(config, layout: partitioning.Layout, path) -> int:
   return ours // config.num_key_value_heads
 
 
-def cache_specs(layout: partitioning.Layout, batch: int, seq2seq: bool):
+def cache_specs(layout: mesh_lib.Layout, batch: int, seq2seq: bool):
   """A `Cache` of specs: merged rows of batch and heads lie by device."""
   rows = layout.rows(batch)
   first = rows[0] if rows else None
@@ -181,7 +181,7 @@ def cache_specs(layout: partitioning.Layout, batch: int, seq2seq: bool):
 @functools.lru_cache(maxsize=None)
 def make_lm(
   config,
-  layout: partitioning.Layout,
+  layout: mesh_lib.Layout,
   *,
   vocab_size: Optional[int] = None,
   hidden_layers: tuple = (),
@@ -210,7 +210,7 @@ def make_lm(
 
   def spread(function, params, in_specs, out_specs) -> Callable:
     """Runs `function(params, ...)` on every device's part."""
-    specs = partitioning.parameter_specs(params, layout)
+    specs = mesh_lib.parameter_specs(params, layout)
     # Psums are written where they are needed, so nothing is checked.
     return functools.partial(
       jax.shard_map(

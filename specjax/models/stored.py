@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax import checkpoint as ocp
 
-from specjax import partitioning
+from specjax.distributed import mesh as mesh_lib
 from specjax.models import abstract_params
 from specjax.models import hf
 from specjax.models import names
@@ -237,7 +237,7 @@ def load(
   folder: str,
   *,
   dtype: Optional[str] = None,
-  layout: Optional[partitioning.Layout] = None,
+  layout: Optional[mesh_lib.Layout] = None,
   scale: str = '',
 ):
   """Reads a model from a folder.

@@ -4,11 +4,11 @@ import dataclasses
 from typing import Any, Mapping, Optional
 
 from specjax import validation
+from specjax.distributed.mesh import Shards
 from specjax.models.decoder_config import check_token_ids
 from specjax.models.decoder_config import token_ids
 from specjax.models.layers import ACTIVATIONS
 from specjax.models.output_ids import check_output_ids
-from specjax.partitioning import Shards
 
 ARCHITECTURES = {
   't5': 'T5ForConditionalGeneration',

@@ -6,8 +6,8 @@ fields; a run validates them once and changes nothing afterwards.
 
 import dataclasses
 
-from specjax import partitioning
 from specjax import validation
+from specjax.distributed import mesh as mesh_lib
 from specjax.training import losses
 from specjax.training import parallel_settings
 from specjax.training import sources as sources_lib
@@ -188,8 +188,8 @@ class TrainConfig:
   seed: int = 0
   compute_dtype: str = 'float32'
   remat: str = 'none'
-  mesh: partitioning.MeshConfig = dataclasses.field(
-    default_factory=partitioning.MeshConfig
+  mesh: mesh_lib.MeshConfig = dataclasses.field(
+    default_factory=mesh_lib.MeshConfig
   )
   log_every: int = 20
   eval_every: int = 500

@@ -11,7 +11,7 @@ import numpy as np
 from specjax import base
 from specjax import checkpoints
 from specjax import models
-from specjax import transfer
+from specjax.distributed import transfer
 from specjax.models import hf
 from specjax.training import build as build_lib
 from specjax.training import sources as sources_lib

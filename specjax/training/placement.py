@@ -7,7 +7,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from specjax import base
-from specjax import partitioning
+from specjax.distributed import mesh as mesh_lib
 from specjax.models import sharded
 from specjax.training import config as config_lib
 
@@ -21,7 +21,7 @@ class Placement(NamedTuple):
     count: rows of a batch, over all hosts.
   """
 
-  layout: partitioning.Layout
+  layout: mesh_lib.Layout
   rows: PartitionSpec
   count: int
 
@@ -35,7 +35,7 @@ class Placement(NamedTuple):
 
   def shardings(self, tree: base.PyTree) -> base.PyTree:
     """Shardings of a parameter tree, or of what holds some (or shapes)."""
-    specs = partitioning.parameter_specs(tree, self.layout)
+    specs = mesh_lib.parameter_specs(tree, self.layout)
     return jax.tree.map(self.layout.sharding, specs)
 
   def put(self, batch: dict) -> dict:
@@ -61,17 +61,17 @@ class Placement(NamedTuple):
     activations along theirs, whose rows are spread over the same devices.
     """
     rules = dict(self.layout.rules) | {'embed': None}
-    whole = partitioning.with_rules(self.layout, rules)
-    specs = partitioning.parameter_specs(params, whole)
+    whole = mesh_lib.with_rules(self.layout, rules)
+    specs = mesh_lib.parameter_specs(params, whole)
     return jax.tree.map(whole.sharding, specs)
 
 
 def decoding_layout(
   config: config_lib.TrainConfig,
-) -> Optional[partitioning.Layout]:
+) -> Optional[mesh_lib.Layout]:
   """The run's mesh under the rules by which a teacher decodes, or None."""
-  rules = partitioning.RULES | {'batch': ('data', 'fsdp')}
-  return partitioning.make_layout(config.mesh, rules)
+  rules = mesh_lib.RULES | {'batch': ('data', 'fsdp')}
+  return mesh_lib.make_layout(config.mesh, rules)
 
 
 def placement(
@@ -88,11 +88,11 @@ def placement(
     ValueError: the mesh is not of the devices there are, or an axis does not
       divide a batch (or one of its accumulated parts) or the model.
   """
-  rules = partitioning.TRAINING_RULES
-  layout = partitioning.make_layout(config.mesh, rules)
+  rules = mesh_lib.TRAINING_RULES
+  layout = mesh_lib.make_layout(config.mesh, rules)
   if layout is None:
-    alone = partitioning.MeshConfig((1, 1))
-    layout = partitioning.make_layout(alone, rules, jax.devices()[:1])
+    alone = mesh_lib.MeshConfig((1, 1))
+    layout = mesh_lib.make_layout(alone, rules, jax.devices()[:1])
   elif model_config is not None:
     sharded.check(model_config, layout)
   count = layout.size('batch')

@@ -14,7 +14,7 @@ import numpy as np
 import tqdm
 
 from specjax import checkpoints
-from specjax import transfer
+from specjax.distributed import transfer
 from specjax.training import build as build_lib
 from specjax.training import config as config_lib
 from specjax.training import data as data_lib

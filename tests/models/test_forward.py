@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from specjax import models
-from specjax import partitioning
+from specjax.distributed import mesh as mesh_lib
 from tests.models.test_cached import CONFIGS
 
 
@@ -152,9 +152,9 @@ def test_bad_settings_are_named(field, value, words):
 
 @pytest.mark.parametrize('kind', CONFIGS)
 def test_every_matrix_has_axes(kind):
-  layout = partitioning.make_layout(partitioning.MeshConfig((4, 2)))
+  layout = mesh_lib.make_layout(mesh_lib.MeshConfig((4, 2)))
   params = models.abstract_params(CONFIGS[kind])
-  specs = partitioning.parameter_specs(params, layout)
+  specs = mesh_lib.parameter_specs(params, layout)
   flat = jax.tree_util.tree_flatten_with_path(specs)[0]
   for path, spec in flat:
     name = jax.tree_util.keystr(path)
@@ -166,16 +166,16 @@ def test_sharded_forward_equals_one_device():
   config = CONFIGS['decoder']
   params = models.init_params(config, jax.random.key(0))
   tokens = some_tokens()
-  layout = partitioning.make_layout(
-    partitioning.MeshConfig((2, 2)), devices=jax.devices()[:4]
+  layout = mesh_lib.make_layout(
+    mesh_lib.MeshConfig((2, 2)), devices=jax.devices()[:4]
   )
-  specs = partitioning.parameter_specs(params, layout)
+  specs = mesh_lib.parameter_specs(params, layout)
   split = jax.device_put(params, jax.tree.map(layout.sharding, specs))
   rows = jax.device_put(tokens, layout.sharding(layout.rows(len(tokens))))
   ours = call(config, split, rows)
   np.testing.assert_allclose(ours, call(config, params, tokens), atol=1e-5)
   with pytest.raises(ValueError, match='number of devices, 8; shapes that do'):
-    partitioning.make_layout(partitioning.MeshConfig((30, 30)))
+    mesh_lib.make_layout(mesh_lib.MeshConfig((30, 30)))
 
 
 @pytest.mark.parametrize('kind', CONFIGS)

@@ -9,7 +9,7 @@ import numpy as np
 from specjax import base
 from specjax import convert
 from specjax import loading
-from specjax import partitioning
+from specjax.distributed import mesh as mesh_lib
 from specjax.models import quantize
 from tests import test_convert
 from tests import tiny
@@ -49,7 +49,7 @@ def test_models_run_on_them(tmp_path):
         k: unpack(v) if isinstance(v, dict) else v for k, v in node.items()
       }
 
-    layout = partitioning.make_layout(partitioning.MeshConfig((2, 4)))
+    layout = mesh_lib.make_layout(mesh_lib.MeshConfig((2, 4)))
     spread = loading.load(folder, int8=True, layout=layout)
     up = model.params if name == 'decoder' else model.params['decoder']
     assert up['layers_0']['mlp']['up']['weight'].dtype == jnp.int8
@@ -85,7 +85,7 @@ def test_every_kind_of_folder_goes_onto_a_mesh(tmp_path):
   text = (tmp_path / 'hf' / 'config.json').read_text()
   (tmp_path / 't5x' / 'config.json').write_text(text)
   assert convert.FORMATS == ('safetensors', 'orbax')
-  layout = partitioning.make_layout(partitioning.MeshConfig((4, 2)))
+  layout = mesh_lib.make_layout(mesh_lib.MeshConfig((4, 2)))
   for name in ('hf', 'orbax', 't5x'):
     model = loading.load(tmp_path / name, layout=layout)
     jax.tree.map(np.testing.assert_array_equal, model.params, params)

@@ -21,8 +21,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from specjax import meeting
 from specjax import validation
+from specjax.distributed import rendezvous
 
 # Seconds to wait for the coordinator and for the other processes.
 START_SECONDS = 90
@@ -125,7 +125,7 @@ def _initialize(processes: Processes, seconds: int) -> bool:
     found, settings['local_device_ids'] = _ask_cluster(seconds)
     processes, explicit = found or processes, found is not None
   if explicit:
-    meeting.meet(
+    rendezvous.meet(
       processes.coordinator,
       processes.process_id,
       processes.num_processes,

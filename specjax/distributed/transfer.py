@@ -10,12 +10,12 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 from specjax import base
-from specjax import partitioning
+from specjax.distributed import mesh as mesh_lib
 
 
 def put(
   tree: base.PyTree,
-  layout: Optional[partitioning.Layout],
+  layout: Optional[mesh_lib.Layout],
   spec: PartitionSpec = PartitionSpec(),
 ) -> base.PyTree:
   """Places arrays that every process holds.
@@ -41,7 +41,7 @@ def put(
 
 
 def put_controls(
-  controls: base.Controls, layout: Optional[partitioning.Layout]
+  controls: base.Controls, layout: Optional[mesh_lib.Layout]
 ) -> base.Controls:
   """Places `Controls`: rows by row, end tokens everywhere."""
   if layout is None:
