@@ -23,7 +23,7 @@ from specjax.models import own_format
 from specjax.models import stored
 from specjax.models import t5x
 from specjax.models import tensor_files
-from specjax.models.t5_config import T5Config
+from specjax.models.t5.config import T5Config
 from specjax.models.tensor_files import Tensor
 
 FORMATS = ('safetensors', 'orbax')

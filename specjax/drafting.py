@@ -20,7 +20,7 @@ from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
 from specjax.distributed import mesh as mesh_lib
-from specjax.models import parallel as parallel_lib
+from specjax.models.speculator import modeling as speculator
 
 HYBRID = 'hybrid:'
 # Weights below this stay in a CPU's caches from step to step.
@@ -315,7 +315,7 @@ def params(
   """
   model = draft_model(drafter)
   if is_attached(drafter):
-    return parallel_lib.bind(model.config, model.params, target.params)
+    return speculator.bind(model.config, model.params, target.params)
   if not reads_corpus(drafter):
     return None if model is None else model.params
   index = None if corpus is None else corpus_lib.index(corpus)

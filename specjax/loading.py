@@ -8,13 +8,13 @@ from typing import Any, NamedTuple, Optional
 from specjax import models
 from specjax.base import CachedLM
 from specjax.distributed import mesh as mesh_lib
-from specjax.models import decoder_config
 from specjax.models import hf
 from specjax.models import placing
-from specjax.models import prepared
-from specjax.models import quantize
 from specjax.models import sharded
 from specjax.models import stored
+from specjax.models.common import cpu_layout
+from specjax.models.common import quantize
+from specjax.models.decoder import config as decoder_config
 
 _TOKENIZER_FILES = (
   'tokenizer.json',
@@ -102,7 +102,7 @@ def load(
     dtype, scale = 'float32', quantize.W8A8
   config, params = stored.load(folder, dtype=dtype, layout=layout, scale=scale)
   if prepare and layout is None:
-    params = prepared.prepare(config, params)
+    params = cpu_layout.prepare(config, params)
   generation = hf.read_json(folder, 'generation_config.json') or {}
   start = generation.get('decoder_start_token_id')
   if start is not None and isinstance(config, models.T5Config):
@@ -144,7 +144,7 @@ def spread(model: Model, layout: mesh_lib.Layout) -> Model:
     ValueError: the mesh does not divide the model.
   """
   layout = sharded.fit(model.config, layout)
-  params = prepared.stored(model.params)
+  params = cpu_layout.stored(model.params)
   return on_mesh(model, layout, placing.move(model.config, layout, params))
 
 

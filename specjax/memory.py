@@ -27,10 +27,10 @@ from specjax.decoding.request import Sampling
 from specjax.distributed import mesh as mesh_lib
 from specjax.models import names
 from specjax.models import own_format
-from specjax.models import prepared
-from specjax.models import quantize
 from specjax.models import sharded
 from specjax.models import stored
+from specjax.models.common import cpu_layout
+from specjax.models.common import quantize
 
 Subject = Union[models.Config, str]
 
@@ -186,7 +186,7 @@ def _part(config: Subject, decode, layout, int8: bool) -> _Part:
     whole = sharded.expanded(local, layout)
     abstract = models.abstract_params(whole)
     local = _divided(whole, layout)
-  in_order = layout is None and prepared.applies(local)
+  in_order = layout is None and cpu_layout.applies(local)
   itemsize, total, table, converted = jnp.dtype(dtype).itemsize, 0, 0, 0
   converts = jax.default_backend() == 'cpu' and decode.dtype != 'w8a8'
   for path, leaf in names.flat(abstract):
@@ -199,7 +199,7 @@ def _part(config: Subject, decode, layout, int8: bool) -> _Part:
       total += math.prod(shape) + 4 * shape[0]
       converted = max(converted, converts * itemsize * math.prod(shape))
     else:
-      copies = 1 + (in_order and prepared.is_copied(local, path))
+      copies = 1 + (in_order and cpu_layout.is_copied(local, path))
       total += copies * itemsize * math.prod(shape)
       table += path == ('embed', 'weight') and math.prod(shape)
   return _Part(local, total, table, converted)

@@ -15,9 +15,9 @@ from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import row_keys
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import transfer
-from specjax.models import prepared
-from specjax.models import quantize
 from specjax.models import sharded
+from specjax.models.common import cpu_layout
+from specjax.models.common import quantize
 from tests import tiny
 
 DECODER = models.DecoderConfig(
@@ -48,7 +48,7 @@ def abstract(config, dtype, layout, int8=False):
       shapes = jax.eval_shape(
         lambda x: quantize.tree(x, quantize.WEIGHTS), shapes
       )
-    shapes = jax.eval_shape(lambda x: prepared.prepare(config, x), shapes)
+    shapes = jax.eval_shape(lambda x: cpu_layout.prepare(config, x), shapes)
     place = jax.tree.map(
       lambda x: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes
     )

@@ -17,7 +17,7 @@ from specjax.benchmark import table
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import build
 from specjax.models import names
-from specjax.models import prepared
+from specjax.models.common import cpu_layout
 
 
 def step_bytes(target: loading.Model, cache) -> int:
@@ -33,7 +33,7 @@ def step_bytes(target: loading.Model, cache) -> int:
     cache: of the batch.
   """
   tied = target.config.tie_word_embeddings
-  two_orders = prepared.KERNEL in target.params['embed']
+  two_orders = cpu_layout.KERNEL in target.params['embed']
   total = 0
   for path, leaf in names.flat(target.params):
     looked_up = path[0] == 'positions' or (

@@ -8,7 +8,7 @@ import jax
 
 from specjax import loading
 from specjax import models
-from specjax.models import prepared
+from specjax.models.common import cpu_layout
 from specjax.training import config as config_lib
 from specjax.training import parallel_build
 from specjax.training import parallel_settings
@@ -49,7 +49,7 @@ def make(
   made = build(variant, target, dtype, num_draft)
   params = models.init_params(made, jax.random.key(seed), dtype=dtype)
   if target.layout is None:
-    params = prepared.prepare(made, params)
+    params = cpu_layout.prepare(made, params)
   return loading.Model(
     params=params,
     config=made,

@@ -25,9 +25,9 @@ from specjax.decoding import drafters
 from specjax.distributed import mesh as mesh_lib
 from specjax.models import hf
 from specjax.models import placing
-from specjax.models import prepared
-from specjax.models import quantize
 from specjax.models import sharded
+from specjax.models.common import cpu_layout
+from specjax.models.common import quantize
 
 _T5 = dict(vocab_size=32128, d_kv=64)
 _LLAMA = dict(vocab_size=32000, max_position_embeddings=2048)
@@ -158,7 +158,7 @@ def load(
     layout = sharded.fit(config, layout)
   params = _weights(config, layout, jax.random.key(seed), scale)
   if layout is None:
-    params = prepared.prepare(config, params)
+    params = cpu_layout.prepare(config, params)
   made = loading.Model(
     params=params,
     config=config,

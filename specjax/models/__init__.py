@@ -13,24 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax.base import CachedLM
-from specjax.models import decoder
 from specjax.models import own_format
-from specjax.models import parallel
-from specjax.models import t5
-from specjax.models.blockwise import Blockwise
-from specjax.models.cache import Cache
-from specjax.models.decoder import Decoder
-from specjax.models.decoder_config import DecoderConfig
-from specjax.models.parallel import Parallel
-from specjax.models.parallel_config import ParallelConfig
-from specjax.models.parallel_net import DraftNet
-from specjax.models.parallel_net import make_net
-from specjax.models.spec_drafter import SpecDrafter
-from specjax.models.spec_drafter_config import BlockwiseConfig
-from specjax.models.spec_drafter_config import SpecDrafterConfig
-from specjax.models.spec_drafter_layers import sinusoids
-from specjax.models.t5 import T5
-from specjax.models.t5_config import T5Config
+from specjax.models.common.cache import Cache
+from specjax.models.decoder import modeling as decoder
+from specjax.models.decoder.config import DecoderConfig
+from specjax.models.decoder.modeling import Decoder
+from specjax.models.spec_drafter.blockwise import Blockwise
+from specjax.models.spec_drafter.config import BlockwiseConfig
+from specjax.models.spec_drafter.config import SpecDrafterConfig
+from specjax.models.spec_drafter.layers import sinusoids
+from specjax.models.spec_drafter.modeling import SpecDrafter
+from specjax.models.speculator import modeling as speculator
+from specjax.models.speculator.cached import DraftNet
+from specjax.models.speculator.cached import make_net
+from specjax.models.speculator.config import ParallelConfig
+from specjax.models.speculator.modeling import Parallel
+from specjax.models.t5 import modeling as t5
+from specjax.models.t5.config import T5Config
+from specjax.models.t5.modeling import T5
 
 Config = Union[
   T5Config, DecoderConfig, SpecDrafterConfig, BlockwiseConfig, ParallelConfig
@@ -102,7 +102,7 @@ def make_lm(
 
 def _init(config, key):
   if isinstance(config, ParallelConfig):
-    return parallel.init(config, key)
+    return speculator.init(config, key)
   module = make_module(config)
   ids = jnp.zeros((1, 2), jnp.int32)
   if isinstance(config, SpecDrafterConfig):

@@ -14,13 +14,13 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 from safetensors import SafetensorError
 
-from specjax.models import decoder_hf
 from specjax.models import names
 from specjax.models import own_format
-from specjax.models import prepared
-from specjax.models import t5_config
 from specjax.models import tensor_files
-from specjax.models.t5_config import T5Config
+from specjax.models.common import cpu_layout
+from specjax.models.decoder import hf as decoder_hf
+from specjax.models.t5 import config as t5_config
+from specjax.models.t5.config import T5Config
 
 _WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
@@ -216,7 +216,7 @@ def to_hf(params, config) -> dict:
     params: the tree under 'params', prepared to decode or as it is stored.
     config: `T5Config` or `DecoderConfig`.
   """
-  params = prepared.stored(params)
+  params = cpu_layout.stored(params)
   leaves = dict(names.flat(params))
   grouped = {}
   for path, source in names.sources(config, params).items():

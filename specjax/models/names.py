@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from specjax.models import own_format
-from specjax.models.decoder_config import DecoderConfig
-from specjax.models.t5_config import T5Config
+from specjax.models.decoder.config import DecoderConfig
+from specjax.models.t5.config import T5Config
 
 
 class Source(NamedTuple):

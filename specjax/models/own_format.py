@@ -8,15 +8,15 @@ parameter tree.
 import dataclasses
 from typing import Any, Mapping
 
-from specjax.models import parallel_config
-from specjax.models.parallel_config import ParallelConfig
-from specjax.models.spec_drafter_config import BlockwiseConfig
-from specjax.models.spec_drafter_config import SpecDrafterConfig
+from specjax.models.spec_drafter.config import BlockwiseConfig
+from specjax.models.spec_drafter.config import SpecDrafterConfig
+from specjax.models.speculator import config as speculator_config
+from specjax.models.speculator.config import ParallelConfig
 
 CONFIGS = {
   'specjax_spec_drafter': SpecDrafterConfig,
   'specjax_blockwise': BlockwiseConfig,
-} | dict.fromkeys(parallel_config.ARCHITECTURES, ParallelConfig)
+} | dict.fromkeys(speculator_config.ARCHITECTURES, ParallelConfig)
 # Of the running process, and not of the weights.
 _NOT_STORED = ('dtype', 'remat')
 
@@ -34,7 +34,7 @@ def from_json(raw: Mapping[str, Any]) -> Any:
   """
   kind = CONFIGS[raw['model_type']]
   if kind is ParallelConfig:
-    return parallel_config.from_hf(raw)
+    return speculator_config.from_hf(raw)
   given = {}
   for field in dataclasses.fields(kind):
     if field.name in raw and field.name not in _NOT_STORED:
@@ -52,14 +52,14 @@ def from_json(raw: Mapping[str, Any]) -> Any:
 def with_dtype(config: Any, dtype: str) -> Any:
   """Any config with another compute dtype."""
   if isinstance(config, ParallelConfig):
-    return parallel_config.with_run_settings(config, dtype=dtype)
+    return speculator_config.with_run_settings(config, dtype=dtype)
   return dataclasses.replace(config, dtype=dtype)
 
 
 def to_json(config: Any) -> dict:
   """Returns the config.json of one of these networks."""
   if isinstance(config, ParallelConfig):
-    return parallel_config.to_hf(config)
+    return speculator_config.to_hf(config)
   made = dataclasses.asdict(config)
   for name in _NOT_STORED:
     made.pop(name, None)

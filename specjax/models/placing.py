@@ -10,8 +10,8 @@ import numpy as np
 from specjax import models
 from specjax.distributed import mesh as mesh_lib
 from specjax.models import names
-from specjax.models import quantize
 from specjax.models import sharded
+from specjax.models.common import quantize
 
 
 class Leaf(NamedTuple):

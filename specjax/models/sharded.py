@@ -27,9 +27,9 @@ from specjax.base import CachedLM
 from specjax.base import Prefilled
 from specjax.base import Scored
 from specjax.distributed import mesh as mesh_lib
-from specjax.models.cache import Cache
-from specjax.models.decoder_config import DecoderConfig
-from specjax.models.t5_config import T5Config
+from specjax.models.common.cache import Cache
+from specjax.models.decoder.config import DecoderConfig
+from specjax.models.t5.config import T5Config
 
 _SPLIT = ('heads', 'mlp', 'vocab')
 

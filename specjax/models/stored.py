@@ -24,7 +24,7 @@ from specjax.models import placing
 from specjax.models import sharded
 from specjax.models import t5x
 from specjax.models import tensor_files
-from specjax.models.t5_config import T5Config
+from specjax.models.t5.config import T5Config
 
 _PARAMS = 'params'
 

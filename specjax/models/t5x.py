@@ -14,7 +14,7 @@ import numpy as np
 import tensorstore
 
 from specjax.models import names
-from specjax.models.t5_config import T5Config
+from specjax.models.t5.config import T5Config
 
 _HEAD = 'decoder/logits_dense/kernel'
 _ATTENTION = {'q': 'query', 'k': 'key', 'v': 'value', 'o': 'out'}

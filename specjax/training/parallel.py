@@ -20,8 +20,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import models
-from specjax.models import cache as cache_lib
-from specjax.models import parallel as network_lib
+from specjax.models.common import cache as cache_lib
+from specjax.models.speculator import modeling as network_lib
 from specjax.training import config as config_lib
 from specjax.training import objectives
 from specjax.training import parallel_rows

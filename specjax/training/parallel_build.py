@@ -11,7 +11,7 @@ import numpy as np
 from specjax import base
 from specjax import loading
 from specjax import models
-from specjax.models import parallel as network_lib
+from specjax.models.speculator import modeling as network_lib
 from specjax.training import config as config_lib
 from specjax.training import parallel_settings
 

@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from specjax import validation
-from specjax.models import parallel_config
+from specjax.models.speculator import config as speculator_config
 
-FAMILIES = parallel_config.KINDS
+FAMILIES = speculator_config.KINDS
 
 
 @dataclasses.dataclass
@@ -58,9 +58,13 @@ class ParallelSettings:
   def validate(self, family: str):
     """Raises ValueError with one sentence for a setting that cannot work."""
     for name, value, allowed in (
-      ('feature', self.feature, ('auto', *parallel_config.FEATURES)),
-      ('mask_embedding', self.mask_embedding, parallel_config.MASK_EMBEDDINGS),
-      ('mask_feature', self.mask_feature, parallel_config.MASK_FEATURES),
+      ('feature', self.feature, ('auto', *speculator_config.FEATURES)),
+      (
+        'mask_embedding',
+        self.mask_embedding,
+        speculator_config.MASK_EMBEDDINGS,
+      ),
+      ('mask_feature', self.mask_feature, speculator_config.MASK_FEATURES),
     ):
       validation.one_of(f'parallel.{name}', value, allowed)
     for name, least in (

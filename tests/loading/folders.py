@@ -10,7 +10,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from specjax import loading
-from specjax.models import prepared
+from specjax.models.common import cpu_layout
 from tests.models.test_cached import CONFIGS
 
 CONFIG = dataclasses.replace(
@@ -42,7 +42,7 @@ def complaint(folder, kind=ValueError):
 
 def assert_same(params, stored):
   """What was loaded is what is stored, but for the order of matrices."""
-  found = prepared.stored(params)
+  found = cpu_layout.stored(params)
   jax.tree.map(np.testing.assert_array_equal, found, stored)
 
 

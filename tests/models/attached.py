@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import models
-from specjax.models import parallel as network_lib
+from specjax.models.speculator import modeling as network_lib
 from specjax.training import parallel_rows
 
 WIDTH, VOCAB, SLOTS = 16, 23, 4

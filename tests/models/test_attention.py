@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from specjax.models import attention
+from specjax.models.common import attention
 
 
 def numpy_attention(q, k, v, mask, bias, softcap=None):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from specjax.models import layers
-from specjax.models import quantize
+from specjax.models.common import layers
+from specjax.models.common import quantize
 
 DTYPE = jnp.dtype('float32')
 

@@ -14,8 +14,8 @@ from specjax import models
 from specjax.decoding import drafters
 from specjax.decoding import trees
 from specjax.decoding import warp as warp_lib
-from specjax.models import parallel as network_lib
-from specjax.models import parallel_config
+from specjax.models.speculator import config as speculator_config
+from specjax.models.speculator import modeling as network_lib
 from specjax.training import parallel as training_lib
 from tests import verdicts
 from tests.models import attached
@@ -221,9 +221,9 @@ def test_settings_that_make_no_network():
 
 def test_the_config_goes_through_its_file():
   for config in (attached.EAGLE, attached.EAGLE_T5, attached.HEADS):
-    raw = json.loads(json.dumps(parallel_config.to_hf(config)))
-    made = parallel_config.from_hf(raw)
+    raw = json.loads(json.dumps(speculator_config.to_hf(config)))
+    made = speculator_config.from_hf(raw)
     assert made == config and hash(made) == hash(config)
   raw['trunk'].pop('head_dim')
   with pytest.raises(ValueError, match='not complete'):
-    parallel_config.from_hf(raw)
+    speculator_config.from_hf(raw)

@@ -12,8 +12,8 @@ from safetensors import numpy as safetensors_numpy
 from specjax import convert
 from specjax import loading
 from specjax.base import Prompt
-from specjax.models import decoder_hf
 from specjax.models import hf
+from specjax.models.decoder import hf as decoder_hf
 from tests import shared
 from tests.models import reference
 

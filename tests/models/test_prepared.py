@@ -12,7 +12,7 @@ from specjax import loading
 from specjax import models
 from specjax.models import hf
 from specjax.models import names
-from specjax.models import prepared
+from specjax.models.common import cpu_layout
 from tests.models.test_cached import CONFIGS
 
 
@@ -26,7 +26,7 @@ def test_prepared_and_stored_order_are_one_model(kind, tmp_path):
   fast = loading.load(tmp_path)
   plain = loading.load(tmp_path, prepare=False)
   jax.tree.map(np.testing.assert_array_equal, plain.params, params)
-  restored = prepared.stored(fast.params)
+  restored = cpu_layout.stored(fast.params)
   jax.tree.map(np.testing.assert_array_equal, restored, params)
   # No matrix of a product is left as it is stored; only tables looked up are.
   left = {

@@ -10,7 +10,7 @@ from specjax import base
 from specjax import convert
 from specjax import loading
 from specjax.distributed import mesh as mesh_lib
-from specjax.models import quantize
+from specjax.models.common import quantize
 from tests import test_convert
 from tests import tiny
 

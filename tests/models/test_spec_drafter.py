@@ -12,8 +12,8 @@ from specjax import base
 from specjax import loading
 from specjax import models
 from specjax.models import hf
-from specjax.models import prepared
-from specjax.models import spec_drafter
+from specjax.models.common import cpu_layout
+from specjax.models.spec_drafter import modeling as spec_drafter
 
 CONFIG = models.SpecDrafterConfig(
   20, 16, 8, 32, 1, 2, 2, block=6, window=5, max_positions=12,
@@ -151,7 +151,7 @@ def test_a_folder_holds_all_of_it(config, tmp_path):
   hf.save_hf(str(tmp_path), params, config)
   model = loading.load(tmp_path)
   assert model.lm is None and model.config == config
-  stored = prepared.stored(model.params)
+  stored = cpu_layout.stored(model.params)
   jax.tree.map(np.testing.assert_array_equal, stored, params)
   half = loading.load(tmp_path, dtype='bfloat16')
   assert half.config.dtype == 'bfloat16'

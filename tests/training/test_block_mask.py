@@ -6,7 +6,7 @@ import numpy as np
 
 from specjax import base
 from specjax import models
-from specjax.models import spec_drafter
+from specjax.models.spec_drafter import modeling as spec_drafter
 from specjax.training import block_mask
 from specjax.training import packing
 from specjax.training import slot_drafters

@@ -14,7 +14,7 @@ from specjax import drafting
 from specjax import memory
 from specjax import models
 from specjax import trainer
-from specjax.models import parallel as network_lib
+from specjax.models.speculator import modeling as network_lib
 from specjax.training import config as config_lib
 from specjax.training import parallel
 from specjax.training import parallel_rows

@@ -19,7 +19,7 @@ from specjax.decoding import trees
 from specjax.decoding.drafters import attached
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
-from specjax.models.output_ids import spread
+from specjax.models.common.output_ids import spread
 
 
 def chain(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:

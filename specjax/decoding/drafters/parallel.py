@@ -22,7 +22,7 @@ from specjax.decoding.drafters import attached
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import eagle
-from specjax.models.output_ids import spread
+from specjax.models.common.output_ids import spread
 
 
 @functools.lru_cache(maxsize=None)

@@ -22,10 +22,10 @@ from specjax import base
 from specjax import validation
 from specjax.decoding import sampling
 from specjax.decoding.drafters import drawing
-from specjax.models import blockwise as blockwise_lib
-from specjax.models import spec_drafter as spec_drafter_lib
-from specjax.models.spec_drafter_config import BlockwiseConfig
-from specjax.models.spec_drafter_config import SpecDrafterConfig
+from specjax.models.spec_drafter import blockwise as blockwise_lib
+from specjax.models.spec_drafter import modeling as spec_drafter
+from specjax.models.spec_drafter.config import BlockwiseConfig
+from specjax.models.spec_drafter.config import SpecDrafterConfig
 
 
 class SlotSpec(NamedTuple):
@@ -71,7 +71,7 @@ def slot_drafter(
 
 def _spec_drafter(spec, num_draft, style) -> base.Drafter:
   """Its state is the prompt's `Memory`; the round's work is one pass."""
-  network = spec_drafter_lib.make_network(spec.config)
+  network = spec_drafter.make_network(spec.config)
 
   def init(params, prompt, prefilled, *, capacity):
     del prefilled
@@ -160,10 +160,10 @@ def draw(
   if style.noise == 'argmax' and not (
     style.needs_log_probs or has_history or style.only
   ):
-    logits, ids = spec_drafter_lib.at_head(spec.config, logits, spec.vocab_size)
+    logits, ids = spec_drafter.at_head(spec.config, logits, spec.vocab_size)
     tokens = ids[sampling.argmax(logits)]
     return base.Draft(jnp.where(there, tokens, base.EMPTY))
-  logits = spec_drafter_lib.draftable(spec.config, logits, spec.vocab_size)
+  logits = spec_drafter.draftable(spec.config, logits, spec.vocab_size)
   draft = drawing.chain(logits, context, style)
   tokens = jnp.where(there, draft.tokens, base.EMPTY)
   if draft.log_probs is None:

@@ -7,9 +7,9 @@ fields below under their own names, and a `model_type` that says which.
 import dataclasses
 from typing import Optional
 
-from specjax.models.layers import ACTIVATIONS
-from specjax.models.output_ids import check_output_ids
-from specjax.models.t5_config import T5Config
+from specjax.models.common.layers import ACTIVATIONS
+from specjax.models.common.output_ids import check_output_ids
+from specjax.models.t5.config import T5Config
 
 
 def _check_positive(config, names):

@@ -17,9 +17,9 @@ import dataclasses
 from typing import Any, Mapping, Optional
 
 from specjax import validation
-from specjax.models.decoder_config import DecoderConfig
-from specjax.models.output_ids import check_output_ids
-from specjax.models.rope import Rope
+from specjax.models.common.output_ids import check_output_ids
+from specjax.models.common.rope import Rope
+from specjax.models.decoder.config import DecoderConfig
 
 KINDS = ('parallel', 'medusa', 'eagle')
 MASK_EMBEDDINGS = ('per_slot', 'shared')

@@ -12,8 +12,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from specjax.models import prepared
-from specjax.models import quantize
+from specjax.models.common import cpu_layout
+from specjax.models.common import quantize
 
 ACTIVATIONS = {
   'relu': jax.nn.relu,
@@ -161,9 +161,9 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, x):
     fan_in = x.shape[-1]
-    turned = self.has_variable('params', prepared.KERNEL)
+    turned = self.has_variable('params', cpu_layout.KERNEL)
     if turned:
-      weight = self.get_variable('params', prepared.KERNEL)
+      weight = self.get_variable('params', cpu_layout.KERNEL)
     else:
       weight = self.param(
         'weight',
@@ -211,8 +211,8 @@ class Embedding(nn.Module):
 
   def setup(self):
     self.kernel = None
-    if self.has_variable('params', prepared.KERNEL):
-      self.kernel = self.get_variable('params', prepared.KERNEL)
+    if self.has_variable('params', cpu_layout.KERNEL):
+      self.kernel = self.get_variable('params', cpu_layout.KERNEL)
       if not self.has_variable('params', 'weight'):
         return  # of a head, which is never looked up
     self.weight = self.param(

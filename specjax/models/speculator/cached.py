@@ -6,9 +6,9 @@ from typing import Any, Callable, NamedTuple
 import jax.numpy as jnp
 
 from specjax.base import Array
-from specjax.models import cache as cache_lib
-from specjax.models.parallel import Parallel
-from specjax.models.parallel_config import ParallelConfig
+from specjax.models.common import cache as cache_lib
+from specjax.models.speculator.config import ParallelConfig
+from specjax.models.speculator.modeling import Parallel
 
 
 class DraftNet(NamedTuple):

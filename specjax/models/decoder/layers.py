@@ -2,14 +2,14 @@
 
 from flax import linen as nn
 
-from specjax.models import cache as cache_lib
-from specjax.models.attention import as_kept
-from specjax.models.attention import attend
-from specjax.models.decoder_config import DecoderConfig
-from specjax.models.layers import ACTIVATIONS
-from specjax.models.layers import Linear
-from specjax.models.layers import Norm
-from specjax.models.rope import rotate
+from specjax.models.common import cache as cache_lib
+from specjax.models.common.attention import as_kept
+from specjax.models.common.attention import attend
+from specjax.models.common.layers import ACTIVATIONS
+from specjax.models.common.layers import Linear
+from specjax.models.common.layers import Norm
+from specjax.models.common.rope import rotate
+from specjax.models.decoder.config import DecoderConfig
 
 
 def _linear(config, features, use_bias, parts=1):

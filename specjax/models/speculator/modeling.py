@@ -25,13 +25,13 @@ import numpy as np
 
 from specjax.base import Array
 from specjax.base import PyTree
-from specjax.models import prepared
-from specjax.models.decoder_layers import DecoderLayer
-from specjax.models.decoder_layers import norm
-from specjax.models.layers import Embedding
-from specjax.models.layers import Linear
-from specjax.models.parallel_config import ParallelConfig
-from specjax.models.rope import rope_angles
+from specjax.models.common import cpu_layout
+from specjax.models.common.layers import Embedding
+from specjax.models.common.layers import Linear
+from specjax.models.common.rope import rope_angles
+from specjax.models.decoder.layers import DecoderLayer
+from specjax.models.decoder.layers import norm
+from specjax.models.speculator.config import ParallelConfig
 
 # What the target lends to a drafter that is shared with it.
 _LENT = ('embed', 'head')
@@ -213,10 +213,10 @@ def bind(config: ParallelConfig, params: PyTree, target: PyTree) -> PyTree:
   if config.output_ids:
     ids = np.asarray(config.output_ids, np.int32)
     rows = jax.tree.map(
-      lambda x: jnp.take(x, ids, axis=0), prepared.stored(head)
+      lambda x: jnp.take(x, ids, axis=0), cpu_layout.stored(head)
     )
-    is_prepared = prepared.KERNEL in head
-    head = prepared.tree(config, rows, ('head',)) if is_prepared else rows
+    is_prepared = cpu_layout.KERNEL in head
+    head = cpu_layout.tree(config, rows, ('head',)) if is_prepared else rows
   return params | {'embed': target['embed'], 'head': head}
 
 

@@ -18,15 +18,15 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from specjax.models import cache as cache_lib
-from specjax.models.attention import as_kept
-from specjax.models.attention import attend
-from specjax.models.attention import relative_buckets
-from specjax.models.layers import ACTIVATIONS
-from specjax.models.layers import Embedding
-from specjax.models.layers import Linear
-from specjax.models.layers import Norm
-from specjax.models.t5_config import T5Config
+from specjax.models.common import cache as cache_lib
+from specjax.models.common.attention import as_kept
+from specjax.models.common.attention import attend
+from specjax.models.common.attention import relative_buckets
+from specjax.models.common.layers import ACTIVATIONS
+from specjax.models.common.layers import Embedding
+from specjax.models.common.layers import Linear
+from specjax.models.common.layers import Norm
+from specjax.models.t5.config import T5Config
 
 
 def _norm(config):

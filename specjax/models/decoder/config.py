@@ -9,8 +9,8 @@ from typing import Optional
 
 from specjax import validation
 from specjax.distributed.mesh import Shards
-from specjax.models.layers import ACTIVATIONS
-from specjax.models.rope import Rope
+from specjax.models.common.layers import ACTIVATIONS
+from specjax.models.common.rope import Rope
 
 
 @dataclasses.dataclass(frozen=True)

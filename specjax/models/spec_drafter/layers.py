@@ -6,10 +6,10 @@ from flax import linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from specjax.models.layers import Norm
-from specjax.models.spec_drafter_config import SpecDrafterConfig
-from specjax.models.t5_layers import Attention
-from specjax.models.t5_layers import FeedForward
+from specjax.models.common.layers import Norm
+from specjax.models.spec_drafter.config import SpecDrafterConfig
+from specjax.models.t5.layers import Attention
+from specjax.models.t5.layers import FeedForward
 
 
 def sinusoids(rows: int, width: int) -> np.ndarray:

@@ -9,9 +9,9 @@ import math
 from typing import Any, Mapping
 
 from specjax import validation
-from specjax.models.decoder_config import DecoderConfig
-from specjax.models.decoder_config import token_ids
-from specjax.models.rope import Rope
+from specjax.models.common.rope import Rope
+from specjax.models.decoder.config import DecoderConfig
+from specjax.models.decoder.config import token_ids
 
 ARCHITECTURES = {
   'llama': 'LlamaForCausalLM',

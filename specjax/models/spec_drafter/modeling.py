@@ -31,16 +31,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax.base import Array
-from specjax.models.attention import MASKED
-from specjax.models.layers import Embedding
-from specjax.models.layers import Linear
-from specjax.models.layers import Norm
-from specjax.models.output_ids import spread
-from specjax.models.spec_drafter_config import never_drafted
-from specjax.models.spec_drafter_config import SpecDrafterConfig
-from specjax.models.spec_drafter_layers import Positions
-from specjax.models.spec_drafter_layers import SlotLayer
-from specjax.models.t5_layers import Stack
+from specjax.models.common.attention import MASKED
+from specjax.models.common.layers import Embedding
+from specjax.models.common.layers import Linear
+from specjax.models.common.layers import Norm
+from specjax.models.common.output_ids import spread
+from specjax.models.spec_drafter.config import never_drafted
+from specjax.models.spec_drafter.config import SpecDrafterConfig
+from specjax.models.spec_drafter.layers import Positions
+from specjax.models.spec_drafter.layers import SlotLayer
+from specjax.models.t5.layers import Stack
 
 
 class SpecDrafter(nn.Module):

@@ -16,10 +16,10 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from specjax.base import Array
-from specjax.models.layers import ACTIVATIONS
-from specjax.models.layers import Embedding
-from specjax.models.layers import Linear
-from specjax.models.spec_drafter_config import BlockwiseConfig
+from specjax.models.common.layers import ACTIVATIONS
+from specjax.models.common.layers import Embedding
+from specjax.models.common.layers import Linear
+from specjax.models.spec_drafter.config import BlockwiseConfig
 
 
 class Blockwise(nn.Module):

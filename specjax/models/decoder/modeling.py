@@ -25,12 +25,12 @@ import jax.numpy as jnp
 from specjax.base import CachedLM
 from specjax.base import Prefilled
 from specjax.base import Scored
-from specjax.models import cache as cache_lib
-from specjax.models.decoder_config import DecoderConfig
-from specjax.models.decoder_layers import DecoderLayer
-from specjax.models.decoder_layers import norm
-from specjax.models.layers import Embedding
-from specjax.models.rope import rope_angles
+from specjax.models.common import cache as cache_lib
+from specjax.models.common.layers import Embedding
+from specjax.models.common.rope import rope_angles
+from specjax.models.decoder.config import DecoderConfig
+from specjax.models.decoder.layers import DecoderLayer
+from specjax.models.decoder.layers import norm
 
 
 class Decoder(nn.Module):

@@ -27,14 +27,14 @@ import numpy as np
 from specjax.base import CachedLM
 from specjax.base import Prefilled
 from specjax.base import Scored
-from specjax.models import cache as cache_lib
-from specjax.models.attention import as_kept
-from specjax.models.layers import Embedding
-from specjax.models.output_ids import spread
-from specjax.models.t5_config import T5Config
-from specjax.models.t5_layers import block_bias
-from specjax.models.t5_layers import by_query
-from specjax.models.t5_layers import Stack
+from specjax.models.common import cache as cache_lib
+from specjax.models.common.attention import as_kept
+from specjax.models.common.layers import Embedding
+from specjax.models.common.output_ids import spread
+from specjax.models.t5.config import T5Config
+from specjax.models.t5.layers import block_bias
+from specjax.models.t5.layers import by_query
+from specjax.models.t5.layers import Stack
 
 
 class T5(nn.Module):

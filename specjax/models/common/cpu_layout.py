@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from specjax.models import quantize
+from specjax.models.common import quantize
 
 KERNEL = 'kernel'
 # Modules whose table is looked up; `head` is one that never is.

@@ -5,10 +5,10 @@ from typing import Any, Mapping, Optional
 
 from specjax import validation
 from specjax.distributed.mesh import Shards
-from specjax.models.decoder_config import check_token_ids
-from specjax.models.decoder_config import token_ids
-from specjax.models.layers import ACTIVATIONS
-from specjax.models.output_ids import check_output_ids
+from specjax.models.common.layers import ACTIVATIONS
+from specjax.models.common.output_ids import check_output_ids
+from specjax.models.decoder.config import check_token_ids
+from specjax.models.decoder.config import token_ids
 
 ARCHITECTURES = {
   't5': 'T5ForConditionalGeneration',
