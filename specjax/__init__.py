@@ -7,12 +7,12 @@ print(specjax.generate(model, 'Once upon a time', drafter=draft)[0].text)
 
 from specjax.api import Answer
 from specjax.api import generate
+from specjax.checkpoints.load import load
+from specjax.checkpoints.load import Model
 from specjax.decode_config import DecodeConfig
 from specjax.distributed.mesh import make_layout
 from specjax.distributed.mesh import MeshConfig
 from specjax.drafting import Hybrid
-from specjax.loading import load
-from specjax.loading import Model
 from specjax.memory import estimate_memory
 
 __all__ = [

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import jobs
-from specjax import loading
 from specjax import text as text_lib
+from specjax.checkpoints import load as loading
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import beam
 from specjax.decoding import build

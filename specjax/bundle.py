@@ -13,9 +13,9 @@ from typing import Any, Sequence
 
 from specjax import demo
 from specjax import drafting
-from specjax import loading
 from specjax import models
 from specjax import text
+from specjax.checkpoints import load as loading
 
 LIMIT = 40 * 10**6
 SPEC_DRAFTER = 'demo_spec_drafter'

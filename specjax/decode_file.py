@@ -14,11 +14,11 @@ from specjax import api
 from specjax import cli
 from specjax import drafting
 from specjax import jobs
-from specjax import loading
 from specjax import memory
 from specjax import output
 from specjax import report
 from specjax import text as text_lib
+from specjax.checkpoints import load as loading
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import corpus as corpus_lib
 from specjax.distributed import mesh as mesh_lib

@@ -16,8 +16,8 @@ from specjax import api
 from specjax import cli
 from specjax import drafting
 from specjax import jobs
-from specjax import loading
 from specjax import report
+from specjax.checkpoints import load as loading
 from specjax.decode_config import DecodeConfig
 
 ASSETS = pathlib.Path(__file__).resolve().parent / 'assets'

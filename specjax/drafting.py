@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from specjax import base
-from specjax import loading
 from specjax import models
 from specjax import text as text_lib
+from specjax.checkpoints import load as loading
 from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters

@@ -12,8 +12,8 @@ import numpy as np
 
 from specjax import base
 from specjax import drafting
-from specjax import loading
 from specjax import text as text_lib
+from specjax.checkpoints import load as loading
 from specjax.decode_config import DecodeConfig
 from specjax.decode_config import per_row
 from specjax.decoding import build

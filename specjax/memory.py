@@ -16,19 +16,19 @@ import numpy as np
 
 from specjax import base
 from specjax import drafting
-from specjax import loading
 from specjax import models
 from specjax import text as text_lib
+from specjax.checkpoints import folder as folder_lib
+from specjax.checkpoints import load as loading
+from specjax.checkpoints import tensor_names
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import row_keys
 from specjax.decoding.request import Sampling
 from specjax.distributed import mesh as mesh_lib
-from specjax.models import names
 from specjax.models import own_format
 from specjax.models import sharded
-from specjax.models import stored
 from specjax.models.common import cpu_layout
 from specjax.models.common import quantize
 
@@ -172,7 +172,7 @@ class _Part(NamedTuple):
 
 def _part(config: Subject, decode, layout, int8: bool) -> _Part:
   if isinstance(config, str):
-    config = stored.describe(loading.folder_of(config))
+    config = folder_lib.describe(loading.folder_of(config))
   dtype = {'stored': config.dtype, 'w8a8': 'float32'}.get(
     decode.dtype, decode.dtype
   )
@@ -189,7 +189,7 @@ def _part(config: Subject, decode, layout, int8: bool) -> _Part:
   in_order = layout is None and cpu_layout.applies(local)
   itemsize, total, table, converted = jnp.dtype(dtype).itemsize, 0, 0, 0
   converts = jax.default_backend() == 'cpu' and decode.dtype != 'w8a8'
-  for path, leaf in names.flat(abstract):
+  for path, leaf in tensor_names.flat(abstract):
     shape = leaf.shape
     if layout is not None:
       axes = mesh_lib.parameter_axes('/'.join(path), len(shape))

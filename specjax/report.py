@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import loading
 from specjax import theory
 from specjax.api import Answer
+from specjax.checkpoints import load as loading
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
 from specjax.decoding.request import row_keys

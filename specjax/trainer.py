@@ -15,9 +15,9 @@ import numpy as np
 
 from specjax import api
 from specjax import base
-from specjax import checkpoints
-from specjax import loading
 from specjax import models
+from specjax.checkpoints import load as loading
+from specjax.checkpoints import orbax
 from specjax.decoding import build as recipes
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
@@ -111,7 +111,7 @@ def _export(parts, outcome, workdir, command):
   params = state_lib.best_params(outcome.state)
   if config.average_last > 1:
     manager = train.open_checkpoints(workdir, config, read_only=True)
-    like = checkpoints.abstract(
+    like = orbax.abstract(
       outcome.state, jax.tree.map(lambda x: x.sharding, outcome.state)
     )
     planned = functools.partial(train.is_planned, config)

@@ -13,7 +13,7 @@ from specjax.benchmark import specdec
 from specjax.benchmark import specdec_report
 from specjax.benchmark import subjects
 from specjax.benchmark.specdec_config import SpecDecConfig
-from specjax.models import hf
+from specjax.checkpoints import hf
 from tests import tiny
 
 

@@ -9,8 +9,8 @@ from specjax import bundle
 from specjax import cli
 from specjax import demo
 from specjax import models
+from specjax.checkpoints import hf
 from specjax.decode_config import DecodeConfig
-from specjax.models import hf
 from tests import tiny
 from tests.models import attached
 from train import bundle as command

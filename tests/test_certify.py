@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from specjax import loading
 from specjax.certify import chi_square
 from specjax.certify import config as config_lib
 from specjax.certify import controls
@@ -18,6 +17,7 @@ from specjax.certify import identity
 from specjax.certify import law as law_lib
 from specjax.certify import runner
 from specjax.certify import verdict
+from specjax.checkpoints import load as loading
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import row_keys

@@ -12,11 +12,11 @@ import pytest
 import tensorstore
 
 from specjax import cli
-from specjax import convert
-from specjax import loading
 from specjax import models
-from specjax.models import hf
-from specjax.models import tensor_files
+from specjax.checkpoints import convert
+from specjax.checkpoints import hf
+from specjax.checkpoints import load as loading
+from specjax.checkpoints import safetensors
 from tests import tiny
 from tests.models import reference
 from train import convert as command
@@ -46,8 +46,8 @@ def run(**options):
 def tensors(folder):
   found = {}
   for path in sorted(pathlib.Path(folder).glob('*.safetensors')):
-    for name, stored in tensor_files.read_header(str(path)).items():
-      found[name] = tensor_files.read(stored)
+    for name, stored in safetensors.read_header(str(path)).items():
+      found[name] = safetensors.read(stored)
   return found
 
 
@@ -99,14 +99,14 @@ def test_unprefixed_names_and_spare_tensors_are_normalised(tmp_path):
 def write(folder, arrays, shard_bytes=1 << 40):
   for old in pathlib.Path(folder).glob('model*'):
     old.unlink()
-  tensor_files.write(
+  safetensors.write(
     str(folder),
     [
-      tensor_files.Tensor(
+      safetensors.Tensor(
         name,
-        tensor_files.dtype_name(value.dtype),
+        safetensors.dtype_name(value.dtype),
         value.shape,
-        lambda value=value: tensor_files.array_chunks(value),
+        lambda value=value: safetensors.array_chunks(value),
       )
       for name, value in arrays.items()
     ],

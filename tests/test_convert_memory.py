@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from specjax import models
-from specjax.models import hf
-from specjax.models import names
-from specjax.models import tensor_files
+from specjax.checkpoints import hf
+from specjax.checkpoints import safetensors
+from specjax.checkpoints import tensor_names
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -38,17 +38,17 @@ def big_folder(folder, megabytes):
 
   def chunks(size):
     while size:
-      piece = rng.bytes(min(size, tensor_files.CHUNK))
+      piece = rng.bytes(min(size, safetensors.CHUNK))
       size -= len(piece)
       yield piece
 
   made = []
   abstract = models.abstract_params(config)
-  shapes = dict(names.flat(abstract))
-  for path, source in names.sources(config, abstract).items():
-    one = tensor_files.Tensor(source.name, 'BF16', shapes[path].shape, None)
+  shapes = dict(tensor_names.flat(abstract))
+  for path, source in tensor_names.sources(config, abstract).items():
+    one = safetensors.Tensor(source.name, 'BF16', shapes[path].shape, None)
     made.append(one._replace(chunks=lambda size=one.size: chunks(size)))
-  tensor_files.write(str(folder), made, shard_bytes=100_000_000)
+  safetensors.write(str(folder), made, shard_bytes=100_000_000)
   raw = json.dumps(hf.config_to_hf(config) | {'dtype': 'bfloat16'})
   (pathlib.Path(folder) / 'config.json').write_text(raw, encoding='utf-8')
 
@@ -101,7 +101,7 @@ def test_memory_stays_small_and_a_kill_leaves_nothing_whole(tmp_path):
   assert float(said) < 100
   before, after = headers(source), headers(out)
   assert before.keys() == after.keys()
-  assert all(tensor_files.equal(before[k], after[k]) for k in before)
+  assert all(safetensors.equal(before[k], after[k]) for k in before)
   process = start(
     MEASURED, options[0], f'--output={tmp_path / "orbax"}', '--to=orbax'
   )
@@ -129,5 +129,5 @@ def test_memory_stays_small_and_a_kill_leaves_nothing_whole(tmp_path):
 def headers(folder):
   found = {}
   for path in pathlib.Path(folder).glob('*.safetensors'):
-    found |= tensor_files.read_header(str(path))
+    found |= safetensors.read_header(str(path))
   return found

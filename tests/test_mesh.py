@@ -18,13 +18,13 @@ import specjax
 from specjax import base
 from specjax import cli
 from specjax import labelling
-from specjax import loading
 from specjax import models
+from specjax.checkpoints import folder as folder_lib
+from specjax.checkpoints import load as loading
+from specjax.checkpoints import safetensors
 from specjax.decode_config import DecodeConfig
 from specjax.distributed import mesh as mesh_lib
 from specjax.models import sharded
-from specjax.models import stored
-from specjax.models import tensor_files
 from tests import tiny
 
 # Two key heads on up to eight devices: they have to be repeated.
@@ -164,14 +164,14 @@ def test_a_step_sends_no_weights(folders, kind, per_layer):
 def test_every_device_reads_its_part(folders, monkeypatch):
   plain = loading.load(folders['decoder'], prepare=False)
   read = collections.Counter()
-  original = tensor_files.read_range
+  original = safetensors.read_range
 
   def counting(file, start, into):
     read[start] += 1
     read['bytes'] += into.size
     original(file, start, into)
 
-  monkeypatch.setattr(tensor_files, 'read_range', counting)
+  monkeypatch.setattr(safetensors, 'read_range', counting)
   layout = layout_of(2, 4)
   model = loading.load(folders['decoder'], layout=layout)
   size = sum(x.nbytes for x in jax.tree.leaves(plain.params))
@@ -190,7 +190,7 @@ def test_every_device_reads_its_part(folders, monkeypatch):
   # What one device's part costs, as on a host with that device alone.
   read.clear()
   fetched = {}
-  _, leaves, _ = stored.open_folder(folders['decoder'], plain.config)
+  _, leaves, _ = folder_lib.open_folder(folders['decoder'], plain.config)
   shards = 0
   for path, leaf in leaves.items():
     node = model.params

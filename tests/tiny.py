@@ -12,7 +12,7 @@ from tokenizers import trainers
 import transformers
 
 from specjax import models as models_lib
-from specjax.models import hf
+from specjax.checkpoints import hf
 
 CORPUS = (
   'the cat sat on the mat',

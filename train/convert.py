@@ -15,7 +15,7 @@ from absl import flags
 import tqdm
 
 from specjax import cli
-from specjax import convert
+from specjax.checkpoints import convert
 
 
 def _define(values: flags.FlagValues):

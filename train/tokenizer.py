@@ -29,7 +29,7 @@ from tokenizers import processors
 from tokenizers import trainers
 
 from specjax import cli
-from specjax.models import hf
+from specjax.checkpoints import hf
 from specjax.training import readers
 
 PAD, EOS, UNK = '<pad>', '</s>', '<unk>'

@@ -8,11 +8,11 @@ import numpy as np
 
 from specjax import base
 from specjax import drafting
-from specjax import loading
 from specjax import text as text_lib
 from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark.subjects import Subject
 from specjax.benchmark.subjects import TABLE_ORDER
+from specjax.checkpoints import load as loading
 from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib

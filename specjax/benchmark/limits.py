@@ -9,14 +9,14 @@ from typing import Any, Sequence
 
 import jax
 
-from specjax import loading
 from specjax import memory
 from specjax.benchmark import memory as memory_lib
 from specjax.benchmark import parts
 from specjax.benchmark import table
+from specjax.checkpoints import load as loading
+from specjax.checkpoints import tensor_names
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import build
-from specjax.models import names
 from specjax.models.common import cpu_layout
 
 
@@ -35,7 +35,7 @@ def step_bytes(target: loading.Model, cache) -> int:
   tied = target.config.tie_word_embeddings
   two_orders = cpu_layout.KERNEL in target.params['embed']
   total = 0
-  for path, leaf in names.flat(target.params):
+  for path, leaf in tensor_names.flat(target.params):
     looked_up = path[0] == 'positions' or (
       path[0] == 'embed' and (not tied or (two_orders and path[-1] == 'weight'))
     )

@@ -6,8 +6,8 @@ of verifying by width is known before anything is trained.
 
 import jax
 
-from specjax import loading
 from specjax import models
+from specjax.checkpoints import load as loading
 from specjax.models.common import cpu_layout
 from specjax.training import config as config_lib
 from specjax.training import parallel_build

@@ -13,8 +13,8 @@ from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from specjax import loading
 from specjax import text as text_lib
+from specjax.checkpoints import load as loading
 from specjax.training import readers
 
 # Spec-Bench's file names MT-bench by its eight subjects.

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 
 from specjax import base
 from specjax import drafting
-from specjax import loading
 from specjax import models
 from specjax import text as text_lib
 from specjax.benchmark import cases as cases_lib
@@ -27,6 +26,7 @@ from specjax.benchmark import memory
 from specjax.benchmark import quality
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
+from specjax.checkpoints import load as loading
 from specjax.decoding import beam
 from specjax.decoding import build
 

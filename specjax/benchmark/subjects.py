@@ -15,16 +15,16 @@ import jax
 import numpy as np
 
 from specjax import drafting
-from specjax import loading
 from specjax import models
 from specjax import text as text_lib
 from specjax.benchmark import networks
+from specjax.checkpoints import hf
+from specjax.checkpoints import load as loading
+from specjax.checkpoints import placement
 from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
 from specjax.distributed import mesh as mesh_lib
-from specjax.models import hf
-from specjax.models import placing
 from specjax.models import sharded
 from specjax.models.common import cpu_layout
 from specjax.models.common import quantize
@@ -178,11 +178,11 @@ def _weights(config, layout, key, scale: str):
     leaf.size for leaf in jax.tree.leaves(models.abstract_params(config))
   )
   if sum(sizes) >= _LARGE:
-    return placing.draw(config, layout, key, dtype=config.dtype, scale=scale)
+    return placement.draw(config, layout, key, dtype=config.dtype, scale=scale)
   # The devices' generators would have to be compiled.
   params = models.init_params(config, key, dtype=config.dtype)
   params = quantize.tree(params, scale) if scale else params
-  return params if layout is None else placing.move(config, layout, params)
+  return params if layout is None else placement.move(config, layout, params)
 
 
 def is_shape(name: str) -> bool:

@@ -4,12 +4,12 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 import jax
 
-from specjax import loading
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
 from specjax.benchmark import prompts as prompts_lib
 from specjax.certify import law as law_lib
 from specjax.certify.config import CertifyConfig
+from specjax.checkpoints import load as loading
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import Sampling

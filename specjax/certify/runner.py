@@ -11,7 +11,6 @@
 from typing import Any, Callable, Sequence
 
 from specjax import drafting
-from specjax import loading
 from specjax.certify import controls as controls_lib
 from specjax.certify import identity
 from specjax.certify import law as law_lib
@@ -20,6 +19,7 @@ from specjax.certify import verdict
 from specjax.certify.config import CertifyConfig
 from specjax.certify.identity import Finding
 from specjax.certify.identity import Subject
+from specjax.checkpoints import load as loading
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import Sampling

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from specjax import base
-from specjax import loading
 from specjax import models
 from specjax import text
+from specjax.checkpoints import load as loading
 from specjax.training import config as config_lib
 from specjax.training import data as data_lib
 from specjax.training import objectives

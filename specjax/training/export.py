@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import checkpoints
 from specjax import models
+from specjax.checkpoints import hf
+from specjax.checkpoints import orbax
 from specjax.distributed import transfer
-from specjax.models import hf
 from specjax.training import build as build_lib
 from specjax.training import sources as sources_lib
 from specjax.training import state as state_lib
@@ -44,7 +44,7 @@ def final_params(
   """
   steps = sorted(manager.all_steps())
   steps = [step for step in steps if planned(step)][-last:] or steps[-1:]
-  states = (checkpoints.restore(manager, step, like) for step in steps)
+  states = (orbax.restore(manager, step, like) for step in steps)
   return average([state_lib.best_params(state) for state in states])
 
 

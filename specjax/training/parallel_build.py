@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import loading
 from specjax import models
+from specjax.checkpoints import load as loading
 from specjax.models.speculator import modeling as network_lib
 from specjax.training import config as config_lib
 from specjax.training import parallel_settings

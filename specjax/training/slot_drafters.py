@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import loading
 from specjax import models
+from specjax.checkpoints import load as loading
 from specjax.training import block_mask
 from specjax.training import config as config_lib
 from specjax.training import data as data_lib

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 import tqdm
 
-from specjax import checkpoints
+from specjax.checkpoints import orbax
 from specjax.distributed import transfer
 from specjax.training import build as build_lib
 from specjax.training import config as config_lib
@@ -152,13 +152,13 @@ def train(
       place,
       look,
       on_policy,
-      lambda *args: checkpoints.save(manager, *args),
+      lambda *args: orbax.save(manager, *args),
       flag,
       bar,
     )
   except FloatingPointError as e:
     manager.wait_until_finished()
-    last = checkpoints.latest_step(manager)
+    last = orbax.latest_step(manager)
     where = (
       'there is no checkpoint yet'
       if last is None
@@ -174,7 +174,7 @@ def train(
     for number, handler in previous.items():
       signal.signal(number, handler)
     bar.close()  # so that what is told next begins a line
-    checkpoints.close(manager)
+    orbax.close(manager)
     writer.close()
   if jax.process_index() == 0 and not metrics_lib.plot(workdir):
     report('No curves.png: matplotlib is not installed (the extra `plots`).')
@@ -185,7 +185,7 @@ def open_checkpoints(
   workdir: str, config: config_lib.TrainConfig, read_only: bool = False
 ):
   """The manager of a run's checkpoints."""
-  return checkpoints.open_manager(
+  return orbax.open_manager(
     os.path.join(workdir, CHECKPOINTS),
     config.keep_last,
     read_only,
@@ -211,7 +211,7 @@ def newest(run: build_lib.Run, workdir: str) -> Outcome:
   manager = open_checkpoints(workdir, config, read_only=True)
   optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
   try:
-    if checkpoints.latest_step(manager) is None:
+    if orbax.latest_step(manager) is None:
       raise FileNotFoundError(f'{workdir} holds no checkpoint yet.')
     place = placement_lib.placement(config, run.model_config)
     state, step = _first_state(run, optimizer, manager, place)
@@ -222,11 +222,11 @@ def newest(run: build_lib.Run, workdir: str) -> Outcome:
 
 def _first_state(run, optimizer, manager, place):
   """The newest checkpoint, or a fresh state; and its step."""
-  step = checkpoints.latest_step(manager)
+  step = orbax.latest_step(manager)
   made, like = fresh_state(run, optimizer, place, build=step is None)
   if step is None:
     return made, 0
-  return checkpoints.restore(manager, step, like), step
+  return orbax.restore(manager, step, like), step
 
 
 def fresh_state(run, optimizer, place, *, build=True):
@@ -248,7 +248,7 @@ def fresh_state(run, optimizer, place, *, build=True):
   key = transfer.put(jax.random.key(run.config.seed), place.layout)
   shapes = jax.eval_shape(make, key)
   shardings = place.shardings(shapes)
-  like = checkpoints.abstract(shapes, shardings)
+  like = orbax.abstract(shapes, shardings)
   state = jax.jit(make, out_shardings=shardings)(key) if build else None
   return state, like
 

@@ -3,7 +3,7 @@
 import json
 import os
 
-from specjax.models import hf
+from specjax.checkpoints import hf
 from specjax.training import config as config_lib
 
 CONFIG_FILE = 'config.json'

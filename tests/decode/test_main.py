@@ -259,7 +259,7 @@ def test_logits_that_are_not_finite_end_the_run(
 ):
   model = specjax.load(folders['target'])
   bad = jax.tree.map(lambda x: np.asarray(x) * np.nan, model.params)
-  from specjax.models import hf
+  from specjax.checkpoints import hf
 
   hf.save_hf(str(tmp_path / 'bad'), bad, model.config)
   model.tokenizer.save_pretrained(str(tmp_path / 'bad'))

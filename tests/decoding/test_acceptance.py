@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from specjax import base
-from specjax import loading
 from specjax import theory
+from specjax.checkpoints import load as loading
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.request import row_keys

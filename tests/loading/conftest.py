@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from specjax import models
-from specjax.models import hf
+from specjax.checkpoints import hf
 from tests import tiny
 from tests.loading.folders import CONFIG
 

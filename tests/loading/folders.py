@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from specjax import loading
+from specjax.checkpoints import load as loading
 from specjax.models.common import cpu_layout
 from tests.models.test_cached import CONFIGS
 

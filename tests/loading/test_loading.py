@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from specjax import loading
 from specjax import models
-from specjax.models import hf
+from specjax.checkpoints import hf
+from specjax.checkpoints import load as loading
 from tests import hidden
 from tests import shared
 from tests import tiny

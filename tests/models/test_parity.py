@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from specjax import convert
-from specjax import loading
 from specjax.base import Prompt
-from specjax.models import hf
+from specjax.checkpoints import convert
+from specjax.checkpoints import hf
+from specjax.checkpoints import load as loading
 from specjax.models.decoder import hf as decoder_hf
 from tests import shared
 from tests.models import reference

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from specjax import base
-from specjax import loading
 from specjax import models
-from specjax.models import hf
-from specjax.models import names
+from specjax.checkpoints import hf
+from specjax.checkpoints import load as loading
+from specjax.checkpoints import tensor_names
 from specjax.models.common import cpu_layout
 from tests.models.test_cached import CONFIGS
 
@@ -31,7 +31,7 @@ def test_prepared_and_stored_order_are_one_model(kind, tmp_path):
   # No matrix of a product is left as it is stored; only tables looked up are.
   left = {
     path[-2]
-    for path, leaf in names.flat(fast.params)
+    for path, leaf in tensor_names.flat(fast.params)
     if path[-1] == 'weight' and leaf.ndim == 2
   }
   assert left <= {'embed', 'positions', 'relative_bias'}
@@ -54,5 +54,5 @@ def test_prepared_and_stored_order_are_one_model(kind, tmp_path):
   again = loading.load(tmp_path / 'again', prepare=False)
   jax.tree.map(np.testing.assert_array_equal, again.params, params)
   for other in (dict(dtype='bfloat16'), dict(dtype='w8a8'), dict(int8=True)):
-    flat = names.flat(loading.load(tmp_path, **other).params)
+    flat = tensor_names.flat(loading.load(tmp_path, **other).params)
     assert not any(path[-1] == 'kernel' for path, _ in flat)

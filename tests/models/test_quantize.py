@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import convert
-from specjax import loading
+from specjax.checkpoints import convert
+from specjax.checkpoints import load as loading
 from specjax.distributed import mesh as mesh_lib
 from specjax.models.common import quantize
 from tests import test_convert

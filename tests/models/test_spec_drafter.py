@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from specjax import base
-from specjax import loading
 from specjax import models
-from specjax.models import hf
+from specjax.checkpoints import hf
+from specjax.checkpoints import load as loading
 from specjax.models.common import cpu_layout
 from specjax.models.spec_drafter import modeling as spec_drafter
 

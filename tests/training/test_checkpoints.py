@@ -7,35 +7,35 @@ import shutil
 import numpy as np
 import pytest
 
-from specjax import checkpoints
+from specjax.checkpoints import orbax
 
 
 def test_checkpoints_keep_the_last_and_the_best(tmp_path):
   ranks = {1: 0.1, 2: 0.9, 3: None, 4: 0.2, 5: None}
-  manager = checkpoints.open_manager(str(tmp_path), 2)
+  manager = orbax.open_manager(str(tmp_path), 2)
   for step in (1, 2, 3):
-    checkpoints.save(manager, step, {'a': np.arange(3)}, ranks[step])
+    orbax.save(manager, step, {'a': np.arange(3)}, ranks[step])
   manager.close()
-  manager = checkpoints.open_manager(str(tmp_path), 2)
+  manager = orbax.open_manager(str(tmp_path), 2)
   for step in (4, 5):
-    checkpoints.save(manager, step, {'a': np.arange(3)}, ranks[step])
+    orbax.save(manager, step, {'a': np.arange(3)}, ranks[step])
   manager.wait_until_finished()
   assert manager.all_steps() == [2, 4, 5]
-  like = checkpoints.abstract({'a': np.zeros(4)})
+  like = orbax.abstract({'a': np.zeros(4)})
   with pytest.raises(ValueError, match='does not fit this model'):
-    checkpoints.restore(manager, 5, {'b': like['a']})
+    orbax.restore(manager, 5, {'b': like['a']})
   manager.close()
 
 
 def test_a_checkpoint_that_the_disk_refuses_is_told_in_a_sentence(tmp_path):
-  manager = checkpoints.open_manager(str(tmp_path), 2)
+  manager = orbax.open_manager(str(tmp_path), 2)
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
   state = {'a': np.random.default_rng(0).random(4000)}
   try:
     with pytest.raises(OSError, match='File too large; no older one is there'):
-      checkpoints.save(manager, 1, state)
-      checkpoints.close(manager)
+      orbax.save(manager, 1, state)
+      orbax.close(manager)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
@@ -43,9 +43,9 @@ def test_a_checkpoint_that_the_disk_refuses_is_told_in_a_sentence(tmp_path):
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(
   tmp_path, monkeypatch, caplog
 ):
-  manager = checkpoints.open_manager(str(tmp_path), 2)
+  manager = orbax.open_manager(str(tmp_path), 2)
   state = {'a': np.arange(3)}
-  checkpoints.save(manager, 1, state)
+  orbax.save(manager, 1, state)
   manager.wait_until_finished()
   with monkeypatch.context() as patch:
 
@@ -56,23 +56,23 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(
     patch.setattr(os, 'replace', full)
     words = 'No space left on device; checkpoint 1 is there whole'
     with pytest.raises(OSError, match=words):
-      checkpoints.save(manager, 2, state)
-      checkpoints.close(manager)
+      orbax.save(manager, 2, state)
+      orbax.close(manager)
   assert not caplog.records
-  again = checkpoints.open_manager(str(tmp_path), 2)
+  again = orbax.open_manager(str(tmp_path), 2)
   assert again.latest_step() == 1
-  got = checkpoints.restore(again, 1, checkpoints.abstract(state))
+  got = orbax.restore(again, 1, orbax.abstract(state))
   np.testing.assert_array_equal(got['a'], state['a'])
   again.close()
 
 
 def test_a_checkpoint_without_room_is_not_begun(tmp_path, monkeypatch):
-  manager = checkpoints.open_manager(str(tmp_path), 2)
+  manager = orbax.open_manager(str(tmp_path), 2)
   state = {'a': np.arange(3)}
-  checkpoints.save(manager, 1, state)
+  orbax.save(manager, 1, state)
   room = shutil.disk_usage(tmp_path)._replace(free=1000)
   monkeypatch.setattr(shutil, 'disk_usage', lambda path: room)
   with pytest.raises(OSError, match='0.0 MB are free; checkpoint 1 is there'):
-    checkpoints.save(manager, 2, state)
-  checkpoints.close(manager)
+    orbax.save(manager, 2, state)
+  orbax.close(manager)
   assert [path.name for path in tmp_path.iterdir()] == ['1']

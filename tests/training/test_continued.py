@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from specjax.models import hf
+from specjax.checkpoints import hf
 from specjax.training import build
 from tests import tiny
 from tests.training import toy

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from specjax import checkpoints
+from specjax.checkpoints import orbax
 from specjax.training import build
 from specjax.training import config as config_lib
 from specjax.training import export
@@ -124,7 +124,7 @@ def test_killed_in_the_middle_of_a_save(files, whole, tmp_path):
   )
   assert done.returncode == -signal.SIGKILL, done.stderr
   folder = tmp_path / train.CHECKPOINTS
-  manager = checkpoints.open_manager(str(folder), read_only=True)
+  manager = orbax.open_manager(str(folder), read_only=True)
   # Whole or absent: the one before is there in any case.
   assert set(manager.all_steps()) in ({4}, {4, 8})
   manager.close()
@@ -205,10 +205,10 @@ def test_readers_leave_alone_what_a_run_is_writing(files, tmp_path):
   half.mkdir()
   train.newest(parts, str(tmp_path))
   for read_only in (True, False):
-    manager = checkpoints.open_manager(str(folder), read_only=read_only)
+    manager = orbax.open_manager(str(folder), read_only=read_only)
     assert manager.all_steps() == [2]
     if not read_only:  # The next run's: it saves once the old halves are gone.
-      checkpoints.save(manager, 4, {'a': np.arange(3)})
+      orbax.save(manager, 4, {'a': np.arange(3)})
     manager.close()
     assert half.exists() == read_only
 
@@ -225,11 +225,11 @@ def test_the_newest_checkpoint_can_be_had_without_training(files, tmp_path):
 
 def test_the_last_checkpoints_are_averaged(files, whole):
   workdir, outcome = whole
-  manager = checkpoints.open_manager(str(workdir / train.CHECKPOINTS))
-  like = checkpoints.abstract(outcome.state)
+  manager = orbax.open_manager(str(workdir / train.CHECKPOINTS))
+  like = orbax.abstract(outcome.state)
   steps = sorted(manager.all_steps())[-2:]
   wanted = [
-    state_lib.best_params(checkpoints.restore(manager, s, like)) for s in steps
+    state_lib.best_params(orbax.restore(manager, s, like)) for s in steps
   ]
   got = export.final_params(manager, like, 2)
   manager.close()
@@ -252,10 +252,10 @@ def test_a_stop_changes_no_average(files, tmp_path):
   assert {8, 10} <= set(manager.all_steps()) and 9 not in manager.all_steps()
   planned = functools.partial(train.is_planned, config)
   assert [step for step in range(1, 11) if planned(step)] == [4, 8, 10]
-  like = checkpoints.abstract(run(files, tmp_path, **changes).state)
+  like = orbax.abstract(run(files, tmp_path, **changes).state)
   got = export.final_params(manager, like, 2, planned)
   manager.close()
-  states = [checkpoints.restore(manager, step, like) for step in (8, 10)]
+  states = [orbax.restore(manager, step, like) for step in (8, 10)]
   assert_same(got, export.average([state_lib.best_params(s) for s in states]))
 
 

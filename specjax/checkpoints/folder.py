@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from orbax import checkpoint as ocp
 
+from specjax.checkpoints import hf
+from specjax.checkpoints import placement
+from specjax.checkpoints import safetensors
+from specjax.checkpoints import t5x
+from specjax.checkpoints import tensor_names
 from specjax.distributed import mesh as mesh_lib
 from specjax.models import abstract_params
-from specjax.models import hf
-from specjax.models import names
 from specjax.models import own_format
-from specjax.models import placing
 from specjax.models import sharded
-from specjax.models import t5x
-from specjax.models import tensor_files
 from specjax.models.t5.config import T5Config
 
 _PARAMS = 'params'
@@ -56,7 +56,7 @@ def _headers(folder):
   """Returns {name: `Stored`}, every name of the index being in its file."""
   where = hf.weight_files(folder)
   headers = {
-    path: tensor_files.read_header(path) for path in sorted(set(where.values()))
+    path: safetensors.read_header(path) for path in sorted(set(where.values()))
   }
   for name, path in where.items():
     if name not in headers[path]:
@@ -70,18 +70,20 @@ def _from_safetensors(folder, config):
   stored = _headers(folder)
   config = _with_head(stored, config)
   abstract = abstract_params(config)
-  wanted = names.sources(config, abstract)
+  wanted = tensor_names.sources(config, abstract)
   present = hf.as_spelled(stored, wanted, config)
-  shapes = {path: tuple(leaf.shape) for path, leaf in names.flat(abstract)}
+  shapes = {
+    path: tuple(leaf.shape) for path, leaf in tensor_names.flat(abstract)
+  }
   expected = {
-    source.name: names.stored_shape(source, shapes[path])
+    source.name: tensor_names.stored_shape(source, shapes[path])
     for path, source in present.items()
   }
   hf.check_names(folder, stored, expected, config)
   for name, shape in expected.items():
     hf.check_shape(name, stored[name].path, stored[name].shape, shape)
   leaves = {
-    path: placing.Leaf(
+    path: placement.Leaf(
       shapes[path],
       functools.partial(_read_part, source, stored[source.name], shapes[path]),
       source.name,
@@ -100,18 +102,18 @@ def _with_head(stored, config):
   """The config, knowing from the weights whether the head is tied."""
   if own_format.is_own(config):
     return config
-  embed = names.sources(config, {'embed': {'weight': 0}})
+  embed = tensor_names.sources(config, {'embed': {'weight': 0}})
   embed = hf.as_spelled(stored, embed, config)['embed', 'weight'].name
   head = stored.get('lm_head.weight')
   own = not config.tie_word_embeddings
   if not own and head is not None:
-    own = embed not in stored or not tensor_files.equal(head, stored[embed])
+    own = embed not in stored or not safetensors.equal(head, stored[embed])
   return dataclasses.replace(config, tie_word_embeddings=not own)
 
 
 def _read_part(source, stored, shape, index):
-  part = tensor_files.read_slice(
-    stored, names.stored_slice(source, index, shape)
+  part = safetensors.read_slice(
+    stored, tensor_names.stored_slice(source, index, shape)
   )
   return part.T if source.transpose else part
 
@@ -130,16 +132,18 @@ def _t5x_head(folder, config):
 
 def _from_t5x(folder, config):
   abstract = abstract_params(config)
-  shapes = {path: tuple(leaf.shape) for path, leaf in names.flat(abstract)}
+  shapes = {
+    path: tuple(leaf.shape) for path, leaf in tensor_names.flat(abstract)
+  }
   leaves = {}
   for path, array in t5x.find(config, abstract, folder).items():
     dtype = t5x.open_array(folder, array).dtype.numpy_dtype
     layer = '' if array.layer is None else f'[layer {array.layer}]'
-    leaves[path] = placing.Leaf(
+    leaves[path] = placement.Leaf(
       shapes[path],
       functools.partial(t5x.read, folder, array, shapes[path]),
       array.name + layer,
-      tensor_files.dtype_name(dtype),
+      safetensors.dtype_name(dtype),
     )
   return leaves
 
@@ -153,8 +157,8 @@ def _from_orbax(folder, config):
     raise ValueError(
       f'{where} is not a whole Orbax checkpoint: copy the whole folder again.'
     )
-  found = dict(names.flat(found.tree))
-  expected = dict(names.flat(abstract_params(config)))
+  found = dict(tensor_names.flat(found.tree))
+  expected = dict(tensor_names.flat(abstract_params(config)))
   for path in expected.keys() ^ found.keys():
     verb = 'lacks' if path in expected else 'holds'
     raise ValueError(
@@ -165,11 +169,11 @@ def _from_orbax(folder, config):
   for path, leaf in expected.items():
     shape = tuple(found[path].shape)
     hf.check_shape('/'.join(path), where, shape, tuple(leaf.shape))
-    leaves[path] = placing.Leaf(
+    leaves[path] = placement.Leaf(
       shape,
       functools.partial(_read_orbax, where, path, found[path]),
       f'{_PARAMS}/{"/".join(path)}',
-      tensor_files.dtype_name(found[path].dtype),
+      safetensors.dtype_name(found[path].dtype),
     )
   return leaves
 
@@ -198,14 +202,14 @@ def _restore_orbax(where, path, leaf):
     tree = checkpointer.restore(
       where,
       args=ocp.args.PyTreeRestore(
-        item=names.unflat({path: like}),
-        restore_args=names.unflat(
+        item=tensor_names.unflat({path: like}),
+        restore_args=tensor_names.unflat(
           {path: ocp.RestoreArgs(restore_type=np.ndarray)}
         ),
         partial_restore=True,
       ),
     )
-  return dict(names.flat(tree))[path]
+  return dict(tensor_names.flat(tree))[path]
 
 
 def _dtype(leaves) -> str:
@@ -260,7 +264,7 @@ def load(
   config = hf.parse_config(hf.read_config(folder))
   config, leaves, _ = open_folder(folder, config)
   for leaf in leaves.values():
-    stored = tensor_files.DTYPES[leaf.dtype]
+    stored = safetensors.DTYPES[leaf.dtype]
     if not jnp.issubdtype(stored, jnp.floating):
       raise ValueError(
         f'the tensor {leaf.origin} in {folder} has type {stored}, but only '
@@ -273,5 +277,5 @@ def load(
     layout = sharded.fit(config, layout)
   # Networks that only draft are small, and stay as they are.
   scale = '' if own_format.is_own(config) else scale
-  params = placing.place(config, layout, leaves, dtype=dtype, scale=scale)
+  params = placement.place(config, layout, leaves, dtype=dtype, scale=scale)
   return config, params

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import models
+from specjax.checkpoints import tensor_names
 from specjax.distributed import mesh as mesh_lib
-from specjax.models import names
 from specjax.models import sharded
 from specjax.models.common import quantize
 
@@ -66,7 +66,7 @@ def place(
       made[path], made[(*path[:-1], scale)] = quantize.split(array)
     else:
       made[path] = array
-  return names.unflat(made)
+  return tensor_names.unflat(made)
 
 
 def _spread(config, layout, path, leaf, dtype):
@@ -104,7 +104,7 @@ def move(config, layout: mesh_lib.Layout, params):
       matrices in eight bits move as they are, with their scales.
   """
   leaves = {}
-  for path, leaf in names.flat(params):
+  for path, leaf in tensor_names.flat(params):
     array = np.asarray(leaf)
     leaves[path] = Leaf(array.shape, lambda index, a=array: a[index])
   return place(config, layout, leaves, dtype=None)
@@ -137,7 +137,7 @@ def draw(
   """
   config.validate()
   made = {}
-  abstract = names.flat(models.abstract_params(config))
+  abstract = tensor_names.flat(models.abstract_params(config))
   for number, (path, leaf) in enumerate(abstract):
     mean, std = models.initial(config, path, leaf.shape)
     copies, sharding = 1, None
@@ -153,7 +153,7 @@ def draw(
       made[path], made[(*path[:-1], scale)] = quantize.split(array)
     else:
       made[path] = array
-  return names.unflat(made)
+  return tensor_names.unflat(made)
 
 
 @functools.lru_cache(maxsize=None)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, Optional
 
 from specjax import models
 from specjax.base import CachedLM
+from specjax.checkpoints import folder as folder_lib
+from specjax.checkpoints import hf
+from specjax.checkpoints import placement
 from specjax.distributed import mesh as mesh_lib
-from specjax.models import hf
-from specjax.models import placing
 from specjax.models import sharded
-from specjax.models import stored
 from specjax.models.common import cpu_layout
 from specjax.models.common import quantize
 from specjax.models.decoder import config as decoder_config
@@ -100,7 +100,9 @@ def load(
   scale = quantize.WEIGHTS if int8 else ''
   if dtype == 'w8a8':
     dtype, scale = 'float32', quantize.W8A8
-  config, params = stored.load(folder, dtype=dtype, layout=layout, scale=scale)
+  config, params = folder_lib.load(
+    folder, dtype=dtype, layout=layout, scale=scale
+  )
   if prepare and layout is None:
     params = cpu_layout.prepare(config, params)
   generation = hf.read_json(folder, 'generation_config.json') or {}
@@ -145,7 +147,7 @@ def spread(model: Model, layout: mesh_lib.Layout) -> Model:
   """
   layout = sharded.fit(model.config, layout)
   params = cpu_layout.stored(model.params)
-  return on_mesh(model, layout, placing.move(model.config, layout, params))
+  return on_mesh(model, layout, placement.move(model.config, layout, params))
 
 
 def on_mesh(model: Model, layout: mesh_lib.Layout, params: Any) -> Model:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorstore
 
-from specjax.models import names
+from specjax.checkpoints import tensor_names
 from specjax.models.t5.config import T5Config
 
 _HEAD = 'decoder/logits_dense/kernel'
@@ -70,7 +70,7 @@ def find(config: T5Config, abstract, folder: str) -> dict:
     shapes[name] = _check_chunks(_path(folder, name), name)
   scanned = any(name.startswith('encoder/encoder/') for name in present)
   made = {}
-  for path, leaf in names.flat(abstract):
+  for path, leaf in tensor_names.flat(abstract):
     array = made[path] = _place(config, path, scanned, present)
     if array.name not in present:
       raise ValueError(f'{folder} lacks the array {array.name}.')

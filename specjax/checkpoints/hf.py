@@ -14,9 +14,9 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 from safetensors import SafetensorError
 
-from specjax.models import names
+from specjax.checkpoints import safetensors
+from specjax.checkpoints import tensor_names
 from specjax.models import own_format
-from specjax.models import tensor_files
 from specjax.models.common import cpu_layout
 from specjax.models.decoder import hf as decoder_hf
 from specjax.models.t5 import config as t5_config
@@ -152,7 +152,7 @@ def weight_files(folder: str) -> dict:
     raise FileNotFoundError(
       f'{folder} holds neither {_WEIGHTS} nor {_INDEX}{also}.'
     )
-  return dict.fromkeys(tensor_files.read_header(single), single)
+  return dict.fromkeys(safetensors.read_header(single), single)
 
 
 def as_spelled(files, sources, config):
@@ -190,7 +190,7 @@ def check_names(folder, present, expected, config):
     if name not in present:
       raise ValueError(f'{folder} lacks the tensor {name}.')
   for name in present:
-    if name in expected or names.is_harmless(name):
+    if name in expected or tensor_names.is_harmless(name):
       continue
     if name == 'lm_head.weight' and config.tie_word_embeddings:
       continue
@@ -217,12 +217,12 @@ def to_hf(params, config) -> dict:
     config: `T5Config` or `DecoderConfig`.
   """
   params = cpu_layout.stored(params)
-  leaves = dict(names.flat(params))
+  leaves = dict(tensor_names.flat(params))
   grouped = {}
-  for path, source in names.sources(config, params).items():
+  for path, source in tensor_names.sources(config, params).items():
     array = np.asarray(jax.device_get(leaves[path]))
     grouped.setdefault(source.name, []).append((source, array))
-  return {name: names.give(parts) for name, parts in grouped.items()}
+  return {name: tensor_names.give(parts) for name, parts in grouped.items()}
 
 
 def config_to_hf(config) -> dict:

@@ -16,15 +16,15 @@ from typing import Callable, Iterator, NamedTuple, Optional
 import numpy as np
 from orbax import checkpoint as ocp
 
-from specjax import checkpoints
-from specjax.models import hf
-from specjax.models import names
+from specjax.checkpoints import folder as folder_lib
+from specjax.checkpoints import hf
+from specjax.checkpoints import orbax
+from specjax.checkpoints import safetensors
+from specjax.checkpoints import t5x
+from specjax.checkpoints import tensor_names
+from specjax.checkpoints.safetensors import Tensor
 from specjax.models import own_format
-from specjax.models import stored
-from specjax.models import t5x
-from specjax.models import tensor_files
 from specjax.models.t5.config import T5Config
-from specjax.models.tensor_files import Tensor
 
 FORMATS = ('safetensors', 'orbax')
 _PARAMS = 'params'
@@ -95,13 +95,13 @@ def plan(request: Request) -> Plan:
     )
   raw = dict(hf.read_config(side))
   config = hf.parse_config(raw)
-  config, leaves, found = stored.open_folder(source, config)
+  config, leaves, found = folder_lib.open_folder(source, config)
   direct = None if found is None else _copies(found)
   raw |= _found_out(raw, config)
   dtypes = {leaf.dtype for leaf in leaves.values()}
   if len(dtypes) == 1:  # Else transformers would convert to another.
     raw.pop('torch_dtype', None)
-    raw['dtype'] = tensor_files.DTYPES[dtypes.pop()].name
+    raw['dtype'] = safetensors.DTYPES[dtypes.pop()].name
   tensors = ()
   if request.to == 'safetensors':
     leaves, tensors = {}, tuple(direct or _tensors(config, leaves))
@@ -113,7 +113,7 @@ def plan(request: Request) -> Plan:
       f'{leaf.origin} -> {"/".join(path)} {leaf.dtype} {list(leaf.shape)}'
       for path, leaf in leaves.items()
     )
-    size = sum(tensor_files.size_of(v.dtype, v.shape) for v in leaves.values())
+    size = sum(safetensors.size_of(v.dtype, v.shape) for v in leaves.values())
   return Plan(
     request, raw, lines, size, tensors, leaves, tuple(_side_files(side))
   )
@@ -153,7 +153,7 @@ def _copies(found):
         name,
         one.dtype,
         one.shape,
-        lambda one=one: tensor_files.read_chunks(one),
+        lambda one=one: safetensors.read_chunks(one),
       ),
     )
     for name, (origin, one) in found.items()
@@ -163,19 +163,19 @@ def _copies(found):
 def _tensors(config, leaves):
   """Returns [(origin, Tensor)] in Hugging Face's names."""
   grouped = {}
-  tree = names.unflat(dict.fromkeys(leaves, 0))
-  for path, source in names.sources(config, tree).items():
+  tree = tensor_names.unflat(dict.fromkeys(leaves, 0))
+  for path, source in tensor_names.sources(config, tree).items():
     grouped.setdefault(source.name, []).append((source, leaves[path]))
   made = []
   for name, parts in grouped.items():
     source, first = parts[0]
-    shape = names.stored_shape(source, first.shape)
+    shape = tensor_names.stored_shape(source, first.shape)
     if len({leaf.dtype for _, leaf in parts}) > 1:
       raise ValueError(f'the parts of {name} are stored in several types.')
 
     def chunks(parts=parts):
       arrays = [(source, leaf.read()) for source, leaf in parts]
-      return tensor_files.array_chunks(names.give(arrays))
+      return safetensors.array_chunks(tensor_names.give(arrays))
 
     origin = ' + '.join(leaf.origin for _, leaf in parts)
     made.append((origin, Tensor(name, first.dtype, shape, chunks)))
@@ -190,7 +190,7 @@ def execute(made: Plan, progress: Optional[Callable[[int], None]] = None):
   request = made.request
   with _appearing(request.target) as folder:
     if request.to == 'safetensors':
-      tensor_files.write(
+      safetensors.write(
         folder,
         list(made.tensors),
         shard_bytes=request.shard_bytes,
@@ -225,7 +225,7 @@ class _Streaming(ocp.type_handlers.NumpyHandler):
     args = args or [ocp.SaveArgs()] * len(values)
     for value, info, arg in zip(values, infos, args):
       array = np.ascontiguousarray(value.leaf.read())
-      with checkpoints.writing(f'Cannot write {self._folder}'):
+      with orbax.writing(f'Cannot write {self._folder}'):
         for future in await super().serialize([array], [info], [arg]):
           future.result()
       if self._progress is not None:
@@ -238,7 +238,9 @@ def _write_orbax(folder, target, leaves, progress):
     (_Unread, _Streaming(target, progress))
   )
   handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-  tree = names.unflat({path: _Unread(leaf) for path, leaf in leaves.items()})
+  tree = tensor_names.unflat(
+    {path: _Unread(leaf) for path, leaf in leaves.items()}
+  )
   with ocp.Checkpointer(handler) as checkpointer:
     checkpointer.save(
       os.path.abspath(os.path.join(folder, _PARAMS)),
