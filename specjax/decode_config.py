@@ -10,8 +10,8 @@ import numpy as np
 from specjax import validation
 from specjax.decoding import beam
 from specjax.decoding import search as search_lib
-from specjax.decoding import verify as verify_lib
-from specjax.decoding.request import Sampling
+from specjax.decoding import verifiers as verifiers_lib
+from specjax.decoding.controls import Sampling
 from specjax.decoding.sampling import SAMPLERS
 from specjax.distributed import mesh as mesh_lib
 
@@ -128,7 +128,7 @@ class DecodeConfig:
       )
     for name, (good, what) in _REAL.items():
       _check(self, name, good, what)
-    names = ('auto',) + tuple(verify_lib.NAMES)
+    names = ('auto',) + tuple(verifiers_lib.NAMES)
     validation.one_of('verify', self.verify, names, str)
     validation.one_of('sampler', self.sampler, SAMPLERS, str)
     validation.one_of('dtype', self.dtype, DTYPES, str)

@@ -24,8 +24,8 @@ from specjax.checkpoints import tensor_names
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 from specjax.distributed import mesh as mesh_lib
 from specjax.models import own_format
 from specjax.models import sharded

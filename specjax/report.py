@@ -15,8 +15,8 @@ from specjax.api import Answer
 from specjax.checkpoints import load as loading
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 from specjax.jobs import Job
 
 TIMED_STEPS = 16

@@ -21,7 +21,7 @@ from specjax.checkpoints import orbax
 from specjax.decoding import build as recipes
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
-from specjax.decoding.request import Sampling
+from specjax.decoding.controls import Sampling
 from specjax.distributed import transfer
 from specjax.models import sharded
 from specjax.training import build

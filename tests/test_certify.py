@@ -20,8 +20,8 @@ from specjax.certify import verdict
 from specjax.checkpoints import load as loading
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 from tests import fakes
 from tests.models import attached
 from tests.shared import SHARED

@@ -12,7 +12,7 @@ from specjax import base
 from specjax import models
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
-from specjax.decoding.request import row_keys
+from specjax.decoding.controls import row_keys
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import transfer
 from specjax.models import sharded

@@ -14,7 +14,7 @@ from specjax import output
 from specjax import report
 from specjax.decode_config import DecodeConfig
 from specjax.decoding import stats
-from specjax.decoding import verify
+from specjax.decoding import verifiers
 from tests import hidden
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -97,7 +97,7 @@ def test_the_readme_defines_every_field_and_option():
   fields = set(output.record(answer))
   fields |= set(report.numbers([answer], 1.0, 0.0)) - {'tested', 'drafted'}
   fields |= {field.name for field in dataclasses.fields(DecodeConfig)}
-  fields |= set(verify.NAMES)
+  fields |= set(verifiers.NAMES)
   assert not fields - named
 
 

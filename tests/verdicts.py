@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax.decoding import verify as verify_lib
+from specjax.decoding import verifiers as verifiers_lib
 
 NEG = -np.inf
 
@@ -68,7 +68,7 @@ def _padded(context, draft, logits):
 
 
 def verify(name, context, draft, logits, sampler='gumbel'):
-  rule = jax.jit(verify_lib.make(name, sampler).verify)
+  rule = jax.jit(verifiers_lib.make(name, sampler).verify)
   batch, slots, size = logits.shape
   logits = np.asarray(logits, np.float32)
   if batch < ROWS and 1 < slots <= SLOTS + 1 and size <= SIZE:

@@ -16,8 +16,8 @@ from specjax.checkpoints import load as loading
 from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import verify as verify_lib
-from specjax.decoding.request import row_keys
+from specjax.decoding import verifiers as verifiers_lib
+from specjax.decoding.controls import row_keys
 from specjax.distributed import transfer
 
 TARGET_SAMPLE_RULES = ('greedy', 'coupled', 'match')
@@ -195,11 +195,11 @@ def _special(target, subject, num_draft, verify, spec, config):
         f'one of {", ".join(TARGET_SAMPLE_RULES)} (or auto), not {name}.'
       )
     made = drafters.simulated(num_draft=num_draft, vocab_size=lm.vocab_size)
-    verifier = verify_lib.make(name, sampler=config.sampler)
+    verifier = verifiers_lib.make(name, sampler=config.sampler)
   else:
     # A table has probabilities, so 'auto' may choose as for a draft model.
     name = build.choose_verifier(verify, spec, lm)
-    verifier = verify_lib.make(name, sampler=config.sampler)
+    verifier = verifiers_lib.make(name, sampler=config.sampler)
     made = drafters.table(
       TABLE_ORDER[subject.kind],
       num_draft,

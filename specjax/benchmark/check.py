@@ -28,7 +28,7 @@ from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
-from specjax.decoding import verify as verify_lib
+from specjax.decoding import verifiers as verifiers_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import Script
 from specjax.distributed import transfer
@@ -268,7 +268,7 @@ def _same_width(case: Case, batch: Batch, plain, params, sampler: str):
   # Not the case's own rule, which may be the one that errs.
   rule = 'match' if case.recipe.warp.sampled else 'greedy'
   recipe = case.recipe._replace(
-    drafter=drafter, verifier=verify_lib.make(rule, sampler), widths=()
+    drafter=drafter, verifier=verifiers_lib.make(rule, sampler), widths=()
   )
   budget = int(batch.controls.max_new_tokens.max())
   rows = np.zeros((len(plain.num_tokens), budget), np.int32)

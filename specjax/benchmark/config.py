@@ -6,8 +6,8 @@ import math
 from specjax import validation
 from specjax.decode_config import QUANTIZE
 from specjax.decoding import search as search_lib
-from specjax.decoding import verify as verify_lib
-from specjax.decoding.request import Sampling
+from specjax.decoding import verifiers as verifiers_lib
+from specjax.decoding.controls import Sampling
 from specjax.decoding.sampling import SAMPLERS
 from specjax.distributed import mesh as mesh_lib
 
@@ -101,7 +101,7 @@ class BenchmarkConfig:
     self.verify = tuple(
       part for name in self.verify for part in str(name).split(',')
     )
-    names = ('auto',) + tuple(verify_lib.NAMES)
+    names = ('auto',) + tuple(verifiers_lib.NAMES)
     for name in self.verify:
       validation.one_of('verify', name, names, str)
     validation.one_of('sampler', self.sampler, SAMPLERS, str)

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from specjax import base
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
-from specjax.decoding.verify import common
-from specjax.decoding.verify.block import excess
-from specjax.decoding.verify.block import joint_ratios
+from specjax.decoding.verifiers import common
+from specjax.decoding.verifiers.block import excess
+from specjax.decoding.verifiers.block import joint_ratios
 
 DESCRIPTIONS = {
   'accept_all': 'accepts every draft token unseen',

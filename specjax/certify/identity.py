@@ -12,7 +12,7 @@ from specjax.certify.config import CertifyConfig
 from specjax.checkpoints import load as loading
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
-from specjax.decoding.request import Sampling
+from specjax.decoding.controls import Sampling
 
 Tell = Callable[[str], None]
 

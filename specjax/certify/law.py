@@ -21,8 +21,8 @@ from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 
 # Numbers held at once: rows times slots times vocabulary.
 MOST_NUMBERS = 2**23

@@ -22,7 +22,7 @@ from specjax.certify.identity import Subject
 from specjax.checkpoints import load as loading
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
-from specjax.decoding.request import Sampling
+from specjax.decoding.controls import Sampling
 
 Tell = Callable[[str], None]
 

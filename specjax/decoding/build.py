@@ -16,7 +16,7 @@ from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import search as search_lib
 from specjax.decoding import trees
-from specjax.decoding import verify as verify_lib
+from specjax.decoding import verifiers as verifiers_lib
 from specjax.decoding import warp as warp_lib
 
 # Drafters that need no training and no parameters.
@@ -80,7 +80,7 @@ def choose_verifier(name: str, spec: warp_lib.WarpSpec, drafter) -> str:
       f'verify={name} is for temperature 0; with a temperature above 0 use '
       'sampling, block, coupled or match.'
     )
-  if not spec.sampled and (verify_lib.make(name).exact or name == 'typical'):
+  if not spec.sampled and (verifiers_lib.make(name).exact or name == 'typical'):
     return 'greedy'  # at temperature 0 every exact rule is this one
   return name
 
@@ -137,7 +137,7 @@ def recipe(
     topology = _topology(drafter, num_draft, tree)
   search = search or search_lib.SearchConfig()
   max_path = _max_path(drafter, num_draft, search, topology)
-  verifier = verify_lib.make(name, sampler=sampler, max_path=max_path)
+  verifier = verifiers_lib.make(name, sampler=sampler, max_path=max_path)
   style = drafters.style_for(verifier, warp, sampler)._replace(only=only)
   made, widths = _drafter(
     target, drafter, num_draft, style, min_promise, search, topology, max_path

@@ -23,7 +23,7 @@ from specjax import base
 from specjax import control_flow
 from specjax.decoding import drafters
 from specjax.decoding import emit as emit_lib
-from specjax.decoding import verify as verify_lib
+from specjax.decoding import verifiers as verifiers_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.state import DecodeState
 from specjax.decoding.state import EOS
@@ -136,7 +136,7 @@ def plain(
 ) -> Recipe:
   """The recipe of plain decoding: a round is one token of the target's own."""
   rule = 'match' if warp.sampled else 'greedy'
-  verifier = verify_lib.make(rule, sampler=sampler)
+  verifier = verifiers_lib.make(rule, sampler=sampler)
   return Recipe(target, drafters.nothing(), verifier, warp)
 
 

@@ -13,8 +13,8 @@ from specjax import theory
 from specjax.checkpoints import load as loading
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 from tests import shared
 
 GIVEN, NEW, NUM_DRAFT = 24, 64, 4

@@ -10,8 +10,8 @@ import specjax
 from specjax import base
 from specjax import models
 from specjax.decoding import beam
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 from tests import fakes
 from tests import tiny
 from tests.decoding import test_identity

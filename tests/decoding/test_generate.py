@@ -10,8 +10,8 @@ import pytest
 from specjax import base
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 from tests import fakes
 
 VOCAB = 11

@@ -12,9 +12,9 @@ from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import verify
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
+from specjax.decoding import verifiers
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 from tests import fakes
 
 VOCAB = 11
@@ -22,7 +22,7 @@ NEW = 40
 
 
 def _hybrid(lm, spec, settings, rule):
-  verifier = verify.make(rule)
+  verifier = verifiers.make(rule)
   warp = settings.warp_spec()
   style = drafters.style_for(verifier, warp)
   return drafters.hybrid(lm, spec, style, lm.is_encoder_decoder), verifier

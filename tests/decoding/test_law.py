@@ -19,11 +19,11 @@ from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
-from specjax.decoding import verify as verify_lib
+from specjax.decoding import verifiers as verifiers_lib
 from specjax.decoding import warp as warp_lib
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
-from specjax.decoding.verify import common
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
+from specjax.decoding.verifiers import common
 from tests import fakes
 from tests import references
 
@@ -202,7 +202,7 @@ RIGHT, FROM_P, STALE_BONUS, SHARED_NOISE = range(1, 5)
 
 def _wrong_next_token(context, draft, logits):
   """The rule `sampling`; `controls.beta` names the bug in what follows."""
-  verdict = verify_lib.make('sampling').verify(context, draft, logits)
+  verdict = verifiers_lib.make('sampling').verify(context, draft, logits)
   bug = context.controls.beta
   slot = verdict.num_accepted
   inside = jnp.minimum(slot, NUM_DRAFT - 1)

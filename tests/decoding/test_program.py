@@ -11,8 +11,8 @@ from specjax import base
 from specjax import models
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 from tests.decoding import test_identity
 
 pytestmark = pytest.mark.usefixtures('fresh_compilation')

@@ -20,10 +20,10 @@ from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import Script
 from specjax.decoding.drafters import SlotSpec
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
 from tests import fakes
 from tests.decoding import test_law as law_lib
 

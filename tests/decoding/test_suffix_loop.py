@@ -6,11 +6,11 @@ import pytest
 from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import verify
+from specjax.decoding import verifiers
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters.suffix import suffix
 from specjax.decoding.drafters.suffix import SuffixSpec
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
 from specjax.decoding.search import SearchConfig
 from tests import fakes
 
@@ -23,7 +23,7 @@ def _decode(
   recipe = generate_lib.Recipe(
     target,
     drafter,
-    verify.make(rule, max_path=max_path),
+    verifiers.make(rule, max_path=max_path),
     settings.warp_spec(),
   )
   call = build.compiled(recipe, new)

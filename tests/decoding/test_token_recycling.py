@@ -8,12 +8,12 @@ import pytest
 from specjax import base
 from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import verify
+from specjax.decoding import verifiers
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters.token_recycling import learn
 from specjax.decoding.drafters.token_recycling import template
 from specjax.decoding.drafters.token_recycling import token_recycling
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
 from tests import fakes
 
 VOCAB = 11
@@ -93,7 +93,7 @@ def test_output_is_that_of_plain_decoding(rule, temperature, max_path):
     vocab_size=VOCAB, num_draft=6, num_successors=3, max_path=max_path
   )
   recipe = generate_lib.Recipe(
-    target, drafter, verify.make(rule, max_path=max_path), warp
+    target, drafter, verifiers.make(rule, max_path=max_path), warp
   )
   got = build.compiled(recipe, 40)(params, prompt, controls)
   width = want.tokens.shape[1]  # nothing but padding behind

@@ -17,12 +17,12 @@ from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
 from specjax.decoding import trees
-from specjax.decoding import verify as verify_lib
+from specjax.decoding import verifiers as verifiers_lib
 from specjax.decoding import warp as warp_lib
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
-from specjax.decoding.request import row_keys
-from specjax.decoding.request import Sampling
 from tests import fakes
 from tests import references
 from tests import tree_references as oracle
@@ -122,7 +122,7 @@ def _drafter(topology=TREE, noise='round', needs=True, warp=test_law.SPEC):
 
 
 def _recipe(name, **changes):
-  verifier = verify_lib.make(name, max_path=TREE.max_depth)
+  verifier = verifiers_lib.make(name, max_path=TREE.max_depth)
   style = dict(noise=verifier.noise, needs=verifier.needs_log_probs) | changes
   return generate_lib.Recipe(
     fakes.markov_lm(test_law.VOCAB),
@@ -168,10 +168,10 @@ def test_traversal_of_a_chain_is_block():
     jnp.broadcast_to(jnp.asarray(chain.depth), shape),
   )
   draft = base.Draft(jnp.asarray(tokens), jnp.asarray(log_q, jnp.float32))
-  wanted = _verdict(verify_lib.make('block'), draft, logits)
+  wanted = _verdict(verifiers_lib.make('block'), draft, logits)
   for name, twin in (('traversal', 'block'), ('sampling', 'sampling')):
-    wanted = _verdict(verify_lib.make(twin), draft, logits)
-    rule = verify_lib.make(name, max_path=3)
+    wanted = _verdict(verifiers_lib.make(twin), draft, logits)
+    rule = verifiers_lib.make(name, max_path=3)
     made = _verdict(rule, draft.replace(tree=tree), logits)
     np.testing.assert_array_equal(made.num_accepted, wanted.num_accepted)
     same = np.asarray(made.next_token == wanted.next_token)
@@ -256,7 +256,7 @@ def test_random_trees_are_decoded_greedily():
   recipe = generate_lib.Recipe(
     target,
     _random_trees(9),
-    verify_lib.make('greedy', max_path=9),
+    verifiers_lib.make('greedy', max_path=9),
     warp_lib.WarpSpec(),
   )
   rows = 48

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from specjax import base
-from specjax.decoding import verify as verify_lib
+from specjax.decoding import verifiers as verifiers_lib
 from tests import references
 from tests import verdicts
 
@@ -19,7 +19,7 @@ RATIO_RULES = {'sampling': references.sampling, 'block': references.block}
 NEG = -np.inf
 
 # Of a chain `traversal` is `block` itself.
-CHAIN_RULES = [name for name in verify_lib.NAMES if name != 'traversal']
+CHAIN_RULES = [name for name in verifiers_lib.NAMES if name != 'traversal']
 
 
 def _statistic(rule, got, cases, rows, logits, tokens, q, drafted):
@@ -265,32 +265,36 @@ def test_target_samples_do_not_depend_on_the_draft(sampler):
 
 
 def test_make():
-  exact = {name for name in verify_lib.NAMES if verify_lib.make(name).exact}
-  assert exact == set(verify_lib.TREE_NAMES) - {'typical'} | {'block'}
-  reads = {n for n in verify_lib.NAMES if verify_lib.make(n).needs_log_probs}
+  exact = {
+    name for name in verifiers_lib.NAMES if verifiers_lib.make(name).exact
+  }
+  assert exact == set(verifiers_lib.TREE_NAMES) - {'typical'} | {'block'}
+  reads = {
+    n for n in verifiers_lib.NAMES if verifiers_lib.make(n).needs_log_probs
+  }
   assert reads == {'sampling', 'block', 'lenient', 'traversal'}
-  noise = {name: verify_lib.make(name).noise for name in verify_lib.NAMES}
+  noise = {name: verifiers_lib.make(name).noise for name in verifiers_lib.NAMES}
   assert noise['coupled'] == 'position' and noise['match'] == 'private'
   assert {noise[n] for n in reads} == {'round'}
   assert noise['greedy'] == noise['top_candidates'] == 'argmax'
   for name, sampler in itertools.product(
-    verify_lib.NAMES, ['gumbel', 'inverse_cdf']
+    verifiers_lib.NAMES, ['gumbel', 'inverse_cdf']
   ):
-    made = verify_lib.make(name, sampler)
-    assert made is verify_lib.make(name, sampler)
-    assert made == verify_lib.make(name, sampler=sampler)
+    made = verifiers_lib.make(name, sampler)
+    assert made is verifiers_lib.make(name, sampler)
+    assert made == verifiers_lib.make(name, sampler=sampler)
     assert made.name == name
-    assert hash(made) == hash(verify_lib.make(name, sampler))
-  assert verify_lib.make('match') == verify_lib.make('match', 'gumbel')
+    assert hash(made) == hash(verifiers_lib.make(name, sampler))
+  assert verifiers_lib.make('match') == verifiers_lib.make('match', 'gumbel')
   with pytest.raises(ValueError, match="'usual'.*greedy, sampling, block"):
-    verify_lib.make('usual')
+    verifiers_lib.make('usual')
   with pytest.raises(ValueError, match="'max'.*gumbel, inverse_cdf"):
-    verify_lib.make('match', 'max')
+    verifiers_lib.make('match', 'max')
 
 
 @pytest.mark.parametrize('name', CHAIN_RULES)
 def test_what_does_not_fit_is_refused(name):
-  rule, context = verify_lib.make(name).verify, verdicts.context(2)
+  rule, context = verifiers_lib.make(name).verify, verdicts.context(2)
   tokens = jnp.zeros((2, 3), jnp.int32)
   slots = jnp.zeros((2, 4), jnp.int32)
   tree = base.Draft(tokens, tree=base.Tree(slots, slots))

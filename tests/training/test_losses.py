@@ -193,9 +193,9 @@ def test_bad_arguments_are_told():
 
 def test_total_variation_is_one_minus_measured_acceptance():
   from specjax import base
-  from specjax.decoding import verify
-  from specjax.decoding.request import row_keys
-  from specjax.decoding.request import Sampling
+  from specjax.decoding import verifiers
+  from specjax.decoding.controls import row_keys
+  from specjax.decoding.controls import Sampling
 
   rows, vocab = 20000, 6
   rng = np.random.default_rng(0)
@@ -216,7 +216,7 @@ def test_total_variation_is_one_minus_measured_acceptance():
     jnp.broadcast_to(jax.nn.log_softmax(q_logits), (rows, 1, vocab)),
   )
   logits = jnp.broadcast_to(p_logits, (rows, 2, vocab))
-  verdict = verify.make('sampling').verify(context, draft, logits)
+  verdict = verifiers.make('sampling').verify(context, draft, logits)
   accepted = float(np.mean(np.asarray(verdict.num_accepted)))
   wanted = 1 - float(
     losses.divergence(

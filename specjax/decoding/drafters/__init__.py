@@ -7,12 +7,12 @@ from specjax.decoding.drafters.hybrid import hybrid
 from specjax.decoding.drafters.hybrid import HybridParams
 from specjax.decoding.drafters.hybrid import HybridSpec
 from specjax.decoding.drafters.nothing import nothing
-from specjax.decoding.drafters.parallel import parallel
 from specjax.decoding.drafters.prompt_lookup import prompt_lookup
 from specjax.decoding.drafters.simulated import Script
 from specjax.decoding.drafters.simulated import simulated
 from specjax.decoding.drafters.spec_drafter import slot_drafter
 from specjax.decoding.drafters.spec_drafter import SlotSpec
+from specjax.decoding.drafters.speculator import parallel
 from specjax.decoding.drafters.suffix import suffix
 from specjax.decoding.drafters.suffix import SuffixSpec
 from specjax.decoding.drafters.table import count_table

@@ -16,9 +16,9 @@ import numpy as np
 
 from specjax import base
 from specjax.decoding import trees
-from specjax.decoding.drafters import attached
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters import target_conditioned
 from specjax.models.common.output_ids import spread
 
 
@@ -32,7 +32,7 @@ def chain(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
 
   def propose(params, state, view):
     context = view.context
-    logits, hidden, cache = attached.window_pass(
+    logits, hidden, cache = target_conditioned.window_pass(
       net, params, state, context, num_draft + 1, 1
     )
     zero = jnp.zeros((context.length.shape[0], 1), jnp.int32)
@@ -50,9 +50,11 @@ def chain(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
     return draft, state.replace(cache=cache.replace(length=context.length))
 
   return base.Drafter(
-    functools.partial(attached.init, net, num_draft + 1, 2 * num_draft),
+    functools.partial(
+      target_conditioned.init, net, num_draft + 1, 2 * num_draft
+    ),
     propose,
-    attached.observe,
+    target_conditioned.observe,
     num_draft,
     num_draft,
   )
@@ -135,7 +137,7 @@ def tree(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
   def propose(params, state, view):
     context = view.context
     batch = context.length.shape[0]
-    logits, states, cache = attached.window_pass(
+    logits, states, cache = target_conditioned.window_pass(
       net, params, state, context, deepest + 1, 1
     )
     tokens = jnp.full((batch, topology.num_nodes), base.EMPTY, jnp.int32)
@@ -170,9 +172,11 @@ def tree(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
     return made, state.replace(cache=cache)
 
   return base.Drafter(
-    functools.partial(attached.init, net, deepest + 1, deepest + 1 + inner),
+    functools.partial(
+      target_conditioned.init, net, deepest + 1, deepest + 1 + inner
+    ),
     propose,
-    attached.observe,
+    target_conditioned.observe,
     topology.num_nodes,
     deepest,
   )

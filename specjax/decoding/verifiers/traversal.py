@@ -23,9 +23,9 @@ from specjax.base import Draft
 from specjax.base import Verdict
 from specjax.base import Verifier
 from specjax.decoding import sampling
-from specjax.decoding.verify import common
-from specjax.decoding.verify import without_replacement as steps
-from specjax.decoding.verify.block import verify as verify_chain
+from specjax.decoding.verifiers import common
+from specjax.decoding.verifiers import without_replacement as steps
+from specjax.decoding.verifiers.block import verify as verify_chain
 
 
 class _Walk(NamedTuple):

@@ -17,7 +17,7 @@ from specjax.base import Context
 from specjax.base import Draft
 from specjax.base import Verdict
 from specjax.base import Verifier
-from specjax.decoding.verify import common
+from specjax.decoding.verifiers import common
 
 
 def joint_ratios(p: Array, q: Array) -> Array:

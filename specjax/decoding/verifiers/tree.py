@@ -22,7 +22,7 @@ from specjax.base import Draft
 from specjax.base import Verdict
 from specjax.base import Verifier
 from specjax.decoding import sampling
-from specjax.decoding.verify import common
+from specjax.decoding.verifiers import common
 
 
 def _walk(draft: Draft, logits: Array, target: Array, max_path: int) -> Verdict:

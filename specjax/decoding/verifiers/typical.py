@@ -20,7 +20,7 @@ from specjax.base import Context
 from specjax.base import Draft
 from specjax.base import Verdict
 from specjax.base import Verifier
-from specjax.decoding.verify import common
+from specjax.decoding.verifiers import common
 
 # The published runs' values.
 EPSILON, DELTA = 0.09, 0.3

@@ -18,10 +18,10 @@ from typing import Callable
 from specjax import base
 from specjax import models
 from specjax.decoding import trees
-from specjax.decoding.drafters import attached
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import eagle
+from specjax.decoding.drafters import target_conditioned
 from specjax.models.common.output_ids import spread
 
 
@@ -81,8 +81,9 @@ def _heads(net, topology, vocab_size, style) -> base.Drafter:
 
   def init(params, prompt, prefilled, *, capacity):
     del params, capacity
-    return attached.State(
-      None, attached.first_features(net.config, prompt, prefilled, 1)[1]
+    return target_conditioned.State(
+      None,
+      target_conditioned.first_features(net.config, prompt, prefilled, 1)[1],
     )
 
   def propose(params, state, view):
@@ -90,7 +91,7 @@ def _heads(net, topology, vocab_size, style) -> base.Drafter:
     return finish(logits, view.context), state
 
   return base.Drafter(
-    init, propose, attached.observe, topology.num_nodes, depth
+    init, propose, target_conditioned.observe, topology.num_nodes, depth
   )
 
 
@@ -101,15 +102,15 @@ def _masked(net, topology, vocab_size, style) -> base.Drafter:
 
   def propose(params, state, view):
     context = view.context
-    logits, _, cache = attached.window_pass(
+    logits, _, cache = target_conditioned.window_pass(
       net, params, state, context, depth + 1, depth
     )
     return finish(logits, context), state.replace(cache=cache)
 
   return base.Drafter(
-    functools.partial(attached.init, net, depth + 1, 2 * depth),
+    functools.partial(target_conditioned.init, net, depth + 1, 2 * depth),
     propose,
-    attached.observe,
+    target_conditioned.observe,
     topology.num_nodes,
     depth,
   )

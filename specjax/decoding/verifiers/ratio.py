@@ -17,7 +17,7 @@ from specjax.base import Draft
 from specjax.base import Verdict
 from specjax.base import Verifier
 from specjax.decoding import sampling as noise
-from specjax.decoding.verify import common
+from specjax.decoding.verifiers import common
 
 
 def _ratio(

@@ -17,17 +17,17 @@ import functools
 
 from specjax.base import Verifier
 from specjax.decoding import sampling as _noise
-from specjax.decoding.verify import tree as _tree
-from specjax.decoding.verify.block import block
-from specjax.decoding.verify.greedy import greedy
-from specjax.decoding.verify.match import coupled
-from specjax.decoding.verify.match import match
-from specjax.decoding.verify.ratio import lenient
-from specjax.decoding.verify.ratio import sampling
-from specjax.decoding.verify.top_candidates import top_candidates
-from specjax.decoding.verify.traversal import traversal
-from specjax.decoding.verify.typical import typical
-from specjax.decoding.verify.without_replacement import rejection
+from specjax.decoding.verifiers import tree as _tree
+from specjax.decoding.verifiers.block import block
+from specjax.decoding.verifiers.greedy import greedy
+from specjax.decoding.verifiers.match import coupled
+from specjax.decoding.verifiers.match import match
+from specjax.decoding.verifiers.ratio import lenient
+from specjax.decoding.verifiers.ratio import sampling
+from specjax.decoding.verifiers.top_candidates import top_candidates
+from specjax.decoding.verifiers.traversal import traversal
+from specjax.decoding.verifiers.typical import typical
+from specjax.decoding.verifiers.without_replacement import rejection
 
 _PLAIN = {
   'greedy': greedy,

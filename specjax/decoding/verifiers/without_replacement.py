@@ -24,7 +24,7 @@ from specjax.base import Draft
 from specjax.base import Verdict
 from specjax.base import Verifier
 from specjax.decoding import sampling
-from specjax.decoding.verify import common
+from specjax.decoding.verifiers import common
 
 
 def target_row(logits: Array, slot: Array) -> Array:
