@@ -6,7 +6,7 @@ reproduce   temperature 1 with the verifier `coupled`: the same tokens as
             plain sampling with the same seed
 """
 
-from specjax.decode_config import DecodeConfig
+from specjax.inference.config import DecodeConfig
 
 RECIPES = {
   '': {},

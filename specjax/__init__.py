@@ -5,15 +5,15 @@ draft = specjax.load('draft_folder')
 print(specjax.generate(model, 'Once upon a time', drafter=draft)[0].text)
 """
 
-from specjax.api import Answer
-from specjax.api import generate
 from specjax.checkpoints.load import load
 from specjax.checkpoints.load import Model
-from specjax.decode_config import DecodeConfig
 from specjax.distributed.mesh import make_layout
 from specjax.distributed.mesh import MeshConfig
-from specjax.drafting import Hybrid
-from specjax.memory import estimate_memory
+from specjax.inference.config import DecodeConfig
+from specjax.inference.drafting import Hybrid
+from specjax.inference.generate import Answer
+from specjax.inference.generate import generate
+from specjax.inference.memory import estimate_memory
 
 __all__ = [
   'Answer',

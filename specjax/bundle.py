@@ -12,10 +12,10 @@ import tempfile
 from typing import Any, Sequence
 
 from specjax import demo
-from specjax import drafting
 from specjax import models
 from specjax import text
 from specjax.checkpoints import load as loading
+from specjax.inference import drafting
 
 LIMIT = 40 * 10**6
 SPEC_DRAFTER = 'demo_spec_drafter'

@@ -10,19 +10,19 @@ from typing import Any, Optional
 
 import tqdm
 
-from specjax import api
 from specjax import cli
-from specjax import drafting
-from specjax import jobs
-from specjax import memory
 from specjax import output
 from specjax import report
 from specjax import text as text_lib
 from specjax.checkpoints import load as loading
-from specjax.decode_config import DecodeConfig
 from specjax.decoding import corpus as corpus_lib
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import processes
+from specjax.inference import batching
+from specjax.inference import drafting
+from specjax.inference import generate as inference
+from specjax.inference import memory
+from specjax.inference.config import DecodeConfig
 
 BASELINES = ('first', 'all', 'none')
 
@@ -98,13 +98,13 @@ def decode_file(request: Request) -> None:
     for path in (request.corpus, corpus_lib.draft_path(request.corpus)):
       output.check_writable(str(path))
     corpus = _open_corpus(request, drafter, target)
-  job = jobs.plan(
+  job = batching.plan(
     target, prompts, drafter=drafter, config=config, skip=skip, corpus=corpus
   )
   _warn(job, drafter)
   _say_what_runs(request, job)
-  compile_seconds = api.warm_up(job)
-  answers: list[api.Answer] = []
+  compile_seconds = inference.warm_up(job)
+  answers: list[inference.Answer] = []
   try:
     found = _run(request, job, keep_bytes, compile_seconds, answers)
   finally:
@@ -217,7 +217,7 @@ def writer(path: str, keep_bytes: int):
   return contextlib.nullcontext(lambda answers: None)
 
 
-def _warn(job: jobs.Job, drafter) -> None:
+def _warn(job: batching.Job, drafter) -> None:
   """Tells what is allowed but perhaps not meant."""
   verifier = job.recipe.verifier
   if not verifier.exact and job.recipe.drafter.num_draft:
@@ -228,7 +228,7 @@ def _warn(job: jobs.Job, drafter) -> None:
   model = drafting.draft_model(drafter)
   if model is not None and model.lm and model.lm.max_positions:
     longest = max((len(row.tokens) for row in job.rows), default=0)
-    budget = int(max(jobs.as_list(job.config.max_new_tokens)))
+    budget = int(max(batching.as_list(job.config.max_new_tokens)))
     given = 1 if model.lm.is_encoder_decoder else longest
     if given + budget > model.lm.max_positions:
       cli.note(
@@ -238,7 +238,7 @@ def _warn(job: jobs.Job, drafter) -> None:
       )
 
 
-def _say_what_runs(request: Request, job: jobs.Job) -> None:
+def _say_what_runs(request: Request, job: batching.Job) -> None:
   recipe = job.recipe
   how = 'plain decoding'
   if request.config.num_beams > 1:
@@ -253,10 +253,10 @@ def _say_what_runs(request: Request, job: jobs.Job) -> None:
 
 def _run(
   request: Request,
-  job: jobs.Job,
+  job: batching.Job,
   keep_bytes: int,
   compile_seconds: float,
-  answers: list[api.Answer],
+  answers: list[inference.Answer],
 ) -> dict[str, Any]:
   """Streams answers to the output and adds them to `answers`; the numbers."""
   seconds = 0.0
@@ -265,7 +265,7 @@ def _run(
   )
   try:
     with bar, writer(request.output, keep_bytes) as write:
-      with contextlib.closing(api.stream(job)) as batches:
+      with contextlib.closing(inference.stream(job)) as batches:
         for batch in batches:
           write(batch.answers)
           answers += batch.answers
@@ -313,10 +313,10 @@ def _compare(
 
 def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
   """Decodes plainly what was decoded speculatively, and compares."""
-  plain_job = jobs.plan(target, prompts, config=request.config, skip=skip)
+  plain_job = batching.plan(target, prompts, config=request.config, skip=skip)
   if request.baseline == 'first':
-    job, plain_job = jobs.first_batch(job), jobs.first_batch(plain_job)
-  compile_seconds = api.warm_up(plain_job)
+    job, plain_job = batching.first_batch(job), batching.first_batch(plain_job)
+  compile_seconds = inference.warm_up(plain_job)
   # The two take turns, so that both see the same state of the machine.
   plain, speculative, begin = [], [], time.perf_counter()
   while not plain or (
@@ -325,7 +325,7 @@ def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
     # Processes must not disagree on when to stop.
     and processes.from_first(time.perf_counter() - begin < SECONDS_OF_REPEATS)
   ):
-    batches = list(zip(api.stream(plain_job), api.stream(job)))
+    batches = list(zip(inference.stream(plain_job), inference.stream(job)))
     plain.append(sum(one.seconds for one, _ in batches))
     speculative.append(sum(two.seconds for _, two in batches))
   plain_answers = [answer for one, _ in batches for answer in one.answers]
@@ -350,7 +350,7 @@ def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
   return found
 
 
-def _about_identity(job: jobs.Job) -> str:
+def _about_identity(job: batching.Job) -> str:
   name = job.recipe.verifier.name
   if name in ('greedy', 'coupled', 'match'):
     return ''

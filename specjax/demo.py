@@ -12,13 +12,13 @@ from typing import Any, Optional
 
 import jax
 
-from specjax import api
 from specjax import cli
-from specjax import drafting
-from specjax import jobs
 from specjax import report
 from specjax.checkpoints import load as loading
-from specjax.decode_config import DecodeConfig
+from specjax.inference import batching
+from specjax.inference import drafting
+from specjax.inference import generate as inference
+from specjax.inference.config import DecodeConfig
 
 ASSETS = pathlib.Path(__file__).resolve().parent / 'assets'
 TARGET = ASSETS / 'demo_target'
@@ -86,15 +86,16 @@ def run(
   prompts = [prompt] if prompt else list(PROMPTS)
   model = loading.load(target, dtype=dtype)
   drafts = drafting.load(drafter, dtype) if config.num_draft else None
-  job = _one_width(jobs.plan(model, prompts, drafter=drafts, config=config))
+  job = _one_width(batching.plan(model, prompts, drafter=drafts, config=config))
   plain_job = dataclasses.replace(
-    _one_width(jobs.plan(model, prompts, config=config)), batches=job.batches
+    _one_width(batching.plan(model, prompts, config=config)),
+    batches=job.batches,
   )
   device = jax.devices()[0].device_kind
   cli.note(f'English to German on {device}, {dtype} ({why}), batch size 1.')
-  compile_seconds = api.warm_up(job)
+  compile_seconds = inference.warm_up(job)
   answers, _ = _decode(job, show=True)
-  compile_seconds += api.warm_up(plain_job)
+  compile_seconds += inference.warm_up(plain_job)
   plain, speculative = [], []
   for _ in range(REPEATS):
     plain_answers, seconds = _decode(plain_job)
@@ -152,7 +153,7 @@ def precision() -> tuple[str, str]:
   return 'float32', 'this CPU has no units for less'
 
 
-def _one_width(job: jobs.Job) -> jobs.Job:
+def _one_width(job: batching.Job) -> batching.Job:
   """All prompts at the widest one's width: one program to compile."""
   longest = max(len(row.tokens) for row in job.rows)
   if not longest or not job.config.max_new_tokens:
@@ -170,10 +171,10 @@ def _one_width(job: jobs.Job) -> jobs.Job:
   return dataclasses.replace(job, batches=batches)
 
 
-def _decode(job: jobs.Job, show: bool = False):
+def _decode(job: batching.Job, show: bool = False):
   """(answers, seconds spent decoding)."""
   answers, seconds = [], 0.0
-  for batch in api.stream(job):
+  for batch in inference.stream(job):
     answers += batch.answers
     seconds += batch.seconds
     if show:
@@ -183,7 +184,7 @@ def _decode(job: jobs.Job, show: bool = False):
   return answers, seconds
 
 
-def _table(found: dict[str, Any], job: jobs.Job, mode: str) -> str:
+def _table(found: dict[str, Any], job: batching.Job, mode: str) -> str:
   total = found['answers']
   slots = job.recipe.drafter.num_draft
   rows = [

@@ -9,13 +9,13 @@ import dataclasses
 import time
 from typing import Callable, Optional
 
-from specjax import api
 from specjax import decode_file
-from specjax import jobs
 from specjax import output
-from specjax.decode_config import DecodeConfig
 from specjax.decoding import stats
 from specjax.distributed import processes
+from specjax.inference import batching
+from specjax.inference import generate as inference
+from specjax.inference.config import DecodeConfig
 from specjax.training import readers
 
 
@@ -82,13 +82,13 @@ def label(
   target, drafter = decode_file.load_models(
     request.target, request.drafter, request.config
   )
-  job = jobs.plan(
+  job = batching.plan(
     target, prompts, drafter=drafter, config=request.config, skip=skip
   )
   counts, seconds, done = [], 0.0, 0
   started = time.perf_counter()
   with decode_file.writer(request.output, keep_bytes) as write:
-    for batch in api.stream(job):
+    for batch in inference.stream(job):
       write(batch.answers)
       counts += [answer.counts for answer in batch.answers]
       done += len(batch.answers)

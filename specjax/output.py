@@ -10,7 +10,7 @@ import threading
 from typing import Any, Callable, Iterator, Sequence
 
 from specjax import text as text_lib
-from specjax.api import Answer
+from specjax.inference.generate import Answer
 
 Write = Callable[[Sequence[Answer]], None]
 

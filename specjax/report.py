@@ -11,13 +11,13 @@ import numpy as np
 
 from specjax import base
 from specjax import theory
-from specjax.api import Answer
 from specjax.checkpoints import load as loading
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
-from specjax.jobs import Job
+from specjax.inference.batching import Job
+from specjax.inference.generate import Answer
 
 TIMED_STEPS = 16
 

@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specjax import api
 from specjax import base
 from specjax import models
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import orbax
-from specjax.decoding import build as recipes
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
 from specjax.decoding.controls import Sampling
 from specjax.distributed import transfer
+from specjax.inference import assemble as recipes
+from specjax.inference import generate as inference
 from specjax.models import sharded
 from specjax.training import build
 from specjax.training import config as config_lib
@@ -196,7 +196,7 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
     # Where the teacher is: on one device, or on the mesh, the drafter whole.
     params = jax.tree.map(jnp.asarray, transfer.to_host(params))
     rows = parts.teacher.layout.size('batch') if parts.teacher.layout else 1
-    answers = api.generate(
+    answers = inference.generate(
       parts.teacher,
       prompts,
       drafter=as_model(parts, params),

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import specjax
-from specjax import api
 from specjax import base
-from specjax import jobs
 from specjax import text as text_lib
-from specjax.decoding import build
 from specjax.decoding import search as search_lib
+from specjax.inference import assemble
+from specjax.inference import batching
+from specjax.inference import generate as inference
 from tests import tiny
 
 PROMPTS = ['the cat', 'a dog ran to the', 'one two three four five', 'the']
@@ -179,7 +179,7 @@ def test_values_recompile_nothing_and_files_only_at_the_start(models):
   for temperature in (0.5, 0.6):
     generate(model, temperature=temperature, **settings)
   jax.monitoring.register_event_duration_secs_listener(listen)
-  before = build._jitted._cache_size()
+  before = assemble._jitted._cache_size()
   for step in range(5):
     generate(
       model,
@@ -189,16 +189,16 @@ def test_values_recompile_nothing_and_files_only_at_the_start(models):
       **settings | {'top_p': 0.5 + step / 20},
     )
   assert not compiled
-  assert build._jitted._cache_size() == before
+  assert assemble._jitted._cache_size() == before
   rng = np.random.default_rng(0)
   rows = [rng.integers(4, 90, n).tolist() for n in rng.integers(1, 60, 30)]
   for stop in ('', 'zzz'):
-    job = api.plan(
+    job = inference.plan(
       model, rows, max_new_tokens=NEW, drafter='prompt_lookup', stop=stop
     )
-    api.warm_up(job)
+    inference.warm_up(job)
     compiled.clear()
-    answers = [a for batch in api.stream(job) for a in batch.answers]
+    answers = [a for batch in inference.stream(job) for a in batch.answers]
     assert len(answers) == 30
     assert not compiled
 
@@ -311,15 +311,17 @@ def test_out_of_memory_says_what_to_lower(models, monkeypatch):
   def refuse(*_):
     raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 GB')
 
-  monkeypatch.setattr(build, '_jitted', lambda *_, **__: refuse())
+  monkeypatch.setattr(assemble, '_jitted', lambda *_, **__: refuse())
   with pytest.raises(MemoryError, match='lower batch_size'):
     generate(models['target'])
 
 
 def test_the_last_batch_is_filled_up_and_skipping_goes_on(models):
-  job = jobs.plan(models['target'], PROMPTS, batch_size=3, max_new_tokens=NEW)
+  job = batching.plan(
+    models['target'], PROMPTS, batch_size=3, max_new_tokens=NEW
+  )
   assert [batch[:2] for batch in job.batches] == [(0, 3), (3, 4)]
-  late = jobs.plan(models['target'], PROMPTS, skip=2, max_new_tokens=NEW)
-  answers = [a for batch in api.stream(late) for a in batch.answers]
+  late = batching.plan(models['target'], PROMPTS, skip=2, max_new_tokens=NEW)
+  answers = [a for batch in inference.stream(late) for a in batch.answers]
   assert answers == generate(models['target'])[2:]
   assert dataclasses.asdict(answers[0])['prompt_index'] == 2

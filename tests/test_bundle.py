@@ -10,7 +10,7 @@ from specjax import cli
 from specjax import demo
 from specjax import models
 from specjax.checkpoints import hf
-from specjax.decode_config import DecodeConfig
+from specjax.inference.config import DecodeConfig
 from tests import tiny
 from tests.models import attached
 from train import bundle as command

@@ -18,10 +18,10 @@ from specjax.certify import law as law_lib
 from specjax.certify import runner
 from specjax.certify import verdict
 from specjax.checkpoints import load as loading
-from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
+from specjax.inference import assemble
 from tests import fakes
 from tests.models import attached
 from tests.shared import SHARED
@@ -143,7 +143,7 @@ def test_mistakes_in_a_round_without_a_draft(name):
   """`prompt_lookup` now and then drafts nothing; traced, not compiled."""
   sampling = Sampling(temperature=1.5, top_p=0.7)
   target = model(0)
-  recipe = build.recipe(
+  recipe = assemble.recipe(
     target.lm,
     'prompt_lookup',
     num_draft=3,
@@ -154,7 +154,7 @@ def test_mistakes_in_a_round_without_a_draft(name):
   broken = controls.make(name, recipe, 1.5)
   if broken is not None:
     jax.eval_shape(
-      build.compiled(broken, 8),
+      assemble.compiled(broken, 8),
       generate_lib.Params(target.params),
       law_lib._repeat((1, 2, 1), 2),
       sampling.controls(row_keys(0, np.arange(2)), 8, (END,)),
@@ -193,7 +193,7 @@ def test_a_rule_of_ones_own(few_controls):
 
   def make(temperature, num_draft, only):
     sampling = Sampling(temperature=temperature)
-    made = build.recipe(
+    made = assemble.recipe(
       target.lm, draft.lm, num_draft=num_draft, warp=sampling.warp_spec(),
       only=only,
     )  # fmt: skip
@@ -221,11 +221,11 @@ def test_a_network_that_seldom_drafts_well(few_controls):
   size = attached.VOCAB
   target = model(0, fakes.markov_params(0, size))
   target = target._replace(lm=fakes.markov_lm(size))
-  hung = build.Attached(attached.TOKEN_ONLY, target.lm)
+  hung = assemble.Attached(attached.TOKEN_ONLY, target.lm)
 
   def make(temperature, num_draft, only):
     warp = Sampling(temperature=temperature).warp_spec()
-    return build.recipe(
+    return assemble.recipe(
       target.lm, hung, num_draft=num_draft, warp=warp, only=only
     )
 
@@ -249,7 +249,7 @@ def test_the_enumerated_law_is_that_of_plain_decoding():
   )
   assert sum(law.probability.values()) == pytest.approx(1, abs=1e-6)
   assert all(t[-1] == END or len(t) == 3 for t in law.probability)
-  recipe = build.recipe(
+  recipe = assemble.recipe(
     law_lib.confined(target.lm, symbols), warp=sampling.warp_spec()
   )
   counts, drafted, _ = law_lib.sample(

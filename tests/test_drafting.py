@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import specjax
-from specjax import api
 from specjax import decode_file
-from specjax import drafting
-from specjax import jobs
 from specjax.distributed import mesh as mesh_lib
+from specjax.inference import batching
+from specjax.inference import drafting
+from specjax.inference import generate as inference
 from tests import tiny
 
 PROMPTS = ['the cat', 'a dog ran to the', 'the']
@@ -136,7 +136,7 @@ def test_later_batches_copy_from_earlier_ones(folders, tmp_path):
   corpus = drafting.open_corpus(
     str(tmp_path / 'new'), 'suffix', target.tokenizer, 1000
   )
-  job = jobs.plan(
+  job = batching.plan(
     target,
     ['the cat'] * 2,
     drafter='suffix',
@@ -146,7 +146,7 @@ def test_later_batches_copy_from_earlier_ones(folders, tmp_path):
     batch_size=1,
     ignore_eos=True,
   )
-  first, second = [batch.answers[0] for batch in api.stream(job)]
+  first, second = [batch.answers[0] for batch in inference.stream(job)]
   assert first.tokens == second.tokens
   assert second.counts.num_target_calls < first.counts.num_target_calls
 

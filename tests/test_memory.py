@@ -10,11 +10,11 @@ import pytest
 import specjax
 from specjax import base
 from specjax import models
-from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import transfer
+from specjax.inference import assemble
 from specjax.models import sharded
 from specjax.models.common import cpu_layout
 from specjax.models.common import quantize
@@ -77,7 +77,7 @@ def compiled_bytes(config, drafter, decode, prompt_tokens, layout=None):
   if not isinstance(drafter, str):
     whole = layout and mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
     draft_params, given = abstract(drafter, decode.dtype, whole, int8)
-  recipe = build.recipe(lm, given, num_draft=decode.num_draft)
+  recipe = assemble.recipe(lm, given, num_draft=decode.num_draft)
   rows = None if layout is None else layout.sharding(layout.rows(batch))
   prompt = base.Prompt(
     jax.ShapeDtypeStruct((batch, prompt_tokens), jnp.int32, sharding=rows),
@@ -85,7 +85,7 @@ def compiled_bytes(config, drafter, decode, prompt_tokens, layout=None):
   )
   controls = decode.sampling().controls(row_keys(0, range(batch)), 64)
   controls = transfer.put_controls(controls, layout)
-  program = build.compiled(recipe, decode.max_new_tokens)
+  program = assemble.compiled(recipe, decode.max_new_tokens)
   found = (
     jax.jit(lambda *inputs: program(*inputs))
     .lower(generate_lib.Params(params, draft_params), prompt, controls)

@@ -22,8 +22,8 @@ from specjax import models
 from specjax.checkpoints import folder as folder_lib
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import safetensors
-from specjax.decode_config import DecodeConfig
 from specjax.distributed import mesh as mesh_lib
+from specjax.inference.config import DecodeConfig
 from specjax.models import sharded
 from tests import tiny
 

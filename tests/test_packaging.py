@@ -9,12 +9,12 @@ import runpy
 import pytest
 
 import specjax
-from specjax import api
 from specjax import output
 from specjax import report
-from specjax.decode_config import DecodeConfig
 from specjax.decoding import stats
 from specjax.decoding import verifiers
+from specjax.inference import generate as inference
+from specjax.inference.config import DecodeConfig
 from tests import hidden
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -93,7 +93,7 @@ def test_every_module_needs_the_base_installation_alone(arguments):
 
 def test_the_readme_defines_every_field_and_option():
   named = set(re.findall(r'`(\w+)`', README))
-  answer = api.Answer('', '', (), 'eos', stats.Counts(), 0)
+  answer = inference.Answer('', '', (), 'eos', stats.Counts(), 0)
   fields = set(output.record(answer))
   fields |= set(report.numbers([answer], 1.0, 0.0)) - {'tested', 'drafted'}
   fields |= {field.name for field in dataclasses.fields(DecodeConfig)}

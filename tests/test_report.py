@@ -4,16 +4,16 @@ import types
 
 import pytest
 
-from specjax import api
 from specjax import report
 from specjax.benchmark import break_even
 from specjax.benchmark import parts as parts_lib
 from specjax.benchmark import rows as rows_lib
 from specjax.decoding import stats
+from specjax.inference import generate as inference
 
 
 def answer(**counts):
-  return api.Answer('', '', (), 'eos', stats.Counts(**counts), 0)
+  return inference.Answer('', '', (), 'eos', stats.Counts(**counts), 0)
 
 
 def test_numbers_add_up_and_empty_ratios_are_none():

@@ -7,8 +7,8 @@ round costs over what the other's costs; both sides are measured.
 
 from typing import Any, Sequence
 
-from specjax import drafting
 from specjax.benchmark import table
+from specjax.inference import drafting
 
 
 def passes(case: Any) -> dict[str, Any]:

@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import drafting
 from specjax import text as text_lib
 from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark.subjects import Subject
 from specjax.benchmark.subjects import TABLE_ORDER
 from specjax.checkpoints import load as loading
-from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import verifiers as verifiers_lib
 from specjax.decoding.controls import row_keys
 from specjax.distributed import transfer
+from specjax.inference import assemble
+from specjax.inference import drafting
 
 TARGET_SAMPLE_RULES = ('greedy', 'coupled', 'match')
 
@@ -85,7 +85,7 @@ class Case(NamedTuple):
 def plain(target: loading.Model, config, temperature, batch_size) -> Case:
   """The baseline: plain decoding on the same loop."""
   sampling = config.sampling(temperature)
-  recipe = build.recipe(
+  recipe = assemble.recipe(
     target.lm, warp=sampling.warp_spec(), sampler=config.sampler
   )
   params = generate_lib.Params(target.params)
@@ -153,9 +153,9 @@ def speculative(
   """One speculative case; see `grid`. `relaxed` is (beta, tau)."""
   spec = config.sampling(temperature).warp_spec()
   drafter_params = None
-  if subject.kind in ('model', 'slots', 'hybrid') + build.FREE_DRAFTERS:
+  if subject.kind in ('model', 'slots', 'hybrid') + assemble.FREE_DRAFTERS:
     drafter = subject.drafter
-    recipe = build.recipe(
+    recipe = assemble.recipe(
       drafting.target_lm(target, drafter),
       drafting.for_recipe(target, drafter, num_draft, batch_size),
       num_draft=num_draft,
@@ -188,7 +188,7 @@ def _special(target, subject, num_draft, verify, spec, config):
   """A recipe with a drafter that `build.recipe` does not know."""
   lm = target.lm
   if subject.kind == 'simulated':
-    name = build.choose_verifier(verify, spec, 'simulated')
+    name = assemble.choose_verifier(verify, spec, 'simulated')
     if name not in TARGET_SAMPLE_RULES:
       raise ValueError(
         f'{subject.name} copies what the target says, so its verifier must be '
@@ -198,7 +198,7 @@ def _special(target, subject, num_draft, verify, spec, config):
     verifier = verifiers_lib.make(name, sampler=config.sampler)
   else:
     # A table has probabilities, so 'auto' may choose as for a draft model.
-    name = build.choose_verifier(verify, spec, lm)
+    name = assemble.choose_verifier(verify, spec, lm)
     verifier = verifiers_lib.make(name, sampler=config.sampler)
     made = drafters.table(
       TABLE_ORDER[subject.kind],

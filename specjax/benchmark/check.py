@@ -24,7 +24,6 @@ from specjax import base
 from specjax.benchmark.cases import Batch
 from specjax.benchmark.cases import Case
 from specjax.benchmark.cases import TARGET_SAMPLE_RULES
-from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
@@ -32,6 +31,7 @@ from specjax.decoding import verifiers as verifiers_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import Script
 from specjax.distributed import transfer
+from specjax.inference import assemble
 
 OK, FAILED, INCONCLUSIVE, LOSSY = 'ok', 'FAILED', 'INCONCLUSIVE', 'lossy'
 # Of another engine, whose rounding and rules are its own.
@@ -277,6 +277,6 @@ def _same_width(case: Case, batch: Batch, plain, params, sampler: str):
     rows[row, : len(tokens)] = tokens
   # Tokens that plain decoding did not take: hardly any will be accepted.
   script = Script(jnp.asarray(rows), jnp.float32(0.0))
-  generate = build.compiled(recipe, budget)
+  generate = assemble.compiled(recipe, budget)
   made = generate(params.replace(drafter=script), batch.prompt, batch.controls)
   return transfer.to_host(made)

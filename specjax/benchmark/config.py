@@ -4,12 +4,12 @@ import dataclasses
 import math
 
 from specjax import validation
-from specjax.decode_config import QUANTIZE
 from specjax.decoding import search as search_lib
 from specjax.decoding import verifiers as verifiers_lib
 from specjax.decoding.controls import Sampling
 from specjax.decoding.sampling import SAMPLERS
 from specjax.distributed import mesh as mesh_lib
+from specjax.inference.config import QUANTIZE
 
 DTYPES = ('float32', 'bfloat16', 'w8a8')
 

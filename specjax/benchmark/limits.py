@@ -9,14 +9,14 @@ from typing import Any, Sequence
 
 import jax
 
-from specjax import memory
 from specjax.benchmark import memory as memory_lib
 from specjax.benchmark import parts
 from specjax.benchmark import table
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import tensor_names
-from specjax.decode_config import DecodeConfig
-from specjax.decoding import build
+from specjax.inference import assemble
+from specjax.inference import memory
+from specjax.inference.config import DecodeConfig
 from specjax.models.common import cpu_layout
 
 
@@ -62,9 +62,9 @@ def estimate(case, target: loading.Model, width: int, config) -> int:
     drafter = case.drafter.kind
     if case.drafter.model is not None:
       drafter = case.drafter.model.config
-    elif drafter not in build.FREE_DRAFTERS:
+    elif drafter not in assemble.FREE_DRAFTERS:
       # Tables and scripts keep little, as that one does.
-      drafter = build.FREE_DRAFTERS[0]
+      drafter = assemble.FREE_DRAFTERS[0]
   decode = DecodeConfig(
     num_draft=case.num_draft,
     temperature=case.temperature,

@@ -22,7 +22,7 @@ from specjax.benchmark import parts as parts_lib
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import rows as rows_lib
 from specjax.benchmark import runner
-from specjax.decoding import build
+from specjax.inference import assemble
 
 # Prompts on which acceptance is counted.
 PROMPTS = 100
@@ -179,7 +179,7 @@ def _acceptance(setup, config, temperature, tell) -> dict:
 
 
 def _decode(case, batches, script, config) -> list:
-  decode = build.compiled(case.recipe, config.max_new_tokens)
+  decode = assemble.compiled(case.recipe, config.max_new_tokens)
   return [
     jax.device_get(
       decode(

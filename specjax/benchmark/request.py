@@ -12,7 +12,6 @@ import jax
 import jaxlib
 import numpy as np
 
-from specjax import drafting
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
 from specjax.benchmark import peers as peers_lib
@@ -20,10 +19,11 @@ from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark import subjects as subjects_lib
 from specjax.benchmark.config import BenchmarkConfig
 from specjax.checkpoints import load as loading
-from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import transfer
+from specjax.inference import assemble
+from specjax.inference import drafting
 
 Tell = Callable[[str], None]
 
@@ -134,7 +134,7 @@ def _answerer(target: loading.Model, config) -> prompts_lib.Answer:
 
   def answer(prompts):
     case = cases_lib.plain(target, config, 0.0, 1)
-    decode = build.compiled(case.recipe, config.max_new_tokens)
+    decode = assemble.compiled(case.recipe, config.max_new_tokens)
     replies = []
     for batch in cases_lib.batches(prompts, target, config, 0.0, 1):
       made = transfer.to_host(decode(case.params, batch.prompt, batch.controls))

@@ -19,8 +19,8 @@ from specjax.benchmark import peers as peers_lib
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import rows as rows_lib
 from specjax.benchmark import subjects as subjects_lib
-from specjax.decoding import build
 from specjax.distributed import transfer
+from specjax.inference import assemble
 
 
 class Results(NamedTuple):
@@ -202,7 +202,7 @@ def _checked(case, found, plain, setup, batches, continuations, config):
     setup.tables,
     tree=case.tree,
   )
-  decode = build.compiled(twin.recipe, config.max_new_tokens)
+  decode = assemble.compiled(twin.recipe, config.max_new_tokens)
   made = [
     transfer.to_host(decode(twin.params, batch.prompt, batch.controls))
     for batch in batches

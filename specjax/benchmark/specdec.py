@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from specjax import base
-from specjax import drafting
 from specjax import models
 from specjax import text as text_lib
 from specjax.benchmark import cases as cases_lib
@@ -28,7 +27,8 @@ from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
 from specjax.checkpoints import load as loading
 from specjax.decoding import beam
-from specjax.decoding import build
+from specjax.inference import assemble
+from specjax.inference import drafting
 
 EXACT = (1, 0.0)
 
@@ -281,7 +281,7 @@ def _alone(setup, config, plain_run) -> dict[str, Any]:
   case = _speculative(setup, config, main, 1, config.table_draft, 'greedy')
   rule = base.Verifier(_verify_nothing, 'argmax', False, False, 'nothing')
   recipe = case.recipe._replace(verifier=rule)
-  decode = build.compiled(recipe, config.max_new_tokens)
+  decode = assemble.compiled(recipe, config.max_new_tokens)
   _, batches, plain = plain_run
   made = [
     jax.device_get(decode(case.params, batch.prompt, batch.controls))

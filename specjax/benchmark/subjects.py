@@ -14,17 +14,17 @@ from typing import NamedTuple, Optional
 import jax
 import numpy as np
 
-from specjax import drafting
 from specjax import models
 from specjax import text as text_lib
 from specjax.benchmark import networks
 from specjax.checkpoints import hf
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import placement
-from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
 from specjax.distributed import mesh as mesh_lib
+from specjax.inference import assemble
+from specjax.inference import drafting
 from specjax.models import sharded
 from specjax.models.common import cpu_layout
 from specjax.models.common import quantize
@@ -88,7 +88,7 @@ _LARGE = 2**28
 # Tokens of a random sequence in a corpus, its separator included.
 _SEQUENCE = 256
 TABLE_ORDER = {'unigram': 1, 'bigram': 2}
-FREE = build.FREE_DRAFTERS + ('unigram', 'bigram')
+FREE = assemble.FREE_DRAFTERS + ('unigram', 'bigram')
 DRAFTERS = (
   'a folder, shape:NAME, hybrid: and one of these, prompt_lookup, suffix, '
   'token_recycling, unigram, bigram, simulated:RATE, network:VARIANT or none'

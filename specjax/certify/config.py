@@ -4,7 +4,7 @@ import dataclasses
 
 from specjax import validation
 from specjax.certify import controls
-from specjax.decode_config import DecodeConfig
+from specjax.inference.config import DecodeConfig
 
 
 @dataclasses.dataclass

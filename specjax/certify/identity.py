@@ -10,9 +10,9 @@ from specjax.benchmark import prompts as prompts_lib
 from specjax.certify import law as law_lib
 from specjax.certify.config import CertifyConfig
 from specjax.checkpoints import load as loading
-from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import Sampling
+from specjax.inference import assemble
 
 Tell = Callable[[str], None]
 
@@ -102,7 +102,7 @@ def _decode_both(subject, temperature, recipe):
   batches = cases_lib.batches(
     prompts, subject.target, settings, temperature, config.batch_size
   )
-  plain = build.recipe(
+  plain = assemble.recipe(
     subject.target.lm,
     warp=subject.sampling(temperature).warp_spec(),
     sampler=config.sampler,
@@ -120,7 +120,7 @@ def _decode_both(subject, temperature, recipe):
   )
 
   def run(recipe):
-    decode = build.compiled(recipe, config.max_new_tokens)
+    decode = assemble.compiled(recipe, config.max_new_tokens)
     return [
       jax.device_get(decode(subject.params(), b.prompt, b.controls))
       for b in batches

@@ -17,12 +17,12 @@ import numpy as np
 from specjax import base
 from specjax import text as text_lib
 from specjax.certify import chi_square
-from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
+from specjax.inference import assemble
 
 # Numbers held at once: rows times slots times vocabulary.
 MOST_NUMBERS = 2**23
@@ -227,7 +227,7 @@ def sample(
   slots = recipe.drafter.num_draft + 1
   most = MOST_NUMBERS // (slots * recipe.target.vocab_size)
   rows = int(max(1, min(samples, 1024, most)))
-  decode = build.compiled(recipe, law.length)
+  decode = assemble.compiled(recipe, law.length)
   counts, drafted, accepted = {}, 0, 0
   for start in range(0, samples, rows):
     keys = row_keys(seed, np.arange(start, start + rows))

@@ -10,7 +10,6 @@
 
 from typing import Any, Callable, Sequence
 
-from specjax import drafting
 from specjax.certify import controls as controls_lib
 from specjax.certify import identity
 from specjax.certify import law as law_lib
@@ -20,9 +19,10 @@ from specjax.certify.config import CertifyConfig
 from specjax.certify.identity import Finding
 from specjax.certify.identity import Subject
 from specjax.checkpoints import load as loading
-from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import Sampling
+from specjax.inference import assemble
+from specjax.inference import drafting
 
 Tell = Callable[[str], None]
 
@@ -51,7 +51,7 @@ def certify(
   def make(temperature, num_draft, only) -> generate_lib.Recipe:
     given = config.decoding().sampling()
     sampling = Sampling(**{**vars(given), 'temperature': temperature})
-    made = build.recipe(
+    made = assemble.recipe(
       drafting.target_lm(target, drafter),
       drafting.for_recipe(target, drafter, num_draft),
       num_draft=num_draft,

@@ -13,10 +13,10 @@ from safetensors import numpy as safetensors
 
 from decode import main
 import specjax
-from specjax import api
 from specjax import cli
 from specjax import text as text_lib
 from specjax.decoding import corpus as corpus_lib
+from specjax.inference import generate as inference
 from tests import tiny
 
 LINES = ['the cat', '', 'a dog ran to the', 'one two three', 'the red house']
@@ -199,14 +199,14 @@ def test_an_interrupt_leaves_whole_lines(
   folders, source, tmp_path, capsys, monkeypatch, name
 ):
   path = tmp_path / name
-  real = api.stream
+  real = inference.stream
 
   def interrupted(job):
     for batch in real(job):
       yield batch
       os.kill(os.getpid(), signal.SIGTERM)
 
-  monkeypatch.setattr(api, 'stream', interrupted)
+  monkeypatch.setattr(inference, 'stream', interrupted)
   corpus = tmp_path / 'answers.corpus'
   status = decode(
     folders,
@@ -224,7 +224,7 @@ def test_an_interrupt_leaves_whole_lines(
   kept = corpus_lib.load(corpus, 1000, text_lib.fingerprint(tokenizer))
   # A blank line's empty answer is in the output but not in the corpus.
   assert len(corpus_lib.sequences(kept)) == data.count(b'\n') - 1
-  monkeypatch.setattr(api, 'stream', real)
+  monkeypatch.setattr(inference, 'stream', real)
   assert decode(folders, source, f'--output={path}', '--resume', *QUICK) == 0
   assert path.read_bytes().startswith(data)
   assert path.read_bytes().count(b'\n') == 5
@@ -236,14 +236,14 @@ def test_runs_that_overlap_share_a_corpus(
   corpus = tmp_path / 'answers.corpus'
   theirs = [5, 6, 7]
   tokenizer = specjax.load(folders['target']).tokenizer
-  real = api.stream
+  real = inference.stream
 
   def another_ends(job):
     empty = corpus_lib.empty(1000, text_lib.fingerprint(tokenizer))
     corpus_lib.save(corpus_lib.add(empty, [theirs]), corpus)
     yield from real(job)
 
-  monkeypatch.setattr(api, 'stream', another_ends)
+  monkeypatch.setattr(inference, 'stream', another_ends)
   flags = ('--drafter=suffix', f'--corpus={corpus}', *QUICK)
   assert decode(folders, source, *flags) == 0
   kept = corpus_lib.load(corpus, 1000, text_lib.fingerprint(tokenizer))

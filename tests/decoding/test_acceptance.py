@@ -11,10 +11,10 @@ import pytest
 from specjax import base
 from specjax import theory
 from specjax.checkpoints import load as loading
-from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
+from specjax.inference import assemble
 from tests import shared
 
 GIVEN, NEW, NUM_DRAFT = 24, 64, 4
@@ -48,7 +48,7 @@ def _prompt():
 def _decode(verify, with_drafter, temperature=1.0):
   target, draft = _models()
   settings = Sampling(temperature=temperature)
-  recipe = build.recipe(
+  recipe = assemble.recipe(
     target.lm,
     draft.lm if with_drafter else None,
     num_draft=NUM_DRAFT,
@@ -57,7 +57,7 @@ def _decode(verify, with_drafter, temperature=1.0):
   )
   controls = settings.controls(row_keys(0, range(100)), NEW, (1, 2))
   params = generate_lib.Params(target.params, draft.params)
-  call = build.compiled(recipe, NEW)
+  call = assemble.compiled(recipe, NEW)
   return jax.device_get(call(params, _prompt(), controls))
 
 

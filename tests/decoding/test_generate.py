@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from specjax import base
-from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
+from specjax.inference import assemble
 from tests import fakes
 
 VOCAB = 11
@@ -45,8 +45,8 @@ def _decode(
   new=NEW,
   **kwargs,
 ):
-  recipe = build.recipe(target, drafter, warp=settings.warp_spec(), **kwargs)
-  call = build.compiled(recipe, new)
+  recipe = assemble.recipe(target, drafter, warp=settings.warp_spec(), **kwargs)
+  call = assemble.compiled(recipe, new)
   return jax.device_get(
     call(generate_lib.Params(params, drafter_params), prompt, controls)
   )
@@ -260,7 +260,9 @@ def test_one_program_for_all_values_and_acceptance_patterns():
   params = fakes.markov_params(0, VOCAB)
   drafter, _ = _drafter('good', False)
   settings = Sampling(temperature=1.0, top_p=0.9)
-  recipe = build.recipe(target, drafter, num_draft=3, warp=settings.warp_spec())
+  recipe = assemble.recipe(
+    target, drafter, num_draft=3, warp=settings.warp_spec()
+  )
   traces = []
 
   @jax.jit
@@ -297,7 +299,7 @@ def test_one_program_for_all_values_and_acceptance_patterns():
 def test_capacity_too_small_is_refused():
   target = fakes.markov_lm(VOCAB)
   settings, controls = _controls(2)
-  recipe = build.recipe(target, warp=settings.warp_spec())
+  recipe = assemble.recipe(target, warp=settings.warp_spec())
   with pytest.raises(ValueError, match='capacity of 4 is too small'):
     generate_lib.generate(
       recipe,
@@ -316,7 +318,7 @@ def test_rounds_end_with_the_last_row():
   params = generate_lib.Params(fakes.markov_params(0, VOCAB), drafter_params)
   _, controls = _controls(3, eos=(-1,))
   controls = controls.replace(max_new_tokens=jnp.array([2, 7, 4]))
-  recipe = build.recipe(target, drafter, num_draft=2)
+  recipe = assemble.recipe(target, drafter, num_draft=2)
   state = generate_lib.start(
     recipe, params, _prompt(3), controls, max_new_tokens=NEW
   )
@@ -335,7 +337,7 @@ def test_a_state_can_be_run_in_pieces():
   drafter, drafter_params = _drafter('good', False)
   params = generate_lib.Params(fakes.markov_params(0, VOCAB), drafter_params)
   settings, controls = _controls(4)
-  recipe = build.recipe(target, drafter, num_draft=2)
+  recipe = assemble.recipe(target, drafter, num_draft=2)
   prompt = _prompt(4)
   whole = generate_lib.generate(
     recipe, params, prompt, controls, max_new_tokens=NEW
@@ -356,12 +358,12 @@ def test_narrower_blocks_change_nothing(widths):
   params = fakes.markov_params(0, VOCAB)
   prompt = _prompt(4)
   settings, controls = _controls(4, eos=(), new=30)
-  recipe = build.recipe(target, 'prompt_lookup', num_draft=5)
-  call = build.compiled(recipe._replace(widths=widths), 30)
+  recipe = assemble.recipe(target, 'prompt_lookup', num_draft=5)
+  call = assemble.compiled(recipe._replace(widths=widths), 30)
   got = jax.device_get(call(generate_lib.Params(params), prompt, controls))
   want = _greedy_reference(params, prompt, False, (), 30)
   assert _new_tokens(got) == want
-  plain = build.compiled(recipe, 30)(
+  plain = assemble.compiled(recipe, 30)(
     generate_lib.Params(params), prompt, controls
   )
   np.testing.assert_array_equal(got.rounds.drafted, plain.rounds.drafted)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from specjax import base
-from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import verifiers
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
+from specjax.inference import assemble
 from tests import fakes
 
 VOCAB = 11
@@ -43,22 +43,22 @@ def test_output_is_that_of_plain_decoding(
   settings = Sampling(temperature=temperature)
   controls = settings.controls(row_keys(0, range(5)), NEW, (3,))
   prompt, warp = fakes.prompts(5, VOCAB), settings.warp_spec()
-  plain = build.compiled(build.recipe(target, warp=warp), NEW)
+  plain = assemble.compiled(assemble.recipe(target, warp=warp), NEW)
   want = plain(generate_lib.Params(good), prompt, controls)
   index = None
   if with_corpus:
     kept = [np.asarray(row) for row in want.tokens[:3]]
     index = corpus_lib.index(corpus_lib.add(corpus_lib.empty(400, 'x'), kept))
-  recipe = build.recipe(
+  recipe = assemble.recipe(
     target,
-    build.Hybrid(target, num_draft=3, draft_cost=0.5),
+    assemble.Hybrid(target, num_draft=3, draft_cost=0.5),
     num_draft=6,
     verify=rule,
     warp=warp,
   )
   assert recipe.widths == (0, 3, 6)
   params = generate_lib.Params(good, drafters.HybridParams(poor, index))
-  got = build.compiled(recipe, NEW)(params, prompt, controls)
+  got = assemble.compiled(recipe, NEW)(params, prompt, controls)
   width = want.tokens.shape[1]  # nothing but padding behind
   np.testing.assert_array_equal(got.tokens[:, :width], want.tokens)
   assert got.num_rounds < want.num_rounds
@@ -147,7 +147,9 @@ def test_a_drafter_that_never_pays_is_seldom_asked():
   recipe = generate_lib.Recipe(lm, made, verifier, settings.warp_spec(), (0, 3))
   params = generate_lib.Params(good, drafters.HybridParams(bad))
   controls = settings.controls(row_keys(3, range(2)), 120)
-  got = build.compiled(recipe, 120)(params, fakes.prompts(2, VOCAB), controls)
+  got = assemble.compiled(recipe, 120)(
+    params, fakes.prompts(2, VOCAB), controls
+  )
   asked = np.asarray(got.rounds.drafted) > 0
   assert asked[:, 0].all() and asked.sum(1).max() < 20
   # Each pause between two probes is four times the one before.
@@ -160,18 +162,18 @@ def test_a_model_that_cannot_pay_does_not_run():
   good = fakes.markov_params(0, VOCAB)
   settings = Sampling(temperature=0.5)
   controls = settings.controls(row_keys(3, range(3)), 30)
-  dear = build.Hybrid(lm, num_draft=4, draft_cost=4.0)
+  dear = assemble.Hybrid(lm, num_draft=4, draft_cost=4.0)
   rounds = []
   for drafter, params in (
     # Parameters of the wrong shape: reading them would fail.
     (dear, drafters.HybridParams(jnp.zeros(()))),
     ('suffix', None),
   ):
-    recipe = build.recipe(
+    recipe = assemble.recipe(
       lm, drafter, num_draft=6, verify='coupled', warp=settings.warp_spec()
     )
     assert recipe.widths == (0, 2, 6)
-    got = build.compiled(recipe, 30)(
+    got = assemble.compiled(recipe, 30)(
       generate_lib.Params(good, params), fakes.prompts(3, VOCAB), controls
     )
     rounds.append(got.rounds)

@@ -16,11 +16,11 @@ import pytest
 import specjax
 from specjax import base
 from specjax import models
-from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
+from specjax.inference import assemble
 from tests import shared
 
 NEW = 14
@@ -110,12 +110,12 @@ def _decode(
   **kwargs,
 ):
   """New tokens of every row; `swap` takes the place of the drafter."""
-  recipe = build.recipe(lm, drafter, warp=settings.warp_spec(), **kwargs)
+  recipe = assemble.recipe(lm, drafter, warp=settings.warp_spec(), **kwargs)
   if swap is not None:
     recipe = recipe._replace(drafter=swap)
   rows = range(prompt.tokens.shape[0]) if rows is None else rows
   controls = settings.controls(row_keys(seed, rows), new, eos)
-  made = build.compiled(recipe, new)(
+  made = assemble.compiled(recipe, new)(
     generate_lib.Params(params, draft_params), prompt, controls
   )
   made = jax.device_get(made)

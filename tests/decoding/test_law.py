@@ -15,7 +15,6 @@ import pytest
 from scipy import stats
 
 from specjax import base
-from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
@@ -24,6 +23,7 @@ from specjax.decoding import warp as warp_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.decoding.verifiers import common
+from specjax.inference import assemble
 from tests import fakes
 from tests import references
 
@@ -126,7 +126,7 @@ def _recipe(verify, drafter, encoder_decoder=False, **changes):
   target = fakes.markov_lm(VOCAB, encoder_decoder=encoder_decoder)
   if drafter == 'model':
     drafter = fakes.markov_lm(VOCAB, encoder_decoder=encoder_decoder)
-  recipe = build.recipe(
+  recipe = assemble.recipe(
     target, drafter, num_draft=NUM_DRAFT, verify=verify, warp=SPEC, **changes
   )
   return recipe

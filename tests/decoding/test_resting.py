@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from specjax import base
-from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.decoding.search import SearchConfig
+from specjax.inference import assemble
 from tests import fakes
 
 VOCAB = 11
@@ -45,7 +45,7 @@ def test_a_resting_drafter_is_not_asked(pieces):
   drafter = base.Drafter(
     init, propose, observe, 1, 1, lambda state: state['left'] > 0
   )
-  recipe = build.recipe(target, 'prompt_lookup', num_draft=1)
+  recipe = assemble.recipe(target, 'prompt_lookup', num_draft=1)
   recipe = recipe._replace(drafter=drafter, widths=(0, 1))
   state = generate_lib.start(
     recipe, params, fakes.prompts(2, VOCAB), controls, max_new_tokens=10
@@ -73,9 +73,9 @@ def test_resting_leaves_out_the_search_and_changes_nothing(name):
   controls = settings.controls(row_keys(0, range(batch)), new)
   drafter, given = 'suffix', None
   if name == 'hybrid':
-    drafter = build.Hybrid(target, 2, 0.5)
+    drafter = assemble.Hybrid(target, 2, 0.5)
     given = drafters.HybridParams(fakes.markov_params(3, VOCAB))
-  recipe = build.recipe(
+  recipe = assemble.recipe(
     target,
     drafter,
     num_draft=6,
@@ -93,7 +93,7 @@ def test_resting_leaves_out_the_search_and_changes_nothing(name):
 
     changes = {} if rests else {'rests': None}
     made = recipe.drafter._replace(propose=propose, **changes)
-    call = build.compiled(recipe._replace(drafter=made), new)
+    call = assemble.compiled(recipe._replace(drafter=made), new)
     got = jax.device_get(
       call(generate_lib.Params(params, given), prompt, controls)
     )

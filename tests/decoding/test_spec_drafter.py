@@ -16,7 +16,6 @@ import pytest
 
 from specjax import base
 from specjax import models
-from specjax.decoding import build
 from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
@@ -24,6 +23,7 @@ from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import Script
 from specjax.decoding.drafters import SlotSpec
+from specjax.inference import assemble
 from tests import fakes
 from tests.decoding import test_law as law_lib
 
@@ -56,7 +56,7 @@ def prompts(rows, width=9):
 def decode(drafter, prompt, num_draft, settings=Sampling(), **kwargs):
   """A `Generation` of numpy arrays."""
   draft_params = kwargs.pop('draft_params', None)
-  recipe = build.recipe(
+  recipe = assemble.recipe(
     kwargs.pop('lm', models.make_lm(TARGET)),
     drafter,
     num_draft=num_draft,
@@ -66,7 +66,7 @@ def decode(drafter, prompt, num_draft, settings=Sampling(), **kwargs):
   rows = prompt.tokens.shape[0]
   controls = settings.controls(row_keys(0, range(rows)), NEW, (EOS,))
   params = generate_lib.Params(params_of(TARGET, 11), draft_params)
-  made = build.compiled(recipe, NEW)(params, prompt, controls)
+  made = assemble.compiled(recipe, NEW)(params, prompt, controls)
   return jax.device_get(made)
 
 
@@ -119,7 +119,9 @@ def test_the_oracle_needs_as_few_rounds_as_can_be():
   for row, tokens in enumerate(rows):
     script[row, : len(tokens)] = tokens
   num_draft = 4
-  recipe = build.recipe(models.make_lm(TARGET), 'suffix', num_draft=num_draft)
+  recipe = assemble.recipe(
+    models.make_lm(TARGET), 'suffix', num_draft=num_draft
+  )
   oracle = drafters.simulated(num_draft=num_draft, vocab_size=VOCAB)
   recipe = recipe._replace(drafter=oracle, widths=())
   controls = Sampling().controls(row_keys(0, range(8)), NEW, (EOS,))
@@ -127,7 +129,7 @@ def test_the_oracle_needs_as_few_rounds_as_can_be():
     params_of(TARGET, 11), Script(jnp.asarray(script), jnp.float32(1.0))
   )
   made = jax.device_get(
-    build.compiled(recipe, NEW)(params, prompts(list(range(8))), controls)
+    assemble.compiled(recipe, NEW)(params, prompts(list(range(8))), controls)
   )
   assert tokens_of(made) == rows
   # The end token is one of them: ceil((L + 1) / (k + 1)).
@@ -227,7 +229,7 @@ def law(monkeypatch, verify, **changes):
     CONFIG, vocab_size=4, window=3, num_decoder_layers=1, eos_token_id=(0,),
     max_positions=6, **changes,
   )  # fmt: skip
-  recipe = build.recipe(
+  recipe = assemble.recipe(
     fakes.markov_lm(4, encoder_decoder=True),
     SlotSpec(config, 4),
     num_draft=3,
@@ -249,7 +251,7 @@ def test_a_round_costs_the_same_whatever_the_buffer_holds():
   style = drafters.Style('argmax', False, Sampling().warp_spec())
   config = dataclasses.replace(CONFIG, max_positions=5000)
   drafter = drafters.slot_drafter(SlotSpec(config, VOCAB), 5, style)
-  recipe = build.recipe(models.make_lm(TARGET))._replace(drafter=drafter)
+  recipe = assemble.recipe(models.make_lm(TARGET))._replace(drafter=drafter)
   params = models.abstract_params(config)
 
   def flops(capacity):
@@ -306,7 +308,7 @@ def test_bad_inputs_in_one_sentence():
     (spec, 2, fakes.markov_lm(VOCAB), 'the target is decoder-only'),
   ):  # fmt: skip
     with pytest.raises(ValueError, match=words):
-      build.recipe(target, drafter, num_draft=num_draft)
+      assemble.recipe(target, drafter, num_draft=num_draft)
   with pytest.raises(ValueError, match='num_draft must be at least 1'):
     drafters.slot_drafter(
       spec, 0, drafters.Style('argmax', False, Sampling().warp_spec())

@@ -3,7 +3,6 @@
 import jax
 import pytest
 
-from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import verifiers
@@ -12,6 +11,7 @@ from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters.suffix import suffix
 from specjax.decoding.drafters.suffix import SuffixSpec
 from specjax.decoding.search import SearchConfig
+from specjax.inference import assemble
 from tests import fakes
 
 VOCAB = 11
@@ -26,7 +26,7 @@ def _decode(
     verifiers.make(rule, max_path=max_path),
     settings.warp_spec(),
   )
-  call = build.compiled(recipe, new)
+  call = assemble.compiled(recipe, new)
   return jax.device_get(call(params, prompt, controls))
 
 
@@ -56,9 +56,11 @@ def test_output_is_that_of_plain_decoding(
   settings = Sampling(temperature=temperature, repetition_penalty=1.1)
   prompt, new = fakes.prompts(5, VOCAB), 40
   controls = settings.controls(row_keys(0, range(5)), new, (3,))
-  plain = build.compiled(build.recipe(target, warp=settings.warp_spec()), new)
+  plain = assemble.compiled(
+    assemble.recipe(target, warp=settings.warp_spec()), new
+  )
   want = jax.device_get(plain(generate_lib.Params(params), prompt, controls))
-  recipe = build.recipe(
+  recipe = assemble.recipe(
     target,
     'suffix',
     num_draft=6,
@@ -73,7 +75,7 @@ def test_output_is_that_of_plain_decoding(
     corpus = corpus_lib.add(corpus_lib.empty(300, 'x'), _new(want))
     index = corpus_lib.index(corpus)
   given = generate_lib.Params(params, index)
-  got = jax.device_get(build.compiled(recipe, new)(given, prompt, controls))
+  got = jax.device_get(assemble.compiled(recipe, new)(given, prompt, controls))
   assert _new(got) == _new(want)
   assert got.num_rounds <= want.num_rounds
   if with_corpus:

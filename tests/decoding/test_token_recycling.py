@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from specjax import base
-from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import verifiers
 from specjax.decoding.controls import row_keys
@@ -14,6 +13,7 @@ from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters.token_recycling import learn
 from specjax.decoding.drafters.token_recycling import template
 from specjax.decoding.drafters.token_recycling import token_recycling
+from specjax.inference import assemble
 from tests import fakes
 
 VOCAB = 11
@@ -86,7 +86,7 @@ def test_output_is_that_of_plain_decoding(rule, temperature, max_path):
   settings = Sampling(temperature=temperature)
   controls = settings.controls(row_keys(0, range(4)), 40, (3,))
   warp = settings.warp_spec()
-  want = build.compiled(build.recipe(target, warp=warp), 40)(
+  want = assemble.compiled(assemble.recipe(target, warp=warp), 40)(
     params, prompt, controls
   )
   drafter = token_recycling(
@@ -95,7 +95,7 @@ def test_output_is_that_of_plain_decoding(rule, temperature, max_path):
   recipe = generate_lib.Recipe(
     target, drafter, verifiers.make(rule, max_path=max_path), warp
   )
-  got = build.compiled(recipe, 40)(params, prompt, controls)
+  got = assemble.compiled(recipe, 40)(params, prompt, controls)
   width = want.tokens.shape[1]  # nothing but padding behind
   np.testing.assert_array_equal(got.tokens[:, :width], want.tokens)
   assert got.num_rounds < want.num_rounds

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from specjax import base
-from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
 from specjax.decoding import trees
@@ -23,6 +22,7 @@ from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
+from specjax.inference import assemble
 from tests import fakes
 from tests import references
 from tests import tree_references as oracle
@@ -266,7 +266,7 @@ def test_random_trees_are_decoded_greedily():
   )
   controls = Sampling().controls(row_keys(0, range(rows)), 14)
   made, plain = (
-    build.compiled(r, 14)(params, prompt, controls)
+    assemble.compiled(r, 14)(params, prompt, controls)
     for r in (recipe, generate_lib.plain(target))
   )
   width = plain.tokens.shape[1]

@@ -10,10 +10,10 @@ import optax
 import pytest
 
 import specjax
-from specjax import drafting
-from specjax import memory
 from specjax import models
 from specjax import trainer
+from specjax.inference import drafting
+from specjax.inference import memory
 from specjax.models.speculator import modeling as network_lib
 from specjax.training import config as config_lib
 from specjax.training import parallel

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import specjax
-from specjax import drafting
 from specjax import labelling
 from specjax import models
 from specjax import trainer
-from specjax.decode_config import DecodeConfig
+from specjax.inference import drafting
+from specjax.inference.config import DecodeConfig
 from specjax.training import build
 from tests import tiny
 from tests.training import toy

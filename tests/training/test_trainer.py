@@ -11,7 +11,7 @@ import pytest
 import specjax
 from specjax import labelling
 from specjax import trainer
-from specjax.decode_config import DecodeConfig
+from specjax.inference.config import DecodeConfig
 from specjax.training import build
 from specjax.training import export
 from specjax.training import on_policy

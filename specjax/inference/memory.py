@@ -15,18 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import drafting
 from specjax import models
 from specjax import text as text_lib
 from specjax.checkpoints import folder as folder_lib
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import tensor_names
-from specjax.decode_config import DecodeConfig
-from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.distributed import mesh as mesh_lib
+from specjax.inference import assemble
+from specjax.inference import drafting
+from specjax.inference.config import DecodeConfig
 from specjax.models import own_format
 from specjax.models import sharded
 from specjax.models.common import cpu_layout
@@ -101,7 +101,7 @@ def estimate_memory(
     draft = drafter
     if isinstance(drafter, str):
       draft = drafter = drafter.removeprefix(drafting.HYBRID)
-    if not isinstance(drafter, str) or drafter not in build.FREE_DRAFTERS:
+    if not isinstance(drafter, str) or drafter not in assemble.FREE_DRAFTERS:
       with mesh_lib.about_drafter(decode.mesh):
         draft = _part(drafter, decode, whole, int8 in ('drafter', 'both'))
   batch = decode.batch_size
@@ -112,7 +112,7 @@ def estimate_memory(
   total = sum(p.bytes for p in (target, draft) if isinstance(p, _Part))
   if isinstance(draft, _Part) and not models.is_language_model(draft.local):
     # A network that only drafts keeps little beside its weights.
-    draft = build.FREE_DRAFTERS[0]
+    draft = assemble.FREE_DRAFTERS[0]
   state = _state_bytes(target, draft, decode, batch, width, budget)
   parts = [part for part in (target, draft) if isinstance(part, _Part)]
   prefill = max(_prefill_bytes(part, batch, width) for part in parts)
@@ -226,7 +226,7 @@ def _state_bytes(target, draft, decode, batch, width, budget) -> int:
   """Of what the loop carries."""
   lm = models.make_lm(target.local)
   drafter = models.make_lm(draft.local) if isinstance(draft, _Part) else draft
-  recipe = build.recipe(
+  recipe = assemble.recipe(
     lm,
     drafter,
     num_draft=decode.num_draft,

@@ -16,10 +16,10 @@ from specjax import base
 from specjax import models
 from specjax import text as text_lib
 from specjax.checkpoints import load as loading
-from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import drafters
 from specjax.distributed import mesh as mesh_lib
+from specjax.inference import assemble
 from specjax.models.speculator import modeling as speculator
 
 HYBRID = 'hybrid:'
@@ -61,7 +61,7 @@ def load(name: str, dtype: Optional[str] = None, **settings) -> Drafter:
   check_name(name)
   if name in ('', 'none'):
     return None
-  if name in build.FREE_DRAFTERS:
+  if name in assemble.FREE_DRAFTERS:
     return name
   if name.startswith(HYBRID):
     folder = name.removeprefix(HYBRID)
@@ -87,7 +87,7 @@ def check_name(name: str) -> None:
     FileNotFoundError: it is no folder, no hub id and none of our names.
   """
   folder = name.removeprefix(HYBRID)
-  ours = ('', 'none', *build.FREE_DRAFTERS)
+  ours = ('', 'none', *assemble.FREE_DRAFTERS)
   if folder in ours or os.path.isdir(folder) or loading.is_hub_id(folder):
     return
   raise FileNotFoundError(
@@ -132,7 +132,12 @@ def reads_corpus(drafter: Drafter) -> bool:
 def for_recipe(
   target: loading.Model, drafter: Drafter, num_draft: int, rows: int = 1
 ) -> Union[
-  None, str, base.CachedLM, build.Hybrid, drafters.SlotSpec, build.Attached
+  None,
+  str,
+  base.CachedLM,
+  assemble.Hybrid,
+  drafters.SlotSpec,
+  assemble.Attached,
 ]:
   """The drafter as `build.recipe` takes it.
 
@@ -151,7 +156,7 @@ def for_recipe(
   if not isinstance(drafter, Hybrid):
     return drafter
   model_draft = max(1, min(4, num_draft))
-  return build.Hybrid(
+  return assemble.Hybrid(
     drafter.model.lm,
     model_draft,
     draft_cost(target, drafter.model, model_draft),
@@ -217,7 +222,7 @@ def is_attached(drafter: Drafter) -> bool:
 
 def _attached(
   target: loading.Model, drafter: loading.Model, num_draft: int
-) -> build.Attached:
+) -> assemble.Attached:
   """Checks that a drafter network was made for this target."""
   config, mine = drafter.config, target.config
   is_pairs = isinstance(mine, models.T5Config)
@@ -251,7 +256,7 @@ def _attached(
     )
   hidden = () if config.feature == 'none' and not config.is_heads else (-1,)
   lm = loading.make_lm(target, hidden_layers=hidden)
-  return build.Attached(config, lm)
+  return assemble.Attached(config, lm)
 
 
 def min_promise(target: loading.Model, num_draft: int, rows: int = 1) -> float:

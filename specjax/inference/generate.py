@@ -18,18 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specjax import jobs
 from specjax import text as text_lib
 from specjax.checkpoints import load as loading
-from specjax.decode_config import DecodeConfig
 from specjax.decoding import beam
-from specjax.decoding import build
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
 from specjax.distributed import transfer
-from specjax.jobs import Job
-from specjax.jobs import plan
-from specjax.jobs import Row
+from specjax.inference import assemble
+from specjax.inference import batching
+from specjax.inference.batching import Job
+from specjax.inference.batching import plan
+from specjax.inference.batching import Row
+from specjax.inference.config import DecodeConfig
 
 # Rounds between two looks for stop strings.
 ROUNDS_BETWEEN_STOPS = 8
@@ -70,9 +70,9 @@ class Batch:
 
 def generate(
   model: loading.Model,
-  prompts: jobs.Prompts,
+  prompts: batching.Prompts,
   *,
-  drafter: jobs.Drafter = None,
+  drafter: batching.Drafter = None,
   config: Optional[DecodeConfig] = None,
   **settings,
 ) -> list[Answer]:
@@ -139,7 +139,7 @@ def stream(job: Job) -> Iterator[Batch]:
         break
       answers.append(_answer(job, row, generation, place))
     yield Batch(tuple(answers), seconds)
-    job = jobs.learn(job, [answer.tokens for answer in answers])
+    job = batching.learn(job, [answer.tokens for answer in answers])
     if failure:
       raise failure
     done = end
@@ -149,7 +149,7 @@ def stream(job: Job) -> Iterator[Batch]:
 
 def _decode(job: Job, rows: Sequence[Row], width: int):
   """Decodes rows, filled up to the batch size; a `Generation` of numpy."""
-  prompt, controls = jobs.batch_inputs(job, rows, width)
+  prompt, controls = batching.batch_inputs(job, rows, width)
   most = text_lib.bucket(int(np.max(job.config.max_new_tokens)))
   try:
     if job.config.num_beams > 1:
@@ -162,7 +162,7 @@ def _decode(job: Job, rows: Sequence[Row], width: int):
     elif job.config.stops():
       generation = _decode_with_stops(job, rows, prompt, controls, most)
     else:
-      generate_batch = build.compiled(job.recipe, most)
+      generate_batch = assemble.compiled(job.recipe, most)
       generation = generate_batch(job.params, prompt, controls)
     return transfer.to_host(generation)
   except jax.errors.JaxRuntimeError as error:

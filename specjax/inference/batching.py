@@ -11,16 +11,16 @@ import jax
 import numpy as np
 
 from specjax import base
-from specjax import drafting
 from specjax import text as text_lib
 from specjax.checkpoints import load as loading
-from specjax.decode_config import DecodeConfig
-from specjax.decode_config import per_row
-from specjax.decoding import build
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import transfer
+from specjax.inference import assemble
+from specjax.inference import drafting
+from specjax.inference.config import DecodeConfig
+from specjax.inference.config import per_row
 
 Drafter = drafting.Drafter
 _WHOLE = (int, np.integer)
@@ -117,7 +117,7 @@ def plan(
   )[skip:]
   parts = model.layout.size('batch') if model.layout else 1
   batch_size, batches = _layout(rows, config.batch_size, parts)
-  recipe = build.recipe(
+  recipe = assemble.recipe(
     drafting.target_lm(model, drafter),
     drafting.for_recipe(model, drafter, config.num_draft, batch_size),
     num_draft=config.num_draft,
