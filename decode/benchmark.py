@@ -15,7 +15,6 @@ from typing import Sequence
 
 from absl import flags
 
-from specjax import cli
 from specjax.benchmark import limits
 from specjax.benchmark import peers
 from specjax.benchmark import plan
@@ -27,6 +26,7 @@ from specjax.benchmark import specdec
 from specjax.benchmark import specdec_report
 from specjax.benchmark import table
 from specjax.benchmark.specdec_config import SpecDecConfig
+from specjax.commands import cli
 from specjax.distributed import processes
 
 CONFIG = pathlib.Path(__file__).parent.parent / 'configs' / 'bench.py'

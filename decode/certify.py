@@ -14,10 +14,10 @@ from typing import Sequence
 
 from absl import flags
 
-from specjax import cli
 from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark import subjects
 from specjax.certify import runner
+from specjax.commands import cli
 from specjax.inference import drafting
 
 CONFIG = pathlib.Path(__file__).parent.parent / 'configs' / 'certify.py'

@@ -13,9 +13,9 @@ from typing import Sequence
 
 from absl import flags
 
-from specjax import cli
-from specjax import decode_file
-from specjax import demo
+from specjax.commands import cli
+from specjax.commands import decode as decode_command
+from specjax.commands import demo
 
 CONFIG = pathlib.Path(__file__).parent.parent / 'configs' / 'decode.py'
 
@@ -48,7 +48,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
     'baseline',
     'first',
-    decode_file.BASELINES,
+    decode_command.BASELINES,
     'Which part is decoded plainly too, to measure the ratio.',
     flag_values=values,
   )
@@ -78,8 +78,8 @@ def main(argv: Sequence[str]) -> None:
   if values.resume and values.output == '-':
     raise flags.Error('--resume needs an --output file to go on with.')
   cli.join_processes(values, config)
-  decode_file.decode_file(
-    decode_file.Request(
+  decode_command.decode_file(
+    decode_command.Request(
       target=values.target,
       drafter=values.drafter,
       source=values.input,

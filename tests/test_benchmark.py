@@ -12,7 +12,6 @@ import pytest
 
 from decode import benchmark
 from decode import main
-from specjax import cli
 from specjax import theory
 from specjax.benchmark import cases
 from specjax.benchmark import check
@@ -27,6 +26,7 @@ from specjax.benchmark import runner
 from specjax.benchmark import subjects
 from specjax.benchmark import table
 from specjax.checkpoints import load as loading
+from specjax.commands import cli
 from specjax.decoding import generate as generate_lib
 from tests import fakes
 from tests import tiny

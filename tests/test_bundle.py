@@ -5,11 +5,11 @@ import json
 import jax
 import pytest
 
-from specjax import bundle
-from specjax import cli
-from specjax import demo
 from specjax import models
 from specjax.checkpoints import hf
+from specjax.commands import bundle
+from specjax.commands import cli
+from specjax.commands import demo
 from specjax.inference.config import DecodeConfig
 from tests import tiny
 from tests.models import attached

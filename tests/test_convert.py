@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tensorstore
 
-from specjax import cli
 from specjax import models
 from specjax.checkpoints import convert
 from specjax.checkpoints import hf
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import safetensors
+from specjax.commands import cli
 from tests import tiny
 from tests.models import reference
 from train import convert as command

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import specjax
-from specjax import decode_file
+from specjax.commands import decode as decode_command
 from specjax.distributed import mesh as mesh_lib
 from specjax.inference import batching
 from specjax.inference import drafting
@@ -69,7 +69,7 @@ def _run(folders, corpus, drafter='suffix', target='target', **changes):
   with open(prompts, 'w', encoding='utf-8') as file:
     file.write('\n'.join(PROMPTS) + '\n')
   out = prompts + '.out'
-  request = decode_file.Request(
+  request = decode_command.Request(
     target=folders[target],
     drafter=drafter,
     source=prompts,
@@ -86,7 +86,7 @@ def _run(folders, corpus, drafter='suffix', target='target', **changes):
     ),
     corpus=str(corpus),
   )
-  decode_file.decode_file(request)
+  decode_command.decode_file(request)
   with open(out, encoding='utf-8') as file:
     return file.read()
 

@@ -16,12 +16,12 @@ import pytest
 from decode import main
 import specjax
 from specjax import base
-from specjax import cli
-from specjax import labelling
 from specjax import models
 from specjax.checkpoints import folder as folder_lib
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import safetensors
+from specjax.commands import cli
+from specjax.commands import label as label_command
 from specjax.distributed import mesh as mesh_lib
 from specjax.inference.config import DecodeConfig
 from specjax.models import sharded
@@ -281,8 +281,8 @@ def test_labels_are_the_same(folders, tmp_path):
   for name, shape in (('one', ()), ('many', (2, 4))):
     config = DecodeConfig(max_new_tokens=8, batch_size=4)
     config.mesh.shape = shape
-    made = labelling.label(
-      labelling.Request(
+    made = label_command.label(
+      label_command.Request(
         target=folders['decoder'],
         drafter=folders['decoder_draft'],
         inputs=(str(source),),

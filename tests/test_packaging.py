@@ -9,8 +9,8 @@ import runpy
 import pytest
 
 import specjax
-from specjax import output
-from specjax import report
+from specjax.commands import answer_files
+from specjax.commands import statistics as run_statistics
 from specjax.decoding import stats
 from specjax.decoding import verifiers
 from specjax.inference import generate as inference
@@ -94,8 +94,11 @@ def test_every_module_needs_the_base_installation_alone(arguments):
 def test_the_readme_defines_every_field_and_option():
   named = set(re.findall(r'`(\w+)`', README))
   answer = inference.Answer('', '', (), 'eos', stats.Counts(), 0)
-  fields = set(output.record(answer))
-  fields |= set(report.numbers([answer], 1.0, 0.0)) - {'tested', 'drafted'}
+  fields = set(answer_files.record(answer))
+  fields |= set(run_statistics.numbers([answer], 1.0, 0.0)) - {
+    'tested',
+    'drafted',
+  }
   fields |= {field.name for field in dataclasses.fields(DecodeConfig)}
   fields |= set(verifiers.NAMES)
   assert not fields - named

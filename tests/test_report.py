@@ -4,10 +4,10 @@ import types
 
 import pytest
 
-from specjax import report
 from specjax.benchmark import break_even
 from specjax.benchmark import parts as parts_lib
 from specjax.benchmark import rows as rows_lib
+from specjax.commands import statistics as run_statistics
 from specjax.decoding import stats
 from specjax.inference import generate as inference
 
@@ -17,7 +17,7 @@ def answer(**counts):
 
 
 def test_numbers_add_up_and_empty_ratios_are_none():
-  found = report.numbers(
+  found = run_statistics.numbers(
     [
       answer(num_tokens=6, num_target_calls=2, num_accepted=4, num_tested=5),
       answer(num_tokens=2, num_target_calls=2, num_accepted=0, num_tested=2),
@@ -29,20 +29,20 @@ def test_numbers_add_up_and_empty_ratios_are_none():
   assert found['block_efficiency'] == 2.0
   assert found['acceptance_rate'] == 4 / 7
   assert found['draft_acceptance_rate'] is None
-  assert 'block efficiency  2.000' in report.table(found)
+  assert 'block efficiency  2.000' in run_statistics.table(found)
 
 
 @pytest.mark.parametrize(
   'times, words',
   [
-    (report.StepTimes(1.0, 1.0, 0.1), 'a gain'),
-    (report.StepTimes(1.0, 1.0, 1.0), 'drafter is too expensive'),
-    (report.StepTimes(1.0, 4.0, 0.01), 'wider block'),
+    (run_statistics.StepTimes(1.0, 1.0, 0.1), 'a gain'),
+    (run_statistics.StepTimes(1.0, 1.0, 1.0), 'drafter is too expensive'),
+    (run_statistics.StepTimes(1.0, 4.0, 0.01), 'wider block'),
   ],
 )
 def test_the_reason_follows_the_costs(times, words):
   found = {'acceptance_rate': 0.6, 'block_efficiency': 2.4}
-  parts, sentences = report.explain(found, times, num_draft=4)
+  parts, sentences = run_statistics.explain(found, times, num_draft=4)
   assert words in sentences
   expected = 2.4 / (times.block + 4 * times.drafter)
   assert parts['predicted_factor'] == pytest.approx(expected)
@@ -51,16 +51,16 @@ def test_the_reason_follows_the_costs(times, words):
 
 def test_a_draft_in_one_pass_is_paid_once():
   found = {'acceptance_rate': 0.9, 'block_efficiency': 3.4}
-  times = report.StepTimes(target=1.0, block=1.5, drafter=0.2)
-  steps, _ = report.explain(found, times, 4)
-  once, text = report.explain(found, times, 4, one_pass=True)
+  times = run_statistics.StepTimes(target=1.0, block=1.5, drafter=0.2)
+  steps, _ = run_statistics.explain(found, times, 4)
+  once, text = run_statistics.explain(found, times, 4, one_pass=True)
   assert steps['predicted_factor'] == once['predicted_factor']
   assert 'A draft costs 0.80 of a target step in one pass' in text
   # Another token costs an autoregressive drafter a step, this one nothing.
   assert once['best_num_draft'] == 4
   assert once['best_predicted_factor'] == pytest.approx(4.0951 / 2.3)
   # What trees accept says nothing of chains.
-  tree, text = report.explain(found, times, 4, tree=True)
+  tree, text = run_statistics.explain(found, times, 4, tree=True)
   assert tree == {k: v for k, v in steps.items() if not k.startswith('best')}
   assert text.startswith('A draft costs 0.80 of a target step and a block of 5')
   assert 'num_draft' not in text
@@ -68,7 +68,9 @@ def test_a_draft_in_one_pass_is_paid_once():
 
 def test_without_drafts_there_is_nothing_to_explain():
   found = {'acceptance_rate': None, 'block_efficiency': 1.0}
-  parts, sentences = report.explain(found, report.StepTimes(1, 1, 0), 4)
+  parts, sentences = run_statistics.explain(
+    found, run_statistics.StepTimes(1, 1, 0), 4
+  )
   assert parts == {} and 'Nothing was drafted' in sentences
 
 

@@ -13,8 +13,8 @@ import sys
 
 from absl import flags
 
-from specjax import bundle
-from specjax import cli
+from specjax.commands import bundle
+from specjax.commands import cli
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -14,8 +14,8 @@ import sys
 from absl import flags
 import tqdm
 
-from specjax import cli
 from specjax.checkpoints import convert
+from specjax.commands import cli
 
 
 def _define(values: flags.FlagValues):

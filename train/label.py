@@ -16,8 +16,8 @@ import sys
 from absl import flags
 import tqdm
 
-from specjax import cli
-from specjax import labelling
+from specjax.commands import cli
+from specjax.commands import label as label_command
 
 _DEFAULT = pathlib.Path(__file__).parents[1] / 'configs' / 'decode.py'
 
@@ -61,7 +61,7 @@ def main(argv):
     if not values[name].value:
       raise flags.Error(f'--{name} is needed; --help shows all options.')
   cli.join_processes(values, config)
-  request = labelling.Request(
+  request = label_command.Request(
     target=values.target,
     drafter=values.drafter,
     inputs=tuple(values.input),
@@ -80,7 +80,7 @@ def main(argv):
       bar.update(done - bar.n)
 
     try:
-      made = labelling.label(request, progress)
+      made = label_command.label(request, progress)
     except KeyboardInterrupt:
       raise KeyboardInterrupt(
         f'interrupted after {int(bar.n)} answers; the same command continues.'

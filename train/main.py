@@ -16,7 +16,7 @@ import sys
 
 from absl import flags
 
-from specjax import cli
+from specjax.commands import cli
 
 _DEFAULT = pathlib.Path(__file__).parents[1] / 'configs' / 'demo_target.py'
 
@@ -60,9 +60,9 @@ def main(argv):
     raise flags.Error('--workdir=DIR is needed: the folder of the run.')
   cli.join_processes(values, config)
   # Slow to import, and not needed to refuse a wrong command line.
-  from specjax import trainer
+  from specjax.commands import train as train_command
 
-  outcome = trainer.run(
+  outcome = train_command.run(
     config,
     values.workdir,
     command=_command(argv),

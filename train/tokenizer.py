@@ -28,8 +28,8 @@ from tokenizers import pre_tokenizers
 from tokenizers import processors
 from tokenizers import trainers
 
-from specjax import cli
 from specjax.checkpoints import hf
+from specjax.commands import cli
 from specjax.training import readers
 
 PAD, EOS, UNK = '<pad>', '</s>', '<unk>'

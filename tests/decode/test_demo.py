@@ -5,8 +5,8 @@ import re
 import pytest
 
 from decode import main
-from specjax import cli
-from specjax import demo
+from specjax.commands import cli
+from specjax.commands import demo
 from tests import tiny
 
 

@@ -13,8 +13,8 @@ from safetensors import numpy as safetensors
 
 from decode import main
 import specjax
-from specjax import cli
 from specjax import text as text_lib
+from specjax.commands import cli
 from specjax.decoding import corpus as corpus_lib
 from specjax.inference import generate as inference
 from tests import tiny

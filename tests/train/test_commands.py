@@ -9,7 +9,7 @@ import time
 import pytest
 import transformers
 
-from specjax import cli
+from specjax.commands import cli
 from tests.training import toy
 from train import label
 from train import main

@@ -11,7 +11,7 @@ import pytest
 
 import specjax
 from specjax import models
-from specjax import trainer
+from specjax.commands import train as train_command
 from specjax.inference import drafting
 from specjax.inference import memory
 from specjax.models.speculator import modeling as network_lib
@@ -254,7 +254,9 @@ def _run(folder, family, **changes):
   with warnings.catch_warnings():
     # Nobody asked for more slots than are learned.
     warnings.filterwarnings('error', message='.* slots')
-    out = trainer.run(config, str(folder / 'run'), report=lambda line: None)
+    out = train_command.run(
+      config, str(folder / 'run'), report=lambda line: None
+    )
   assert set(out.metrics) >= {'acceptance_rate', 'acceptance_1', 'loss'}
   drafter = specjax.load(folder / 'run' / 'export')
   assert drafter.config.acceptance[0] == pytest.approx(

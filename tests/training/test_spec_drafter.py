@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import specjax
-from specjax import labelling
 from specjax import models
-from specjax import trainer
+from specjax.commands import label as label_command
+from specjax.commands import train as train_command
 from specjax.inference import drafting
 from specjax.inference.config import DecodeConfig
 from specjax.training import build
@@ -54,9 +54,9 @@ def files_fixture(tmp_path_factory):
   toy.write(folder)
   config = toy.config(folder, steps=450, save_every=0, data__batch_rows=16)
   config.data.valid = ''
-  trainer.run(config, str(folder / 'target'), report=quiet)
-  labelling.label(
-    labelling.Request(
+  train_command.run(config, str(folder / 'target'), report=quiet)
+  label_command.label(
+    label_command.Request(
       target=str(folder / 'target' / 'export'),
       drafter='',
       inputs=(str(folder / 'train.tsv'),),
@@ -89,7 +89,7 @@ def test_a_trained_drafter_saves_target_calls(files, tmp_path):
     average_last=2,
     data__valid=str(files / 'train.tsv'),
   )
-  out = trainer.run(config, str(tmp_path), report=quiet)
+  out = train_command.run(config, str(tmp_path), report=quiet)
   assert out.metrics['acceptance_rate'] > 0.8
   assert out.metrics['block_efficiency'] > 4
   assert digest(export) == before
@@ -155,7 +155,7 @@ def test_heads_learn_from_the_frozen_state_of_another_size(files, tmp_path):
     model__encoder_layers=2,
   )
   larger.data.valid = ''
-  trainer.run(larger, str(tmp_path / 'target'), report=quiet)
+  train_command.run(larger, str(tmp_path / 'target'), report=quiet)
   config = settings(
     files,
     steps=60,
@@ -169,7 +169,7 @@ def test_heads_learn_from_the_frozen_state_of_another_size(files, tmp_path):
   )
   parts = build.build(config)
   before = jax.tree.map(np.array, parts.frozen)
-  out = trainer.run(config, str(tmp_path / 'heads'), report=quiet)
+  out = train_command.run(config, str(tmp_path / 'heads'), report=quiet)
   assert out.metrics['block_efficiency'] > 1.15
   jax.tree.map(np.testing.assert_array_equal, before, parts.frozen)
   heads = specjax.load(tmp_path / 'heads' / 'export')

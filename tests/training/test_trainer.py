@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import specjax
-from specjax import labelling
-from specjax import trainer
+from specjax.commands import label as label_command
+from specjax.commands import train as train_command
 from specjax.inference.config import DecodeConfig
 from specjax.training import build
 from specjax.training import export
@@ -40,7 +40,7 @@ def target_fixture(files):
     save_every=0,
     data__batch_rows=16,
   )
-  trainer.run(config, str(files / 'target'), report=quiet)
+  train_command.run(config, str(files / 'target'), report=quiet)
   return files / 'target' / 'export'
 
 
@@ -66,9 +66,9 @@ def test_distillation_beats_a_random_drafter(files, target, tmp_path):
     **DRAFTER,
   )
   parts = build.build(config)
-  measure = trainer.measurer(parts)
+  measure = train_command.measurer(parts)
   before = measure(parts.init(jax.random.key(0)))
-  out = trainer.run(config, str(tmp_path), report=quiet)
+  out = train_command.run(config, str(tmp_path), report=quiet)
   after = out.metrics
   assert before['acceptance_rate'] < 0.2
   assert after['acceptance_rate'] > before['acceptance_rate'] + 0.3
@@ -87,7 +87,7 @@ def test_distillation_beats_a_random_drafter(files, target, tmp_path):
 
 def test_labels_are_the_targets_own_and_resumable(files, target, tmp_path):
   out = tmp_path / 'own.jsonl'
-  request = labelling.Request(
+  request = label_command.Request(
     target=str(target),
     drafter='prompt_lookup',
     inputs=(str(files / 'valid.tsv'),),
@@ -96,7 +96,7 @@ def test_labels_are_the_targets_own_and_resumable(files, target, tmp_path):
     limit=12,
     config=DecodeConfig(max_new_tokens=16, batch_size=4),
   )
-  labelling.label(request)
+  label_command.label(request)
   whole = out.read_bytes()
   rows = [json.loads(line) for line in whole.splitlines()]
   sources = [s for s, _ in toy.pairs(12, first=1000)]
@@ -105,7 +105,7 @@ def test_labels_are_the_targets_own_and_resumable(files, target, tmp_path):
   assert [tuple(row['tokens']) for row in rows] == [a.tokens for a in plain]
   # Cut in the middle of a line, as a kill would leave it.
   out.write_bytes(b''.join(whole.splitlines(True)[:5]) + b'{"prompt": "ba')
-  made = labelling.label(request)
+  made = label_command.label(request)
   assert (made.skipped, made.answers) == (5, 7)
   again = [json.loads(line) for line in out.read_text().splitlines()]
   assert [r['tokens'] for r in again] == [r['tokens'] for r in rows]
@@ -135,7 +135,7 @@ def test_on_policy_targets_are_what_the_drafter_says(files, target):
   )
   parts = build.build(config)
   params = parts.init(jax.random.key(0))
-  rewrite = on_policy.make(trainer.generator(parts), 0, 1.0)
+  rewrite = on_policy.make(train_command.generator(parts), 0, 1.0)
   old = parts.batches.get(0)
   new = jax.device_get(rewrite(params, old, 3))
   again = jax.device_get(rewrite(params, old, 3))
@@ -184,7 +184,7 @@ def test_what_is_left_out_is_counted(files, tmp_path):
   said = []
   with pytest.raises(FileNotFoundError, match='no checkpoint yet'):
     workdir = str(tmp_path / 'run')
-    trainer.run(config, workdir, export_only=True, report=said.append)
+    train_command.run(config, workdir, export_only=True, report=said.append)
   assert said == [
     'Left out 2 bad lines.',
     'Left out 1 bad lines of the held-out data.',
@@ -273,7 +273,7 @@ def test_decoder_only_target_and_drafter(files, tmp_path):
     'save_every': 0,
   }
   config = toy.config(files, steps=60, **shape)
-  out = trainer.run(config, str(tmp_path / 'target'), report=quiet)
+  out = train_command.run(config, str(tmp_path / 'target'), report=quiet)
   assert out.metrics['loss'] < 4.0
   config = toy.config(
     files,
@@ -287,8 +287,8 @@ def test_decoder_only_target_and_drafter(files, tmp_path):
   )
   with pytest.raises(ValueError, match='2048 positions; lower eval_new_tokens'):
     changed = dataclasses.replace(config, eval_new_tokens=2048)
-    trainer.run(changed, str(tmp_path / 'none'), report=quiet)
+    train_command.run(changed, str(tmp_path / 'none'), report=quiet)
   assert not (tmp_path / 'none').exists()
-  out = trainer.run(config, str(tmp_path / 'drafter'), report=quiet)
+  out = train_command.run(config, str(tmp_path / 'drafter'), report=quiet)
   assert 0 <= out.metrics['acceptance_rate'] <= 1
   assert specjax.load(tmp_path / 'drafter' / 'export').config.vocab_size

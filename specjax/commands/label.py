@@ -9,8 +9,8 @@ import dataclasses
 import time
 from typing import Callable, Optional
 
-from specjax import decode_file
-from specjax import output
+from specjax.commands import answer_files
+from specjax.commands import decode as decode_command
 from specjax.decoding import stats
 from specjax.distributed import processes
 from specjax.inference import batching
@@ -37,7 +37,7 @@ class Request:
   drafter: str
   inputs: tuple[str, ...]
   field: str
-  output: str
+  answer_files: str
   limit: int
   config: DecodeConfig
 
@@ -73,13 +73,13 @@ def label(
     raise ValueError(f'--output must be a .jsonl file, not {request.output!r}.')
   prompts = readers.read_inputs(request.inputs, request.field)
   prompts = prompts[: request.limit] if request.limit else prompts
-  decode_file.check_same_prompts(', '.join(request.inputs), prompts)
+  decode_command.check_same_prompts(', '.join(request.inputs), prompts)
   if processes.is_first():
-    output.check_writable(request.output)
-  skip, keep_bytes = decode_file.answered(
+    answer_files.check_writable(request.output)
+  skip, keep_bytes = decode_command.answered(
     request.output, prompts, request.config.num_return_sequences
   )
-  target, drafter = decode_file.load_models(
+  target, drafter = decode_command.load_models(
     request.target, request.drafter, request.config
   )
   job = batching.plan(
@@ -87,7 +87,7 @@ def label(
   )
   counts, seconds, done = [], 0.0, 0
   started = time.perf_counter()
-  with decode_file.writer(request.output, keep_bytes) as write:
+  with decode_command.writer(request.output, keep_bytes) as write:
     for batch in inference.stream(job):
       write(batch.answers)
       counts += [answer.counts for answer in batch.answers]

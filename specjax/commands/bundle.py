@@ -11,10 +11,10 @@ import shutil
 import tempfile
 from typing import Any, Sequence
 
-from specjax import demo
 from specjax import models
 from specjax import text
 from specjax.checkpoints import load as loading
+from specjax.commands import demo
 from specjax.inference import drafting
 
 LIMIT = 40 * 10**6

@@ -10,11 +10,11 @@ from typing import Any, Optional
 
 import tqdm
 
-from specjax import cli
-from specjax import output
-from specjax import report
 from specjax import text as text_lib
 from specjax.checkpoints import load as loading
+from specjax.commands import answer_files
+from specjax.commands import cli
+from specjax.commands import statistics as run_statistics
 from specjax.decoding import corpus as corpus_lib
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import processes
@@ -53,7 +53,7 @@ class Request:
   target: str
   drafter: str
   source: str
-  output: str
+  answer_files: str
   stats: str
   resume: bool
   baseline: str
@@ -71,7 +71,7 @@ def decode_file(request: Request) -> None:
     ValueError, OSError, FloatingPointError, MemoryError: in one sentence.
   """
   config = request.config
-  output.check_distinct(
+  answer_files.check_distinct(
     input=request.source,
     output=request.output,
     stats=request.stats,
@@ -81,7 +81,7 @@ def decode_file(request: Request) -> None:
   is_first = processes.is_first()
   for path in filter(None, (request.output, request.stats)):
     if is_first:
-      output.check_writable(path)
+      answer_files.check_writable(path)
   skip, keep_bytes = 0, 0
   if request.resume:
     shown = [text_lib.shown(prompt) for prompt in prompts]
@@ -96,7 +96,7 @@ def decode_file(request: Request) -> None:
   corpus = None
   if request.corpus:
     for path in (request.corpus, corpus_lib.draft_path(request.corpus)):
-      output.check_writable(str(path))
+      answer_files.check_writable(str(path))
     corpus = _open_corpus(request, drafter, target)
   job = batching.plan(
     target, prompts, drafter=drafter, config=config, skip=skip, corpus=corpus
@@ -116,7 +116,7 @@ def decode_file(request: Request) -> None:
       corpus_lib.save(drafting.remember(corpus, new), request.corpus)
   found |= _compare(request, job, target, drafter, prompts, skip, answers)
   if request.stats and is_first:
-    found |= {'request': _plain(request)} | report.environment()
+    found |= {'request': _plain(request)} | run_statistics.environment()
     with open(request.stats, 'w', encoding='utf-8') as file:
       file.write(json.dumps(found, indent=2) + '\n')
 
@@ -205,7 +205,7 @@ def answered(path: str, prompts: list, per_prompt: int) -> tuple[int, int]:
   """`output.count_answered`, as process 0 finds it, on every process."""
   found = (0, 0)
   if processes.is_first():
-    found = output.count_answered(path, prompts, per_prompt)
+    found = answer_files.count_answered(path, prompts, per_prompt)
   skip, keep_bytes = processes.from_first(found)
   return skip, keep_bytes
 
@@ -213,7 +213,7 @@ def answered(path: str, prompts: list, per_prompt: int) -> tuple[int, int]:
 def writer(path: str, keep_bytes: int):
   """`output.writer` in process 0, which has all answers; elsewhere nothing."""
   if processes.is_first():
-    return output.writer(path, keep_bytes)
+    return answer_files.writer(path, keep_bytes)
   return contextlib.nullcontext(lambda answers: None)
 
 
@@ -277,8 +277,8 @@ def _run(
     raise KeyboardInterrupt(
       f'interrupted after {len(answers)} answers{resume}.'
     ) from None
-  found = report.numbers(answers, seconds, compile_seconds)
-  cli.note(report.table(found))
+  found = run_statistics.numbers(answers, seconds, compile_seconds)
+  cli.note(run_statistics.table(found))
   return found
 
 
@@ -294,10 +294,10 @@ def _compare(
   if request.config.explain:
     begin = time.perf_counter()
     model = drafting.draft_model(drafter)
-    times = report.measure_steps(job, target, model)
-    found = report.numbers(answers, 1.0, 0.0)
+    times = run_statistics.measure_steps(job, target, model)
+    found = run_statistics.numbers(answers, 1.0, 0.0)
     made = job.recipe.drafter
-    parts, sentences = report.explain(
+    parts, sentences = run_statistics.explain(
       found,
       times,
       made.num_draft,
@@ -330,8 +330,8 @@ def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
     speculative.append(sum(two.seconds for _, two in batches))
   plain_answers = [answer for one, _ in batches for answer in one.answers]
   plain, speculative = statistics.median(plain), statistics.median(speculative)
-  found = report.numbers(plain_answers, plain, compile_seconds)
-  same = report.same_tokens(plain_answers, answers)
+  found = run_statistics.numbers(plain_answers, plain, compile_seconds)
+  same = run_statistics.same_tokens(plain_answers, answers)
   total = len(plain_answers)
   tokens = sum(answer.counts.num_tokens for answer in answers[:total])
   speed = tokens / speculative

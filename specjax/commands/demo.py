@@ -12,9 +12,9 @@ from typing import Any, Optional
 
 import jax
 
-from specjax import cli
-from specjax import report
 from specjax.checkpoints import load as loading
+from specjax.commands import cli
+from specjax.commands import statistics as run_statistics
 from specjax.inference import batching
 from specjax.inference import drafting
 from specjax.inference import generate as inference
@@ -102,7 +102,7 @@ def run(
     plain.append(seconds)
     answers, seconds = _decode(job)
     speculative.append(seconds)
-  found = report.numbers(
+  found = run_statistics.numbers(
     answers, statistics.median(speculative), compile_seconds
   )
   found['plain_tokens_per_second'] = sum(
@@ -111,7 +111,7 @@ def run(
   found['speed_up'] = (
     found['tokens_per_second'] / found['plain_tokens_per_second']
   )
-  found['identical'] = report.same_tokens(answers, plain_answers)
+  found['identical'] = run_statistics.same_tokens(answers, plain_answers)
   print(_table(found, job, dtype), flush=True)
   return found
 
