@@ -23,7 +23,7 @@ labelling: `:ce_ground_truth`, `:ce`, `:forward_kl`, `:reverse_kl`, `:jsd`,
 """
 
 from specjax.training import config as config_lib
-from specjax.training import sources
+from specjax.training.data import sources
 
 # What each variant changes of objective and data.
 _OBJECTIVES = {

@@ -15,7 +15,7 @@ joined, about half of the tokens, so that long outputs are learnt.
 """
 
 from specjax.training import config as config_lib
-from specjax.training import sources as sources_lib
+from specjax.training.data import sources as sources_lib
 
 
 def get_config(arg: str = '') -> config_lib.TrainConfig:

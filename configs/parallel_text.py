@@ -10,8 +10,8 @@ run of minutes that shows the mechanics.
 """
 
 from specjax.training import config as config_lib
-from specjax.training import parallel_settings
-from specjax.training import sources
+from specjax.training.data import sources
+from specjax.training.families import speculator_settings
 
 
 def get_config(arg: str = '') -> config_lib.TrainConfig:
@@ -61,4 +61,4 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     config.steps, config.eval_every = 100, 0
     config.data.max_examples = 300
     arg = ''
-  return parallel_settings.apply_variant(config, arg)
+  return speculator_settings.apply_variant(config, arg)

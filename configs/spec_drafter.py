@@ -24,7 +24,7 @@ References:
 """
 
 from specjax.training import config as config_lib
-from specjax.training import sources
+from specjax.training.data import sources
 
 _NAMES = {
   '': 'Spec-Drafter, 12 + 2 layers',

@@ -6,7 +6,7 @@
 """
 
 from specjax.training import config as config_lib
-from specjax.training import sources
+from specjax.training.data import sources
 
 
 def get_config(arg: str = '') -> config_lib.TrainConfig:

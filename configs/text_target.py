@@ -10,7 +10,7 @@ About 14 million parameters of the Llama family.
 """
 
 from specjax.training import config as config_lib
-from specjax.training import sources
+from specjax.training.data import sources
 
 
 def get_config(arg: str = '') -> config_lib.TrainConfig:

@@ -30,7 +30,7 @@ from tokenizers import trainers
 
 from specjax.checkpoints import hf
 from specjax.commands import cli
-from specjax.training import readers
+from specjax.training.data import readers
 
 PAD, EOS, UNK = '<pad>', '</s>', '<unk>'
 _BYTES = [f'<0x{i:02X}>' for i in range(256)]

@@ -10,9 +10,9 @@ from specjax import models
 from specjax.checkpoints import load as loading
 from specjax.models.common import cpu_layout
 from specjax.training import config as config_lib
-from specjax.training import parallel_build
-from specjax.training import parallel_settings
-from specjax.training import slot_drafters
+from specjax.training.families import spec_drafter as spec_drafter_family
+from specjax.training.families import speculator_build
+from specjax.training.families import speculator_settings
 
 PREFIX = 'network:'
 # Beside `parallel_settings.VARIANTS`.
@@ -39,7 +39,7 @@ def make(
     ValueError: there is no such network, or none for such a target.
   """
   variant = name.removeprefix(PREFIX)
-  known = (*parallel_settings.VARIANTS, SPEC_DRAFTER)
+  known = (*speculator_settings.VARIANTS, SPEC_DRAFTER)
   if variant not in known:
     raise ValueError(
       f'Unknown network {variant!r}; known are {", ".join(known)}.'
@@ -65,7 +65,7 @@ def make(
 def _one_layer(variant, target, dtype, num_draft):
   """The config of a network that reads the target's states, or stands alone."""
   given, settings = target.config, config_lib.TrainConfig(task='drafter')
-  parallel_settings.apply_variant(settings, variant)
+  speculator_settings.apply_variant(settings, variant)
   settings.compute_dtype = dtype
   settings.parallel.num_draft = num_draft
   is_pairs = isinstance(given, models.T5Config)
@@ -82,12 +82,12 @@ def _one_layer(variant, target, dtype, num_draft):
     gated=True,
     tie_embeddings=False,
   )
-  return parallel_build.model_config(settings, target, None, ())
+  return speculator_build.model_config(settings, target, None, ())
 
 
 def _spec_drafter(variant, target, dtype, num_draft):
   """The config of SpecDec's drafter."""
-  slot_drafters.check_teacher(variant, target)
+  spec_drafter_family.check_teacher(variant, target)
   given = target.config
   same = (
     'vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_heads', 'gated', 'hidden_act',

@@ -15,7 +15,7 @@ import numpy as np
 
 from specjax import text as text_lib
 from specjax.checkpoints import load as loading
-from specjax.training import readers
+from specjax.training.data import readers
 
 # Spec-Bench's file names MT-bench by its eight subjects.
 MT_BENCH = (

@@ -16,7 +16,7 @@ from specjax.distributed import processes
 from specjax.inference import batching
 from specjax.inference import generate as inference
 from specjax.inference.config import DecodeConfig
-from specjax.training import readers
+from specjax.training.data import readers
 
 
 @dataclasses.dataclass(frozen=True)

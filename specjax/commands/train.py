@@ -27,13 +27,13 @@ from specjax.models import sharded
 from specjax.training import build
 from specjax.training import config as config_lib
 from specjax.training import export
+from specjax.training import loop
 from specjax.training import metrics as metrics_lib
 from specjax.training import on_policy
-from specjax.training import packing
 from specjax.training import placement
 from specjax.training import state as state_lib
-from specjax.training import train
 from specjax.training import workdir as workdir_lib
+from specjax.training.data import packing
 
 Report = Callable[[str], None]
 
@@ -45,7 +45,7 @@ def run(
   command: str = '',
   export_only: bool = False,
   report: Report = print,
-) -> train.Outcome:
+) -> loop.Outcome:
   """Trains until the end or a signal; a finished run is exported.
 
   Args:
@@ -76,7 +76,7 @@ def _run(config, workdir, command, export_only, report):
   parts = build.build(config)
   _tell_left_out(parts, report)
   if export_only:
-    outcome = train.newest(parts, workdir)
+    outcome = loop.newest(parts, workdir)
     report(f'Exported to {_export(parts, outcome, workdir, command)}.')
     return outcome
   rewrite = None
@@ -84,7 +84,7 @@ def _run(config, workdir, command, export_only, report):
     rewrite = on_policy.make(
       generator(parts), config.seed, config.data.on_policy_fraction
     )
-  outcome = train.train(
+  outcome = loop.train(
     parts, workdir, measure=measurer(parts), on_policy=rewrite, report=report
   )
   if not outcome.stopped:
@@ -110,11 +110,11 @@ def _export(parts, outcome, workdir, command):
   config = parts.config
   params = state_lib.best_params(outcome.state)
   if config.average_last > 1:
-    manager = train.open_checkpoints(workdir, config, read_only=True)
+    manager = loop.open_checkpoints(workdir, config, read_only=True)
     like = orbax.abstract(
       outcome.state, jax.tree.map(lambda x: x.sharding, outcome.state)
     )
-    planned = functools.partial(train.is_planned, config)
+    planned = functools.partial(loop.is_planned, config)
     params = export.final_params(manager, like, config.average_last, planned)
     manager.close()
   measured = outcome.metrics or _last_metrics(workdir)

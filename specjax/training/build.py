@@ -11,15 +11,15 @@ from specjax import models
 from specjax import text
 from specjax.checkpoints import load as loading
 from specjax.training import config as config_lib
-from specjax.training import data as data_lib
 from specjax.training import objectives
-from specjax.training import parallel
-from specjax.training import parallel_build
 from specjax.training import placement as placement_lib
-from specjax.training import readers
-from specjax.training import slot_drafters
-from specjax.training import sources as sources_lib
 from specjax.training import step as step_lib
+from specjax.training.data import batches as batches_lib
+from specjax.training.data import readers
+from specjax.training.data import sources as sources_lib
+from specjax.training.families import spec_drafter as spec_drafter_family
+from specjax.training.families import speculator as speculator_family
+from specjax.training.families import speculator_build
 
 
 class Run(NamedTuple):
@@ -48,8 +48,8 @@ class Run(NamedTuple):
   teacher: Optional[loading.Model]
   tokenizer: Any
   init: Callable[[base.Array], base.PyTree]
-  batches: data_lib.Batches
-  valid: Optional[data_lib.Batches]
+  batches: batches_lib.Batches
+  valid: Optional[batches_lib.Batches]
   sources: list
   valid_source: Any
 
@@ -167,9 +167,9 @@ def build(config: config_lib.TrainConfig) -> Run:
     )
   if config.init_from:
     initial = loading.load(config.init_from, dtype='float32', prepare=False)
-  parallel_build.check_roles(config.model.family, teacher, initial)
+  speculator_build.check_roles(config.model.family, teacher, initial)
   if config.model.family in config_lib.SLOT_FAMILIES:
-    slot_drafters.check_teacher(config.model.family, teacher)
+    spec_drafter_family.check_teacher(config.model.family, teacher)
   tokenizer = _tokenizer(config, teacher, initial)
   eos_id = tokenizer.eos_token_id
   sources, valid_source = _sources(config, tokenizer, eos_id)
@@ -186,12 +186,12 @@ def build(config: config_lib.TrainConfig) -> Run:
   valid = None
   if valid_source is not None:
     plain = dataclasses.replace(config.data, labelled_fraction=0.0)
-    valid = data_lib.make_batches(plain, [valid_source], seed=0, **shared)
-  batches = data_lib.make_batches(
+    valid = batches_lib.make_batches(plain, [valid_source], seed=0, **shared)
+  batches = batches_lib.make_batches(
     config.data, sources, seed=config.seed, **shared
   )
   if config.model.family in config_lib.SLOT_FAMILIES:
-    batches = slot_drafters.with_steps(batches)
+    batches = spec_drafter_family.with_steps(batches)
   return Run(
     config=config,
     model_config=made,
@@ -211,13 +211,13 @@ def build(config: config_lib.TrainConfig) -> Run:
 def _learning(config, made, module, teacher, initial):
   """(objective, init) of a run."""
   if isinstance(made, models.ParallelConfig):
-    objective = parallel.objective(
+    objective = speculator_family.objective(
       made, teacher.module, config.parallel, config.objective
     )
-    return objective, parallel_build.initialiser(made, initial)
+    return objective, speculator_build.initialiser(made, initial)
   if config.model.family in config_lib.SLOT_FAMILIES:
-    init = slot_drafters.initialiser(config, made, teacher)
-    objective = slot_drafters.objective(
+    init = spec_drafter_family.initialiser(config, made, teacher)
+    objective = spec_drafter_family.objective(
       config, made, module, network_of(teacher.module)
     )
   else:
@@ -239,16 +239,16 @@ def _model_config(config, tokenizer, teacher, initial, sources):
   """The trained model's config: new, or that of the initial weights."""
   eos_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
   pad_id = eos_id if pad_id is None else pad_id
-  if config.model.family in parallel_build.FAMILIES:
+  if config.model.family in speculator_build.FAMILIES:
     ids = ()
     if config.model.output_vocab:
       ids = frequent_ids(sources, config.model.output_vocab, eos_id)
-    return parallel_build.model_config(config, teacher, initial, ids)
+    return speculator_build.model_config(config, teacher, initial, ids)
   if config.model.family in config_lib.SLOT_FAMILIES:
     ids = ()
     if config.model.output_vocab and initial is None:
       ids = frequent_ids(sources, config.model.output_vocab, eos_id)
-    return slot_drafters.new_config(config, teacher, initial, eos_id, ids)
+    return spec_drafter_family.new_config(config, teacher, initial, eos_id, ids)
   if initial is not None:
     made = initial.config
   elif teacher is not None:

@@ -9,12 +9,12 @@ import dataclasses
 from specjax import validation
 from specjax.distributed import mesh as mesh_lib
 from specjax.training import losses
-from specjax.training import parallel_settings
-from specjax.training import sources as sources_lib
+from specjax.training.data import sources as sources_lib
+from specjax.training.families import speculator_settings
 
 TASKS = ('target', 'drafter')
 SLOT_FAMILIES = ('spec_drafter', 'blockwise')
-FAMILIES = ('t5', 'decoder') + SLOT_FAMILIES + parallel_settings.FAMILIES
+FAMILIES = ('t5', 'decoder') + SLOT_FAMILIES + speculator_settings.FAMILIES
 OPTIMIZERS = ('adamw', 'adafactor', 'muon')
 SCHEDULES = ('cosine', 'rsqrt', 'constant')
 REMAT = ('none', 'full')
@@ -215,8 +215,8 @@ class TrainConfig:
     default_factory=ObjectiveConfig
   )
   slots: SlotsConfig = dataclasses.field(default_factory=SlotsConfig)
-  parallel: parallel_settings.ParallelSettings = dataclasses.field(
-    default_factory=parallel_settings.ParallelSettings
+  parallel: speculator_settings.ParallelSettings = dataclasses.field(
+    default_factory=speculator_settings.ParallelSettings
   )
 
   def validate(self):
@@ -271,8 +271,8 @@ class TrainConfig:
     self._validate_learning()
     if self.model.family in SLOT_FAMILIES:
       self._validate_slots()
-    if self.model.family in parallel_settings.FAMILIES:
-      parallel_settings.validate(self)
+    if self.model.family in speculator_settings.FAMILIES:
+      speculator_settings.validate(self)
     self.data.validate()
     self.mesh.validate()
     if self.task == 'drafter' and not self.teacher:

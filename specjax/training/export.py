@@ -14,8 +14,8 @@ from specjax.checkpoints import hf
 from specjax.checkpoints import orbax
 from specjax.distributed import transfer
 from specjax.training import build as build_lib
-from specjax.training import sources as sources_lib
 from specjax.training import state as state_lib
+from specjax.training.data import sources as sources_lib
 
 FOLDER = 'export'
 # Metrics of an evaluation: acceptance rate at depths 1, 2 and so on.

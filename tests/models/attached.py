@@ -8,7 +8,7 @@ import numpy as np
 
 from specjax import models
 from specjax.models.speculator import modeling as network_lib
-from specjax.training import parallel_rows
+from specjax.training.families import speculator_rows
 
 WIDTH, VOCAB, SLOTS = 16, 23, 4
 TRUNK = models.DecoderConfig(
@@ -77,7 +77,7 @@ def rows(config, segments, seed=0, **changes):
     encoded = encoded.astype(np.float32)
     readable = np.ones((batch, count, 6), bool)
     readable[..., 4:] = False
-  made = parallel_rows.Rows(
+  made = speculator_rows.Rows(
     tokens=rng.integers(0, VOCAB, (batch, count)),
     target=rng.integers(0, VOCAB, (batch, count)),
     segments=segments,

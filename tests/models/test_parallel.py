@@ -16,7 +16,7 @@ from specjax.decoding import trees
 from specjax.decoding import warp as warp_lib
 from specjax.models.speculator import config as speculator_config
 from specjax.models.speculator import modeling as network_lib
-from specjax.training import parallel as training_lib
+from specjax.training.families import speculator as training_lib
 from tests import verdicts
 from tests.models import attached
 

@@ -9,8 +9,8 @@ import pytest
 
 from specjax import models
 from specjax.training import build
-from specjax.training import parallel_settings
-from specjax.training import slot_drafters
+from specjax.training.families import spec_drafter as spec_drafter_family
+from specjax.training.families import speculator_settings
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 MEGABYTE = 1e6
@@ -28,8 +28,8 @@ VARIANTS = {
   'text_target': ('', 'quick'),
   'text_drafter': ('', 'quick'),
   'spec_drafter': ('', 'head', 'reduced', 'six_six', 'quick'),
-  'parallel_demo': ('', *parallel_settings.VARIANTS),
-  'parallel_text': ('', 'quick', *parallel_settings.VARIANTS),
+  'parallel_demo': ('', *speculator_settings.VARIANTS),
+  'parallel_text': ('', 'quick', *speculator_settings.VARIANTS),
   'demo_drafter': (
     '',
     'ce_ground_truth',
@@ -77,7 +77,7 @@ def test_the_bundled_spec_drafter_fits_beside_the_others():
   target = models.T5Config(8192, 256, 64, 512, 6, 6, 4)
   teacher = type('Teacher', (), {'config': target, 'name': 'target'})
   ids = tuple(range(config.model.output_vocab))
-  made = slot_drafters.new_config(config, teacher, None, 1, ids)
+  made = spec_drafter_family.new_config(config, teacher, None, 1, ids)
   count = sum(
     int(np.prod(leaf.shape))
     for leaf in jax.tree.leaves(models.abstract_params(made))

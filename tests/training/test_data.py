@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from specjax.training import build
-from specjax.training import data
-from specjax.training import packing
-from specjax.training import readers
-from specjax.training import sources as sources_lib
+from specjax.training.data import batches as batches_lib
+from specjax.training.data import packing
+from specjax.training.data import readers
+from specjax.training.data import sources as sources_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EOS = 1
@@ -61,7 +61,9 @@ def make(path, seed=0, **changes):
   rows = changes.pop('rows', None)
   config = settings(path, **changes)
   source = sources_lib.load_pairs(config, [path], encode, EOS)
-  return data.make_batches(config, [source], seed=seed, start_id=0, rows=rows)
+  return batches_lib.make_batches(
+    config, [source], seed=seed, start_id=0, rows=rows
+  )
 
 
 def same(a, b):
@@ -145,16 +147,16 @@ def test_same_order_for_a_seed_and_another_for_another(pairs):
 @pytest.mark.parametrize('threads', [1, 2, 5])
 def test_readers_do_not_change_the_order(pairs, threads):
   batches = make(pairs)
-  read = list(data.iterate(batches, 0, 12, threads=threads))
+  read = list(batches_lib.iterate(batches, 0, 12, threads=threads))
   assert len(read) == 12
   assert all(same(b, batches.get(i)) for i, b in enumerate(read))
 
 
 @pytest.mark.parametrize('stop', [1, 6, 11, 12])
 def test_resuming_loses_and_repeats_nothing(pairs, stop):
-  whole = list(data.iterate(make(pairs), 0, 12))
-  parts = list(data.iterate(make(pairs), 0, stop))
-  parts += list(data.iterate(make(pairs), stop, 12))
+  whole = list(batches_lib.iterate(make(pairs), 0, 12))
+  parts = list(batches_lib.iterate(make(pairs), 0, stop))
+  parts += list(batches_lib.iterate(make(pairs), stop, 12))
   assert len(parts) == 12
   assert all(same(a, b) for a, b in zip(whole, parts))
 
@@ -216,7 +218,7 @@ def test_a_mixture_has_the_share_it_says(pairs, tmp_path, fraction):
     sources_lib.load_pairs(config, [pairs], encode, EOS),
     sources_lib.load_pairs(own, [str(labelled)], encode, EOS),
   ]
-  batches = data.make_batches(config, sources, seed=0, start_id=0)
+  batches = batches_lib.make_batches(config, sources, seed=0, start_id=0)
   count = collections.Counter()
   for i in range(batches.epoch_of(0)[2]):
     target = batches.get(i)['target']
@@ -243,7 +245,7 @@ def test_text_is_predicted_token_by_token_once(tmp_path):
     kind='text', train=str(path), target_length=4, batch_rows=2
   )
   source = sources_lib.load_text(config, [str(path)], encode, EOS)
-  batches = data.make_batches(config, [source], seed=0)
+  batches = batches_lib.make_batches(config, [source], seed=0)
   followed = []
   for i in range(batches.epoch_of(0)[2]):
     batch = batches.get(i)
@@ -267,7 +269,7 @@ def test_prompts_of_labelled_text_carry_no_loss(tmp_path):
     kind='text', labelled=str(path), target_length=8, batch_rows=1
   )
   source = sources_lib.load_labelled_text(config, [str(path)], encode, EOS)
-  batches = data.make_batches(config, [source], seed=0)
+  batches = batches_lib.make_batches(config, [source], seed=0)
   rows = [batches.get(i) for i in range(batches.epoch_of(0)[2])]
   learnt = [row['target'][row['weight'] > 0].tolist() for row in rows]
   assert sorted(sum(learnt, [])) == [1, 50, 51, 60]

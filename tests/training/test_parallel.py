@@ -16,15 +16,15 @@ from specjax.inference import drafting
 from specjax.inference import memory
 from specjax.models.speculator import modeling as network_lib
 from specjax.training import config as config_lib
-from specjax.training import parallel
-from specjax.training import parallel_rows
-from specjax.training import parallel_settings
-from specjax.training import sources as sources_lib
+from specjax.training.data import sources as sources_lib
+from specjax.training.families import speculator as speculator_family
+from specjax.training.families import speculator_rows
+from specjax.training.families import speculator_settings
 from tests import tiny
 from tests.models import attached
 from tests.models import test_parallel
 
-Settings = parallel_settings.ParallelSettings
+Settings = speculator_settings.ParallelSettings
 TEACHER = models.Decoder(attached.TRUNK)
 
 
@@ -44,7 +44,9 @@ def _batch(rng, segments, vocab=attached.VOCAB):
 
 def _loss(config, learning=None, **settings):
   learning = learning or config_lib.ObjectiveConfig()
-  made = parallel.objective(config, TEACHER, Settings(**settings), learning)
+  made = speculator_family.objective(
+    config, TEACHER, Settings(**settings), learning
+  )
   return jax.jit(made.loss)
 
 
@@ -63,7 +65,9 @@ def test_the_loss_is_the_sum_over_slots(given):
   total, weight, _ = _loss(config, num_draft=4, depth_decay=decay)(
     params, frozen, batch, None
   )
-  rows = parallel_rows.rows_of(parallel_rows.teacher_of(TEACHER), frozen, batch)
+  rows = speculator_rows.rows_of(
+    speculator_rows.teacher_of(TEACHER), frozen, batch
+  )
   bound = network_lib.bind(config, params, frozen)
   anchors = jnp.broadcast_to(jnp.arange(12), (2, 12))
   logits = test_parallel._trained(config)(bound, rows, anchors)
@@ -109,15 +113,15 @@ def test_chunks_and_fewer_groups_have_the_same_loss(given):
 
 def test_a_kept_slot_keeps_its_group():
   settings = Settings(keep=0.5, keep_least=0.3)
-  kept = parallel_rows.kept_groups(20, settings, 6)
+  kept = speculator_rows.kept_groups(20, settings, 6)
   assert kept == [10, 6, 6, 6, 6]
-  assert parallel_rows.kept_groups(20, Settings(), 3) == [20, 20]
-  parts = parallel_rows.plan(kept, 4)
+  assert speculator_rows.kept_groups(20, Settings(), 3) == [20, 20]
+  parts = speculator_rows.plan(kept, 4)
   assert parts == [(0, 2, 5), (2, 1, 1)]
-  assert parallel_rows.plan([7, 7], 3) == [(0, 3, 2)]
+  assert speculator_rows.plan([7, 7], 3) == [(0, 3, 2)]
   segments = jnp.asarray([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
   chosen = np.asarray(
-    parallel_rows.choose_anchors(segments, 3, jax.random.key(1))
+    speculator_rows.choose_anchors(segments, 3, jax.random.key(1))
   )
   assert sorted(chosen[0]) == [0, 1, 2] and len(set(chosen[1])) == 3
 
@@ -126,7 +130,7 @@ def test_a_kept_slot_keeps_its_group():
 def test_it_learns_what_can_be_learnt():
   """Periodic text is known at every depth; noise at none, but its law."""
   config = attached.TOKEN_ONLY
-  learner = parallel.objective(
+  learner = speculator_family.objective(
     config, TEACHER, Settings(num_draft=4), config_lib.ObjectiveConfig()
   )
   frozen = models.init_params(attached.TRUNK, jax.random.key(9))

@@ -8,10 +8,10 @@ import optax
 
 from specjax import models
 from specjax.training import config as config_lib
-from specjax.training import parallel
-from specjax.training import parallel_settings
 from specjax.training import state as state_lib
 from specjax.training import step as step_lib
+from specjax.training.families import speculator as speculator_family
+from specjax.training.families import speculator_settings
 from tests.models import attached
 
 # Memory is planned before code is made, which therefore need not be good.
@@ -23,10 +23,10 @@ QUICK = {
 
 def _working_memory(config, length, **settings):
   """Bytes that a compiled step needs beside its arguments; nothing is run."""
-  learner = parallel.objective(
+  learner = speculator_family.objective(
     config,
     models.Decoder(attached.TRUNK),
-    parallel_settings.ParallelSettings(num_draft=4, **settings),
+    speculator_settings.ParallelSettings(num_draft=4, **settings),
     config_lib.ObjectiveConfig(name='forward_kl', chunk=64),
   )
   optimizer = optax.sgd(0.1)

@@ -6,9 +6,9 @@ import optax
 import pytest
 
 from specjax.training import build
+from specjax.training import loop
 from specjax.training import placement
 from specjax.training import step as step_lib
-from specjax.training import train
 from tests.training import toy
 
 
@@ -24,7 +24,7 @@ def losses(files, optimizer, shape, steps):
   config = toy.config(files, mesh__shape=shape)
   parts = build.build(config)
   place = placement.placement(config, parts.model_config)
-  state, _ = train.fresh_state(parts, optimizer, place)
+  state, _ = loop.fresh_state(parts, optimizer, place)
   before = jax.tree.map(lambda x: x.sharding, state)
   step = step_lib.make_train_step(
     parts.objective,

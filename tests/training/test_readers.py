@@ -5,7 +5,7 @@ import json
 import pytest
 
 from specjax.training import build
-from specjax.training import readers
+from specjax.training.data import readers
 from tests.training import toy
 
 

@@ -12,9 +12,9 @@ from specjax import models
 from specjax.training import config as config_lib
 from specjax.training import objectives
 from specjax.training import optimizers
-from specjax.training import packing
 from specjax.training import state as state_lib
 from specjax.training import step as step_lib
+from specjax.training.data import packing
 
 VOCAB = 24
 T5 = models.T5Config(

@@ -17,10 +17,10 @@ from specjax.checkpoints import orbax
 from specjax.training import build
 from specjax.training import config as config_lib
 from specjax.training import export
+from specjax.training import loop
 from specjax.training import metrics
 from specjax.training import placement
 from specjax.training import state as state_lib
-from specjax.training import train
 from specjax.training import workdir as workdir_lib
 from tests.training import toy
 
@@ -46,7 +46,7 @@ def run(files, workdir, stop_at=None, **changes):
       os.kill(os.getpid(), signal.SIGTERM)
     return batch
 
-  return train.train(
+  return loop.train(
     parts, str(workdir), on_policy=interrupt, report=lambda line: None
   )
 
@@ -123,7 +123,7 @@ def test_killed_in_the_middle_of_a_save(files, whole, tmp_path):
     [sys.executable, '-c', code], capture_output=True, text=True
   )
   assert done.returncode == -signal.SIGKILL, done.stderr
-  folder = tmp_path / train.CHECKPOINTS
+  folder = tmp_path / loop.CHECKPOINTS
   manager = orbax.open_manager(str(folder), read_only=True)
   # Whole or absent: the one before is there in any case.
   assert set(manager.all_steps()) in ({4}, {4, 8})
@@ -164,9 +164,7 @@ def test_a_loss_that_is_not_finite_stops(files, tmp_path, capsys):
 
   poisoned = parts._replace(objective=parts.objective._replace(loss=loss))
   with pytest.raises(FloatingPointError) as error:
-    train.train(
-      poisoned, str(tmp_path), on_policy=poison, report=lambda s: None
-    )
+    loop.train(poisoned, str(tmp_path), on_policy=poison, report=lambda s: None)
   # What is told next does not stand behind the progress bar.
   assert capsys.readouterr().err.endswith('\n')
   told = str(error.value)
@@ -188,7 +186,7 @@ def test_rows_must_divide_by_the_devices(files):
 
 def test_several_devices_train_alike(files, whole, tmp_path):
   parts = build.build(toy.config(files, mesh__shape=(-1, 1), **VARIED))
-  out = train.train(parts, str(tmp_path), report=lambda line: None)
+  out = loop.train(parts, str(tmp_path), report=lambda line: None)
   # Dropout draws the same noise wherever a row lies.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-3, atol=5e-4),
@@ -200,10 +198,10 @@ def test_several_devices_train_alike(files, whole, tmp_path):
 def test_readers_leave_alone_what_a_run_is_writing(files, tmp_path):
   parts = build.build(toy.config(files))
   run(files, tmp_path, stop_at=2)
-  folder = tmp_path / train.CHECKPOINTS
+  folder = tmp_path / loop.CHECKPOINTS
   half = folder / '3.orbax-checkpoint-tmp'
   half.mkdir()
-  train.newest(parts, str(tmp_path))
+  loop.newest(parts, str(tmp_path))
   for read_only in (True, False):
     manager = orbax.open_manager(str(folder), read_only=read_only)
     assert manager.all_steps() == [2]
@@ -216,16 +214,16 @@ def test_readers_leave_alone_what_a_run_is_writing(files, tmp_path):
 def test_the_newest_checkpoint_can_be_had_without_training(files, tmp_path):
   parts = build.build(toy.config(files))
   with pytest.raises(FileNotFoundError, match='no checkpoint yet'):
-    train.newest(parts, str(tmp_path))
+    loop.newest(parts, str(tmp_path))
   stopped = run(files, tmp_path, stop_at=2)
-  found = train.newest(parts, str(tmp_path))
+  found = loop.newest(parts, str(tmp_path))
   assert found.stopped and found.step == 2
   assert_same(found.state, stopped.state)
 
 
 def test_the_last_checkpoints_are_averaged(files, whole):
   workdir, outcome = whole
-  manager = orbax.open_manager(str(workdir / train.CHECKPOINTS))
+  manager = orbax.open_manager(str(workdir / loop.CHECKPOINTS))
   like = orbax.abstract(outcome.state)
   steps = sorted(manager.all_steps())[-2:]
   wanted = [
@@ -244,13 +242,13 @@ def test_a_stop_changes_no_average(files, tmp_path):
   """The checkpoint of a stop neither counts nor displaces one that does."""
   changes = dict(keep_last=2, average_last=2, save_every=4, steps=10)
   run(files, tmp_path, stop_at=9, **changes)
-  folder = tmp_path / train.CHECKPOINTS
+  folder = tmp_path / loop.CHECKPOINTS
   assert {path.name for path in folder.iterdir()} >= {'4', '8', '9'}
   run(files, tmp_path, **changes)
   config = toy.config(files, **changes)
-  manager = train.open_checkpoints(str(tmp_path), config, read_only=True)
+  manager = loop.open_checkpoints(str(tmp_path), config, read_only=True)
   assert {8, 10} <= set(manager.all_steps()) and 9 not in manager.all_steps()
-  planned = functools.partial(train.is_planned, config)
+  planned = functools.partial(loop.is_planned, config)
   assert [step for step in range(1, 11) if planned(step)] == [4, 8, 10]
   like = orbax.abstract(run(files, tmp_path, **changes).state)
   got = export.final_params(manager, like, 2, planned)

@@ -15,7 +15,7 @@ from specjax.inference.config import DecodeConfig
 from specjax.training import build
 from specjax.training import export
 from specjax.training import on_policy
-from specjax.training import packing
+from specjax.training.data import packing
 from tests.training import toy
 
 

@@ -3,7 +3,7 @@
 import itertools
 
 from specjax.training import config as config_lib
-from specjax.training import sources as sources_lib
+from specjax.training.data import sources as sources_lib
 from train import tokenizer as tokenizer_lib
 
 _WORDS = ('ba', 'do', 'fe', 'gi', 'ku', 'lo', 'mi', 'nu', 'pa', 'ra')

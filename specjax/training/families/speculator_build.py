@@ -13,9 +13,9 @@ from specjax import models
 from specjax.checkpoints import load as loading
 from specjax.models.speculator import modeling as network_lib
 from specjax.training import config as config_lib
-from specjax.training import parallel_settings
+from specjax.training.families import speculator_settings
 
-FAMILIES = parallel_settings.FAMILIES
+FAMILIES = speculator_settings.FAMILIES
 
 
 def check_roles(

@@ -17,13 +17,13 @@ from specjax.checkpoints import orbax
 from specjax.distributed import transfer
 from specjax.training import build as build_lib
 from specjax.training import config as config_lib
-from specjax.training import data as data_lib
 from specjax.training import metrics as metrics_lib
 from specjax.training import optimizers
 from specjax.training import placement as placement_lib
 from specjax.training import state as state_lib
 from specjax.training import step as step_lib
 from specjax.training import workdir as workdir_lib
+from specjax.training.data import batches as batches_lib
 
 CHECKPOINTS = 'checkpoints'
 
@@ -277,7 +277,7 @@ def _loop(
   schedule = optimizers.make_schedule(config.optimizer, config.steps)
   step, seen, rows, tokens = first, {}, [], 0
   started = saved_at = time.time()
-  for batch in data_lib.iterate(
+  for batch in batches_lib.iterate(
     run.batches, first, config.steps, threads=config.data.threads
   ):
     placed = place.put(batch)

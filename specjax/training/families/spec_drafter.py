@@ -15,12 +15,12 @@ import numpy as np
 from specjax import base
 from specjax import models
 from specjax.checkpoints import load as loading
-from specjax.training import block_mask
 from specjax.training import config as config_lib
-from specjax.training import data as data_lib
 from specjax.training import losses
 from specjax.training import objectives
 from specjax.training import step as step_lib
+from specjax.training.data import batches as batches_lib
+from specjax.training.families import block_mask
 
 
 def check_teacher(family: str, teacher: loading.Model) -> None:
@@ -170,7 +170,7 @@ def _target_head(made, teacher):
   return jnp.asarray(table)
 
 
-def with_steps(batches: data_lib.Batches) -> data_lib.Batches:
+def with_steps(batches: batches_lib.Batches) -> batches_lib.Batches:
   """Batches that know their step: glancing depends on how far training is."""
 
   def get(step):

@@ -7,8 +7,8 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 
 from specjax import validation
-from specjax.training import packing
-from specjax.training import readers
+from specjax.training.data import packing
+from specjax.training.data import readers
 
 
 @dataclasses.dataclass

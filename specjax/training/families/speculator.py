@@ -24,17 +24,17 @@ from specjax.models.common import cache as cache_lib
 from specjax.models.speculator import modeling as network_lib
 from specjax.training import config as config_lib
 from specjax.training import objectives
-from specjax.training import parallel_rows
-from specjax.training import parallel_settings
 from specjax.training import step as step_lib
-from specjax.training.parallel_rows import at
-from specjax.training.parallel_rows import is_valid
+from specjax.training.families import speculator_rows
+from specjax.training.families import speculator_settings
+from specjax.training.families.speculator_rows import at
+from specjax.training.families.speculator_rows import is_valid
 
 
 def objective(
   config: models.ParallelConfig,
   teacher_module: Any,
-  settings: parallel_settings.ParallelSettings,
+  settings: speculator_settings.ParallelSettings,
   learning: config_lib.ObjectiveConfig,
 ) -> step_lib.Objective:
   """Trains a drafter network for every position and depth of a row.
@@ -53,14 +53,14 @@ def objective(
     and 'acceptance_d' for each depth d from 1 to K.
   """
   module = network_lib.Parallel(config)
-  teacher = parallel_rows.teacher_of(teacher_module)
+  teacher = speculator_rows.teacher_of(teacher_module)
   weights = jnp.asarray(
     [settings.depth_decay**d for d in range(config.num_draft)], jnp.float32
   )
 
   def loss(params, frozen, batch, key):
     keys = (None, None, None) if key is None else jax.random.split(key, 3)
-    rows = parallel_rows.rows_of(
+    rows = speculator_rows.rows_of(
       teacher, frozen, batch, settings.feature_noise, keys[0]
     )
     bound = network_lib.bind(config, params, frozen)
@@ -149,15 +149,15 @@ def _trunk_pass(module, settings, chunk, bound, rows, score, keys):
   if config.num_draft == 1 or not config.masks:
     return found
   anchors = min(settings.anchors or count, count)
-  ranks = parallel_rows.kept_groups(anchors, settings, config.num_draft)
+  ranks = speculator_rows.kept_groups(anchors, settings, config.num_draft)
   size = min(settings.anchor_chunk or anchors, anchors)
   chosen = where
   if anchors < count or settings.keep < 1:
-    chosen = parallel_rows.choose_anchors(rows.segments, anchors, keys[2])
+    chosen = speculator_rows.choose_anchors(rows.segments, anchors, keys[2])
   groups = functools.partial(
     _group_sums, apply, rows, real, score, not drop, ranks
   )
-  parts = parallel_rows.plan(ranks, size)
+  parts = speculator_rows.plan(ranks, size)
   deeper = _over_chunks(groups, chosen, parts, size, config)
   return {k: jnp.concatenate([v, deeper[k]]) for k, v in found.items()}
 

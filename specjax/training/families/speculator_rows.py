@@ -9,8 +9,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
-from specjax.training import block_mask
 from specjax.training import objectives
+from specjax.training.families import block_mask
 
 
 class Rows(NamedTuple):

@@ -17,8 +17,8 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence
 import grain
 import numpy as np
 
-from specjax.training import packing
-from specjax.training import sources as sources_lib
+from specjax.training.data import packing
+from specjax.training.data import sources as sources_lib
 
 # How many finished epoch plans stay in memory: a reader at the border of two
 # epochs alternates between them.
