@@ -16,7 +16,6 @@ from typing import Sequence
 from absl import flags
 
 from specjax.benchmark import limits
-from specjax.benchmark import peers
 from specjax.benchmark import plan
 from specjax.benchmark import plots
 from specjax.benchmark import report
@@ -25,6 +24,7 @@ from specjax.benchmark import runner
 from specjax.benchmark import specdec
 from specjax.benchmark import specdec_report
 from specjax.benchmark import table
+from specjax.benchmark.peers import engines as peers
 from specjax.benchmark.specdec_config import SpecDecConfig
 from specjax.commands import cli
 from specjax.distributed import processes

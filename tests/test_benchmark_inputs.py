@@ -22,11 +22,11 @@ from specjax.benchmark import measure
 from specjax.benchmark import memory
 from specjax.benchmark import networks as networks_lib
 from specjax.benchmark import parts
-from specjax.benchmark import peers
 from specjax.benchmark import plan
 from specjax.benchmark import prompts
 from specjax.benchmark import rows
 from specjax.benchmark import subjects
+from specjax.benchmark.peers import engines as peers
 from tests import fakes
 from tests.test_benchmark import config
 from tests.test_benchmark import markov

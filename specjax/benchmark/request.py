@@ -14,10 +14,10 @@ import numpy as np
 
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
-from specjax.benchmark import peers as peers_lib
 from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark import subjects as subjects_lib
 from specjax.benchmark.config import BenchmarkConfig
+from specjax.benchmark.peers import engines as peers_lib
 from specjax.checkpoints import load as loading
 from specjax.decoding import corpus as corpus_lib
 from specjax.distributed import mesh as mesh_lib

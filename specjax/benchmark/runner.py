@@ -15,10 +15,10 @@ from specjax.benchmark import limits
 from specjax.benchmark import measure as measure_lib
 from specjax.benchmark import memory as memory_lib
 from specjax.benchmark import parts as parts_lib
-from specjax.benchmark import peers as peers_lib
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import rows as rows_lib
 from specjax.benchmark import subjects as subjects_lib
+from specjax.benchmark.peers import engines as peers
 from specjax.distributed import transfer
 from specjax.inference import assemble
 
@@ -245,7 +245,7 @@ def _start_peers(request, setup, cases, batches, stack, environment, tell):
   local = dict(zip(models, folders[1:]))
   for peer in request.peers:
     for drafter, num_draft in _peer_modes(peer, cases, tell):
-      told = peers_lib.job(
+      told = peers.job(
         peer,
         folders[0],
         local.get(drafter, drafter),
@@ -256,7 +256,7 @@ def _start_peers(request, setup, cases, batches, stack, environment, tell):
         request.config,
         jax.default_backend(),
       )
-      worker = stack.enter_context(peers_lib.started(told))
+      worker = stack.enter_context(peers.started(told))
       environment['versions'] |= worker.versions
       environment['peer_threads'] = told['threads']
       label = f'{peer} {drafter or "plain"} K={num_draft}'
@@ -264,13 +264,13 @@ def _start_peers(request, setup, cases, batches, stack, environment, tell):
         request, drafter or 'none', 'own', num_draft, cases[0].temperature,
         cases[0].batch_size, setup,
       )  # fmt: skip
-      asked.append((about | {'engine': peer}, peers_lib.engine(worker, label)))
+      asked.append((about | {'engine': peer}, peers.engine(worker, label)))
   return asked
 
 
 def _peer_modes(peer: str, cases, tell) -> list[tuple[Optional[str], int]]:
   """(drafter, K) of what a peer can do; assistance works at batch 1 alone."""
-  kind = peers_lib.PEERS[peer]
+  kind = peers.PEERS[peer]
   modes = [(None, 0)] if kind.plain else []
   if not kind.assisted:
     return modes
@@ -297,7 +297,7 @@ def _peer_row(request, about, found, plain, case, setup, batches) -> dict:
     setup.prompts, batches, found, plain, None
   )
   row |= rows_lib.verdict(None)
-  peer = peers_lib.PEERS.get(about['engine'])
+  peer = peers.PEERS.get(about['engine'])
   if peer and about['temperature'] == 0:
     tokens = [result['tokens'] for result in found.results]
     row |= rows_lib.verdict(
