@@ -185,7 +185,7 @@ def speculative(
 
 
 def _special(target, subject, num_draft, verify, spec, config):
-  """A recipe with a drafter that `build.recipe` does not know."""
+  """A recipe with a drafter that `assemble.recipe` does not know."""
   lm = target.lm
   if subject.kind == 'simulated':
     name = assemble.choose_verifier(verify, spec, 'simulated')

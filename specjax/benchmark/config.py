@@ -58,7 +58,7 @@ class BenchmarkConfig:
     max_draft: longest draft that `--plan` considers.
     explore: prompts shown in full in explorer.html.
     search: how drafters without a model search.
-    mesh: the devices; see `partitioning.MeshConfig`.
+    mesh: the devices; see `mesh.MeshConfig`.
   """
 
   num_draft: tuple = (4,)

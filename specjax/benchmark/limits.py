@@ -29,7 +29,7 @@ def step_bytes(target: loading.Model, cache) -> int:
   attention reads to their capacity.
 
   Args:
-    target: `loading.Model` of a language model.
+    target: `load.Model` of a language model.
     cache: of the batch.
   """
   tied = target.config.tie_word_embeddings

@@ -15,7 +15,7 @@ from specjax.training.families import speculator_build
 from specjax.training.families import speculator_settings
 
 PREFIX = 'network:'
-# Beside `parallel_settings.VARIANTS`.
+# Beside `speculator_settings.VARIANTS`.
 SPEC_DRAFTER = 'spec_drafter'
 # Tokens of a source and of an answer that a random Spec-Drafter has rows for.
 _POSITIONS = 2048
@@ -28,7 +28,7 @@ def make(
 
   Args:
     name: 'network:' and `SPEC_DRAFTER`, a Spec-Drafter of 12 + 2 layers, or a
-      name of `parallel_settings.VARIANTS`, of one layer.
+      name of `speculator_settings.VARIANTS`, of one layer.
     target: the model it drafts for. A `parallel` network, which has its own
       embeddings, is a quarter as wide.
     dtype: of its weights.

@@ -102,7 +102,7 @@ class Subject(NamedTuple):
     name: as the user wrote it.
     kind: 'model', 'slots' (a network that fills slots, such as a
       Spec-Drafter), 'hybrid', 'simulated', or a name of `FREE`.
-    model: `loading.Model` of kinds 'model', 'slots' and 'hybrid'.
+    model: `load.Model` of kinds 'model', 'slots' and 'hybrid'.
     rate: acceptance of kind 'simulated'.
   """
 
@@ -134,10 +134,10 @@ def load(
     dtype: 'float32', 'bfloat16' or 'w8a8'.
     seed: of random weights.
     layout: the mesh, or None for one device.
-    int8: keeps matrices in eight bits, as `loading.load` does.
+    int8: keeps matrices in eight bits, as `load.load` does.
 
   Returns:
-    `loading.Model`; a shape has no tokenizer and no end tokens, and the weights
+    `load.Model`; a shape has no tokenizer and no end tokens, and the weights
     of a large one are made on the devices.
 
   Raises:

@@ -21,7 +21,7 @@ class Subject(NamedTuple):
   """What is certified.
 
   Attributes:
-    target: `loading.Model`.
+    target: `load.Model`.
     make: `(temperature, num_draft, only) -> Recipe`, the method; `only` are the
       symbols of a law test, which its drafter should keep to, or () for all.
     drafter_params: the drafter's.

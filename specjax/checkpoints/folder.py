@@ -37,8 +37,8 @@ def open_folder(folder: str, config):
     config: of its config.json.
 
   Returns:
-    (config, {path: `placing.Leaf`}, {Hugging Face name: (name in the folder,
-    `tensor_files.Stored`)} or None where the weights are not safetensors); the
+    (config, {path: `placement.Leaf`}, {Hugging Face name: (name in the folder,
+    `safetensors.Stored`)} or None where the weights are not safetensors); the
     config knows whether there is a head of its own.
 
   Raises:

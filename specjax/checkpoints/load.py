@@ -77,7 +77,7 @@ def load(
       bfloat16 if the weights are stored so, else float32. 'w8a8': float32, but
       matrix products of weights and activations in eight bits.
     hidden_layers: states that `lm` returns; see `models.make_lm`.
-    layout: a mesh to put the parameters on (see `partitioning.make_layout`); a
+    layout: a mesh to put the parameters on (see `mesh.make_layout`); a
       process then reads what its devices hold, and `lm` runs on all of them.
     int8: keeps matrices in eight bits, with a scale for each output channel.
     prepare: puts matrices in the order in which this machine decodes fastest

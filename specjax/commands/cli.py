@@ -146,7 +146,7 @@ def define_processes(values: flags.FlagValues) -> None:
 
 
 def join_processes(values: flags.FlagValues, config: Any) -> None:
-  """Joins the processes of a job, see `distributed.start`."""
+  """Joins the processes of a job, see `processes.start`."""
   processes = processes_lib.Processes(
     values.coordinator, values.num_processes, values.process_id
   )

@@ -107,8 +107,8 @@ def recipe(
     drafter: None for plain decoding, a name of `FREE_DRAFTERS`, a draft model,
       a `Hybrid` of one, a `SlotSpec`, or a network `Attached` to the target.
     num_draft: K; 0 is plain decoding too.
-    verify: a name of `verify.NAMES`, or 'auto'.
-    warp: static switches; see `request.Sampling.warp_spec`.
+    verify: a name of `verifiers.NAMES`, or 'auto'.
+    warp: static switches; see `controls.Sampling.warp_spec`.
     sampler: of plain sampling, which `coupled` and `match` reproduce.
     min_promise: `suffix` and `Hybrid` draft by matching only where they expect
       this many accepted tokens: what a block of K costs beyond a step, in

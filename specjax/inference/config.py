@@ -74,7 +74,7 @@ class DecodeConfig:
       float32), or stored (the checkpoint's own).
     quantize: whose matrices are kept in eight bits: none, target, drafter or
       both. An int8 target is another target; an int8 drafter is none.
-    mesh: the devices; see `partitioning.MeshConfig`.
+    mesh: the devices; see `mesh.MeshConfig`.
     chat: wrap text prompts in the tokenizer's chat template.
     prefix: put before every text prompt.
     search: how drafters without a model search.

@@ -1,6 +1,6 @@
 """Drafters as a user names them, and the corpus that some of them read.
 
-A name is a folder or hub id of a draft model, one of `build.FREE_DRAFTERS`,
+A name is a folder or hub id of a draft model, one of `assemble.FREE_DRAFTERS`,
 'hybrid:' and a folder, or 'none'.
 """
 
@@ -49,8 +49,8 @@ def load(name: str, dtype: Optional[str] = None, **settings) -> Drafter:
 
   Args:
     name: see above; '' is 'none'.
-    dtype: of a draft model's weights, as for `loading.load`.
-    **settings: of `loading.load`, for a draft model.
+    dtype: of a draft model's weights, as for `load.load`.
+    **settings: of `load.load`, for a draft model.
 
   Returns:
     What `specjax.generate` takes as `drafter`.
@@ -139,7 +139,7 @@ def for_recipe(
   drafters.SlotSpec,
   assemble.Attached,
 ]:
-  """The drafter as `build.recipe` takes it.
+  """The drafter as `assemble.recipe` takes it.
 
   What a hybrid's model costs is estimated, see `draft_cost`, for so many rows
   at a time.

@@ -183,7 +183,7 @@ def _ranks(job: Job, rank: Sequence[int]):
 
 
 def _decode_with_stops(job, rows, prompt, controls, most: int):
-  """As `build.compiled`, but looks for stop strings every few rounds."""
+  """As `assemble.compiled`, but looks for stop strings every few rounds."""
   state = _start(job.recipe, job.params, prompt, controls, max_new_tokens=most)
   ended = np.zeros(job.batch_size, bool)
   while True:

@@ -127,7 +127,7 @@ def init_params(config: Config, key, *, dtype: Optional[str] = None):
   Drawn on the host, from the distributions that `module.init` draws from:
   compiling a generator for each of a hundred tensors would take far longer.
   Inside a `jax.jit`, where a key has no value yet, it is `module.init`. For a
-  model that fills the devices see `placing.draw`.
+  model that fills the devices see `placement.draw`.
 
   Args:
     config: `T5Config` or `DecoderConfig`.

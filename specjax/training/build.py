@@ -31,7 +31,7 @@ class Run(NamedTuple):
     module: its Flax module.
     objective: `step_lib.Objective`.
     frozen: the teacher's parameters, or {}.
-    teacher: `loading.Model`, or None.
+    teacher: `load.Model`, or None.
     tokenizer: of the trained model.
     init: `(key) -> params`, fresh or read from a folder.
     batches: of training.

@@ -159,7 +159,7 @@ class TrainConfig:
     seed: of initial weights, data order and dropout.
     compute_dtype: 'float32' or 'bfloat16'; parameters are float32.
     remat: 'none', or 'full' to recompute activations in the backward pass.
-    mesh: the devices; see `partitioning.MeshConfig`. `shape=(-1, 1)` splits
+    mesh: the devices; see `mesh.MeshConfig`. `shape=(-1, 1)` splits
       the batch over all of them.
     log_every, eval_every, save_every: steps between lines of metrics,
       evaluations and checkpoints; 0 for `eval_every` evaluates at the end

@@ -108,7 +108,7 @@ def job(
     num_draft: K.
     temperature: 0 is greedy.
     batches: the prompts.
-    model: the target's `loading.Model`.
+    model: the target's `load.Model`.
     config: `BenchmarkConfig`.
     device: JAX's name of the platform.
   """

@@ -29,7 +29,7 @@ from specjax.models.spec_drafter.config import SpecDrafterConfig
 
 
 class SlotSpec(NamedTuple):
-  """A drafter network that fills slots, as `build.recipe` takes it.
+  """A drafter network that fills slots, as `assemble.recipe` takes it.
 
   Attributes:
     config: `SpecDrafterConfig` or `BlockwiseConfig`.
