@@ -15,7 +15,7 @@ from specjax.decoding import stats
 from specjax.decoding import verifiers
 from specjax.inference import generate as inference
 from specjax.inference.config import DecodeConfig
-from tests import hidden
+from tests.helpers import hidden
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')

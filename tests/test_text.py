@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from specjax import text
-from tests import tiny
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,7 @@ import pytest
 from decode import main
 from specjax.commands import cli
 from specjax.commands import demo
-from tests import tiny
+from tests.helpers import tiny
 
 
 @pytest.fixture

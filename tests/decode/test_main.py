@@ -17,7 +17,7 @@ from specjax import text as text_lib
 from specjax.commands import cli
 from specjax.decoding import corpus as corpus_lib
 from specjax.inference import generate as inference
-from tests import tiny
+from tests.helpers import tiny
 
 LINES = ['the cat', '', 'a dog ran to the', 'one two three', 'the red house']
 FIELDS = {

@@ -15,7 +15,7 @@ from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.inference import assemble
-from tests import shared
+from tests.helpers import shared
 
 GIVEN, NEW, NUM_DRAFT = 24, 64, 4
 

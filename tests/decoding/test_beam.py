@@ -12,9 +12,9 @@ from specjax import models
 from specjax.decoding import beam
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
-from tests import fakes
-from tests import tiny
 from tests.decoding import test_identity
+from tests.helpers import fakes
+from tests.helpers import tiny
 
 NEW = 12
 

@@ -12,10 +12,10 @@ from specjax.decoding import trees
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import eagle
 from specjax.decoding.drafters.drawing import Style
-from tests import verdicts
-from tests.models import attached
+from tests.helpers import speculators
+from tests.helpers import verdicts
 
-CONFIG = dataclasses.replace(attached.EAGLE, masks=False)
+CONFIG = dataclasses.replace(speculators.EAGLE, masks=False)
 STYLE = Style('argmax', True, warp_lib.WarpSpec())
 TEXTS = ('0 1 00 10 11 000 110', '0 1 10 11 110')
 
@@ -23,13 +23,13 @@ TEXTS = ('0 1 00 10 11 000 110', '0 1 10 11 110')
 def test_nodes_see_their_paths_alone():
   net = models.make_net(CONFIG)
   whole, part = (trees.parse(text, 3) for text in TEXTS)
-  args = attached.VOCAB, STYLE
+  args = speculators.VOCAB, STYLE
   drafters = [
     eagle.tree(net, whole, *args),
     eagle.tree(net, part, *args),
     eagle.chain(net, trees.chain(3), *args),
   ]
-  rows = attached.rows(CONFIG, ['1' * 12] * 3)
+  rows = speculators.rows(CONFIG, ['1' * 12] * 3)
 
   @jax.jit
   def run(params, rows):
@@ -47,7 +47,7 @@ def test_nodes_see_their_paths_alone():
       drafts.append((draft, drafter.propose(params, state, view)[0]))
     return drafts
 
-  made = run(attached.params(CONFIG), rows)
+  made = run(speculators.params(CONFIG), rows)
   for draft, again in made:
     np.testing.assert_array_equal(draft.tokens, again.tokens)
     np.testing.assert_allclose(draft.log_probs, again.log_probs, atol=1e-5)

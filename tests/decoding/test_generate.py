@@ -12,7 +12,7 @@ from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.inference import assemble
-from tests import fakes
+from tests.helpers import fakes
 
 VOCAB = 11
 NEW = 13

@@ -15,7 +15,7 @@ from specjax.decoding import verifiers
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.inference import assemble
-from tests import fakes
+from tests.helpers import fakes
 
 VOCAB = 11
 NEW = 40

@@ -21,7 +21,7 @@ from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.inference import assemble
-from tests import shared
+from tests.helpers import shared
 
 NEW = 14
 GAP = 1e-3

@@ -24,8 +24,8 @@ from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.decoding.verifiers import common
 from specjax.inference import assemble
-from tests import fakes
-from tests import references
+from tests.helpers import fakes
+from tests.helpers import references
 
 # Chance that a right program fails a test; the file has under 20 of them.
 ALARM = 1e-7

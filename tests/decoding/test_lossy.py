@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from tests import verdicts
+from tests.helpers import verdicts
 
 
 def test_top_candidates_follows_its_definition():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests import references
+from tests.helpers import references
 
 RATIO_RULES = {'sampling': references.sampling, 'block': references.block}
 EXACT_RULES = {**RATIO_RULES, 'match': references.match}

@@ -24,8 +24,8 @@ from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import Script
 from specjax.decoding.drafters import SlotSpec
 from specjax.inference import assemble
-from tests import fakes
 from tests.decoding import test_law as law_lib
+from tests.helpers import fakes
 
 VOCAB, EOS, NEW = 11, 1, 24
 TARGET = models.T5Config(

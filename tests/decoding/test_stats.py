@@ -9,8 +9,8 @@ from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
 from specjax.inference import assemble
-from tests import fakes
 from tests.decoding import test_generate as loop
+from tests.helpers import fakes
 
 
 def test_simulated_acceptance_is_what_was_asked_for():

@@ -12,7 +12,7 @@ from specjax.decoding.drafters.suffix import suffix
 from specjax.decoding.drafters.suffix import SuffixSpec
 from specjax.decoding.search import SearchConfig
 from specjax.inference import assemble
-from tests import fakes
+from tests.helpers import fakes
 
 VOCAB = 11
 

@@ -14,7 +14,7 @@ from specjax.decoding.drafters.token_recycling import learn
 from specjax.decoding.drafters.token_recycling import template
 from specjax.decoding.drafters.token_recycling import token_recycling
 from specjax.inference import assemble
-from tests import fakes
+from tests.helpers import fakes
 
 VOCAB = 11
 

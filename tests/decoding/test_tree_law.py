@@ -23,11 +23,11 @@ from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
 from specjax.inference import assemble
-from tests import fakes
-from tests import references
-from tests import tree_references as oracle
-from tests import verdicts
 from tests.decoding import test_law
+from tests.helpers import fakes
+from tests.helpers import references
+from tests.helpers import tree_references as oracle
+from tests.helpers import verdicts
 
 SIZE = 3
 WIDTHS = ((2, 2), (3, 1), (1, 1), (2,))

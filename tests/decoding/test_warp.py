@@ -9,7 +9,7 @@ import pytest
 
 from specjax import base
 from specjax.decoding import warp as warp_lib
-from tests import references
+from tests.helpers import references
 
 VOCAB = 37
 WARP = jax.jit(warp_lib.warp, static_argnums=0)

@@ -11,38 +11,14 @@ from specjax import models
 from specjax.base import EMPTY
 from specjax.base import Prompt
 from specjax.base import Tree
+from tests.helpers.model_configs import CAPACITY
+from tests.helpers.model_configs import CONFIGS
 
 # These programs run once or twice: compiling them well would cost more.
 quick_jit = functools.partial(
   jax.jit, compiler_options={'xla_backend_optimization_level': 0}
 )
 LENGTHS = (7, 3, 5)
-CAPACITY = 32
-CONFIGS = {
-  't5': models.T5Config(
-    vocab_size=40,
-    d_model=16,
-    d_kv=8,
-    d_ff=16,
-    num_layers=1,
-    num_decoder_layers=2,
-    num_heads=4,
-    relative_attention_num_buckets=8,
-    relative_attention_max_distance=10,
-  ),
-  'decoder': models.DecoderConfig(
-    vocab_size=40,
-    hidden_size=16,
-    intermediate_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=CAPACITY,
-    sliding_window=4,
-    sliding_layers=(True, False),
-  ),
-}
 #        0
 #      1   2
 #     3 4   5

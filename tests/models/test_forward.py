@@ -10,7 +10,7 @@ import pytest
 
 from specjax import models
 from specjax.distributed import mesh as mesh_lib
-from tests.models.test_cached import CONFIGS
+from tests.helpers.model_configs import CONFIGS
 
 
 @functools.partial(

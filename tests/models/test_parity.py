@@ -14,8 +14,8 @@ from specjax.checkpoints import convert
 from specjax.checkpoints import hf
 from specjax.checkpoints import load as loading
 from specjax.models.decoder import hf as decoder_hf
-from tests import shared
-from tests.models import reference
+from tests.helpers import shared
+from tests.helpers import torch_reference
 
 TOLERANCE = 1e-4
 # Programs that run once: compiling them well costs more than running them.
@@ -108,12 +108,12 @@ def check_t5(model, torch_model, torch):
   assert last.tolist() == [model.lm.start_id] * 3
 
 
-@pytest.mark.parametrize('name', reference.FAMILIES)
+@pytest.mark.parametrize('name', torch_reference.FAMILIES)
 def test_equals_transformers(name, torch, tmp_path):
-  theirs = reference.build(name, torch)
-  model = loading.load(reference.save(theirs, tmp_path / 'model'))
+  theirs = torch_reference.build(name, torch)
+  model = loading.load(torch_reference.save(theirs, tmp_path / 'model'))
   assert model.config.dtype == 'float32'
-  if name in reference.T5S:
+  if name in torch_reference.T5S:
     check_t5(model, theirs, torch)
   else:
     check_decoder(model, theirs, torch, WIDTHS.get(name, (1, 5)))
@@ -152,8 +152,8 @@ def test_real_checkpoints(name, torch):
 
 def test_old_config_spelling(torch, tmp_path):
   """transformers 4 kept rotary settings in rope_theta and rope_scaling."""
-  theirs = reference.build('llama3_rope', torch)
-  folder = reference.save(theirs, tmp_path)
+  theirs = torch_reference.build('llama3_rope', torch)
+  folder = torch_reference.save(theirs, tmp_path)
   path = tmp_path / 'config.json'
   config = json.loads(path.read_text())
   rope = config.pop('rope_parameters')
@@ -183,8 +183,10 @@ def test_yarn(settings, torch, tmp_path):
     'factor': 4.0,
     'original_max_position_embeddings': 64,
   }
-  theirs = reference.build('qwen2', torch, rope_parameters=rope | settings)
-  model = loading.load(reference.save(theirs, tmp_path))
+  theirs = torch_reference.build(
+    'qwen2', torch, rope_parameters=rope | settings
+  )
+  model = loading.load(torch_reference.save(theirs, tmp_path))
   assert model.lm.max_positions == 256
   check_decoder(model, theirs, torch)
   written = decoder_hf.from_hf(decoder_hf.to_hf(model.config))
@@ -198,7 +200,7 @@ def test_the_language_model_of_one_with_images(spelling, torch, tmp_path):
   """As Gemma 3 of 4B and more is published, in its two spellings."""
   import transformers
 
-  text = reference.build('gemma3', torch)
+  text = torch_reference.build('gemma3', torch)
   # The defaults of transformers, which its config.json then leaves out.
   settings = text.config.to_dict() | {
     'num_attention_heads': 8,
@@ -222,7 +224,7 @@ def test_the_language_model_of_one_with_images(spelling, torch, tmp_path):
     for value in theirs.parameters():
       value.copy_(0.2 * torch.randn_like(value))
   folder = tmp_path / 'model'
-  reference.save(theirs, folder)
+  torch_reference.save(theirs, folder)
   config = json.loads((folder / 'config.json').read_text())
   config['eos_token_id'] = [1, 7]
   for name in ('num_attention_heads', 'num_key_value_heads'):

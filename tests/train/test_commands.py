@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from specjax.commands import cli
-from tests.training import toy
+from tests.helpers import toy
 from train import label
 from train import main
 from train import tokenizer

@@ -6,8 +6,8 @@ import pytest
 
 from specjax.checkpoints import hf
 from specjax.training import build
-from tests import tiny
-from tests.training import toy
+from tests.helpers import tiny
+from tests.helpers import toy
 
 SLOTS = {
   'task': 'drafter',

@@ -14,14 +14,12 @@ from specjax.training.data import batches as batches_lib
 from specjax.training.data import packing
 from specjax.training.data import readers
 from specjax.training.data import sources as sources_lib
+from tests.helpers.pair_batches import encode
+from tests.helpers.pair_batches import EOS
+from tests.helpers.pair_batches import make
+from tests.helpers.pair_batches import settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-EOS = 1
-
-
-def encode(texts):
-  """Words 'wN' to id N + 2, without an end token."""
-  return [[int(w[1:]) + 2 for w in t.split()] for t in texts]
 
 
 @pytest.fixture(name='pairs')
@@ -40,30 +38,6 @@ def pairs_fixture(tmp_path):
   path = tmp_path / 'pairs.tsv'
   path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
   return str(path)
-
-
-def settings(path, **changes):
-  return dataclasses.replace(
-    sources_lib.DataConfig(
-      train=path,
-      source_length=24,
-      target_length=24,
-      batch_rows=4,
-      joined_fraction=0.5,
-      join_min=2,
-      join_max=3,
-    ),
-    **changes,
-  )
-
-
-def make(path, seed=0, **changes):
-  rows = changes.pop('rows', None)
-  config = settings(path, **changes)
-  source = sources_lib.load_pairs(config, [path], encode, EOS)
-  return batches_lib.make_batches(
-    config, [source], seed=seed, start_id=0, rows=rows
-  )
 
 
 def same(a, b):
@@ -180,9 +154,9 @@ def test_a_plain_process_without_flags_reads_the_same(pairs):
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from specjax.training import build
-from specjax.training import data
-from tests.training import test_data
-batches = test_data.make({pairs!r})
+from specjax.training.data import batches as data
+from tests.helpers import pair_batches
+batches = pair_batches.make({pairs!r})
 print(sum(int(b['target'].astype('int64').sum()) * (i + 1)
           for i, b in enumerate(data.iterate(batches, 0, 9, threads=2))))
 """

@@ -6,10 +6,9 @@ import optax
 import pytest
 
 from specjax.training import build
-from specjax.training import loop
 from specjax.training import placement
-from specjax.training import step as step_lib
-from tests.training import toy
+from tests.helpers import toy
+from tests.helpers.mesh_training import losses
 
 
 @pytest.fixture(scope='module')
@@ -17,28 +16,6 @@ def files(tmp_path_factory):
   folder = tmp_path_factory.mktemp('files')
   toy.write(folder)
   return folder
-
-
-def losses(files, optimizer, shape, steps):
-  """Losses of some steps on a mesh, and shardings before and after them."""
-  config = toy.config(files, mesh__shape=shape)
-  parts = build.build(config)
-  place = placement.placement(config, parts.model_config)
-  state, _ = loop.fresh_state(parts, optimizer, place)
-  before = jax.tree.map(lambda x: x.sharding, state)
-  step = step_lib.make_train_step(
-    parts.objective,
-    optimizer,
-    seed=0,
-    shardings=before,
-    in_use=place.in_use(state.params),
-  )
-  found = []
-  for number in range(steps):
-    batch = place.put(parts.batches.get(number))
-    state, values = step(state, {}, batch)
-    found.append(float(values['loss']))
-  return found, before, jax.tree.map(lambda x: x.sharding, state), state
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from specjax.training import build
 from specjax.training.data import readers
-from tests.training import toy
+from tests.helpers import toy
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):

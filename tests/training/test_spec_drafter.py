@@ -14,8 +14,8 @@ from specjax.commands import train as train_command
 from specjax.inference import drafting
 from specjax.inference.config import DecodeConfig
 from specjax.training import build
-from tests import tiny
-from tests.training import toy
+from tests.helpers import tiny
+from tests.helpers import toy
 
 DRAFTER = {
   'task': 'drafter',
