@@ -84,7 +84,8 @@ def test_every_module_needs_the_base_installation_alone(arguments):
     for top in ('specjax',) + LEAVES
     for path in (ROOT / top).rglob('*.py')
     # The peers run in processes of their own, on what they are.
-    if path.stem not in ('__init__', 'peer_transformers', 'peer_ctranslate2')
+    if path.stem
+    not in ('__init__', 'transformers_worker', 'ctranslate2_worker')
   ]
   packages = sorted(extras | {'torch', 'ctranslate2'})
   done = hidden.run(_WITHOUT_EXTRAS, packages, ','.join(modules))

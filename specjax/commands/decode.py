@@ -53,7 +53,7 @@ class Request:
   target: str
   drafter: str
   source: str
-  answer_files: str
+  output: str
   stats: str
   resume: bool
   baseline: str

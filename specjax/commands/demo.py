@@ -20,7 +20,7 @@ from specjax.inference import drafting
 from specjax.inference import generate as inference
 from specjax.inference.config import DecodeConfig
 
-ASSETS = pathlib.Path(__file__).resolve().parent / 'assets'
+ASSETS = pathlib.Path(__file__).resolve().parents[1] / 'assets'
 TARGET = ASSETS / 'demo_target'
 DRAFTER = ASSETS / 'demo_drafter'
 # The bundled drafter that was measured to be the fastest on a CPU.

@@ -37,7 +37,7 @@ class Request:
   drafter: str
   inputs: tuple[str, ...]
   field: str
-  answer_files: str
+  output: str
   limit: int
   config: DecodeConfig
 

@@ -14,7 +14,7 @@ from specjax.benchmark import cases
 from specjax.benchmark import config as config_lib
 from specjax.benchmark import table
 from specjax.benchmark.peers import engines as peers
-from specjax.benchmark.peers import transformers as transformers_lib
+from specjax.benchmark.peers import transformers_worker
 
 VOCAB, NEW = 48, 12
 KNOWN = [1, 3, 4, 7, 8, 11, 12, 20, 21, 30, 33, 40]
@@ -97,7 +97,7 @@ def _job(folders, peer, kind, drafter=None, eos=(), widths=(6, 8, 6)):
 
 
 def _tokens(job):
-  run, versions = transformers_lib.make(job)
+  run, versions = transformers_worker.make(job)
   assert {'torch', 'transformers'} <= set(versions)
   found = [run(index) for index in range(len(job['batches']))]
   assert all(one['peak_bytes'] > 0 and one['seconds'] > 0 for one in found)
@@ -128,7 +128,7 @@ def test_a_head_of_few_tokens_scores_them_alike(folders, torch):
 
   job = _job(folders, 'transformers', 't5')
   whole, part = (
-    transformers_lib.load(folders[name], job, torch, transformers, 'cpu')
+    transformers_worker.load(folders[name], job, torch, transformers, 'cpu')
     for name in ('t5-drafter', 't5-reduced')
   )
   rows = {
@@ -152,11 +152,13 @@ def test_steps_are_compiled_ahead(folders, torch, monkeypatch):
     transformers, 'CompileConfig',
     functools.partial(transformers.CompileConfig, backend='eager'),
   )  # fmt: skip
-  monkeypatch.setattr(transformers_lib, 'check_compiler', lambda device: None)
+  monkeypatch.setattr(
+    transformers_worker, 'check_compiler', lambda device: None
+  )
   counts = torch._dynamo.utils.counters['stats']
   job = _job(folders, 'transformers-compile', 'llama')
   before = counts['unique_graphs']
-  run, _ = transformers_lib.make(job)
+  run, _ = transformers_worker.make(job)
   made = counts['unique_graphs']
   assert made > before
   got = [run(index)['tokens'] for index in (0, 1, 2)]
@@ -167,8 +169,8 @@ def test_steps_are_compiled_ahead(folders, torch, monkeypatch):
 def test_a_missing_compiler_is_told_in_a_sentence(monkeypatch):
   monkeypatch.setattr(shutil, 'which', lambda name: None)
   with pytest.raises(RuntimeError, match='needs a C.. compiler, and g.. is'):
-    transformers_lib.check_compiler('cpu')
-  transformers_lib.check_compiler('cuda')
+    transformers_worker.check_compiler('cpu')
+  transformers_worker.check_compiler('cuda')
 
 
 def _row(engine, k, rate, **more):

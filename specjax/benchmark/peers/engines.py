@@ -43,16 +43,16 @@ class Peer(NamedTuple):
 
 
 _TORCH = ('torch', 'transformers')
-_CTRANSLATE2 = 'peer_ctranslate2.py', ('ctranslate2', *_TORCH)
+_CTRANSLATE2 = 'ctranslate2_worker.py', ('ctranslate2', *_TORCH)
 PEERS = {
   # Plain generation; assisted generation and prompt lookup with our drafts'
   # number of tokens; these with drafts that end where the drafter is unsure;
   # and plain generation compiled, with a static cache.
-  'transformers': Peer('peer_transformers.py', _TORCH, assisted=True),
+  'transformers': Peer('transformers_worker.py', _TORCH, assisted=True),
   'transformers-adaptive': Peer(
-    'peer_transformers.py', _TORCH, plain=False, assisted=True
+    'transformers_worker.py', _TORCH, plain=False, assisted=True
   ),
-  'transformers-compile': Peer('peer_transformers.py', _TORCH),
+  'transformers-compile': Peer('transformers_worker.py', _TORCH),
   'ctranslate2': Peer(*_CTRANSLATE2),
   'ctranslate2-int8': Peer(*_CTRANSLATE2, same_tokens=False),
 }

@@ -1,6 +1,6 @@
 """CTranslate2 for T5 types, in a process of its own; started by `peers`.
 
-Speaks as `peer_transformers` does. The Hugging Face folder is converted to a
+Speaks as `transformers_worker` does. The Hugging Face folder is converted to a
 temporary one first, at the precision asked for.
 """
 
