@@ -107,7 +107,7 @@ def test_sampled_rows_are_checked(fake_models):
 
 
 def test_a_wrong_loop_fails_its_check(fake_models, monkeypatch):
-  right = cases.build.recipe
+  right = cases.assemble.recipe
 
   def wrong(target, drafter=None, **settings):
     made = right(target, drafter, **settings)

@@ -143,7 +143,7 @@ def test_an_interrupted_labelling_says_how_it_goes_on(
     progress(4, 9)
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(label.labelling, 'label', interrupted)
+  monkeypatch.setattr(label.label_command, 'label', interrupted)
   argv = ['label', '--target=x', '--input=y', f'--output={tmp_path}/z.jsonl']
   assert cli.call(label.main, argv) == 1
   told = capsys.readouterr().err.splitlines()
