@@ -121,7 +121,7 @@ def test_a_wrong_loop_fails_its_check(fake_models, monkeypatch):
     verifier = made.verifier._replace(verify=verify)
     return made._replace(verifier=verifier)
 
-  monkeypatch.setattr(cases.build, 'recipe', wrong)
+  monkeypatch.setattr(cases.assemble, 'recipe', wrong)
   results = runner.run(request(config(), 'shape:draft'))
   (failed,) = runner.failures(results.rows)
   assert failed['check'] == check.FAILED
