@@ -1,0 +1,196 @@
+"""The contracts: bundles of pure functions, and the signatures of these.
+
+A bundle is a `NamedTuple` made by a factory; a signature is a `Protocol`, so
+that arguments, shapes and results are written down once. Shape letters: see
+`specjax.base`.
+"""
+
+from typing import NamedTuple, Optional, Protocol
+
+from specjax.base.data import Array
+from specjax.base.data import Context
+from specjax.base.data import Draft
+from specjax.base.data import Observation
+from specjax.base.data import Prefilled
+from specjax.base.data import Prompt
+from specjax.base.data import PyTree
+from specjax.base.data import Scored
+from specjax.base.data import Tree
+from specjax.base.data import Verdict
+from specjax.base.data import View
+
+
+class Prefill(Protocol):
+  """Reads the prompts and makes a cache with room for `capacity` tokens."""
+
+  def __call__(
+    self, params: PyTree, prompt: Prompt, *, capacity: int
+  ) -> Prefilled: ...
+
+
+class Extend(Protocol):
+  """Writes T rows at `cache.length` and scores them in one pass.
+
+  Slot i attends to the committed rows and its ancestors (for `tree=None` to
+  every earlier slot) at position `length + depth[i]`. `cache.length` stays.
+  With `slots` int32 [B, n] only those slots are projected to the vocabulary,
+  and `logits` is [B, n, V].
+
+    length 3, tokens [x4 a b], tree=None: a sees x1..x4, b sees x1..x4 and a
+    length 3, tokens [x4 a b], parent [0 0 0]: b sees x1..x4 and not a
+  """
+
+  def __call__(
+    self,
+    params: PyTree,
+    cache: PyTree,
+    tokens: Array,
+    tree: Optional[Tree] = None,
+    slots: Optional[Array] = None,
+  ) -> tuple[Scored, PyTree]: ...
+
+
+class Commit(Protocol):
+  """Moves `cache.length` by `num_tokens` int32 [B].
+
+  Committing fewer rows than were written *is* the rollback, and a negative
+  number takes rows back. With `path` int32 [B, P] (block slots of the accepted
+  path, slot 0 implied) the rows of the path are first moved next to each other.
+  """
+
+  def __call__(
+    self, cache: PyTree, num_tokens: Array, path: Optional[Array] = None
+  ) -> PyTree: ...
+
+
+class Select(Protocol):
+  """Gathers batch rows [B']; `same_prompt` promises equal prompts."""
+
+  def __call__(
+    self, cache: PyTree, rows: Array, *, same_prompt: bool = False
+  ) -> PyTree: ...
+
+
+class KeysValues(Protocol):
+  """Keys and values of one self-attention layer, in the cache's layout."""
+
+  def __call__(self, cache: PyTree, layer: int) -> tuple[Array, Array]: ...
+
+
+class CachedLM(NamedTuple):
+  """A language model with an explicit cache, as pure functions.
+
+  Encoder-decoders and decoder-only models differ in `prefill` alone. The same
+  bundle is a target, and the model inside an autoregressive drafter.
+
+  Attributes:
+    prefill, extend, commit, select, keys_values: see the protocols above.
+      `select` and `keys_values` may be None: without the first there is no
+      beam search, without the second no drafter reads the target's cache.
+    vocab_size: V of the logits, padded table entries cut off.
+    max_positions: most decoder positions the model was made for, or None.
+    is_encoder_decoder: whether a prompt is a source for an encoder.
+    start_id: the decoder's start token (encoder-decoder), or None.
+  """
+
+  prefill: Prefill
+  extend: Extend
+  commit: Commit
+  select: Optional[Select]
+  keys_values: Optional[KeysValues]
+  vocab_size: int
+  max_positions: Optional[int] = None
+  is_encoder_decoder: bool = False
+  start_id: Optional[int] = None
+
+
+class Init(Protocol):
+  """A drafter's state before the first round; `prefilled` is the target's."""
+
+  def __call__(
+    self,
+    params: PyTree,
+    prompt: Prompt,
+    prefilled: Prefilled,
+    *,
+    capacity: int,
+  ) -> PyTree: ...
+
+
+class Propose(Protocol):
+  """Proposes the tokens of one round."""
+
+  def __call__(
+    self, params: PyTree, state: PyTree, view: View
+  ) -> tuple[Draft, PyTree]: ...
+
+
+class Observe(Protocol):
+  """Takes note of what the round committed."""
+
+  def __call__(
+    self, params: PyTree, state: PyTree, observation: Observation
+  ) -> PyTree: ...
+
+
+class IsIdle(Protocol):
+  """bool [B]: rows that will propose no tokens next round."""
+
+  def __call__(self, state: PyTree) -> Array: ...
+
+
+class Insert(Protocol):
+  """Replaces the state of `rows` int32 [n] by that of `fresh` rows [n]."""
+
+  def __call__(self, state: PyTree, fresh: PyTree, rows: Array) -> PyTree: ...
+
+
+class Drafter(NamedTuple):
+  """Something that proposes tokens.
+
+  Attributes:
+    init, propose, observe: see the protocols above.
+    num_draft: K, the static number of draft slots (nodes for a tree).
+    max_path: P, the longest path of a draft; K for a chain.
+    is_idle: while it is true of all live rows, `propose` is left out. None:
+      it always has to be asked.
+    insert: for rows that are replaced while others go on. None: this drafter
+      decodes whole batches.
+  """
+
+  init: Init
+  propose: Propose
+  observe: Observe
+  num_draft: int
+  max_path: int
+  is_idle: Optional[IsIdle] = None
+  insert: Optional[Insert] = None
+
+
+class Verify(Protocol):
+  """Decides on a draft, given the target's logits *after* `warp`.
+
+  `logits` is float32 [B, T, V]; row t is the law of what follows block slot t.
+  """
+
+  def __call__(
+    self, context: Context, draft: Draft, logits: Array
+  ) -> Verdict: ...
+
+
+class Verifier(NamedTuple):
+  """A verification rule and what it needs from a drafter.
+
+  Attributes:
+    verify: see the protocol above.
+    noise: how a drafter that can sample must draw its tokens:
+      'argmax'    take the most probable token;
+      'round'     independent noise keyed by round, node and role (ratio rules);
+      'position'  the target's own position-keyed noise (`coupled`);
+      'private'   position-keyed noise of another role (`match`).
+    needs_log_probs: whether `Draft.log_probs` is read.
+  """
+
+  verify: Verify
+  noise: str = 'argmax'
+  needs_log_probs: bool = False

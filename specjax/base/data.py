@@ -1,0 +1,200 @@
+"""The data that contracts pass around, as `flax.struct.dataclass` pytrees.
+
+Shape letters: see `specjax.base`.
+"""
+
+from typing import Any, Optional
+
+from flax import struct
+import jax
+
+Array = jax.Array
+PyTree = Any
+
+# An empty draft slot: nothing was proposed there. Gathers must clamp it and
+# mask the result, because index -1 reads the *last* vocabulary entry.
+EMPTY = -1
+
+
+@struct.dataclass
+class Prompt:
+  """A batch of right-padded token rows.
+
+  For an encoder-decoder this is the source; the decoder starts from its own
+  start token. For a decoder-only model it is the prefix to continue.
+
+  Attributes:
+    tokens: int32 [B, S]; what stands at or after `length` is ignored.
+    length: int32 [B], each at least 1.
+  """
+
+  tokens: Array
+  length: Array
+
+
+@struct.dataclass
+class Controls:
+  """What each request of a batch asks for. Traced: changing it recompiles
+  nothing.
+
+  Attributes:
+    row_key: typed PRNG keys [B]; a row's only source of randomness.
+    temperature: float32 [B]; 0 means greedy.
+    top_k: int32 [B]; 0 keeps every token.
+    top_p: float32 [B] in (0, 1]; 1 keeps every token.
+    min_p: float32 [B] in [0, 1]; 0 keeps every token.
+    repetition_penalty: float32 [B], positive; 1 changes nothing.
+    max_new_tokens: int32 [B]; the row's budget.
+    eos_ids: int32 [E]; any of them ends a row; -1 entries match nothing.
+    rule: dials of the verification rule in force, a pytree of [B] arrays: a
+      dict with an entry for each option of `VerifierEntry.options` that is not
+      static. Only the rule itself reads it.
+  """
+
+  row_key: Array
+  temperature: Array
+  top_k: Array
+  top_p: Array
+  min_p: Array
+  repetition_penalty: Array
+  max_new_tokens: Array
+  eos_ids: Array
+  rule: PyTree = struct.field(default_factory=dict)
+
+
+@struct.dataclass
+class Context:
+  """What is committed so far.
+
+  Attributes:
+    tokens: int32 [B, L]; for an encoder-decoder these are decoder tokens,
+      beginning with the decoder's start token.
+    length: int32 [B], number of committed tokens.
+    prompt_length: int32 [B], how many of them were given and not generated.
+    controls: `Controls`.
+  """
+
+  tokens: Array
+  length: Array
+  prompt_length: Array
+  controls: Controls
+
+
+@struct.dataclass
+class Tree:
+  """Who follows whom inside a block. `None` in its place means a chain.
+
+  Attributes:
+    parent: int32 [B, T]; a slot's parent stands before it; slot 0, the last
+      committed token, is its own parent.
+    depth: int32 [B, T]; 0 for slot 0. A slot's position is
+      `cache.length + depth`.
+  """
+
+  parent: Array
+  depth: Array
+
+
+@struct.dataclass
+class Draft:
+  """Proposed tokens.
+
+  Attributes:
+    tokens: int32 [B, K]; slot k of a draft is slot k + 1 of the block. `EMPTY`
+      where nothing is proposed; in a chain empties stand only at the end.
+    log_probs: float32 [B, K, V], the normalised distribution each token was
+      really drawn from, warping included (for a tree: the full warped
+      distribution at the node's parent, siblings drawn from it in slot order
+      without replacement); or None for a point mass. Rows of empty slots are
+      -inf. Exactness rests on this being honest.
+    tree: `Tree`, or None for a chain.
+  """
+
+  tokens: Array
+  log_probs: Optional[Array] = None
+  tree: Optional[Tree] = None
+
+
+@struct.dataclass
+class Verdict:
+  """What a verifier decided.
+
+  Attributes:
+    num_accepted: int32 [B], accepted draft tokens, 0..P.
+    next_token: int32 [B], the correction or bonus token that follows them.
+    path: int32 [B, P], block slots (1..K) of the accepted path for a tree,
+      arbitrary after `num_accepted`; None for a chain.
+  """
+
+  num_accepted: Array
+  next_token: Array
+  path: Optional[Array] = None
+
+
+@struct.dataclass
+class Prefilled:
+  """A model ready to be extended.
+
+  Attributes:
+    cache: the model's cache; it holds every committed token except the last,
+      and `cache.length` [B] counts them.
+    last_token: int32 [B], the last committed token, not yet in the cache.
+    hidden: tuple of [B, S, D], the prompt's states of the layers asked for
+      (decoder-only) or the encoder's output (encoder-decoder; then it is not
+      aligned with decoder positions).
+  """
+
+  cache: PyTree
+  last_token: Array
+  hidden: tuple = ()
+
+
+@struct.dataclass
+class Scored:
+  """What one pass over a block yields.
+
+  Attributes:
+    logits: float32 [B, n, V], next-token logits of the scored slots.
+    hidden: tuple of [B, T, D], states of the layers asked for.
+  """
+
+  logits: Array
+  hidden: tuple = ()
+
+
+@struct.dataclass
+class View:
+  """What a drafter may look at when it proposes. Read-only.
+
+  Attributes:
+    context: `Context`, with the rows' keys and controls.
+    last_token: int32 [B].
+    cache: the target's cache.
+    live: bool [B], rows that still decode. What is proposed for the others is
+      thrown away, so they need no search and no pass of a draft model.
+  """
+
+  context: Context
+  last_token: Array
+  cache: PyTree
+  live: Array
+
+
+@struct.dataclass
+class Observation:
+  """What a round committed, as drafters see it afterwards.
+
+  Attributes:
+    tokens: int32 [B, P + 1], the tokens emitted in this round, from the left.
+    num_tokens: int32 [B], how many of them count; 0 for a finished row.
+    hidden: tuple of [B, P + 1, D]; entry i is the target's state at the slot
+      that predicted `tokens[:, i]`.
+    length: int32 [B], committed tokens after the round.
+    num_accepted: int32 [B], how many of the emitted tokens were drafted.
+  """
+
+  tokens: Array
+  num_tokens: Array
+  hidden: tuple
+  length: Array
+  num_accepted: Array
