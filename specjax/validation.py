@@ -2,11 +2,16 @@
 
 import dataclasses
 import math
+import numbers
 import typing
 from typing import Any, Callable, Collection, NamedTuple, Optional, Sequence
 
+import numpy as np
+
 # What a nested dict has at a path that it lacks.
 ABSENT = object()
+# Of whole numbers that go into int32 arrays.
+LARGEST = 2**31 - 1
 
 
 def one_of(
@@ -143,3 +148,30 @@ def difference(
     if found:
       return found
   return None
+
+
+def each(
+  name: str, value: Any, good: Callable[[float], bool], what: str
+) -> None:
+  """Raises ValueError unless a number, or each of several, is good.
+
+  Args:
+    name: of the field.
+    value: a number, or a sequence or array of numbers.
+    good: whether a number may stand.
+    what: what it must be, in words.
+  """
+  for item in np.ravel(np.asarray(value, dtype=object)):
+    is_real = isinstance(item, (numbers.Real, np.number))
+    if not is_real or isinstance(item, bool) or not good(item):
+      raise ValueError(f'{name} must be {what}, not {item!r}.')
+
+
+def each_whole(name: str, value: Any, lowest: int) -> None:
+  """As `each`, for whole numbers of at least `lowest`."""
+  each(
+    name,
+    value,
+    lambda v: isinstance(v, numbers.Integral) and lowest <= v <= LARGEST,
+    f'a whole number, {lowest} or more (at most 2**31 - 1)',
+  )

@@ -9,6 +9,7 @@ from typing import Optional
 
 from specjax.models.common.layers import ACTIVATIONS
 from specjax.models.common.output_ids import check_output_ids
+from specjax.models.facts import ModelFacts
 from specjax.models.t5.config import T5Config
 
 
@@ -157,3 +158,79 @@ class BlockwiseConfig:
       )
     check_output_ids(self.output_ids, self.vocab_size, tied=False)
     _check_dtype(self)
+
+
+def facts(config: SpecDrafterConfig) -> ModelFacts:
+  """`ModelFacts` of a Spec-Drafter."""
+  return ModelFacts(
+    width=config.d_model,
+    layers=config.num_decoder_layers,
+    heads=config.num_heads,
+    kv_heads=config.num_heads,
+    head_dim=config.d_kv,
+    mlp=config.d_ff,
+    vocab_size=config.vocab_size,
+    activation=config.hidden_act,
+    gated=config.gated,
+    is_encoder_decoder=True,
+    start_id=config.decoder_start_token_id,
+    pad_id=config.pad_token_id,
+    eos_ids=config.eos_token_id,
+    max_source_tokens=config.max_source_positions,
+    max_draft=min(config.block, config.max_positions),
+  )
+
+
+def heads_facts(config: BlockwiseConfig) -> ModelFacts:
+  """`ModelFacts` of heads on a target's state, which have no attention."""
+  return ModelFacts(
+    width=config.d_model,
+    layers=1,
+    heads=1,
+    kv_heads=1,
+    head_dim=1,
+    mlp=config.d_ff,
+    vocab_size=config.vocab_size,
+    is_encoder_decoder=True,
+    start_id=config.decoder_start_token_id,
+    pad_id=config.pad_token_id,
+    eos_ids=config.eos_token_id,
+    max_draft=config.block,
+  )
+
+
+def random_config(
+  target: ModelFacts, *, block: int, positions: int, dtype: str
+) -> SpecDrafterConfig:
+  """SpecDec's drafter of 12 + 2 layers, of a target's own width.
+
+  Args:
+    target: of an encoder-decoder.
+    block: most tokens drafted at once.
+    positions: rows of both position tables.
+    dtype: compute dtype.
+  """
+  return SpecDrafterConfig(
+    vocab_size=target.vocab_size,
+    d_model=target.width,
+    d_kv=target.head_dim,
+    d_ff=target.mlp,
+    num_layers=12,
+    num_decoder_layers=2,
+    num_heads=target.heads,
+    decoder_start_token_id=target.start_id,
+    pad_token_id=target.pad_id,
+    eos_token_id=target.eos_ids,
+    block=block,
+    max_positions=positions,
+    max_source_positions=positions,
+    hidden_act=target.activation,
+    gated=target.gated,
+    dtype=dtype,
+  )
+
+
+def label(config: SpecDrafterConfig) -> str:
+  """What it is, in words of the paper."""
+  depth = f'{config.num_layers}+{config.num_decoder_layers}'
+  return f'Spec-Drafter {depth}, width {config.d_model}'

@@ -14,12 +14,13 @@ Three kinds, each with mask tokens (ParallelSpec) or without:
 """
 
 import dataclasses
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, NamedTuple, Optional
 
 from specjax import validation
 from specjax.models.common.output_ids import check_output_ids
 from specjax.models.common.rope import Rope
 from specjax.models.decoder.config import DecoderConfig
+from specjax.models.facts import ModelFacts
 
 KINDS = ('parallel', 'medusa', 'eagle')
 MASK_EMBEDDINGS = ('per_slot', 'shared')
@@ -198,3 +199,129 @@ def from_hf(config: Mapping[str, Any]) -> ParallelConfig:
     ) from None
   made.validate()
   return made
+
+
+def facts(config: ParallelConfig) -> ModelFacts:
+  """`ModelFacts` of a drafter network."""
+  trunk = config.trunk
+  return ModelFacts(
+    width=trunk.hidden_size,
+    layers=trunk.num_hidden_layers,
+    heads=trunk.num_attention_heads,
+    kv_heads=trunk.num_key_value_heads,
+    head_dim=trunk.head_dim,
+    mlp=trunk.intermediate_size,
+    vocab_size=config.vocab_size,
+    is_encoder_decoder=config.encoder_width > 0,
+    start_id=config.start_id,
+    pad_id=config.pad_token_id,
+    eos_ids=config.eos_token_id,
+  )
+
+
+class Shape(NamedTuple):
+  """Sizes of a new network's layers.
+
+  Attributes:
+    width: of a network with embeddings of its own; the others are as wide as
+      their target.
+    layers, heads, kv_heads, head_dim, mlp: as in `DecoderConfig`.
+    activation, gated: of the feed-forward layer.
+    tie_embeddings: of a network with embeddings of its own.
+    positions: most positions.
+  """
+
+  width: int
+  layers: int
+  heads: int
+  kv_heads: int
+  head_dim: int
+  mlp: int
+  activation: str = 'silu'
+  gated: bool = True
+  tie_embeddings: bool = False
+  positions: int = 2048
+
+
+def new_trunk(target: ModelFacts, kind: str, shape: Shape) -> DecoderConfig:
+  """Layers of a new network; as wide as the target where they share tables.
+
+  Args:
+    target: of the target.
+    kind: one of `KINDS`.
+    shape: sizes.
+  """
+  own = kind == 'parallel'
+  return DecoderConfig(
+    vocab_size=target.vocab_size,
+    hidden_size=shape.width if own else target.width,
+    intermediate_size=shape.mlp,
+    num_hidden_layers=shape.layers,
+    num_attention_heads=shape.heads,
+    num_key_value_heads=shape.kv_heads or shape.heads,
+    head_dim=shape.head_dim,
+    hidden_act=shape.activation,
+    gated=shape.gated,
+    tie_word_embeddings=own and shape.tie_embeddings,
+    max_position_embeddings=shape.positions,
+    pad_token_id=target.pad_id,
+    eos_token_id=target.eos_ids,
+    embed_scale=1.0 if own else target.embed_scale,
+    final_logit_softcapping=None if own else target.logit_softcap,
+  )
+
+
+def of_target(target: ModelFacts, kind: str) -> dict[str, Any]:
+  """Fields of `ParallelConfig` that a network takes over from its target."""
+  made = dict(target_width=target.width, target_layers=target.layers)
+  if target.is_encoder_decoder:
+    made |= dict(
+      encoder_width=target.width,
+      start_id=target.start_id,
+      head_scale=1.0 if kind == 'parallel' else target.head_scale,
+    )
+  return made
+
+
+# The networks that one compares: kind, and whether they have masks. (The loss,
+# which tells the second from the first, is a matter of training.)
+NETWORKS = {
+  'eagle_parallel': ('eagle', True),
+  'eagle_parallel_soft': ('eagle', True),
+  'eagle': ('eagle', False),
+  'medusa_parallel': ('medusa', True),
+  'medusa': ('medusa', False),
+  'parallel': ('parallel', True),
+}
+
+
+def random_config(
+  name: str, target: ModelFacts, *, num_draft: int, dtype: str
+) -> ParallelConfig:
+  """A network of one layer, to be timed with random weights.
+
+  Args:
+    name: of `NETWORKS`.
+    target: of the target. A network with embeddings of its own is a quarter as
+      wide.
+    num_draft: K.
+    dtype: compute dtype.
+  """
+  kind, masks = NETWORKS[name]
+  shape = Shape(
+    max(target.width // 4, 8),
+    1,
+    target.heads,
+    target.kv_heads,
+    target.head_dim,
+    target.mlp,
+  )
+  trunk = dataclasses.replace(new_trunk(target, kind, shape), dtype=dtype)
+  return ParallelConfig(
+    trunk=trunk,
+    kind=kind,
+    masks=masks,
+    num_draft=num_draft,
+    feature='none' if kind == 'parallel' else 'fuse',
+    **of_target(target, kind),
+  )
