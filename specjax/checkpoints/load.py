@@ -3,13 +3,12 @@
 import dataclasses
 import os
 import re
-from typing import Any, NamedTuple, Optional
+from typing import Optional
 
 from specjax import models
-from specjax.base import CachedLM
 from specjax.checkpoints import folder as folder_lib
 from specjax.checkpoints import hf
-from specjax.checkpoints import placement
+from specjax.checkpoints import model as model_lib
 from specjax.distributed import mesh as mesh_lib
 from specjax.models import sharded
 from specjax.models.common import cpu_layout
@@ -28,36 +27,6 @@ DTYPES = ('float32', 'bfloat16', 'w8a8')
 _HUB_ID = re.compile(r'[\w.-]+/[\w.-]+')
 
 
-class Model(NamedTuple):
-  """A loaded model.
-
-  Attributes:
-    params: the parameter tree, without the 'params' level; see `prepare` of
-      `load` for the order of its matrices.
-    config: `T5Config` or `DecoderConfig`; its dtype is the compute dtype.
-    module: the Flax module: `module.apply({'params': params}, ...)`. (On a
-      mesh that repeats key heads, the module that has them all.)
-    tokenizer: a transformers tokenizer, or None if the folder has none.
-    lm: `CachedLM`; call its functions with `params`. None for a network that
-      only drafts for a language model, such as a Spec-Drafter.
-    eos_ids: tuple of int, ids that end a text; empty if none is known.
-    pad_id: int, a harmless id for padding.
-    name: the folder or hub id as given.
-    layout: the mesh that the parameters lie on, with rules that fit the
-      model; None for one device.
-  """
-
-  params: Any
-  config: models.Config
-  module: Any
-  tokenizer: Any
-  lm: Optional[CachedLM]
-  eos_ids: tuple
-  pad_id: int
-  name: str
-  layout: Optional[mesh_lib.Layout] = None
-
-
 def load(
   folder_or_hub_id,
   *,
@@ -66,7 +35,7 @@ def load(
   layout: Optional[mesh_lib.Layout] = None,
   int8: bool = False,
   prepare: bool = True,
-) -> Model:
+) -> model_lib.Model:
   """Loads a model and its tokenizer. Needs no PyTorch.
 
   Args:
@@ -117,15 +86,15 @@ def load(
   if layout is not None:
     layout = sharded.fit(config, layout)
     whole = sharded.expanded(config, layout)
-  return Model(
+  return model_lib.Model(
     params=params,
     config=config,
     module=models.make_module(whole),
     tokenizer=tokenizer,
-    lm=_make_lm(
+    lm=model_lib.lm_of(
       config,
       layout,
-      vocab_size=vocabulary_size(config, tokenizer),
+      vocab_size=model_lib.vocabulary_size(config, tokenizer),
       hidden_layers=tuple(hidden_layers),
     ),
     eos_ids=eos_ids,
@@ -133,67 +102,6 @@ def load(
     name=name,
     layout=layout,
   )
-
-
-def spread(model: Model, layout: mesh_lib.Layout) -> Model:
-  """A model of one device, moved onto a mesh.
-
-  Args:
-    model: of one device, the same on every host.
-    layout: where to.
-
-  Raises:
-    ValueError: the mesh does not divide the model.
-  """
-  layout = sharded.fit(model.config, layout)
-  params = cpu_layout.stored(model.params)
-  return on_mesh(model, layout, placement.move(model.config, layout, params))
-
-
-def on_mesh(model: Model, layout: mesh_lib.Layout, params: Any) -> Model:
-  """A model of one device with its parameters on a mesh.
-
-  Args:
-    model: of one device; its own parameters are not looked at.
-    layout: of `sharded.fit`.
-    params: as `placing` put them there.
-  """
-  vocab_size = model.lm.vocab_size if model.lm else None
-  return model._replace(
-    params=params,
-    module=models.make_module(sharded.expanded(model.config, layout)),
-    lm=_make_lm(model.config, layout, vocab_size=vocab_size),
-    layout=layout,
-  )
-
-
-def make_lm(
-  model: Model,
-  *,
-  vocab_size: Optional[int] = None,
-  hidden_layers: tuple = (),
-) -> CachedLM:
-  """Another `CachedLM` of a model, for the same parameters.
-
-  Args:
-    model: a language model.
-    vocab_size: V of the logits; as before if None.
-    hidden_layers: states to return; see `models.make_lm`.
-  """
-  return _make_lm(
-    model.config,
-    model.layout,
-    vocab_size=vocab_size or model.lm.vocab_size,
-    hidden_layers=tuple(hidden_layers),
-  )
-
-
-def _make_lm(config, layout, **settings) -> Optional[CachedLM]:
-  if not models.is_language_model(config):
-    return None
-  if layout is None:
-    return models.make_lm(config, **settings)
-  return sharded.make_lm(config, layout, **settings)
 
 
 def load_tokenizer(folder: str):
@@ -263,31 +171,10 @@ def is_hub_id(name: str) -> bool:
   return bool(_HUB_ID.fullmatch(name))
 
 
-def no_target(name: str) -> ValueError:
-  """What is wrong where a drafter network is named as a target."""
-  return ValueError(
-    f'{name} holds a drafter network, which is no target: give the model it '
-    'was trained on, and this as its drafter.'
-  )
-
-
 def _ids(value) -> tuple:
   ids = decoder_config.token_ids(value)
   decoder_config.check_token_ids(ids)
   return ids
-
-
-def vocabulary_size(config: models.Config, tokenizer: Any) -> int:
-  """V of a model's logits: ids that its table and its tokenizer have.
-
-  Args:
-    config: of the model.
-    tokenizer: of transformers, or None: all of the table's.
-  """
-  if tokenizer is None:
-    return config.vocab_size
-  # The largest id, not the number of ids: numbering may have holes.
-  return min(config.vocab_size, max(tokenizer.get_vocab().values()) + 1)
 
 
 def _pad_id(generation, config, tokenizer, eos_ids) -> int:

@@ -1,0 +1,176 @@
+"""A model ready to decode: parameters, networks and tokenizer together."""
+
+from typing import Any, NamedTuple, Optional, Sequence
+
+from specjax import models
+from specjax.base import CachedLM
+from specjax.checkpoints import placement
+from specjax.distributed import mesh as mesh_lib
+from specjax.models import sharded
+from specjax.models.common import cpu_layout
+
+
+class Model(NamedTuple):
+  """A loaded model, or one of the user's own (`from_lm`).
+
+  Attributes:
+    params: the parameter tree, without the 'params' level; see `prepare` of
+      `load` for the order of its matrices.
+    config: settings of its network; its dtype is the compute dtype. None for a
+      model of the user's own.
+    module: the Flax module: `module.apply({'params': params}, ...)`. (On a
+      mesh that repeats key heads, the module that has them all.) None likewise.
+    tokenizer: a transformers tokenizer, or None if the folder has none.
+    lm: `CachedLM`; call its functions with `params`. None for a network that
+      only drafts for a language model, such as a Spec-Drafter.
+    eos_ids: tuple of int, ids that end a text; empty if none is known.
+    pad_id: int, a harmless id for padding.
+    name: the folder or hub id as given.
+    layout: the mesh that the parameters lie on, with rules that fit the
+      model; None for one device.
+  """
+
+  params: Any
+  config: models.Config
+  module: Any
+  tokenizer: Any
+  lm: Optional[CachedLM]
+  eos_ids: tuple
+  pad_id: int
+  name: str
+  layout: Optional[mesh_lib.Layout] = None
+
+  @property
+  def vocab_size(self) -> int:
+    """V of its logits."""
+    if self.lm is not None:
+      return self.lm.vocab_size
+    return vocabulary_size(self.config, self.tokenizer)
+
+  @classmethod
+  def from_lm(
+    cls,
+    lm: CachedLM,
+    params: Any,
+    tokenizer: Any = None,
+    eos_ids: Sequence[int] = (),
+    pad_id: int = 0,
+    name: str = 'custom',
+  ) -> 'Model':
+    """A model of your own as a target, or as a draft model.
+
+    Args:
+      lm: pure functions over an explicit cache; see `base.CachedLM`.
+      params: pytree given to them.
+      tokenizer: of transformers, or what has `__call__`, `decode` and
+        `get_vocab` of the same meaning; None where prompts are token ids.
+      eos_ids: ids that end a text.
+      pad_id: a harmless id for padding.
+      name: for messages and statistics.
+
+    Raises:
+      ValueError: `lm` is no `CachedLM`.
+    """
+    if not isinstance(lm, CachedLM):
+      raise ValueError(
+        'Model.from_lm takes a specjax.CachedLM of pure functions, not '
+        f'{type(lm).__name__}.'
+      )
+    return cls(
+      params=params,
+      config=None,
+      module=None,
+      tokenizer=tokenizer,
+      lm=lm,
+      eos_ids=tuple(int(token) for token in eos_ids),
+      pad_id=pad_id,
+      name=name,
+    )
+
+
+def spread(model: Model, layout: mesh_lib.Layout) -> Model:
+  """A model of one device, moved onto a mesh.
+
+  Args:
+    model: of one device, the same on every host.
+    layout: where to.
+
+  Raises:
+    ValueError: the mesh does not divide the model.
+  """
+  layout = sharded.fit(model.config, layout)
+  params = cpu_layout.stored(model.params)
+  return on_mesh(model, layout, placement.move(model.config, layout, params))
+
+
+def on_mesh(model: Model, layout: mesh_lib.Layout, params: Any) -> Model:
+  """A model of one device with its parameters on a mesh.
+
+  Args:
+    model: of one device; its own parameters are not looked at.
+    layout: of `sharded.fit`.
+    params: as `placing` put them there.
+  """
+  vocab_size = model.lm.vocab_size if model.lm else None
+  return model._replace(
+    params=params,
+    module=models.make_module(sharded.expanded(model.config, layout)),
+    lm=lm_of(model.config, layout, vocab_size=vocab_size),
+    layout=layout,
+  )
+
+
+def make_lm(
+  model: Model,
+  *,
+  vocab_size: Optional[int] = None,
+  hidden_layers: tuple = (),
+) -> CachedLM:
+  """Another `CachedLM` of a model, for the same parameters.
+
+  Args:
+    model: a language model.
+    vocab_size: V of the logits; as before if None.
+    hidden_layers: states to return; see `models.make_lm`.
+  """
+  return lm_of(
+    model.config,
+    model.layout,
+    vocab_size=vocab_size or model.lm.vocab_size,
+    hidden_layers=tuple(hidden_layers),
+  )
+
+
+def lm_of(config, layout, **settings) -> Optional[CachedLM]:
+  if not models.is_language_model(config):
+    return None
+  if layout is None:
+    return models.make_lm(config, **settings)
+  return sharded.make_lm(config, layout, **settings)
+
+
+def no_target(name: str) -> ValueError:
+  """The error of a drafter network that is named as a target."""
+  return ValueError(
+    f'{name} is a drafter network and cannot be the target; pass it as '
+    '--drafter of the model it was trained for.'
+  )
+
+
+def vocabulary_size(config: models.Config, tokenizer: Any) -> int:
+  """V of a model's logits: ids that its table and its tokenizer have.
+
+  Args:
+    config: of the model.
+    tokenizer: of transformers, or None: all of the table's.
+  """
+  if tokenizer is None:
+    return config.vocab_size
+  # The largest id, not the number of ids: numbering may have holes.
+  return min(config.vocab_size, max(tokenizer.get_vocab().values()) + 1)
+
+
+def check_target(model: Model) -> None:
+  """Raises ValueError for a drafter network, which cannot be a target."""
+  if model.lm is None:
+    raise no_target(model.name)
