@@ -1,7 +1,8 @@
 """What a user asks of a generation, as the loop takes it."""
 
 import dataclasses
-from typing import Sequence, Union
+import types
+from typing import Mapping, Sequence, Union
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +23,6 @@ class Sampling:
     min_p: in [0, 1].
     repetition_penalty: positive; 1 changes nothing.
     no_repeat_ngram_size: 0 allows every repetition. One value.
-    lenience: in (0, 1]; of the lossy `lenient` verifier.
-    beta: at least 1, and
-    tau: at least 0; of the lossy `top_candidates` verifier.
   """
 
   temperature: Union[float, Sequence[float]] = 0.0
@@ -33,9 +31,6 @@ class Sampling:
   min_p: Union[float, Sequence[float]] = 0.0
   repetition_penalty: Union[float, Sequence[float]] = 1.0
   no_repeat_ngram_size: int = 0
-  lenience: Union[float, Sequence[float]] = 1.0
-  beta: Union[int, Sequence[int]] = 1
-  tau: Union[float, Sequence[float]] = 0.0
 
   def warp_spec(self) -> warp_lib.WarpSpec:
     """The static switches these values need."""
@@ -53,6 +48,7 @@ class Sampling:
     row_key: base.Array,
     max_new_tokens: Union[int, Sequence[int]],
     eos_ids: Sequence[int] = (),
+    rule: Mapping[str, np.ndarray] = types.MappingProxyType({}),
   ) -> base.Controls:
     """Traced controls for a batch.
 
@@ -60,6 +56,7 @@ class Sampling:
       row_key: typed PRNG keys [B], see `row_keys`.
       max_new_tokens: one budget or one for each row.
       eos_ids: end tokens; empty to ignore them.
+      rule: dials of the verification rule, arrays of one value or one a row.
 
     Returns:
       `base.Controls` with every field [B].
@@ -79,9 +76,7 @@ class Sampling:
       repetition_penalty=rows(self.repetition_penalty, np.float32),
       max_new_tokens=rows(max_new_tokens, np.int32),
       eos_ids=np.asarray(list(eos_ids) or [-1], np.int32),
-      lenience=rows(self.lenience, np.float32),
-      beta=rows(self.beta, np.int32),
-      tau=rows(self.tau, np.float32),
+      rule={name: rows(dial, dial.dtype) for name, dial in rule.items()},
     )
 
 

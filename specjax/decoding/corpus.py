@@ -106,6 +106,12 @@ def add(corpus: Corpus, sequences: Iterable[Sequence[int]]) -> Corpus:
   return corpus.replace(text=_fit(np.concatenate(parts), corpus.capacity))
 
 
+def remember(corpus: Corpus, answers: Iterable[Sequence[int]]) -> Corpus:
+  """The corpus with answers added; one too long for it keeps its end."""
+  most = corpus.capacity - 1
+  return add(corpus, [answer[-most:] for answer in answers])
+
+
 def sequences(corpus: Corpus) -> list[np.ndarray]:
   """The sequences kept, oldest first."""
   ends = np.flatnonzero(corpus.text == SEPARATOR)

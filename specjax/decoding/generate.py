@@ -3,7 +3,8 @@
 The loop knows no model, no drafter and no rule: it is given a `Recipe` of
 pure functions and repeats seven verbs, `propose`, `extend`, `warp`, `verify`,
 `emit`, `commit` and `observe`, until every row is done. Plain decoding is the
-same loop with a drafter that proposes nothing.
+same loop with a drafter that proposes nothing. `inference.assemble` makes
+recipes.
 
 `generate = start -> run -> finish`, so that a caller who wants to stream, stop
 or insert rows calls the three and changes nothing else. All of it can be
@@ -13,7 +14,7 @@ References:
   Leviathan et al. 2023, algorithm 1; Xia et al. 2023, section 3.
 """
 
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
 import jax
 from jax import lax
@@ -21,10 +22,10 @@ import jax.numpy as jnp
 
 from specjax import base
 from specjax import control_flow
-from specjax.decoding import drafters
+from specjax.decoding import contract
 from specjax.decoding import emit as emit_lib
-from specjax.decoding import verifiers as verifiers_lib
 from specjax.decoding import warp as warp_lib
+from specjax.decoding.recipe import Recipe
 from specjax.decoding.state import DecodeState
 from specjax.decoding.state import EOS
 from specjax.decoding.state import Generation
@@ -47,33 +48,9 @@ __all__ = [
   'capacity_for',
   'finish',
   'generate',
-  'generate_autoregressive',
-  'plain',
   'run',
   'start',
 ]
-
-
-class Recipe(NamedTuple):
-  """What to decode with; hashable, so it can be a static argument.
-
-  Attributes:
-    target: the model whose law the output has.
-    drafter: what proposes.
-    verifier: the rule that decides.
-    warp: static switches of the warp.
-    widths: draft widths to compile, ascending, the last one K. Each round is
-      verified at the smallest that holds the longest draft of the live rows,
-      so that a round without a draft costs a plain step, and no more than that
-      while the drafter rests. Empty: K alone.
-      Trees are verified whole or not at all: (0, K).
-  """
-
-  target: base.CachedLM
-  drafter: base.Drafter
-  verifier: base.Verifier
-  warp: warp_lib.WarpSpec
-  widths: tuple[int, ...] = ()
 
 
 def capacity_for(recipe: Recipe, prompt_width: int, max_new_tokens: int) -> int:
@@ -129,54 +106,6 @@ def generate(
   return finish(run(recipe, params, state))
 
 
-def plain(
-  target: base.CachedLM,
-  warp: warp_lib.WarpSpec = warp_lib.WarpSpec(),
-  sampler: str = 'gumbel',
-) -> Recipe:
-  """The recipe of plain decoding: a round is one token of the target's own."""
-  rule = 'match' if warp.sampled else 'greedy'
-  verifier = verifiers_lib.make(rule, sampler=sampler)
-  return Recipe(target, drafters.nothing(), verifier, warp)
-
-
-def generate_autoregressive(
-  target: base.CachedLM,
-  params: base.PyTree,
-  prompt: base.Prompt,
-  controls: base.Controls,
-  *,
-  max_new_tokens: int,
-  warp: warp_lib.WarpSpec = warp_lib.WarpSpec(),
-  sampler: str = 'gumbel',
-  capacity: Optional[int] = None,
-) -> Generation:
-  """Decodes token by token: the baseline, on the very same loop.
-
-  Args:
-    target: the model; static.
-    params: its parameters.
-    prompt: as in `generate`.
-    controls: as in `generate`.
-    max_new_tokens: as in `generate`.
-    warp: static switches.
-    sampler: 'gumbel' or 'inverse_cdf'; `coupled` and `match` with the same
-      sampler and row keys give these very tokens.
-    capacity: as in `generate`.
-
-  Returns:
-    `Generation`.
-  """
-  return generate(
-    plain(target, warp, sampler),
-    Params(params),
-    prompt,
-    controls,
-    max_new_tokens=max_new_tokens,
-    capacity=capacity,
-  )
-
-
 def start(
   recipe: Recipe,
   params: Params,
@@ -227,6 +156,7 @@ def start(
     status=jnp.where(controls.max_new_tokens > 0, RUNNING, LENGTH),
     num_rounds=jnp.zeros((), jnp.int32),
     rounds=Rounds(drafted=empty, accepted=empty, emitted=empty),
+    faults=jnp.zeros((batch,), jnp.int32) if recipe.checked else None,
   )
 
 
@@ -261,6 +191,7 @@ def finish(state: DecodeState) -> Generation:
     status=state.status,
     num_rounds=state.num_rounds,
     rounds=state.rounds,
+    faults=state.faults,
   )
 
 
@@ -269,19 +200,24 @@ def _round(
 ) -> DecodeState:
   """One round: propose, then verify at the width the draft needs.
 
-  Rounds for which the drafter is known to rest follow at once.
+  Rounds for which the drafter is known to be idle follow at once.
   """
+  live = state.status == RUNNING
   draft, drafter = recipe.drafter.propose(
     params.drafter,
     state.drafter,
-    base.View(state.context, state.last_token, state.cache),
+    base.View(state.context, state.last_token, state.cache, live),
   )
+  if recipe.checked:
+    contract.check_draft(recipe, live.shape[0], draft)
   state = state.replace(drafter=drafter)
   widths = recipe.widths or (recipe.drafter.num_draft,)
   if len(widths) == 1:
     return _verify(recipe, params, state, draft)
+  # The longest draft of a live row decides: proposals of 0, 2 and 5 tokens at
+  # widths (0, 2, 8) run at 8; if the row with 5 has ended, at 2.
   proposed = jnp.sum(draft.tokens != base.EMPTY, axis=1)
-  longest = jnp.max(jnp.where(state.status == RUNNING, proposed, 0))
+  longest = jnp.max(jnp.where(live, proposed, 0))
   choice = jnp.searchsorted(jnp.asarray(widths[:-1]), longest)
   for index, width in enumerate(widths):
     if width:
@@ -294,21 +230,29 @@ def _round(
       )
   if widths[0]:
     return state
+  return _steps_while_idle(
+    recipe, params, state, choice == 0, _leading(draft, 0), unfinished
+  )
 
-  def rests(state):
-    if recipe.drafter.rests is None:
+
+def _steps_while_idle(
+  recipe, params, state, begin, nothing, unfinished
+) -> DecodeState:
+  """Plain steps: one if `begin`, then more as long as the drafter is idle."""
+
+  def is_idle(state):
+    if recipe.drafter.is_idle is None:
       return False
-    resting = recipe.drafter.rests(state.drafter)
-    idle = jnp.all(resting | (state.status != RUNNING))
-    return idle & unfinished(state)
+    idle = recipe.drafter.is_idle(state.drafter)
+    return jnp.all(idle | (state.status != RUNNING)) & unfinished(state)
 
   _, state = lax.while_loop(
-    lambda carry: carry[0] | rests(carry[1]),
+    lambda carry: carry[0] | is_idle(carry[1]),
     lambda carry: (
       jnp.asarray(False),
-      _verify(recipe, params, carry[1], _leading(draft, 0)),
+      _verify(recipe, params, carry[1], nothing),
     ),
-    (choice == 0, state),
+    (begin, state),
   )
   return state
 
@@ -336,6 +280,11 @@ def _verify(
   path, path_length = _histories(recipe, draft)
   logits = warp_lib.warp(recipe.warp, scored.logits, context, path, path_length)
   verdict = recipe.verifier.verify(context, draft, logits)
+  faults = state.faults
+  live = state.status == RUNNING
+  if recipe.checked:
+    contract.check_verdict(recipe, live.shape[0], verdict)
+    faults |= jnp.where(live, contract.faults(draft, verdict), 0)
   emission = emit_lib.emit(
     state, draft, verdict, emit_lib.finite(scored.logits)
   )
@@ -349,7 +298,6 @@ def _verify(
     num_accepted=accepted,
   )
   proposed = jnp.sum(draft.tokens != base.EMPTY, axis=1, dtype=jnp.int32)
-  live = state.status == RUNNING
   return DecodeState(
     context=context.replace(
       tokens=emit_lib.write(
@@ -373,6 +321,7 @@ def _verify(
       accepted=accepted,
       emitted=count,
     ),
+    faults=faults,
   )
 
 

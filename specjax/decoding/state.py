@@ -1,5 +1,7 @@
 """What the decoding loop carries and what it returns."""
 
+from typing import Optional
+
 from flax import struct
 
 from specjax import base
@@ -33,7 +35,11 @@ class Rounds:
 
 @struct.dataclass
 class DecodeState:
-  """Everything the next round needs; rollback is an integer in `cache`."""
+  """Everything the next round needs; rollback is an integer in `cache`.
+
+  `faults` int32 [B] holds the bits of `contract`, or is None where drafter and
+  rule are ours.
+  """
 
   context: base.Context
   last_token: base.Array
@@ -42,6 +48,7 @@ class DecodeState:
   status: base.Array
   num_rounds: base.Array
   rounds: Rounds
+  faults: Optional[base.Array] = None
 
 
 @struct.dataclass
@@ -56,6 +63,7 @@ class Generation:
     status: int32 [B], one of EOS, LENGTH, NAN (RUNNING if `run` was stopped).
     num_rounds: int32 [], target calls of the batch, prefill not counted.
     rounds: `Rounds`.
+    faults: as in `DecodeState`.
   """
 
   tokens: base.Array
@@ -64,3 +72,4 @@ class Generation:
   status: base.Array
   num_rounds: base.Array
   rounds: Rounds
+  faults: Optional[base.Array] = None

@@ -1,43 +1,34 @@
-"""Drafters: one file each, each a factory returning `base.Drafter`."""
+"""Drafters: one file each; `registry` lists them.
 
-from specjax.decoding.drafters.autoregressive import autoregressive
+specjax.drafters.custom(factory, params=..., has_log_probs=True)
+specjax.drafters.hybrid(model)
+specjax.drafters.register(DrafterEntry(...))
+"""
+
+from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters.custom import custom
 from specjax.decoding.drafters.drawing import Style
-from specjax.decoding.drafters.drawing import style_for
+from specjax.decoding.drafters.entry import Costs
+from specjax.decoding.drafters.entry import DraftData
+from specjax.decoding.drafters.entry import DrafterEntry
+from specjax.decoding.drafters.entry import DraftPlan
+from specjax.decoding.drafters.entry import Source
+from specjax.decoding.drafters.entry import Target
 from specjax.decoding.drafters.hybrid import hybrid
-from specjax.decoding.drafters.hybrid import HybridParams
-from specjax.decoding.drafters.hybrid import HybridSpec
-from specjax.decoding.drafters.nothing import nothing
-from specjax.decoding.drafters.prompt_lookup import prompt_lookup
-from specjax.decoding.drafters.simulated import Script
-from specjax.decoding.drafters.simulated import simulated
-from specjax.decoding.drafters.spec_drafter import slot_drafter
-from specjax.decoding.drafters.spec_drafter import SlotSpec
-from specjax.decoding.drafters.speculator import parallel
-from specjax.decoding.drafters.suffix import suffix
-from specjax.decoding.drafters.suffix import SuffixSpec
-from specjax.decoding.drafters.table import count_table
-from specjax.decoding.drafters.table import Table
-from specjax.decoding.drafters.table import table
-from specjax.decoding.drafters.token_recycling import token_recycling
+from specjax.decoding.drafters.registry import entries
+from specjax.decoding.drafters.registry import register
 
 __all__ = [
-  'HybridParams',
-  'HybridSpec',
-  'Script',
-  'SlotSpec',
+  'Costs',
+  'DraftData',
+  'DraftPlan',
+  'DrafterEntry',
+  'Source',
   'Style',
-  'SuffixSpec',
-  'Table',
-  'autoregressive',
-  'count_table',
+  'Target',
+  'custom',
+  'drawing',
+  'entries',
   'hybrid',
-  'nothing',
-  'parallel',
-  'prompt_lookup',
-  'simulated',
-  'slot_drafter',
-  'style_for',
-  'suffix',
-  'table',
-  'token_recycling',
+  'register',
 ]

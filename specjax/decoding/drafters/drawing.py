@@ -26,14 +26,14 @@ class Style(NamedTuple):
     needs_log_probs: whether to keep the distributions drawn from.
     warp: the same switches as the target's, so that p and q are warped alike.
     sampler: of position-keyed noise, as in plain sampling.
-    only: the tokens that may be drafted; () for all.
+    allowed_tokens: ids that may be drafted; () for all.
   """
 
   noise: str
   needs_log_probs: bool
   warp: warp_lib.WarpSpec
   sampler: str = 'gumbel'
-  only: tuple[int, ...] = ()
+  allowed_tokens: tuple[int, ...] = ()
 
 
 def style_for(
@@ -83,8 +83,8 @@ def warped(
     style: how to draw.
     *history: drafted tokens before each slot, as `warp.warp` takes them.
   """
-  if style.only:
-    allowed = np.isin(np.arange(logits.shape[-1]), style.only)
+  if style.allowed_tokens:
+    allowed = np.isin(np.arange(logits.shape[-1]), style.allowed_tokens)
     logits = jnp.where(allowed, logits, -jnp.inf)
   return warp_lib.warp(style.warp, logits, context, *history)
 

@@ -13,6 +13,7 @@ References:
 
 import dataclasses
 import functools
+from typing import Any
 
 from flax import struct
 import jax
@@ -21,54 +22,80 @@ import jax.numpy as jnp
 
 from specjax import base
 from specjax import control_flow
+from specjax import validation
 from specjax.decoding.drafters import drawing
-from specjax.decoding.drafters import matching
-from specjax.decoding.drafters.autoregressive import autoregressive
+from specjax.decoding.drafters import entry
+from specjax.decoding.drafters import suffix as suffix_lib
+from specjax.decoding.drafters.draft_model import autoregressive
+from specjax.decoding.drafters.draft_model import check_fit
 from specjax.decoding.drafters.suffix import learn
 from specjax.decoding.drafters.suffix import search_due
 from specjax.decoding.drafters.suffix import start
-from specjax.decoding.drafters.suffix import suffix
+from specjax.decoding.drafters.suffix import SuffixParams
 from specjax.decoding.drafters.suffix import SuffixSpec
 from specjax.decoding.drafters.suffix import SuffixState
 from specjax.decoding.drafters.suffix import waits
 
 _LONGEST = 1024  # rounds between two probes
 _FED = 16  # missed tokens that are fed at a time
-_GOOD = 0.85  # acceptance rate of a good model
 
 
-@dataclasses.dataclass(frozen=True)
-class HybridSpec:
-  """Settings of `hybrid`; hashable.
+@dataclasses.dataclass
+class HybridOptions:
+  """Options of `hybrid`.
 
   Attributes:
-    suffix: settings of the search; its `num_draft` is K.
-    num_draft: tokens the model drafts, at most K.
-    draft_cost: what drafting them costs, in plain steps of the target.
-    min_gain: the model drafts where it is expected to bring more accepted
-      tokens than `draft_cost` and this: what verifying its block costs beyond
-      a step, in steps. Where a full draft would not, it is never asked.
+    suffix: how the text is searched; its trees are of no use here.
+    model_draft: most tokens that the model drafts a round.
     prior: accepted tokens expected of the model's drafts at first, as a
-      fraction of `num_draft`.
-    memory: weight of the past in the running mean, in [0, 1).
+      fraction of `model_draft`.
+    memory: weight of the past in the running mean of accepted tokens, in
+      [0, 1).
     probe: a row whose model drafts do not pay tries again after this many
       rounds, then after four times as many, and so on: what the model has
       missed by then has to be fed, which costs.
   """
 
-  suffix: SuffixSpec = SuffixSpec()
-  num_draft: int = 4
-  draft_cost: float = 0.0
-  min_gain: float = 0.0
+  suffix: suffix_lib.SuffixOptions = dataclasses.field(
+    default_factory=suffix_lib.SuffixOptions
+  )
+  model_draft: int = 4
   prior: float = 0.6
   memory: float = 0.8
   probe: int = 64
 
-  @property
-  def can_pay(self) -> bool:
-    """Whether the draft of a good model would bring more than it costs."""
-    brings = sum(_GOOD**depth for depth in range(1, self.num_draft + 1))
-    return brings - self.draft_cost > self.min_gain
+  def spec(self, num_draft: int) -> 'HybridSpec':
+    """What is compiled in, for K draft slots."""
+    return HybridSpec(
+      self.suffix.spec(num_draft),
+      min(self.model_draft, num_draft),
+      self.prior,
+      self.memory,
+      self.probe,
+    )
+
+  def validate(self) -> None:
+    """Raises ValueError with one sentence about the first bad value."""
+    self.suffix.validate()
+    validation.at_least('hybrid.model_draft', self.model_draft, 1)
+    self.spec(max(self.model_draft, self.suffix.tree, 1)).validate()
+
+
+@dataclasses.dataclass(frozen=True)
+class HybridSpec:
+  """What `hybrid` is compiled with; hashable. See `HybridOptions`.
+
+  Attributes:
+    suffix: of the search; its `num_draft` is K.
+    num_draft: tokens the model drafts, at most K.
+    prior, memory, probe: as in `HybridOptions`.
+  """
+
+  suffix: SuffixSpec = SuffixSpec()
+  num_draft: int = 4
+  prior: float = 0.6
+  memory: float = 0.8
+  probe: int = 64
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
@@ -86,19 +113,26 @@ class HybridSpec:
         'A hybrid needs 0 <= memory < 1 and probe >= 1, not '
         f'{self.memory} and {self.probe}.'
       )
-    if self.draft_cost < 0 or self.min_gain < 0:
-      raise ValueError(
-        'draft_cost and min_gain of a hybrid must be at least 0, not '
-        f'{self.draft_cost} and {self.min_gain}.'
-      )
 
 
 @struct.dataclass
 class HybridParams:
-  """Parameters: the draft model's, and a `corpus.Index` or None."""
+  """Parameters of `hybrid`.
+
+  Attributes:
+    model: the draft model's.
+    suffix: `SuffixParams` of the search.
+    draft_cost: float32 [], what the model's draft costs, in target steps.
+    min_gain: float32 []. The model drafts where it is expected to bring more
+      accepted tokens than `draft_cost` and this: what verifying its block costs
+      beyond a step, in steps. If even a draft that is accepted whole would
+      bring no more, the model never runs.
+  """
 
   model: base.PyTree
-  index: base.PyTree = None
+  suffix: SuffixParams = SuffixParams()
+  draft_cost: base.PyTree = 0.0
+  min_gain: base.PyTree = 0.0
 
 
 @struct.dataclass
@@ -114,6 +148,7 @@ class HybridState:
     pause: int32 [B], rounds after which a model that does not pay is probed.
     by_model: bool [B], whether this round's draft is the model's, and
     by_suffix: bool [B], the search's. Neither: nothing is drafted.
+    draft_cost, min_gain: float32 [], of `HybridParams`.
   """
 
   cache: base.PyTree
@@ -124,10 +159,12 @@ class HybridState:
   pause: base.Array
   by_model: base.Array
   by_suffix: base.Array
+  draft_cost: base.Array
+  min_gain: base.Array
 
 
 @functools.lru_cache(maxsize=None)
-def hybrid(
+def hybrid_drafter(
   lm: base.CachedLM,
   spec: HybridSpec,
   style: drawing.Style,
@@ -149,13 +186,23 @@ def hybrid(
     ValueError: on settings out of range.
   """
   spec.validate()
-  if not spec.can_pay and not style.needs_log_probs:
-    return _search_alone(spec, search_source)
   num_draft = spec.suffix.num_draft
   model = autoregressive(lm, spec.num_draft, style)
 
   def init(params, prompt, prefilled, *, capacity):
-    cache = model.init(params.model, prompt, prefilled, capacity=capacity)
+    draft_cost, min_gain = (
+      jnp.asarray(cost, jnp.float32)
+      for cost in (params.draft_cost, params.min_gain)
+    )
+
+    def prefill(_):
+      return model.init(params.model, prompt, prefilled, capacity=capacity)
+
+    cache = control_flow.run_if(
+      spec.num_draft - draft_cost > min_gain,
+      prefill,
+      control_flow.blank(prefill, None),
+    )
     batch = prompt.tokens.shape[0]
     no = jnp.zeros((batch,), bool)
     return HybridState(
@@ -167,6 +214,8 @@ def hybrid(
       pause=jnp.full((batch,), spec.probe, jnp.int32),
       by_model=no,
       by_suffix=no,
+      draft_cost=draft_cost,
+      min_gain=min_gain,
     )
 
   def ask_model(params, cache, fed, view):
@@ -177,21 +226,19 @@ def hybrid(
 
   def asks(state):
     """bool [B]: rows whose drafts the model would make."""
-    if not spec.can_pay:
-      return jnp.zeros_like(state.by_model)
-    gain = state.expected - spec.draft_cost
-    return (gain > spec.min_gain) | (state.idle >= state.pause)
+    can_pay = spec.num_draft - state.draft_cost > state.min_gain
+    gain = state.expected - state.draft_cost
+    return can_pay & ((gain > state.min_gain) | (state.idle >= state.pause))
 
-  def rests(state):
+  def is_idle(state):
     return waits(state.suffix) & ~asks(state)
 
   def propose(params, state, view):
     context = view.context
-    found = search_due(spec.suffix, params.index, state.suffix, view)
-    gain = state.expected - spec.draft_cost
+    found = search_due(spec.suffix, params.suffix, state.suffix, view)
+    gain = state.expected - state.draft_cost
     by_suffix = (found.score > 0) & (found.score >= gain)
-    running = ~matching.done(context, view.last_token)
-    by_model = ~by_suffix & asks(state) & running
+    by_model = ~by_suffix & asks(state) & view.live
     wanted = jnp.any(by_model)
 
     def ask(carry):
@@ -229,9 +276,9 @@ def hybrid(
     del params
     emitted = observation.num_tokens > 0
     accepted = observation.num_accepted
-    told = state.by_model & emitted
+    asked = state.by_model & emitted
     mean = spec.memory * state.expected + (1 - spec.memory) * accepted
-    pays = mean - spec.draft_cost > spec.min_gain
+    pays = mean - state.draft_cost > state.min_gain
     pause = jnp.where(pays, spec.probe, jnp.minimum(4 * state.pause, _LONGEST))
     # The accepted tokens of the model's own draft are in its cache, but for
     # the last of a full draft, which the next draft feeds again.
@@ -251,9 +298,9 @@ def hybrid(
       idle=jnp.where(state.by_model, 0, state.idle + 1),
       by_model=no,
       by_suffix=no,
-      fed=jnp.where(told, own, state.fed),
-      expected=jnp.where(told, mean, state.expected),
-      pause=jnp.where(told, pause, state.pause),
+      fed=jnp.where(asked, own, state.fed),
+      expected=jnp.where(asked, mean, state.expected),
+      pause=jnp.where(asked, pause, state.pause),
       suffix=learned.replace(
         wait=kept[0],
         misses=kept[1],
@@ -261,23 +308,7 @@ def hybrid(
       ),
     )
 
-  return base.Drafter(init, propose, observe, num_draft, num_draft, rests)
-
-
-def _search_alone(spec, search_source):
-  """The search without the model, whose drafts could not pay."""
-  inner = suffix(spec.suffix, search_source=search_source)
-
-  def init(params, *args, **kwargs):
-    return inner.init(params.index, *args, **kwargs)
-
-  def propose(params, *args):
-    return inner.propose(params.index, *args)
-
-  def observe(params, *args):
-    return inner.observe(params.index, *args)
-
-  return inner._replace(init=init, propose=propose, observe=observe)
+  return base.Drafter(init, propose, observe, num_draft, num_draft, is_idle)
 
 
 def _catch_up(lm, params, cache, fed, context):
@@ -308,3 +339,86 @@ def _catch_up(lm, params, cache, fed, context):
   return lax.while_loop(
     lambda carry: jnp.any(carry[1] < goal), feed, (cache, fed)
   )[0]
+
+
+def _parse(text: str, resolve) -> tuple[Any, None]:
+  if not text:
+    raise ValueError(
+      'A hybrid needs a draft model: hybrid:FOLDER, with the folder or hub '
+      'id of one.'
+    )
+  inner = resolve(text)
+  if inner.model is None or inner.model.lm is None:
+    what = inner.name if inner.model is None else inner.entry.name
+    raise ValueError(
+      f'A hybrid needs a draft model that is a language model, but {text} '
+      f'is a {what}; name it without hybrid:.'
+    )
+  return inner.model, None
+
+
+def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
+  del rows
+  inner = source.model.lm
+  check_fit(target.lm, inner)
+  spec = options.spec(num_draft)
+  spec.validate()
+  return entry.DraftPlan(
+    num_draft,
+    num_draft,
+    has_log_probs=True,
+    auto_verifier='coupled',
+    widths=entry.chain_widths(spec.num_draft, num_draft),
+    reads_corpus=True,
+    max_positions=inner.max_positions,
+    draft_slots=spec.num_draft,
+    uses_costs=True,
+    row_independent=False,
+    static=(spec, target.lm.is_encoder_decoder),
+  )
+
+
+def _bind(lm, config, plan, style) -> base.Drafter:
+  del config
+  spec, search_source = plan.static
+  return hybrid_drafter(lm, spec, style, search_source)
+
+
+def _params(plan, target, source, data) -> HybridParams:
+  del target
+  spec = plan.static[0]
+  search = data.options.suffix.min_expected_accepted
+  return HybridParams(
+    source.model.params,
+    SuffixParams(data.index, suffix_lib.least(search, plan.num_draft, data)),
+    jnp.float32(data.costs.draft),
+    jnp.float32(data.costs.beyond_a_step(spec.num_draft)),
+  )
+
+
+ENTRY = entry.DrafterEntry(
+  'hybrid',
+  'a draft model or suffix, for each row and round whichever promises more',
+  _plan,
+  _bind,
+  _params,
+  options=HybridOptions,
+  takes='DRAFT MODEL',
+  parse=_parse,
+  wraps=True,
+  needs_training=True,
+)
+
+
+def hybrid(model: Any) -> entry.Source:
+  """A draft model and `suffix`, as a drafter of `specjax.generate`.
+
+  Args:
+    model: the draft model, from `specjax.load`.
+  """
+  if model.lm is None:
+    raise ValueError(
+      'A hybrid needs a draft model that is a language model, but '
+      f'{model.name} is a drafter network; give it without a hybrid.'
+    )
+  return entry.Source(ENTRY, f'hybrid:{model.name}', model)

@@ -53,15 +53,6 @@ class Votes(NamedTuple):
   same: base.Array
 
 
-def done(context: base.Context, last_token: base.Array) -> base.Array:
-  """bool [B]: rows that ended by an end token or their budget."""
-  produced = context.length - context.prompt_length
-  ended = jnp.any(last_token[:, None] == context.controls.eos_ids, axis=1)
-  return (ended & (produced > 0)) | (
-    produced >= context.controls.max_new_tokens
-  )
-
-
 def pattern(context: base.Context, max_depth: int) -> base.Array:
   """The tokens to match, newest first: int32 [B, max_depth - 1].
 

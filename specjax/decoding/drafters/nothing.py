@@ -5,6 +5,7 @@ import functools
 import jax.numpy as jnp
 
 from specjax import base
+from specjax.decoding.drafters import entry
 
 
 @functools.lru_cache(maxsize=None)
@@ -25,3 +26,16 @@ def nothing() -> base.Drafter:
     return state
 
   return base.Drafter(init, propose, observe, num_draft=0, max_path=0)
+
+
+def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
+  del target, source, options, num_draft, rows
+  return entry.DraftPlan(0, 0)
+
+
+def _bind(lm, config, plan, style) -> base.Drafter:
+  del lm, config, plan, style
+  return nothing()
+
+
+ENTRY = entry.DrafterEntry('none', 'plain decoding', _plan, _bind)

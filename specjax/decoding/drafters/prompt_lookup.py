@@ -5,14 +5,37 @@ References:
   Leviathan et al. 2023, section 2 (any approximation, also a copy, is exact).
 """
 
+import dataclasses
 import functools
 
 import jax.numpy as jnp
 
 from specjax import base
 from specjax import validation
+from specjax.decoding.drafters import entry
 
 MATCHES = ('latest', 'earliest')
+
+
+@dataclasses.dataclass
+class PromptLookupOptions:
+  """Options of `prompt_lookup`.
+
+  Attributes:
+    max_ngram: longest match, in tokens.
+    min_ngram: shortest match that is worth a draft, in tokens.
+    match: which of several longest matches is copied: latest or earliest.
+    periodic: continue a match close to the end periodically.
+  """
+
+  max_ngram: int = 3
+  min_ngram: int = 1
+  match: str = 'latest'
+  periodic: bool = True
+
+  def validate(self) -> None:
+    """Raises ValueError with one sentence about the first bad value."""
+    prompt_lookup(num_draft=1, **dataclasses.asdict(self))
 
 
 @functools.lru_cache(maxsize=None)
@@ -135,3 +158,30 @@ def _copy(tokens, end, period, num_draft):
   step = jnp.arange(num_draft) % jnp.maximum(period, 1)[:, None]
   at = jnp.minimum(end[:, None] + 1 + step, tokens.shape[1] - 1)
   return jnp.take_along_axis(tokens, at, axis=1)
+
+
+def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
+  del source, rows
+  return entry.DraftPlan(
+    num_draft,
+    num_draft,
+    widths=entry.chain_widths(2, num_draft),
+    static=(
+      ('search_source', target.lm.is_encoder_decoder),
+      *dataclasses.asdict(options).items(),
+    ),
+  )
+
+
+def _bind(lm, config, plan, style) -> base.Drafter:
+  del lm, config, style
+  return prompt_lookup(num_draft=plan.num_draft, **dict(plan.static))
+
+
+ENTRY = entry.DrafterEntry(
+  'prompt_lookup',
+  'copies what followed the last tokens earlier in the text',
+  _plan,
+  _bind,
+  options=PromptLookupOptions,
+)

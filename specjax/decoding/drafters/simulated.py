@@ -1,6 +1,6 @@
 """A drafter of a chosen acceptance rate, for timing the loop.
 
-It is told the target's own greedy continuation and spoils each token with a
+It is given the target's own greedy continuation and spoils each token with a
 chosen probability. Nothing is learned from its output, which is the target's;
 its use is to measure what a drafter of that quality and no cost would bring.
 """
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from specjax import base
 from specjax.decoding import sampling
 from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters import entry
 
 
 @struct.dataclass
@@ -59,3 +60,54 @@ def simulated(*, num_draft: int, vocab_size: int) -> base.Drafter:
     return state
 
   return base.Drafter(init, propose, observe, num_draft, num_draft)
+
+
+def _parse(text: str, resolve) -> tuple[None, float]:
+  del resolve
+  try:
+    rate = float(text)
+  except ValueError:
+    rate = -1.0
+  if not 0 <= rate <= 1:
+    raise ValueError(
+      f"'simulated:{text}' must name an acceptance rate from 0 to 1, such as "
+      'simulated:0.8.'
+    )
+  return None, rate
+
+
+def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
+  del source, options, rows
+  return entry.DraftPlan(
+    num_draft,
+    num_draft,
+    needs_target_sample=True,
+    reads_script=True,
+    static=target.lm.vocab_size,
+  )
+
+
+def _bind(lm, config, plan, style) -> base.Drafter:
+  del lm, config, style
+  return simulated(num_draft=plan.num_draft, vocab_size=plan.static)
+
+
+def _params(plan, target, source, data) -> Script:
+  del plan, target
+  if data.script is None:
+    raise ValueError(
+      f"{source.name} copies the target's own answers, which only "
+      'decode.benchmark makes beforehand; take another drafter.'
+    )
+  return Script(data.script, jnp.float32(source.given))
+
+
+ENTRY = entry.DrafterEntry(
+  'simulated',
+  "spoils the target's own answers, to measure a drafter of no cost",
+  _plan,
+  _bind,
+  _params,
+  takes='RATE',
+  parse=_parse,
+)

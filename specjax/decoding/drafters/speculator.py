@@ -12,6 +12,7 @@ References:
   Li et al. EAGLE. ICML 2024. https://arxiv.org/abs/2401.15077
 """
 
+import dataclasses
 import functools
 from typing import Callable
 
@@ -21,12 +22,32 @@ from specjax.decoding import trees
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import eagle
+from specjax.decoding.drafters import entry
 from specjax.decoding.drafters import target_conditioned
+from specjax.models import registry as families
 from specjax.models.common.output_ids import spread
+from specjax.models.speculator import modeling
+
+
+@dataclasses.dataclass
+class SpeculatorOptions:
+  """Options of parallel, medusa and eagle drafters.
+
+  Attributes:
+    tree: of the drafts: medusa, eagle, grown:N, or paths of nodes such as
+      '0 1 00'; empty for chains.
+  """
+
+  tree: str = ''
+
+  def validate(self) -> None:
+    """Raises ValueError unless the tree is text; `plan` parses it."""
+    if not isinstance(self.tree, str):
+      raise ValueError(f'speculator.tree must be text, not {self.tree!r}.')
 
 
 @functools.lru_cache(maxsize=None)
-def parallel(
+def speculator(
   config: models.ParallelConfig,
   topology: trees.Topology,
   vocab_size: int,
@@ -114,3 +135,81 @@ def _masked(net, topology, vocab_size, style) -> base.Drafter:
     topology.num_nodes,
     depth,
   )
+
+
+def _check_target(target, source) -> None:
+  """Refuses a network that was made for another target."""
+  config, lm = source.model.config, target.lm
+  own = not config.is_shared and not lm.is_encoder_decoder
+  kinds = {True: 'an encoder-decoder', False: 'a decoder-only model'}
+  wanted = (
+    config.target_width,
+    config.target_layers,
+    config.vocab_size,
+    config.encoder_width > 0,
+  )
+  if target.config is None and own:
+    # With embeddings of its own it reads tokens alone.
+    found, wanted = (lm.vocab_size, False), wanted[2:]
+  else:
+    mine = families.facts(target.config)
+    found = (mine.width, mine.layers, mine.vocab_size, mine.is_encoder_decoder)
+    found, wanted = (found[2:], wanted[2:]) if own else (found, wanted)
+  if found != wanted:
+    raise ValueError(
+      f'The drafter {source.name} was trained for another target: '
+      f'{kinds[wanted[-1]]} of width {config.target_width}, '
+      f'{config.target_layers} layers and {config.vocab_size} tokens.'
+    )
+
+
+def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
+  del rows
+  _check_target(target, source)
+  config = source.model.config
+  notes, one_pass = (), config.masks or config.is_heads
+  if num_draft > config.num_draft and one_pass:
+    what = 'are not drafted' if config.is_heads else 'will hardly be accepted'
+    notes = (
+      f'The drafter {source.name} was trained for {config.num_draft} slots, '
+      f'but num_draft is {num_draft}: those beyond {what}.',
+    )
+  if config.is_heads:
+    num_draft = min(num_draft, config.num_draft)
+  topology = trees.chain(num_draft)
+  if options.tree:
+    topology = trees.parse(options.tree, num_draft, config.acceptance)
+  return entry.DraftPlan(
+    topology.num_nodes,
+    topology.max_depth,
+    is_tree=not topology.is_chain,
+    has_log_probs=True,
+    one_pass=one_pass,
+    target_hidden_layers=(-1,) * (config.is_heads or config.feature != 'none'),
+    notes=notes,
+    static=(topology, target.lm.vocab_size),
+  )
+
+
+def _bind(lm, config, plan, style) -> base.Drafter:
+  del lm
+  return speculator(config, *plan.static, style)
+
+
+def _params(plan, target, source, data) -> base.PyTree:
+  del plan, data
+  model = source.model
+  return modeling.bind(model.config, model.params, target.params)
+
+
+ENTRY = entry.DrafterEntry(
+  'speculator',
+  "masks, heads or a layer on the target's states (ParallelSpec, Medusa, "
+  'EAGLE)',
+  _plan,
+  _bind,
+  _params,
+  options=SpeculatorOptions,
+  families=('speculator',),
+  needs_training=True,
+)

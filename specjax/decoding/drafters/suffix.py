@@ -12,7 +12,7 @@ References:
 
 import dataclasses
 import functools
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from flax import struct
 import jax
@@ -20,13 +20,63 @@ import jax.numpy as jnp
 
 from specjax import base
 from specjax import control_flow
+from specjax import validation
 from specjax.decoding import corpus as corpus_lib
+from specjax.decoding.drafters import entry
 from specjax.decoding.drafters import matching
+
+
+@dataclasses.dataclass
+class SuffixOptions:
+  """Options of `suffix`.
+
+  Attributes:
+    tree: 0 drafts chains; N trees with paths of at most N tokens, of which
+      `num_draft` is the number of nodes.
+    max_depth: matches are shorter than this many tokens.
+    min_match: shortest match, in tokens.
+    factor: after a match of m tokens at most m * factor + offset are drafted.
+    offset: see `factor`; in tokens.
+    min_token_prob: a draft ends before a token less frequent than this.
+    min_expected_accepted: accepted tokens that a draft must promise; -1: what
+      verifying a block costs beyond a step, see `--config.costs`.
+    max_matches: matches that are counted.
+    max_wait: a row is searched at least once in so many rounds; 0: in each.
+  """
+
+  tree: int = 0
+  max_depth: int = 24
+  min_match: int = 1
+  factor: float = 1.0
+  offset: float = 0.0
+  min_token_prob: float = 0.1
+  min_expected_accepted: float = -1.0
+  max_matches: int = 8
+  max_wait: int = 16
+
+  def spec(self, num_draft: int) -> 'SuffixSpec':
+    """What is compiled in, for K draft slots."""
+    return SuffixSpec(
+      num_draft=num_draft,
+      max_depth=self.max_depth,
+      min_match=self.min_match,
+      factor=self.factor,
+      offset=self.offset,
+      min_token_prob=self.min_token_prob,
+      max_matches=self.max_matches,
+      max_wait=self.max_wait,
+      max_path=self.tree,
+    )
+
+  def validate(self) -> None:
+    """Raises ValueError with one sentence about the first bad value."""
+    validation.at_least('suffix.tree', self.tree, 0)
+    self.spec(max(self.tree, 1)).validate()
 
 
 @dataclasses.dataclass(frozen=True)
 class SuffixSpec:
-  """Settings of `suffix`; hashable.
+  """What `suffix` is compiled with; hashable.
 
   Attributes:
     num_draft: K, most tokens (nodes of a tree) drafted a round.
@@ -36,9 +86,6 @@ class SuffixSpec:
     offset: see `factor`.
     min_token_prob: a draft ends before a token whose probability, estimated by
       counting, is below this.
-    min_score: drafts that promise fewer accepted tokens than this, on the mean
-      over the rows still running, are not proposed: verifying them would cost
-      more than they bring. A wide block is wide for all rows of a batch.
     max_matches: W, matches that are counted: the longest, then the latest.
       Counts are those of the definition where no more than W exist.
     max_wait: after rounds in which nothing drafted was accepted, a row is not
@@ -53,7 +100,6 @@ class SuffixSpec:
   factor: float = 1.0
   offset: float = 0.0
   min_token_prob: float = 0.1
-  min_score: float = 0.0
   max_matches: int = 8
   max_wait: int = 0
   max_path: int = 0
@@ -77,6 +123,22 @@ class SuffixSpec:
           f'{name} of the suffix drafter must be at least {low}{most}, not '
           f'{value}.'
         )
+
+
+@struct.dataclass
+class SuffixParams:
+  """Parameters of `suffix`.
+
+  Attributes:
+    index: `corpus.Index` of earlier answers, or None.
+    min_expected_accepted: float32 []. Drafts that promise fewer accepted tokens
+      than this, on the mean over the live rows, are not proposed: verifying
+      them would cost more than they bring. A wide block is wide for all rows of
+      a batch.
+  """
+
+  index: Any = None
+  min_expected_accepted: Any = 0.0
 
 
 @struct.dataclass
@@ -151,39 +213,39 @@ def search(
   return _only(found.score > 0, found)
 
 
-def worthwhile(spec: SuffixSpec, found: Found, running: base.Array) -> Found:
+def worthwhile(least: base.Array, found: Found, live: base.Array) -> Found:
   """The drafts, if together they pay for a wider block; else none.
 
   Args:
-    spec: settings.
+    least: float32 [], accepted tokens that pay for it.
     found: of `search`.
-    running: bool [B], rows that are not done.
+    live: bool [B], rows that still decode.
   """
-  score = jnp.where(running, found.score, 0.0)
-  mean = jnp.sum(score) / jnp.maximum(jnp.sum(running), 1)
-  return _only(running & (mean >= spec.min_score - 1e-5), found)
+  score = jnp.where(live, found.score, 0.0)
+  mean = jnp.sum(score) / jnp.maximum(jnp.sum(live), 1)
+  return _only(live & (mean >= least - 1e-5), found)
 
 
 def search_due(
   spec: SuffixSpec,
-  index: Optional[corpus_lib.Index],
+  params: SuffixParams,
   state: SuffixState,
   view: base.View,
 ) -> Found:
-  """What is worthwhile of `search`, for rows that do not wait.
+  """What is worthwhile of `search`, for live rows that do not wait.
 
-  Free of cost if all of them wait.
+  Free of cost if there are none.
   """
-  running = ~matching.done(view.context, view.last_token)
 
   def find(_=None):
-    return search(spec, index, state.source, view.context)
+    return search(spec, params.index, state.source, view.context)
 
+  least = params.min_expected_accepted
   if not spec.max_wait:
-    return worthwhile(spec, find(), running)
-  due = state.wait == 0
+    return worthwhile(least, find(), view.live)
+  due = (state.wait == 0) & view.live
   found = control_flow.run_if(jnp.any(due), find, control_flow.blank(find))
-  return worthwhile(spec, _only(due, found), running)
+  return worthwhile(least, _only(due, found), view.live)
 
 
 def waits(state: SuffixState) -> base.Array:
@@ -217,7 +279,7 @@ def learn(
 def suffix(
   spec: SuffixSpec = SuffixSpec(), *, search_source: bool = False
 ) -> base.Drafter:
-  """Makes the drafter; its parameters are a `corpus.Index` or None.
+  """Makes the drafter; its parameters are `SuffixParams`.
 
   Args:
     spec: settings.
@@ -231,18 +293,18 @@ def suffix(
   """
   spec.validate()
 
-  def init(index, prompt, prefilled, *, capacity):
-    del index, prefilled, capacity
+  def init(params, prompt, prefilled, *, capacity):
+    del params, prefilled, capacity
     return start(spec, prompt, search_source)
 
-  def propose(index, state, view):
-    found = search_due(spec, index, state, view)
+  def propose(params, state, view):
+    found = search_due(spec, params, state, view)
     drafted = jnp.sum(found.tokens != base.EMPTY, axis=1, dtype=jnp.int32)
     draft = base.Draft(found.tokens, tree=found.tree)
     return draft, state.replace(drafted=drafted)
 
-  def observe(index, state, observation):
-    del index
+  def observe(params, state, observation):
+    del params
     return learn(spec, state, observation.num_accepted)
 
   return base.Drafter(
@@ -251,7 +313,7 @@ def suffix(
     observe,
     spec.num_draft,
     spec.max_path or spec.num_draft,
-    rests=waits if spec.max_wait else None,
+    is_idle=waits if spec.max_wait else None,
   )
 
 
@@ -276,3 +338,54 @@ def _draft(spec, matches, is_local) -> Found:
     return Found(tokens, score, tree)
   tokens, score = matching.path(matches, votes, most, spec.min_token_prob)
   return Found(tokens, score, None)
+
+
+def least(given: float, slots: int, data: entry.DraftData) -> base.Array:
+  """float32 []: accepted tokens that pay for a block with so many slots.
+
+  Args:
+    given: of the options; below 0 it follows from the costs.
+    slots: K.
+    data: holds the costs.
+  """
+  value = data.costs.beyond_a_step(slots) if given < 0 else given
+  return jnp.float32(value)
+
+
+def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
+  del source, rows
+  entry.check_tree_depth('suffix', options.tree, num_draft)
+  return entry.DraftPlan(
+    num_draft,
+    options.tree or num_draft,
+    is_tree=options.tree > 0,
+    # The nodes of a tree are verified all or none.
+    widths=(0, num_draft) if options.tree else entry.chain_widths(2, num_draft),
+    reads_corpus=True,
+    uses_costs=options.min_expected_accepted < 0,
+    # Whether a draft pays is decided for the batch.
+    row_independent=False,
+    static=(options.spec(num_draft), target.lm.is_encoder_decoder),
+  )
+
+
+def _bind(lm, config, plan, style) -> base.Drafter:
+  del lm, config, style
+  spec, search_source = plan.static
+  return suffix(spec, search_source=search_source)
+
+
+def _params(plan, target, source, data) -> SuffixParams:
+  del target, source
+  given = data.options.min_expected_accepted
+  return SuffixParams(data.index, least(given, plan.num_draft, data))
+
+
+ENTRY = entry.DrafterEntry(
+  'suffix',
+  'follows the most frequent continuation of the longest repeated end',
+  _plan,
+  _bind,
+  _params,
+  options=SuffixOptions,
+)

@@ -17,6 +17,7 @@ import numpy as np
 from specjax import base
 from specjax import validation
 from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters import entry
 
 # Largest V of a bigram table: one gigabyte.
 LARGEST_BIGRAM = 16384
@@ -117,3 +118,38 @@ def table(order: int, num_draft: int, style: drawing.Style) -> base.Drafter:
     return state
 
   return base.Drafter(init, propose, observe, num_draft, num_draft)
+
+
+def _plan(order, target, source, options, num_draft, rows) -> entry.DraftPlan:
+  del source, options, rows
+  return entry.DraftPlan(
+    num_draft,
+    num_draft,
+    has_log_probs=True,
+    static=(order, target.lm.vocab_size),
+  )
+
+
+def _bind(lm, config, plan, style) -> base.Drafter:
+  del lm, config
+  return table(plan.static[0], plan.num_draft, style)
+
+
+def _params(plan, target, source, data) -> Table:
+  del target, source
+  order, vocab_size = plan.static
+  return count_table(data.rows, order=order, vocab_size=vocab_size)
+
+
+UNIGRAM = entry.DrafterEntry(
+  'unigram',
+  'draws every token by how often it occurs',
+  functools.partial(_plan, 1),
+  _bind,
+  _params,
+)
+BIGRAM = UNIGRAM._replace(
+  name='bigram',
+  summary='draws every token by what followed the one before',
+  plan=functools.partial(_plan, 2),
+)

@@ -14,6 +14,7 @@ References:
     https://arxiv.org/abs/2408.08696
 """
 
+import dataclasses
 import functools
 import heapq
 
@@ -21,8 +22,38 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
+from specjax import validation
 from specjax.decoding import trees
 from specjax.decoding.drafters import candidates
+from specjax.decoding.drafters import entry
+
+
+@dataclasses.dataclass
+class TokenRecyclingOptions:
+  """Options of `token_recycling`.
+
+  Attributes:
+    tree: 0 drafts chains; N trees with paths of at most N tokens, of which
+      `num_draft` is the number of nodes.
+    successors: width of the table, in tokens.
+    decay: how much less likely each further successor is thought to be; shapes
+      trees.
+  """
+
+  tree: int = 0
+  successors: int = 8
+  decay: float = 0.4
+
+  def validate(self) -> None:
+    """Raises ValueError with one sentence about the first bad value."""
+    validation.at_least('token_recycling.tree', self.tree, 0)
+    token_recycling(
+      vocab_size=1,
+      num_draft=max(self.tree, 1),
+      num_successors=self.successors,
+      max_path=self.tree,
+      decay=self.decay,
+    )
 
 
 @functools.lru_cache(maxsize=None)
@@ -171,3 +202,37 @@ def template(
       f'{len(kept)} nodes; num_draft must not be larger, but is {num_nodes}.'
     )
   return trees.of_paths(kept)
+
+
+def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
+  del source, rows
+  entry.check_tree_depth('token_recycling', options.tree, num_draft)
+  return entry.DraftPlan(
+    num_draft,
+    options.tree or num_draft,
+    is_tree=options.tree > 0,
+    widths=(0, num_draft) if options.tree else entry.chain_widths(2, num_draft),
+    # Rows of a batch share the table.
+    row_independent=False,
+    static=(
+      ('vocab_size', target.lm.vocab_size),
+      ('num_successors', options.successors),
+      ('max_path', options.tree),
+      ('decay', options.decay),
+      ('from_prompt', not target.lm.is_encoder_decoder),
+    ),
+  )
+
+
+def _bind(lm, config, plan, style) -> base.Drafter:
+  del lm, config, style
+  return token_recycling(num_draft=plan.num_draft, **dict(plan.static))
+
+
+ENTRY = entry.DrafterEntry(
+  'token_recycling',
+  "follows a table of each token's latest successors",
+  _plan,
+  _bind,
+  options=TokenRecyclingOptions,
+)

@@ -18,6 +18,7 @@ from specjax.base import Draft
 from specjax.base import Verdict
 from specjax.base import Verifier
 from specjax.decoding.verifiers import common
+from specjax.decoding.verifiers.entry import VerifierEntry
 
 
 def joint_ratios(p: Array, q: Array) -> Array:
@@ -90,9 +91,17 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
 
 
 @functools.lru_cache(maxsize=None)
-def block() -> Verifier:
+def block(
+  sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
+) -> Verifier:
   """The rule `block`; exact, and best for drafters with log probabilities.
 
   For a point mass q it keeps no more than `sampling` does.
   """
-  return Verifier(verify, 'round', True, True, 'block')
+  del sampler, max_path, static
+  return Verifier(verify, 'round', True)
+
+
+ENTRY = VerifierEntry(
+  'block', 'the longest prefix that passes a joint test', block
+)

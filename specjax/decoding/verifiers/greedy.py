@@ -16,6 +16,8 @@ from specjax.base import Verdict
 from specjax.base import Verifier
 from specjax.decoding import sampling
 from specjax.decoding.verifiers import common
+from specjax.decoding.verifiers.entry import VerifierEntry
+from specjax.decoding.verifiers.walk import walk
 
 
 def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
@@ -27,7 +29,32 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   return Verdict(num_accepted, common.take_slot(target, num_accepted))
 
 
+def _tree(
+  context: Context, draft: Draft, logits: Array, *, max_path: int
+) -> Verdict:
+  """Follows the argmax from the root."""
+  del context
+  common.check_tree(draft, 'greedy')
+  return walk(draft, logits, sampling.argmax(logits), max_path)
+
+
 @functools.lru_cache(maxsize=None)
-def greedy() -> Verifier:
+def greedy(
+  sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
+) -> Verifier:
   """The rule `greedy`: the tokens of greedy decoding, whatever is drafted."""
-  return Verifier(verify, 'argmax', False, True, 'greedy')
+  del sampler, static
+  if max_path:
+    return Verifier(functools.partial(_tree, max_path=max_path))
+  return Verifier(verify)
+
+
+ENTRY = VerifierEntry(
+  'greedy',
+  "what equals the target's argmax",
+  greedy,
+  requires_zero_temperature=True,
+  keeps_target_sample=True,
+  trees=True,
+  exact_for='argmax',
+)

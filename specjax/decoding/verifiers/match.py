@@ -22,9 +22,11 @@ from specjax.base import Draft
 from specjax.base import Verdict
 from specjax.base import Verifier
 from specjax.decoding.verifiers import common
+from specjax.decoding.verifiers.entry import VerifierEntry
+from specjax.decoding.verifiers.walk import walk
 
 
-def _verify(
+def _chain(
   context: Context, draft: Draft, logits: Array, *, name: str, sampler: str
 ) -> Verdict:
   common.check(draft, logits, name)
@@ -34,23 +36,68 @@ def _verify(
   return Verdict(num_accepted, common.take_slot(target, num_accepted))
 
 
+def _tree(
+  context: Context,
+  draft: Draft,
+  logits: Array,
+  *,
+  name: str,
+  sampler: str,
+  max_path: int,
+) -> Verdict:
+  common.check_tree(draft, name)
+  target = common.target_samples(context, logits, draft.tree.depth, sampler)
+  return walk(draft, logits, target, max_path)
+
+
+def _make(name: str, noise: str, sampler: str, max_path: int) -> Verifier:
+  verify = functools.partial(_chain, name=name, sampler=sampler)
+  if max_path:
+    verify = functools.partial(
+      _tree, name=name, sampler=sampler, max_path=max_path
+    )
+  return Verifier(verify, noise)
+
+
 @functools.lru_cache(maxsize=None)
-def match(sampler: str = 'gumbel') -> Verifier:
+def match(
+  sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
+) -> Verifier:
   """The rule `match`; with no draft slots it is plain decoding.
 
   Args:
     sampler: 'gumbel' or 'inverse_cdf'.
+    max_path: longest path of trees; 0 for chains.
+    static: unused.
   """
-  verify = functools.partial(_verify, name='match', sampler=sampler)
-  return Verifier(verify, 'private', False, True, 'match')
+  del static
+  return _make('match', 'private', sampler, max_path)
 
 
 @functools.lru_cache(maxsize=None)
-def coupled(sampler: str = 'gumbel') -> Verifier:
+def coupled(
+  sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
+) -> Verifier:
   """The rule `coupled`: the drafter draws with the target's own noise.
 
   Args:
     sampler: 'gumbel' or 'inverse_cdf'; Gumbel noise couples better.
+    max_path: longest path of trees; 0 for chains.
+    static: unused.
   """
-  verify = functools.partial(_verify, name='coupled', sampler=sampler)
-  return Verifier(verify, 'position', False, True, 'coupled')
+  del static
+  return _make('coupled', 'position', sampler, max_path)
+
+
+MATCH = VerifierEntry(
+  'match',
+  "what equals the target's sample",
+  match,
+  keeps_target_sample=True,
+  trees=True,
+)
+COUPLED = MATCH._replace(
+  name='coupled',
+  summary="what equals the target's sample; the drafter shares its noise",
+  make=coupled,
+)

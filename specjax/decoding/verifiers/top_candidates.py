@@ -5,10 +5,13 @@ References:
     https://arxiv.org/abs/2203.16487
 """
 
+import dataclasses
 import functools
 
 import jax.numpy as jnp
+import numpy as np
 
+from specjax import validation
 from specjax.base import Array
 from specjax.base import Context
 from specjax.base import Draft
@@ -16,6 +19,26 @@ from specjax.base import Verdict
 from specjax.base import Verifier
 from specjax.decoding import sampling
 from specjax.decoding.verifiers import common
+from specjax.decoding.verifiers.entry import VerifierEntry
+
+
+@dataclasses.dataclass
+class TopCandidatesOptions:
+  """Options of `top_candidates`. One value each, or one a prompt.
+
+  Attributes:
+    beta: a token is kept if it is among the target's best so many, at least 1;
+      1 is `greedy`.
+    tau: and if its logit is within this of the best one's, at least 0.
+  """
+
+  beta: int = 1
+  tau: float = 0.0
+
+  def validate(self) -> None:
+    """Raises ValueError with one sentence about the first bad value."""
+    validation.each_whole('beta', self.beta, 1)
+    validation.each('tau', self.tau, lambda v: v >= 0, '0 or more')
 
 
 def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
@@ -39,8 +62,8 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
     (seen == score[..., None]) & (ids < tokens[..., None])
   )
   rank = 1 + ahead.sum(axis=-1)
-  relaxed = (rank <= controls.beta[:, None]) & (
-    best - score <= controls.tau[:, None]
+  relaxed = (rank <= controls.rule['beta'][:, None]) & (
+    best - score <= controls.rule['tau'][:, None]
   )
   is_end = (tokens[..., None] == controls.eos_ids).any(axis=-1)
   ok = common.agrees(draft, logits, target) | (relaxed & ~is_end)
@@ -49,6 +72,35 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
 
 
 @functools.lru_cache(maxsize=None)
-def top_candidates() -> Verifier:
-  """The lossy rule `top_candidates` (`Controls.beta`, `Controls.tau`)."""
-  return Verifier(verify, 'argmax', False, False, 'top_candidates')
+def top_candidates(
+  sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
+) -> Verifier:
+  """The lossy rule `top_candidates`, see `TopCandidatesOptions`."""
+  del sampler, max_path, static
+  return Verifier(verify)
+
+
+def _is_exact(options: TopCandidatesOptions) -> bool:
+  return bool(np.all(np.asarray(options.beta) == 1))
+
+
+def _check(target, options: TopCandidatesOptions) -> None:
+  most = np.max(options.beta)
+  if most > target.lm.vocab_size:
+    raise ValueError(
+      f'beta must be at most {target.lm.vocab_size}, the number of tokens that '
+      f'the target knows, not {most}.'
+    )
+
+
+ENTRY = VerifierEntry(
+  'top_candidates',
+  "lossy: tokens among the target's best few",
+  top_candidates,
+  TopCandidatesOptions,
+  requires_zero_temperature=True,
+  greedy_at_zero=False,
+  exact_for='argmax',
+  exact_when=_is_exact,
+  check=_check,
+)

@@ -24,8 +24,9 @@ from specjax.base import Verdict
 from specjax.base import Verifier
 from specjax.decoding import sampling
 from specjax.decoding.verifiers import common
-from specjax.decoding.verifiers import without_replacement as steps
+from specjax.decoding.verifiers import remainders as steps
 from specjax.decoding.verifiers.block import verify as verify_chain
+from specjax.decoding.verifiers.entry import VerifierEntry
 
 
 class _Walk(NamedTuple):
@@ -123,6 +124,8 @@ def verify(
   batch, num_nodes = draft.tokens.shape
   size = logits.shape[-1]
   uniforms, keys = common.round_noise(context, num_nodes)
+  if not num_nodes:
+    return steps.without_draft(logits, keys, max_path)
   uniforms = jnp.pad(uniforms, ((0, 0), (1, 0)))
   root = jnp.zeros((batch,), jnp.int32)
   stack = jnp.zeros((batch, max_path + 1, size), jnp.float32)
@@ -155,9 +158,15 @@ def verify(
 
 
 @functools.lru_cache(maxsize=None)
-def traversal(max_path: int = 0) -> Verifier:
+def traversal(
+  sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
+) -> Verifier:
   """The rule `traversal` for trees of depth `max_path`; 0 for chains."""
+  del sampler, static
   rule = verify_chain
   if max_path:
     rule = functools.partial(verify, max_path=max_path)
-  return Verifier(rule, 'round', True, True, 'traversal')
+  return Verifier(rule, 'round', True)
+
+
+ENTRY = VerifierEntry('traversal', 'as block, of a tree', traversal, trees=True)

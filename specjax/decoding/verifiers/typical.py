@@ -21,6 +21,8 @@ from specjax.base import Draft
 from specjax.base import Verdict
 from specjax.base import Verifier
 from specjax.decoding.verifiers import common
+from specjax.decoding.verifiers.entry import never
+from specjax.decoding.verifiers.entry import VerifierEntry
 
 # The published runs' values.
 EPSILON, DELTA = 0.09, 0.3
@@ -71,9 +73,21 @@ def _tree(
 
 
 @functools.lru_cache(maxsize=None)
-def typical(max_path: int = 0) -> Verifier:
+def typical(
+  sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
+) -> Verifier:
   """The lossy rule `typical`; for trees of depth `max_path`, 0 for chains."""
+  del sampler, static
   verify = _chain
   if max_path:
     verify = functools.partial(_tree, max_path=max_path)
-  return Verifier(verify, 'argmax', False, False, 'typical')
+  return Verifier(verify)
+
+
+ENTRY = VerifierEntry(
+  'typical',
+  'lossy: a token that the target finds plausible',
+  typical,
+  trees=True,
+  exact_when=never,
+)

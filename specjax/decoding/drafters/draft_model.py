@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from specjax import base
 from specjax import validation
 from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters import entry
 
 
 @functools.lru_cache(maxsize=None)
@@ -64,3 +65,50 @@ def autoregressive(
     return cache
 
   return base.Drafter(init, propose, observe, num_draft, num_draft)
+
+
+def check_fit(target: base.CachedLM, drafter: base.CachedLM) -> None:
+  """Raises ValueError for a draft model that cannot follow the target."""
+  kinds = {True: 'an encoder-decoder', False: 'decoder-only'}
+  if target.is_encoder_decoder != drafter.is_encoder_decoder:
+    raise ValueError(
+      f'The drafter is {kinds[drafter.is_encoder_decoder]} but the target '
+      f'is {kinds[target.is_encoder_decoder]}; both must be of one kind.'
+    )
+  if target.vocab_size != drafter.vocab_size:
+    raise ValueError(
+      f'The drafter scores {drafter.vocab_size} tokens but the target '
+      f'{target.vocab_size}; make both with the same vocab_size.'
+    )
+
+
+def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
+  del options, rows
+  check_fit(target.lm, source.model.lm)
+  return entry.DraftPlan(
+    num_draft,
+    num_draft,
+    has_log_probs=True,
+    max_positions=source.model.lm.max_positions,
+  )
+
+
+def _bind(lm, config, plan, style) -> base.Drafter:
+  del config
+  return autoregressive(lm, plan.num_draft, style)
+
+
+def _params(plan, target, source, data) -> base.PyTree:
+  del plan, target, data
+  return source.model.params
+
+
+ENTRY = entry.DrafterEntry(
+  'draft_model',
+  "a smaller language model with the target's tokenizer",
+  _plan,
+  _bind,
+  _params,
+  families=('decoder', 't5'),
+  needs_training=True,
+)

@@ -1,0 +1,147 @@
+"""Drafters of the user's own, made in a notebook or a file.
+
+`custom` turns a `base.Drafter`, or a function that makes one, into what
+`specjax.generate` and the commands take. A drafter without probabilities needs
+no more than the `base.Drafter` itself; one with probabilities has to draw its
+tokens as the verification rule asks, so it is made from a `Style`.
+"""
+
+from typing import Any, Callable, NamedTuple, Optional, Union
+
+from specjax import base
+from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters import entry
+
+
+class Custom(NamedTuple):
+  """A drafter of the user's own. Hashable by its functions.
+
+  Attributes:
+    make: a `base.Drafter`, or `(num_draft, style) -> base.Drafter`.
+    num_draft: K, where the drafter itself fixes it; None leaves it to the user.
+    max_path: P of trees; None for chains.
+    is_tree: drafts are trees.
+    has_log_probs: drafts have probabilities if the style asks for them.
+    target_hidden_layers: states of the target that `observe` reads.
+    widths: draft widths to compile, see `generate.Recipe`.
+  """
+
+  make: Any
+  num_draft: Optional[int] = None
+  max_path: Optional[int] = None
+  is_tree: bool = False
+  has_log_probs: bool = False
+  target_hidden_layers: tuple[int, ...] = ()
+  widths: tuple[int, ...] = ()
+
+
+class Given(NamedTuple):
+  """What a source of `ENTRY` holds."""
+
+  custom: Custom
+  params: base.PyTree
+
+
+def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
+  del target, options, rows
+  made = source.given.custom
+  num_draft = made.num_draft or num_draft
+  widths = tuple(width for width in made.widths if width <= num_draft)
+  return entry.DraftPlan(
+    num_draft,
+    made.max_path or num_draft,
+    is_tree=made.is_tree,
+    has_log_probs=made.has_log_probs,
+    widths=tuple(sorted({*widths, num_draft})) if widths else (),
+    target_hidden_layers=made.target_hidden_layers,
+    # Nobody knows what it shares between rows.
+    row_independent=False,
+    static=made.make,
+  )
+
+
+def _bind(lm, config, plan, style) -> base.Drafter:
+  del lm, config
+  made = plan.static
+  return made if is_drafter(made) else made(plan.num_draft, style)
+
+
+def _params(plan, target, source, data) -> base.PyTree:
+  del plan, target, data
+  return source.given.params
+
+
+ENTRY = entry.DrafterEntry(
+  'custom', 'a drafter of your own', _plan, _bind, _params
+)
+
+
+def is_drafter(value: Any) -> bool:
+  """Whether a value is a `base.Drafter`."""
+  return isinstance(value, base.Drafter)
+
+
+def custom(
+  make: Union[base.Drafter, Callable[[int, drawing.Style], base.Drafter]],
+  *,
+  params: base.PyTree = None,
+  name: str = 'custom',
+  max_path: Optional[int] = None,
+  is_tree: bool = False,
+  has_log_probs: bool = False,
+  target_hidden_layers: tuple[int, ...] = (),
+  widths: tuple[int, ...] = (),
+) -> entry.Source:
+  """Makes a drafter of your own known to `specjax.generate`.
+
+  Args:
+    make: a `base.Drafter`, whose `num_draft` then holds, or a function
+      `(num_draft, style) -> base.Drafter`. Programs are remembered by this very
+      object, so keep one function and hand it over again.
+    params: pytree given to `init`, `propose` and `observe`; data, which may
+      change from call to call without compiling anew.
+    name: for messages and statistics.
+    max_path: P, the longest path of its trees; None for chains.
+    is_tree: its drafts are trees (`Draft.tree`).
+    has_log_probs: it returns `Draft.log_probs` where `style.needs_log_probs`;
+      only from a function, since tokens must be drawn in the given style.
+    target_hidden_layers: layers whose states `observe` reads; -1 is the last.
+    widths: draft widths to compile beside K; with 0 among them a round without
+      a draft costs a plain step.
+
+  Returns:
+    A drafter for `specjax.generate(..., drafter=...)`.
+
+  Raises:
+    ValueError: it is neither, or a ready drafter claims probabilities.
+  """
+  if is_drafter(make):
+    if has_log_probs:
+      raise ValueError(
+        'A drafter with probabilities must draw as the verification rule asks: '
+        'give custom a function (num_draft, style) -> base.Drafter.'
+      )
+    given = Custom(
+      make,
+      make.num_draft,
+      make.max_path,
+      is_tree or make.max_path < make.num_draft,
+      target_hidden_layers=tuple(target_hidden_layers),
+      widths=tuple(widths),
+    )
+  elif callable(make):
+    given = Custom(
+      make,
+      None,
+      max_path,
+      is_tree,
+      has_log_probs,
+      tuple(target_hidden_layers),
+      tuple(widths),
+    )
+  else:
+    raise ValueError(
+      'custom takes a base.Drafter or a function (num_draft, style) -> '
+      f'base.Drafter, not {type(make).__name__}.'
+    )
+  return entry.Source(ENTRY, name, None, Given(given, params))

@@ -1,0 +1,224 @@
+"""What a drafter says of itself, and what may be known before it is made.
+
+A drafter is made in three steps, because each depends on the one before: its
+`plan` says whether it has probabilities and how long its paths are; both decide
+the verification rule; the rule decides how tokens are drawn (`drawing.Style`);
+and only then can it be bound.
+"""
+
+from typing import Any, NamedTuple, Optional, Protocol, Sequence
+
+from specjax import base
+from specjax.decoding import options as options_lib
+from specjax.decoding.drafters import drawing
+
+
+class Target(NamedTuple):
+  """What may be known of a target before anything is compiled.
+
+  Attributes:
+    lm: `CachedLM`.
+    config: of its network, or None for a model of the user's own.
+    params: parameters, or their shapes where only an estimate is wanted.
+    tokenizer: or None.
+    layout: the mesh, or None for one device.
+    platform: 'cpu', 'gpu' or 'tpu'.
+    name: as the user wrote it.
+  """
+
+  lm: base.CachedLM
+  config: Any = None
+  params: base.PyTree = None
+  tokenizer: Any = None
+  layout: Any = None
+  platform: str = 'cpu'
+  name: str = 'target'
+
+
+class Costs(NamedTuple):
+  """What a round's parts cost, in steps of the target over one token a row.
+
+  Attributes:
+    blocks: {draft slots: cost of verifying a block with so many}.
+    draft: cost of drafting with the model inside, for `DraftPlan.draft_slots`.
+    origin: 'measured' or 'rule'.
+  """
+
+  blocks: dict[int, float]
+  draft: float = 0.0
+  origin: str = 'rule'
+
+  def beyond_a_step(self, slots: int) -> float:
+    """Accepted tokens that pay for verifying a block with so many slots."""
+    return max(self.blocks[slots] - 1.0, 0.0)
+
+
+class DraftData(NamedTuple):
+  """What parameters of a drafter are made of.
+
+  Attributes:
+    rows: token rows to count, the prompts unless somebody knows better.
+    index: `corpus.Index` of earlier answers, or None.
+    costs: `Costs`, or None where the plan names none.
+    script: int32 [B, N], the target's own greedy continuations, or None.
+    options: of the entry.
+  """
+
+  rows: Sequence[Sequence[int]] = ()
+  index: Any = None
+  costs: Optional[Costs] = None
+  script: Any = None
+  options: Any = None
+
+
+class Source(NamedTuple):
+  """What a drafter decodes from.
+
+  Attributes:
+    entry: `DrafterEntry`.
+    name: as the user wrote it.
+    model: a loaded model (has `config`, `params`, `lm`, `tokenizer`), or None.
+    given: what else the entry needs: a rate, a factory.
+  """
+
+  entry: 'DrafterEntry'
+  name: str
+  model: Any = None
+  given: Any = None
+
+
+class DraftPlan(NamedTuple):
+  """What is known of a drafter before anything is traced. Hashable.
+
+  Attributes:
+    num_draft: K, draft slots (nodes of a tree); 0 drafts nothing.
+    max_path: P, the longest path of a draft.
+    is_tree: drafts are trees. Stated, since a tree may have P = K.
+    has_log_probs: drafts have probabilities where the rule asks for them.
+    auto_verifier: rule of verifier='auto' above temperature 0; '' takes
+      `sampling` for drafts with probabilities and `match` for others.
+    allowed_verifiers: names of the rules that it works with; () for all.
+    needs_target_sample: it works with rules that keep the target's own sample.
+    widths: draft widths to compile, see `generate.Recipe`.
+    one_pass: all slots are proposed at once, at a cost that hardly depends on
+      their number.
+    target_hidden_layers: states of the target that `observe` reads.
+    reads_corpus: a corpus of earlier answers is searched.
+    reads_script: the target's own answers are given to it beforehand.
+    max_source_tokens: longest encoder source it was trained for, or None.
+    max_positions: most positions of the model inside, or None.
+    draft_slots: slots whose drafting is timed for `Costs.draft`; 0: none.
+    uses_costs: `Costs` decide whether it drafts.
+    row_independent: a row's draft depends on that row alone.
+    rerouted: (rule, rule run in its place) pairs.
+    notes: sentences for the user.
+    static: hashable, whatever `bind` needs beside the source.
+  """
+
+  num_draft: int
+  max_path: int
+  is_tree: bool = False
+  has_log_probs: bool = False
+  auto_verifier: str = ''
+  allowed_verifiers: tuple[str, ...] = ()
+  needs_target_sample: bool = False
+  widths: tuple[int, ...] = ()
+  one_pass: bool = False
+  target_hidden_layers: tuple[int, ...] = ()
+  reads_corpus: bool = False
+  reads_script: bool = False
+  max_source_tokens: Optional[int] = None
+  max_positions: Optional[int] = None
+  draft_slots: int = 0
+  uses_costs: bool = False
+  row_independent: bool = True
+  rerouted: tuple[tuple[str, str], ...] = ()
+  notes: tuple[str, ...] = ()
+  static: Any = ()
+
+
+class Plan(Protocol):
+  """Raises ValueError, one sentence, where source and target do not fit.
+
+  `num_draft` is what the user asks for, `rows` how many are decoded together.
+  """
+
+  def __call__(
+    self,
+    target: Target,
+    source: Source,
+    options: Any,
+    num_draft: int,
+    rows: int,
+  ) -> DraftPlan: ...
+
+
+class Bind(Protocol):
+  """Pure functions, remembered by exactly these arguments.
+
+  `lm` and `config` are those of the source's model, or None.
+  """
+
+  def __call__(
+    self,
+    lm: Optional[base.CachedLM],
+    config: Any,
+    plan: DraftPlan,
+    style: drawing.Style,
+  ) -> base.Drafter: ...
+
+
+class MakeParams(Protocol):
+  """Parameters, which a program is given as data; never part of its key."""
+
+  def __call__(
+    self, plan: DraftPlan, target: Target, source: Source, data: DraftData
+  ) -> base.PyTree: ...
+
+
+def no_params(plan, target, source, data) -> None:
+  """Parameters of a drafter that has none."""
+  del plan, target, source, data
+
+
+class DrafterEntry(NamedTuple):
+  """A drafter, as a registry and the assembler see it.
+
+  Attributes:
+    name: as users write it.
+    summary: what it is, for help, errors and tables.
+    plan, bind, params: see the protocols above.
+    options: dataclass of its options.
+    families: names of the model families whose folders it decodes from.
+    takes: what stands behind a colon in NAME:..., for people; '' for nothing.
+    parse: `(text, resolve) -> (model, given)` of that, `resolve` being what
+      makes a `Source` of a name; None where `takes` is ''.
+    wraps: what stands behind the colon is another drafter's name.
+    needs_training: it decodes from a network trained for its target.
+  """
+
+  name: str
+  summary: str
+  plan: Plan
+  bind: Bind
+  params: MakeParams = no_params
+  options: type = options_lib.NoOptions
+  families: tuple[str, ...] = ()
+  takes: str = ''
+  parse: Any = None
+  wraps: bool = False
+  needs_training: bool = False
+
+
+def chain_widths(middle: int, num_draft: int) -> tuple[int, ...]:
+  """Widths to compile for chains: none drafted, a short draft, a whole one."""
+  return tuple(sorted({0, min(middle, num_draft), num_draft}))
+
+
+def check_tree_depth(name: str, depth: int, num_draft: int) -> None:
+  """Raises ValueError for paths longer than a tree has nodes."""
+  if depth > num_draft:
+    raise ValueError(
+      f'{name}.tree={depth} asks for paths longer than the '
+      f'num_draft={num_draft} nodes of a tree.'
+    )

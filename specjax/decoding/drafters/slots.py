@@ -1,0 +1,115 @@
+"""Drafters that fill all slots at once, each slot on its own.
+
+One pass gives a distribution for each of K slots, given the committed tokens
+and not the slots before it. Each token is drawn from its slot's own warped
+distribution, which is therefore an honest q for any exact rule; the penalties
+of that warp look at committed tokens alone.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from specjax import base
+from specjax.decoding import sampling
+from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters import entry
+from specjax.models import registry as families
+from specjax.models.spec_drafter import modeling as spec_drafter
+
+
+class SlotSpec(NamedTuple):
+  """A drafter network that fills slots.
+
+  Attributes:
+    config: of the network; has `block`, `output_ids` and its special ids.
+    vocab_size: V of its logits.
+  """
+
+  config: Any
+  vocab_size: int
+
+
+def draw(
+  spec: SlotSpec,
+  logits: base.Array,
+  there: base.Array,
+  context: base.Context,
+  style: drawing.Style,
+) -> base.Draft:
+  """Draws every slot on its own.
+
+  Args:
+    spec: the network.
+    logits: float32 [B, K, V'], of its head.
+    there: bool [B, K]; slots behind the first False one are left empty.
+    context: committed tokens and controls.
+    style: how to draw.
+  """
+  there = jnp.cumprod(there, axis=1).astype(bool)
+  has_history = style.warp.repetition_penalty or style.warp.no_repeat_ngram_size
+  if style.noise == 'argmax' and not (
+    style.needs_log_probs or has_history or style.allowed_tokens
+  ):
+    logits, ids = spec_drafter.at_head(spec.config, logits, spec.vocab_size)
+    tokens = ids[sampling.argmax(logits)]
+    return base.Draft(jnp.where(there, tokens, base.EMPTY))
+  logits = spec_drafter.draftable(spec.config, logits, spec.vocab_size)
+  draft = drawing.chain(logits, context, style)
+  tokens = jnp.where(there, draft.tokens, base.EMPTY)
+  if draft.log_probs is None:
+    return base.Draft(tokens)
+  log_probs = jnp.where(there[..., None], draft.log_probs, -jnp.inf)
+  return base.Draft(tokens, log_probs)
+
+
+def check_target(target, source) -> None:
+  """Refuses a network that drafts for another kind of target."""
+  config = source.model.config
+  if not target.lm.is_encoder_decoder:
+    raise ValueError(
+      f'A {config.model_type} drafts for encoder-decoders, but the target is '
+      'decoder-only.'
+    )
+  if target.lm.vocab_size != source.model.vocab_size:
+    raise ValueError(
+      f'The drafter scores {source.model.vocab_size} tokens but the target '
+      f'{target.lm.vocab_size}; train one for this target.'
+    )
+
+
+def check_slots(num_draft: int, most: int) -> None:
+  """Refuses more slots than a network was made for."""
+  if num_draft > most:
+    raise ValueError(
+      f'num_draft is {num_draft}, but this drafter was made to draft at most '
+      f'{most} tokens at once; lower num_draft or train one with a larger '
+      'block.'
+    )
+
+
+def plan(target, source, num_draft: int, most: int) -> entry.DraftPlan:
+  """The plan of a network that fills slots.
+
+  Args:
+    target: `entry.Target`.
+    source: `entry.Source`.
+    num_draft: K.
+    most: slots that the network was made for.
+  """
+  check_target(target, source)
+  check_slots(num_draft, most)
+  return entry.DraftPlan(
+    num_draft,
+    num_draft,
+    has_log_probs=True,
+    one_pass=True,
+    max_source_tokens=families.facts(source.model.config).max_source_tokens,
+    static=target.lm.vocab_size,
+  )
+
+
+def params(plan, target, source, data) -> base.PyTree:
+  """The network's own."""
+  del plan, target, data
+  return source.model.params

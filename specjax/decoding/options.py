@@ -1,0 +1,141 @@
+"""Options that drafters and rules bring along, as `--config.*.NAME.FIELD`.
+
+An entry of a registry names a dataclass of its options. A configuration holds
+one instance for each registered entry, in a container whose fields are the
+entries' names; from Python, `{'NAME': {'FIELD': value}}` says the same.
+"""
+
+import dataclasses
+import difflib
+import functools
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class NoOptions:
+  """Options of an entry that has none."""
+
+  def validate(self) -> None:
+    """Nothing can be wrong."""
+
+
+def static(default: Any) -> Any:
+  """A field of a rule's options that is compiled in instead of traced."""
+  return dataclasses.field(default=default, metadata={'static': True})
+
+
+def container(entries: Sequence[Any]) -> Any:
+  """Default options of all entries that have any.
+
+  Args:
+    entries: have a `name` and `options`, a dataclass without required fields.
+
+  Returns:
+    A dataclass instance with a field for each entry, named like it.
+  """
+  kinds = tuple(
+    (entry.name, entry.options)
+    for entry in entries
+    if dataclasses.fields(entry.options)
+  )
+  return _container_type(kinds)()
+
+
+@functools.lru_cache(maxsize=None)
+def _container_type(kinds) -> type:
+  made = dataclasses.make_dataclass(
+    'Options',
+    [
+      (name, kind, dataclasses.field(default_factory=kind))
+      for name, kind in kinds
+    ],
+  )
+  made.__doc__ = 'Options by name.'
+  return made
+
+
+def of(given: Any, entry: Any) -> Any:
+  """The options of one entry.
+
+  Args:
+    given: a container, or {entry's name: {field: value}}.
+    entry: whose options are wanted; an entry that `given` does not know has
+      its defaults.
+
+  Raises:
+    ValueError: an unknown field.
+  """
+  if not isinstance(given, Mapping):
+    return getattr(given, entry.name, None) or entry.options()
+  values = given.get(entry.name, {})
+  if dataclasses.is_dataclass(values):
+    return values
+  known = [field.name for field in dataclasses.fields(entry.options)]
+  for name in values:
+    if name not in known:
+      raise ValueError(
+        f'{entry.name} has no option {name!r}; it has '
+        f'{", ".join(known) or "none"}{_nearest(name, known)}.'
+      )
+  return entry.options(**values)
+
+
+def check_names(given: Any, entries: Sequence[Any], kind: str) -> None:
+  """Raises ValueError for options of an entry that does not exist.
+
+  Args:
+    given: as in `of`.
+    entries: those that exist.
+    kind: what they are, in the plural.
+  """
+  if not isinstance(given, Mapping):
+    return
+  known = [entry.name for entry in entries]
+  for name in given:
+    if name not in known:
+      raise ValueError(
+        f'{kind} has no entry {name!r}; there are {", ".join(known)}'
+        f'{_nearest(name, known)}.'
+      )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+  close = difflib.get_close_matches(name, known, 1)
+  return f' (did you mean {close[0]}?)' if close else ''
+
+
+def validate_all(given: Any, entries: Sequence[Any]) -> None:
+  """Validates the options of entries that are given.
+
+  Args:
+    given: as in `of`.
+    entries: the registered ones; others are validated where they are used.
+  """
+  for entry in entries:
+    of(given, entry).validate()
+
+
+def dials(options: Any) -> dict[str, np.ndarray]:
+  """The traced part of a rule's options: {field: one value, or one a prompt}.
+
+  float32 where the default is a float, else int32, whatever was given.
+  """
+  return {
+    field.name: np.asarray(
+      getattr(options, field.name),
+      np.float32 if isinstance(field.default, float) else np.int32,
+    )
+    for field in dataclasses.fields(options)
+    if not field.metadata.get('static')
+  }
+
+
+def static_part(options: Any) -> tuple[tuple[str, Any], ...]:
+  """The compiled part of a rule's options, hashable."""
+  return tuple(
+    (field.name, getattr(options, field.name))
+    for field in dataclasses.fields(options)
+    if field.metadata.get('static')
+  )

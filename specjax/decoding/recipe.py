@@ -1,0 +1,36 @@
+"""What to decode with: the pure functions that the loop is given."""
+
+from typing import NamedTuple
+
+from specjax import base
+from specjax.decoding import warp as warp_lib
+
+
+class Recipe(NamedTuple):
+  """What to decode with; hashable, so it can be a static argument.
+
+  `inference.assemble` makes recipes; nothing else does.
+
+  Attributes:
+    target: the model whose law the output has.
+    drafter: what proposes.
+    verifier: the rule that decides.
+    warp: static switches of the warp.
+    widths: draft widths to compile, ascending, the last one K. Each round is
+      verified at the smallest that holds the longest draft of the live rows,
+      so that a round without a draft costs a plain step, and no more than that
+      while the drafter is idle. Empty: K alone.
+      Trees are verified whole or not at all: (0, K).
+    is_tree: drafts are trees.
+    has_log_probs: drafts may have probabilities.
+    checked: drafter or rule are not ours, so the loop checks what they return.
+  """
+
+  target: base.CachedLM
+  drafter: base.Drafter
+  verifier: base.Verifier
+  warp: warp_lib.WarpSpec
+  widths: tuple[int, ...] = ()
+  is_tree: bool = False
+  has_log_probs: bool = True
+  checked: bool = False

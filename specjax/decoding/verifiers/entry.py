@@ -1,0 +1,83 @@
+"""What a verification rule says of itself."""
+
+from typing import Any, NamedTuple, Protocol
+
+from specjax import base
+from specjax.decoding import options as options_lib
+
+
+class Make(Protocol):
+  """Makes the rule; the same object for equal arguments.
+
+  `max_path` is 0 for drafts that are chains, for trees their longest path.
+  `sampler` is that of plain sampling. `static` holds the compiled options.
+  """
+
+  def __call__(
+    self, sampler: str, max_path: int, static: tuple
+  ) -> base.Verifier: ...
+
+
+class ExactWhen(Protocol):
+  """Whether these options keep the target's law."""
+
+  def __call__(self, options: Any) -> bool: ...
+
+
+class Check(Protocol):
+  """Raises ValueError where options do not suit the target."""
+
+  def __call__(self, target: Any, options: Any) -> None: ...
+
+
+def always(options: Any) -> bool:
+  """Every option keeps the target's law."""
+  del options
+  return True
+
+
+def never(options: Any) -> bool:
+  """No option is known to keep the target's law."""
+  del options
+  return False
+
+
+def no_check(target: Any, options: Any) -> None:
+  """Every option suits every target."""
+
+
+class VerifierEntry(NamedTuple):
+  """A verification rule, as a registry and the assembler see it.
+
+  Attributes:
+    name: as users write it.
+    summary: what it keeps, for help and tables.
+    make: see `Make`.
+    options: dataclass of its options. Fields are dials, traced [B] arrays in
+      `Controls.rule`, unless made by `options.static`.
+    requires_zero_temperature: it decides by the target's argmax.
+    greedy_at_zero: at temperature 0 it does what `greedy` does, which is then
+      run in its place.
+    keeps_target_sample: every token is the target's own sample, by noise that
+      belongs to its position: the output does not depend on the draft.
+    wants_one_hot: rows of temperature 0 come to it as one-hot logits; else as
+      the penalties left them.
+    chains, trees: drafts that it judges.
+    exact_for: the law that it keeps, for tables: 'argmax' or 'sampling'.
+    exact_when: options under which it keeps that law.
+    check: of its options against a target.
+  """
+
+  name: str
+  summary: str
+  make: Make
+  options: type = options_lib.NoOptions
+  requires_zero_temperature: bool = False
+  greedy_at_zero: bool = True
+  keeps_target_sample: bool = False
+  wants_one_hot: bool = True
+  chains: bool = True
+  trees: bool = False
+  exact_for: str = 'sampling'
+  exact_when: ExactWhen = always
+  check: Check = no_check
