@@ -1,0 +1,103 @@
+"""The folder of what is kept between runs: one owner, whole files, bounded.
+
+`$SPECJAX_CACHE_DIR`, by default `~/.cache/specjax`. Nothing in it is needed: a
+missing, damaged or read-only folder costs time and nothing else.
+"""
+
+import os
+import pathlib
+import tempfile
+from typing import Optional
+
+VARIABLE = 'SPECJAX_CACHE_DIR'
+# Of everything that is kept.
+LARGEST_BYTES = 8 * 10**9
+
+
+def folder(*parts: str) -> Optional[pathlib.Path]:
+  """The folder, or one inside it, made if missing; None if it cannot be.
+
+  Args:
+    *parts: names of folders inside it.
+  """
+  root = pathlib.Path(os.environ.get(VARIABLE) or '~/.cache/specjax')
+  try:
+    root = root.expanduser()
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = root.joinpath(*parts)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+  except (OSError, RuntimeError):
+    return None
+  return path
+
+
+def read(*parts: str) -> Optional[bytes]:
+  """The contents of a file, or None where there is none to be read.
+
+  Args:
+    *parts: folders and the file's name.
+  """
+  where = folder(*parts[:-1])
+  if where is None:
+    return None
+  try:
+    return (where / parts[-1]).read_bytes()
+  except OSError:
+    return None
+
+
+def write(data: bytes, *parts: str) -> bool:
+  """Writes a file whole, by renaming; whether that worked.
+
+  Args:
+    data: its contents.
+    *parts: folders and the file's name.
+  """
+  where = folder(*parts[:-1])
+  if where is None:
+    return False
+  try:
+    number, part = tempfile.mkstemp(dir=where, prefix='.part')
+  except OSError:
+    return False
+  try:
+    with os.fdopen(number, 'wb') as file:
+      file.write(data)
+    os.replace(part, where / parts[-1])
+    return True
+  except OSError:
+    pathlib.Path(part).unlink(missing_ok=True)
+    return False
+
+
+def trim(most: int = LARGEST_BYTES) -> int:
+  """Removes the oldest files until at most so many bytes are left.
+
+  Args:
+    most: bytes.
+
+  Returns:
+    Bytes removed.
+  """
+  root = folder()
+  if root is None:
+    return 0
+  found = []
+  for path in root.rglob('*'):
+    try:
+      if path.is_file() and not path.is_symlink():
+        status = path.stat()
+        found.append((status.st_mtime, status.st_size, path))
+    except OSError:
+      pass  # Another process removed it.
+  total = sum(size for _, size, _ in found)
+  removed = 0
+  for _, size, path in sorted(found, key=lambda one: one[0]):
+    if total - removed <= most:
+      break
+    try:
+      path.unlink()
+      removed += size
+    except OSError:
+      pass
+  return removed
