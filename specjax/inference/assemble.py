@@ -1,271 +1,323 @@
-"""Named recipes: this file only assembles.
+"""The one place where recipes are made.
 
-A user names a drafter and a verifier; what comes out is a `generate.Recipe`
-whose drafter draws its tokens the way the verifier needs.
+Every command, the trainer and the memory estimate assemble what they decode
+here, so that what is measured and certified is what runs. The order matters:
+the drafter's plan says whether it has probabilities and how long its paths are;
+both decide the verification rule; the rule decides how tokens are drawn; only
+then is the drafter bound.
 """
 
 import dataclasses
-from typing import NamedTuple, Optional, Union
+import functools
+from typing import Any, NamedTuple, Optional
+import warnings
 
 import jax
 
 from specjax import base
-from specjax import models
 from specjax import validation
-from specjax.decoding import drafters
+from specjax.checkpoints import model as model_lib
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import search as search_lib
-from specjax.decoding import trees
-from specjax.decoding import verifiers as verifiers_lib
+from specjax.decoding import options as options_lib
 from specjax.decoding import warp as warp_lib
+from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters import nothing
+from specjax.decoding.drafters import registry as drafter_registry
+from specjax.decoding.drafters.entry import DraftData
+from specjax.decoding.drafters.entry import DrafterEntry
+from specjax.decoding.drafters.entry import DraftPlan
+from specjax.decoding.drafters.entry import Source
+from specjax.decoding.drafters.entry import Target
+from specjax.decoding.recipe import Recipe
+from specjax.decoding.sampling import SAMPLERS
+from specjax.decoding.verifiers import registry as verifier_registry
+from specjax.decoding.verifiers.entry import VerifierEntry
 
-# Drafters that need no training and no parameters.
-FREE_DRAFTERS = ('prompt_lookup', 'suffix', 'token_recycling')
-GREEDY_RULES = ('greedy', 'top_candidates')
+NONE = Source(nothing.ENTRY, 'none')
 
 
-class Hybrid(NamedTuple):
-  """A draft model beside suffix matching, see `drafters.hybrid`.
+class Settings(NamedTuple):
+  """What a recipe depends on beside target and drafter.
 
   Attributes:
-    lm: the draft model.
-    num_draft: most tokens that it drafts a round.
-    draft_cost: what drafting them costs, in plain steps of the target.
-    block_cost: what verifying them costs beyond a step, in steps.
+    num_draft: K; 0 is plain decoding.
+    verifier: see `verifiers.registry.resolve`.
+    drafters, verifiers: options by name, see `options.of`.
+    warp: static switches of the warp.
+    sampler: of plain sampling, which `coupled` and `match` reproduce.
+    allowed_tokens: ids that a network may draft; () for all.
   """
 
-  lm: base.CachedLM
   num_draft: int = 4
-  draft_cost: float = 0.0
-  block_cost: float = 0.25
+  verifier: Any = verifier_registry.AUTO
+  drafters: Any = None
+  verifiers: Any = None
+  warp: warp_lib.WarpSpec = warp_lib.WarpSpec()
+  sampler: str = 'gumbel'
+  allowed_tokens: tuple[int, ...] = ()
 
 
-class Attached(NamedTuple):
-  """A drafter network that hangs on its target, see `drafters.parallel`.
+class Assembled(NamedTuple):
+  """A recipe, and what is known of its parts.
 
   Attributes:
-    config: of the network.
-    target: the target, returning the states that the network reads.
+    recipe: what `generate` takes.
+    target: `Target`.
+    source: what the drafter decodes from.
+    plan: of the drafter.
+    drafter_options: of its entry.
+    rule: entry of the verification rule in force.
+    rule_options: its options.
   """
 
-  config: models.ParallelConfig
-  target: base.CachedLM
+  recipe: Recipe
+  target: Target
+  source: Source
+  plan: DraftPlan
+  drafter_options: Any
+  rule: VerifierEntry
+  rule_options: Any
+
+  @property
+  def drafts(self) -> bool:
+    """Whether anything is drafted at all."""
+    return self.plan.num_draft > 0
+
+  @property
+  def is_exact(self) -> bool:
+    """Whether the output has the target's law."""
+    return not self.drafts or self.rule.exact_when(self.rule_options)
+
+  def dials(self) -> dict[str, Any]:
+    """The rule's dials, as `Sampling.controls` takes them."""
+    return options_lib.dials(self.rule_options)
+
+  def params(self, data: DraftData = DraftData()) -> generate_lib.Params:
+    """Parameters of target and drafter.
+
+    Args:
+      data: what those of the drafter are made of.
+    """
+    made = self.source.entry.params(
+      self.plan,
+      self.target,
+      self.source,
+      data._replace(options=self.drafter_options),
+    )
+    return generate_lib.Params(self.target.params, made)
 
 
-def choose_verifier(name: str, spec: warp_lib.WarpSpec, drafter) -> str:
-  """Resolves 'auto' and refuses a rule that cannot do what is asked.
+def target_of(model: model_lib.Model) -> Target:
+  """What may be known of a loaded model as a target."""
+  return Target(
+    lm=model.lm,
+    config=model.config,
+    params=model.params,
+    tokenizer=model.tokenizer,
+    layout=model.layout,
+    platform=jax.default_backend(),
+    name=model.name,
+  )
+
+
+def assemble(
+  target: Target,
+  source: Optional[Source] = None,
+  settings: Settings = Settings(),
+  *,
+  rows: int = 1,
+) -> Assembled:
+  """Makes a recipe.
 
   Args:
-    name: of a verifier, or 'auto': `greedy` where nothing is sampled, else
-      `sampling` for a drafter with probabilities, `match` for one without, and
-      `coupled`, which is good at either, for a `Hybrid`.
-    spec: the warp's switches.
-    drafter: as in `recipe`.
+    target: the model whose law the output has; its parameters may be shapes.
+    source: what drafts; None for plain decoding.
+    settings: how.
+    rows: decoded together.
 
   Returns:
-    The verifier's name.
+    `Assembled`; its recipe is hashable, and equal for equal arguments.
 
   Raises:
-    ValueError: if `greedy` is asked for with a temperature above 0.
+    ValueError: target, drafter and rule do not fit together.
   """
-  if name == 'auto':
-    if not spec.sampled:
-      return 'greedy'
-    if isinstance(drafter, Hybrid):
-      return 'coupled'
-    has_law = isinstance(drafter, (base.CachedLM, drafters.SlotSpec, Attached))
-    return 'sampling' if has_law else 'match'
-  if name in GREEDY_RULES and spec.sampled:
+  validation.at_least('num_draft', settings.num_draft, 0)
+  validation.one_of('sampler', settings.sampler, SAMPLERS, str)
+  if source is None or not settings.num_draft:
+    source = NONE
+  entry = source.entry
+  drafter_options = options_lib.of(settings.drafters or {}, entry)
+  drafter_options.validate()
+  plan = entry.plan(target, source, drafter_options, settings.num_draft, rows)
+  _check_plan(entry, plan)
+  for note in plan.notes:
+    warnings.warn(note, stacklevel=2)
+  rule = _rule(plan, settings)
+  rule_options = options_lib.of(settings.verifiers or {}, rule)
+  rule_options.validate()
+  rule.check(target, rule_options)
+  verifier = verifier_registry.make(
+    rule,
+    settings.sampler,
+    plan.max_path if plan.is_tree else 0,
+    options_lib.static_part(rule_options),
+  )
+  style = drawing.style_for(verifier, settings.warp, settings.sampler)
+  style = style._replace(allowed_tokens=tuple(settings.allowed_tokens))
+  model = source.model
+  drafter = _bound(
+    entry, model and model.lm, model and model.config, plan, style
+  )
+  recipe = Recipe(
+    target=_returning(target, plan.target_hidden_layers),
+    drafter=drafter,
+    verifier=verifier,
+    warp=dataclasses.replace(settings.warp, one_hot=rule.wants_one_hot),
+    widths=plan.widths,
+    is_tree=plan.is_tree,
+    has_log_probs=plan.has_log_probs,
+    checked=not (
+      drafter_registry.is_built_in(entry)
+      and verifier_registry.is_built_in(rule)
+    ),
+  )
+  return Assembled(
+    recipe, target, source, plan, drafter_options, rule, rule_options
+  )
+
+
+def _check_plan(entry: DrafterEntry, plan: Any) -> None:
+  """Refuses what the plan of a drafter must not be."""
+  if not isinstance(plan, DraftPlan):
     raise ValueError(
-      f'verify={name} is for temperature 0; with a temperature above 0 use '
-      'sampling, block, coupled or match.'
+      f'The plan of the drafter {entry.name} must be a DraftPlan, not '
+      f'{type(plan).__name__}.'
     )
-  if not spec.sampled and (verifiers_lib.make(name).exact or name == 'typical'):
-    return 'greedy'  # at temperature 0 every exact rule is this one
-  return name
+  try:
+    hash(plan)
+  except TypeError as error:
+    raise ValueError(
+      f'The plan of the drafter {entry.name} must be hashable ({error}): put '
+      'arrays into params.'
+    ) from None
 
 
-def recipe(
+def _rule(plan: DraftPlan, settings: Settings) -> VerifierEntry:
+  """The rule in force, which the plan may restrict or exchange."""
+  auto = 'sampling' if plan.has_log_probs else 'match'
+  rule = verifier_registry.choose(
+    settings.verifier,
+    sampled=settings.warp.sampled,
+    auto=plan.auto_verifier or auto,
+    drafts=plan.num_draft > 0,
+  )
+  instead = dict(plan.rerouted).get(rule.name)
+  if instead is not None:
+    rule = verifier_registry.resolve(instead)
+  able = plan.allowed_verifiers or verifier_registry.names()
+  if plan.needs_target_sample:
+    able = [
+      entry.name
+      for entry in verifier_registry.entries()
+      if entry.keeps_target_sample
+    ]
+  fits = rule.keeps_target_sample or not plan.needs_target_sample
+  if plan.allowed_verifiers:
+    fits &= rule.name in plan.allowed_verifiers
+  if not fits:
+    raise ValueError(
+      f'This drafter works with the verifiers {", ".join(able)} (or auto), not '
+      f'with {rule.name}.'
+    )
+  return rule
+
+
+@functools.lru_cache(maxsize=None)
+def _bound(
+  entry: DrafterEntry, lm, config, plan: DraftPlan, style: drawing.Style
+) -> base.Drafter:
+  """What the entry binds, remembered by exactly these arguments."""
+  made = entry.bind(lm, config, plan, style)
+  if not isinstance(made, base.Drafter):
+    raise ValueError(
+      f'The drafter {entry.name} must be bound to a Drafter, not '
+      f'{type(made).__name__}.'
+    )
+  if (made.num_draft, made.max_path) != (plan.num_draft, plan.max_path):
+    raise ValueError(
+      f'The drafter {entry.name} has num_draft={made.num_draft} and max_path='
+      f'{made.max_path}, but its plan says {plan.num_draft} and '
+      f'{plan.max_path}.'
+    )
+  return made
+
+
+def _returning(target: Target, layers: tuple[int, ...]) -> base.CachedLM:
+  """The target's `CachedLM`, returning the states of some layers."""
+  if not layers:
+    return target.lm
+  if target.config is None:
+    raise ValueError(
+      f'The drafter reads states of the target, but {target.name} is a model '
+      'of your own whose functions return none.'
+    )
+  return model_lib.lm_of(
+    target.config,
+    target.layout,
+    vocab_size=target.lm.vocab_size,
+    hidden_layers=layers,
+  )
+
+
+def plain(
   target: base.CachedLM,
-  drafter: Union[
-    None, str, base.CachedLM, Hybrid, drafters.SlotSpec, Attached
-  ] = None,
-  *,
-  num_draft: int = 4,
-  verify: str = 'auto',
   warp: warp_lib.WarpSpec = warp_lib.WarpSpec(),
   sampler: str = 'gumbel',
-  min_promise: float = 0.5,
-  search: Optional[search_lib.SearchConfig] = None,
-  tree: str = '',
-  only: tuple[int, ...] = (),
-) -> generate_lib.Recipe:
-  """Assembles what `generate` needs.
+) -> Recipe:
+  """The recipe of plain decoding: a round is one token of the target's own."""
+  settings = Settings(warp=warp, sampler=sampler)
+  return assemble(Target(target), None, settings).recipe
+
+
+def generate_autoregressive(
+  target: base.CachedLM,
+  params: base.PyTree,
+  prompt: base.Prompt,
+  controls: base.Controls,
+  *,
+  max_new_tokens: int,
+  warp: warp_lib.WarpSpec = warp_lib.WarpSpec(),
+  sampler: str = 'gumbel',
+  capacity: Optional[int] = None,
+) -> generate_lib.Generation:
+  """Decodes token by token: the baseline, on the very same loop.
 
   Args:
-    target: the model whose law the output has.
-    drafter: None for plain decoding, a name of `FREE_DRAFTERS`, a draft model,
-      a `Hybrid` of one, a `SlotSpec`, or a network `Attached` to the target.
-    num_draft: K; 0 is plain decoding too.
-    verify: a name of `verifiers.NAMES`, or 'auto'.
-    warp: static switches; see `controls.Sampling.warp_spec`.
-    sampler: of plain sampling, which `coupled` and `match` reproduce.
-    min_promise: `suffix` and `Hybrid` draft by matching only where they expect
-      this many accepted tokens: what a block of K costs beyond a step, in
-      steps.
-    search: settings of the drafters that search; None for the defaults.
-    tree: of an `Attached` drafter's drafts, see `trees.parse`; '' for chains.
-    only: the tokens that a network may draft; () for all.
+    target: the model; static.
+    params: its parameters.
+    prompt: as in `generate`.
+    controls: as in `generate`.
+    max_new_tokens: as in `generate`.
+    warp: static switches.
+    sampler: 'gumbel' or 'inverse_cdf'; `coupled` and `match` with the same
+      sampler and row keys give these very tokens.
+    capacity: as in `generate`.
 
   Returns:
-    A hashable `generate.Recipe`.
-
-  Raises:
-    ValueError: for unknown names, and models that do not fit together.
+    `Generation`.
   """
-  validation.at_least('num_draft', num_draft, 0)
-  name = choose_verifier(verify, warp, drafter)
-  if drafter is None or num_draft == 0:
-    return generate_lib.plain(target, warp, sampler)
-  if tree and not isinstance(drafter, Attached):
-    raise ValueError(
-      'A tree is for parallel, medusa and eagle drafters; leave tree empty.'
-    )
-  topology = None
-  if isinstance(drafter, Attached):
-    target = drafter.target
-    topology = _topology(drafter, num_draft, tree)
-  search = search or search_lib.SearchConfig()
-  max_path = _max_path(drafter, num_draft, search, topology)
-  verifier = verifiers_lib.make(name, sampler=sampler, max_path=max_path)
-  style = drafters.style_for(verifier, warp, sampler)._replace(only=only)
-  made, widths = _drafter(
-    target, drafter, num_draft, style, min_promise, search, topology, max_path
+  return generate_lib.generate(
+    plain(target, warp, sampler),
+    generate_lib.Params(params),
+    prompt,
+    controls,
+    max_new_tokens=max_new_tokens,
+    capacity=capacity,
   )
-  # Lenience judges rows of temperature 0 by their gaps, which one-hot hides.
-  target_warp = dataclasses.replace(warp, one_hot=name != 'lenient')
-  return generate_lib.Recipe(target, made, verifier, target_warp, widths)
-
-
-def _drafter(
-  target, drafter, num_draft, style, min_promise, search, topology, max_path
-) -> tuple[base.Drafter, tuple[int, ...]]:
-  """What `recipe` calls a drafter as one, and the widths of its drafts."""
-  if isinstance(drafter, Attached):
-    vocab_size = target.vocab_size
-    return drafters.parallel(drafter.config, topology, vocab_size, style), ()
-  if isinstance(drafter, base.CachedLM):
-    _check_fit(target, drafter)
-    return drafters.autoregressive(drafter, num_draft, style), ()
-  if isinstance(drafter, drafters.SlotSpec):
-    _check_slots(target, drafter)
-    return drafters.slot_drafter(drafter, num_draft, style), ()
-  if isinstance(drafter, Hybrid):
-    _check_fit(target, drafter.lm)
-    model_draft = min(drafter.num_draft, num_draft)
-    spec = drafters.HybridSpec(
-      search.suffix(num_draft, min_promise),
-      model_draft,
-      drafter.draft_cost,
-      drafter.block_cost,
-    )
-    made = drafters.hybrid(drafter.lm, spec, style, target.is_encoder_decoder)
-    return made, _widths(spec.num_draft if spec.can_pay else 2, num_draft)
-  made = _free(target, drafter, num_draft, min_promise, search)
-  # The nodes of a tree are verified all or none.
-  return made, (0, num_draft) if max_path else _widths(2, num_draft)
-
-
-def _topology(drafter: Attached, num_draft: int, tree: str) -> trees.Topology:
-  """What a network that hangs on its target drafts."""
-  if drafter.config.is_heads:
-    num_draft = min(num_draft, drafter.config.num_draft)
-  if not tree:
-    return trees.chain(num_draft)
-  return trees.parse(tree, num_draft, drafter.config.acceptance)
-
-
-def _max_path(drafter, num_draft, search, topology) -> int:
-  """Longest path of the trees that are drafted; 0 for chains."""
-  if topology is not None:
-    return 0 if topology.is_chain else topology.max_depth
-  if not search.tree or drafter not in ('suffix', 'token_recycling'):
-    return 0
-  if search.tree > num_draft:
-    raise ValueError(
-      f'search.tree={search.tree} asks for paths longer than the '
-      f'num_draft={num_draft} nodes of a tree.'
-    )
-  return search.tree
-
-
-def _free(
-  target: base.CachedLM,
-  name: str,
-  num_draft: int,
-  min_promise: float,
-  search: search_lib.SearchConfig,
-) -> base.Drafter:
-  """A drafter of `FREE_DRAFTERS`."""
-  from_source = target.is_encoder_decoder
-  if name == 'prompt_lookup':
-    return drafters.prompt_lookup(
-      num_draft=num_draft, search_source=from_source, **search.lookup()
-    )
-  if name == 'suffix':
-    return drafters.suffix(
-      search.suffix(num_draft, min_promise), search_source=from_source
-    )
-  if name == 'token_recycling':
-    return drafters.token_recycling(
-      vocab_size=target.vocab_size,
-      num_draft=num_draft,
-      from_prompt=not from_source,
-      **search.recycling(),
-    )
-  raise ValueError(
-    f'Unknown drafter {name!r}; use a draft model or one of {FREE_DRAFTERS}.'
-  )
-
-
-def _widths(middle: int, num_draft: int) -> tuple[int, ...]:
-  """Widths to compile: none drafted, a short draft, a whole one."""
-  return tuple(sorted({0, min(middle, num_draft), num_draft}))
-
-
-def _check_fit(target: base.CachedLM, drafter: base.CachedLM) -> None:
-  """Refuses a draft model that cannot follow the target."""
-  kinds = {True: 'an encoder-decoder', False: 'decoder-only'}
-  if target.is_encoder_decoder != drafter.is_encoder_decoder:
-    raise ValueError(
-      f'The drafter is {kinds[drafter.is_encoder_decoder]} but the target '
-      f'is {kinds[target.is_encoder_decoder]}; both must be of one kind.'
-    )
-  if target.vocab_size != drafter.vocab_size:
-    raise ValueError(
-      f'The drafter scores {drafter.vocab_size} tokens but the target '
-      f'{target.vocab_size}; make both with the same vocab_size.'
-    )
-
-
-def _check_slots(target: base.CachedLM, drafter: drafters.SlotSpec) -> None:
-  """Refuses a network that drafts for another kind of target."""
-  if not target.is_encoder_decoder:
-    raise ValueError(
-      f'A {drafter.config.model_type} drafts for encoder-decoders, but the '
-      'target is decoder-only.'
-    )
-  if target.vocab_size != drafter.vocab_size:
-    raise ValueError(
-      f'The drafter scores {drafter.vocab_size} tokens but the target '
-      f'{target.vocab_size}; train one for this target.'
-    )
 
 
 def compiled(
-  recipe: generate_lib.Recipe,
-  max_new_tokens: int,
-  capacity: Optional[int] = None,
+  recipe: Recipe, max_new_tokens: int, capacity: Optional[int] = None
 ):
   """`generate` for one recipe as one compiled function.
 

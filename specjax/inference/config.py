@@ -2,21 +2,23 @@
 
 import dataclasses
 import json
-import numbers
-from typing import Any, Callable, Sequence, Union
+from typing import Any, Callable, Mapping, Sequence, Union
 
 import numpy as np
 
 from specjax import validation
 from specjax.decoding import beam
-from specjax.decoding import search as search_lib
-from specjax.decoding import verifiers as verifiers_lib
+from specjax.decoding import options as options_lib
 from specjax.decoding.controls import Sampling
+from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.sampling import SAMPLERS
+from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.distributed import mesh as mesh_lib
+from specjax.inference import assemble
+from specjax.inference import verifier_sources
 
-LARGEST = 2**31 - 1
 DTYPES = ('float32', 'bfloat16', 'w8a8', 'stored')
+COSTS = ('auto', 'measure', 'rule')
 QUANTIZE = ('none', 'target', 'drafter', 'both')
 
 # What may differ from prompt to prompt; one value serves all of them.
@@ -26,12 +28,60 @@ PER_PROMPT = (
   'top_p',
   'min_p',
   'repetition_penalty',
-  'lenience',
-  'beta',
-  'tau',
   'max_new_tokens',
   'seed',
 )
+
+# Options and keywords of version 0.1 that have another name now.
+MOVED = {
+  'verify': 'verifier',
+  'tree': 'drafters.speculator.tree',
+  'lenience': 'verifiers.lenient.lenience',
+  'beta': 'verifiers.top_candidates.beta',
+  'tau': 'verifiers.top_candidates.tau',
+  'search': 'drafters.NAME.FIELD',
+  'search.tree': 'drafters.suffix.tree or drafters.token_recycling.tree',
+  'search.max_ngram': 'drafters.prompt_lookup.max_ngram',
+  'search.min_ngram': 'drafters.prompt_lookup.min_ngram',
+  'search.match': 'drafters.prompt_lookup.match',
+  'search.periodic': 'drafters.prompt_lookup.periodic',
+  'search.max_depth': 'drafters.suffix.max_depth',
+  'search.min_match': 'drafters.suffix.min_match',
+  'search.factor': 'drafters.suffix.factor',
+  'search.offset': 'drafters.suffix.offset',
+  'search.min_token_prob': 'drafters.suffix.min_token_prob',
+  'search.min_score': 'drafters.suffix.min_expected_accepted',
+  'search.max_matches': 'drafters.suffix.max_matches',
+  'search.max_wait': 'drafters.suffix.max_wait',
+  'search.successors': 'drafters.token_recycling.successors',
+  'search.decay': 'drafters.token_recycling.decay',
+}
+
+
+def check_moved(given: Mapping[str, Any]) -> None:
+  """Raises ValueError for a keyword that has another name now.
+
+  Args:
+    given: keywords and their values.
+  """
+  for name in given:
+    if name in MOVED:
+      new = MOVED[name]
+      how = new
+      if '.' in new:
+        group, entry, field = new.split(' or ')[0].split('.')
+        how = f"{group}={{'{entry}': {{'{field}': ...}}}}"
+      raise ValueError(f'{name} has moved: give {how} instead.')
+
+
+def default_drafters() -> Any:
+  """Options of every registered drafter."""
+  return options_lib.container(drafter_registry.entries())
+
+
+def default_verifiers() -> Any:
+  """Options of every registered verification rule."""
+  return options_lib.container(verifier_registry.entries())
 
 
 @dataclasses.dataclass
@@ -42,12 +92,17 @@ class DecodeConfig:
   Attributes:
     num_draft: K, tokens drafted a round; 0 means plain decoding.
     corpus_tokens: most tokens that a corpus of earlier answers keeps.
-    verify: 'auto' or a verifier's name: greedy, sampling, block,
-      traversal, coupled, match (exact), lenient, top_candidates, typical
-      (lossy). 'auto' is greedy at
-      temperature 0, else sampling for a draft model and match without one.
-    tree: of the drafts of a parallel, medusa or eagle drafter: medusa, eagle,
-      grown:N, or paths of nodes such as '0 1 00'; empty for chains.
+    verifier: 'auto', a verifier's name, or FILE.py:NAME: greedy, sampling,
+      block, traversal, coupled, match (exact), lenient, top_candidates, typical
+      (lossy). 'auto' is greedy at temperature 0, else sampling for drafts with
+      probabilities, coupled for a hybrid, and match for other drafts.
+    drafters: options of each drafter, as drafters.NAME.FIELD; from Python
+      {'NAME': {'FIELD': value}}.
+    verifiers: options of each verification rule, likewise.
+    costs: what decides where `suffix` and `hybrid` draft: measure (what a block
+      costs on this machine), rule (a stated rule, the same everywhere), or auto
+      (an earlier measurement, else one if the job takes over a minute, else the
+      rule; the rule wherever tokens depend on what is drafted).
     sampler: of plain sampling: gumbel or inverse_cdf.
     temperature: 0 is greedy.
     top_k: 0 keeps every token.
@@ -55,9 +110,6 @@ class DecodeConfig:
     min_p: in [0, 1]; 0 keeps every token.
     repetition_penalty: above 0; 1 changes nothing.
     no_repeat_ngram_size: 0 allows every repetition.
-    lenience: in (0, 1]; of the lossy verifier `lenient`.
-    beta: at least 1, and
-    tau: at least 0; of the lossy verifier `top_candidates`.
     num_beams: hypotheses of a beam search, which is not speculative; 1 is none.
     length_penalty: of a beam search: scores are divided by length to this
       power.
@@ -77,15 +129,16 @@ class DecodeConfig:
     mesh: the devices; see `mesh.MeshConfig`.
     chat: wrap text prompts in the tokenizer's chat template.
     prefix: put before every text prompt.
-    search: how drafters without a model search.
     explain: measure step times after a run with a draft model and say why it
       was faster or not.
   """
 
   num_draft: int = 4
   corpus_tokens: int = 131072
-  verify: str = 'auto'
-  tree: str = ''
+  verifier: str = 'auto'
+  drafters: Any = dataclasses.field(default_factory=default_drafters)
+  verifiers: Any = dataclasses.field(default_factory=default_verifiers)
+  costs: str = 'auto'
   sampler: str = 'gumbel'
   temperature: float = 0.0
   top_k: int = 0
@@ -93,9 +146,6 @@ class DecodeConfig:
   min_p: float = 0.0
   repetition_penalty: float = 1.0
   no_repeat_ngram_size: int = 0
-  lenience: float = 1.0
-  beta: int = 1
-  tau: float = 0.0
   num_beams: int = 1
   length_penalty: float = 1.0
   early_stopping: str = 'false'
@@ -113,23 +163,33 @@ class DecodeConfig:
   chat: bool = False
   prefix: str = ''
   explain: bool = True
-  search: search_lib.SearchConfig = dataclasses.field(
-    default_factory=search_lib.SearchConfig
-  )
+  verify: dataclasses.InitVar[Any] = None
+  tree: dataclasses.InitVar[Any] = None
+  search: dataclasses.InitVar[Any] = None
+  lenience: dataclasses.InitVar[Any] = None
+  beta: dataclasses.InitVar[Any] = None
+  tau: dataclasses.InitVar[Any] = None
+
+  def __post_init__(self, *moved: Any):
+    names = ('verify', 'tree', 'search', 'lenience', 'beta', 'tau')
+    check_moved(
+      {name: value for name, value in zip(names, moved) if value is not None}
+    )
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
+    for name in (*_WHOLE, *_REAL):
+      given = getattr(self, name)
+      if np.ndim(given) and name not in PER_PROMPT:
+        raise ValueError(f'{name} takes one value, not {len(given)}.')
     for name, lowest in _WHOLE.items():
-      _check(
-        self,
-        name,
-        lambda v: isinstance(v, numbers.Integral) and lowest <= v <= LARGEST,
-        f'a whole number, {lowest} or more (at most 2**31 - 1)',
-      )
+      validation.each_whole(name, getattr(self, name), lowest)
     for name, (good, what) in _REAL.items():
-      _check(self, name, good, what)
-    names = ('auto',) + tuple(verifiers_lib.NAMES)
-    validation.one_of('verify', self.verify, names, str)
+      validation.each(name, getattr(self, name), good, what)
+    self.rule()
+    options_lib.validate_all(self.drafters, drafter_registry.entries())
+    options_lib.validate_all(self.verifiers, verifier_registry.entries())
+    validation.one_of('costs', self.costs, COSTS, str)
     validation.one_of('sampler', self.sampler, SAMPLERS, str)
     validation.one_of('dtype', self.dtype, DTYPES, str)
     validation.one_of('quantize', self.quantize, QUANTIZE, str)
@@ -138,7 +198,6 @@ class DecodeConfig:
       'early_stopping', self.early_stopping, beam.EARLY_STOPPING, str
     )
     self._check_beams()
-    self.search.validate()
     if not all(self.stops()):
       raise ValueError('stop must not hold an empty string.')
 
@@ -182,6 +241,30 @@ class DecodeConfig:
       raise ValueError(f'stop must hold strings, not {stop!r}.')
     return tuple(stop)
 
+  def rule(self) -> Any:
+    """The `VerifierEntry` asked for, or None for 'auto'.
+
+    Raises:
+      ValueError, FileNotFoundError: there is no such rule.
+    """
+    return verifier_sources.resolve(self.verifier)
+
+  def recipe_settings(self, **changes: Any) -> assemble.Settings:
+    """What a recipe depends on.
+
+    Args:
+      **changes: fields of `assemble.Settings` that differ.
+    """
+    made = assemble.Settings(
+      num_draft=self.num_draft,
+      verifier=self.rule() or verifier_registry.AUTO,
+      drafters=self.drafters,
+      verifiers=self.verifiers,
+      warp=self.sampling().warp_spec(),
+      sampler=self.sampler,
+    )
+    return made._replace(**changes)
+
   def sampling(self, rows: Union[None, Sequence[int]] = None) -> Sampling:
     """The values that shape the distribution.
 
@@ -210,7 +293,6 @@ _WHOLE = {
   'corpus_tokens': 2,
   'top_k': 0,
   'no_repeat_ngram_size': 0,
-  'beta': 1,
   'num_beams': 1,
   'max_new_tokens': 0,
   'num_return_sequences': 1,
@@ -223,17 +305,5 @@ _REAL: dict[str, tuple[Callable[[float], bool], str]] = {
   'top_p': (lambda v: 0 < v <= 1, 'above 0 and at most 1'),
   'min_p': (lambda v: 0 <= v <= 1, 'between 0 and 1'),
   'repetition_penalty': (lambda v: 0 < v < np.inf, 'above 0'),
-  'lenience': (lambda v: 0 < v <= 1, 'above 0 and at most 1'),
-  'tau': (lambda v: v >= 0, '0 or more'),
   'length_penalty': (lambda v: abs(v) < np.inf, 'a number'),
 }
-
-
-def _check(config, name: str, good: Callable[[Any], bool], what: str) -> None:
-  given = getattr(config, name)
-  if np.ndim(given) and name not in PER_PROMPT:
-    raise ValueError(f'{name} takes one value, not {len(given)}.')
-  for value in np.ravel(np.asarray(given, dtype=object)):
-    number = isinstance(value, (numbers.Real, np.number))
-    if not number or isinstance(value, bool) or not good(value):
-      raise ValueError(f'{name} must be {what}, not {value!r}.')

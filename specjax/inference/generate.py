@@ -5,29 +5,35 @@
   answers = specjax.generate(model, ['Once upon a time'], drafter=draft)
   print(answers[0].text)
 
-`generate` is `plan` followed by `stream`. `plan` does all checking before any
-work is done; `stream` yields finished batches in the order of the prompts.
+`generate` is `planning.plan` followed by `stream`. The first does all checking
+before any work is done; the second yields finished batches in the order of the
+prompts.
 """
 
 import dataclasses
 import functools
 import time
-from typing import Iterator, Optional, Sequence
+from typing import Any, Callable, Iterator, Optional, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from specjax import text as text_lib
-from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
 from specjax.decoding import beam
+from specjax.decoding import contract
+from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
+from specjax.distributed import processes
 from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import batching
+from specjax.inference import costs as costs_lib
+from specjax.inference import encoding
+from specjax.inference import planning
 from specjax.inference.batching import Job
-from specjax.inference.batching import plan
 from specjax.inference.batching import Row
 from specjax.inference.config import DecodeConfig
 
@@ -69,33 +75,40 @@ class Batch:
 
 
 def generate(
-  model: loading.Model,
-  prompts: batching.Prompts,
+  model: model_lib.Model,
+  prompts: encoding.Prompts,
   *,
-  drafter: batching.Drafter = None,
+  drafter: Any = None,
   config: Optional[DecodeConfig] = None,
+  corpus: Optional[corpus_lib.Corpus] = None,
   **settings,
 ) -> list[Answer]:
   """Decodes prompts, speculatively where a drafter is given.
 
   Args:
-    model: the target, from `specjax.load`.
+    model: the target, from `specjax.load` or `specjax.Model.from_lm`.
     prompts: a string, a list of strings, chats (lists of messages) or token
       ids, an int array [S] or [N, S], or a `base.Prompt`.
-    drafter: a model, a `Hybrid` of one, 'prompt_lookup', 'suffix' or
-      'token_recycling', or None for plain decoding.
+    drafter: a name or folder, a loaded model, a `DrafterEntry`, a
+      `base.Drafter`, what `specjax.drafters.custom` or
+      `specjax.drafters.hybrid` returns, or None for plain decoding.
     config: `DecodeConfig`; by default its defaults.
-    **settings: fields of it that differ, for instance `temperature=0.7`.
+    corpus: earlier answers that `suffix` and a hybrid may copy from.
+    **settings: fields of it that differ, for instance `temperature=0.7`, or
+      `verifier=` a name, a `VerifierEntry` or a `Verifier`.
 
   Returns:
     An `Answer` for each prompt (`num_return_sequences` for each), in order.
 
   Raises:
-    ValueError: for bad settings or prompts, before anything is decoded.
+    ValueError: for bad settings or prompts, before anything is decoded; for a
+      drafter or rule of your own that breaks its contract, after the batch.
     FloatingPointError: if a row's logits are not finite.
     MemoryError: if the device is too small for the batch.
   """
-  job = plan(model, prompts, drafter=drafter, config=config, **settings)
+  job = planning.plan(
+    model, prompts, drafter=drafter, config=config, corpus=corpus, **settings
+  )
   return [answer for batch in stream(job) for answer in batch.answers]
 
 
@@ -107,20 +120,25 @@ def warm_up(job: Job) -> float:
   return time.perf_counter() - begin
 
 
-def stream(job: Job) -> Iterator[Batch]:
+def stream(
+  job: Job, progress: Callable[[str], None] = lambda text: None
+) -> Iterator[Batch]:
   """Decodes batch by batch.
 
   Args:
-    job: from `plan`.
+    job: from `planning.plan`.
+    progress: called with a line before costs are measured.
 
   Yields:
     `Batch`es whose answers, one after the other, are those of `job.rows`.
 
   Raises:
-    FloatingPointError, MemoryError: see `generate`.
+    ValueError, FloatingPointError, MemoryError: see `generate`.
   """
-  done = 0
-  for first, end, width in job.batches:
+  done, spent = 0, 0.0
+  if job.config.costs == 'measure':
+    job = planning.measured(job, progress)
+  for number, (first, end, width) in enumerate(job.batches, 1):
     if first > done:
       yield Batch(tuple(map(_blank, job.rows[done:first])), 0.0)
     rows = job.rows[first:end]
@@ -134,15 +152,18 @@ def stream(job: Job) -> Iterator[Batch]:
         answers.append(_blank(row))
         continue
       place = live.index(row)
-      if generation.status[place] == generate_lib.NAN:
-        failure = _not_finite(row, int(generation.num_tokens[place]))
+      failure = _failure(job, row, generation, place)
+      if failure:
         break
       answers.append(_answer(job, row, generation, place))
     yield Batch(tuple(answers), seconds)
-    job = batching.learn(job, [answer.tokens for answer in answers])
+    job = planning.update_corpus(job, [answer.tokens for answer in answers])
     if failure:
       raise failure
-    done = end
+    done, spent = end, spent + seconds
+    left = spent / number * (len(job.batches) - number)
+    if number == 1 and processes.from_first(left > costs_lib.WORTH_SECONDS):
+      job = planning.measured(job, progress)
   if done < len(job.rows):
     yield Batch(tuple(map(_blank, job.rows[done:])), 0.0)
 
@@ -260,9 +281,19 @@ def _blank(row: Row) -> Answer:
   )
 
 
-def _not_finite(row: Row, count: int) -> FloatingPointError:
+def _failure(job: Job, row: Row, generation, place: int):
+  """The error that one row ends the job with, or None."""
+  faults = generation.faults
+  if faults is not None and faults[place]:
+    return ValueError(
+      f'Prompt {row.prompt_index + 1}: {contract.explain(int(faults[place]))} '
+      f'(drafter {job.assembled.source.name}, verifier '
+      f'{job.assembled.rule.name}).'
+    )
+  if generation.status[place] != generate_lib.NAN:
+    return None
   return FloatingPointError(
     f"Prompt {row.prompt_index + 1}: the target's logits are not finite after "
-    f'{count} new tokens, so nothing was sampled from them; check the weights, '
-    'or use dtype=float32.'
+    f'{int(generation.num_tokens[place])} new tokens, so nothing was sampled '
+    'from them; check the weights, or use dtype=float32.'
   )

@@ -6,9 +6,9 @@ the prompts, when attention scores of a layer exist twice, and a step, when
 logits do.
 """
 
-import dataclasses
 import math
-from typing import NamedTuple, Optional, Union
+import os
+from typing import Any, NamedTuple, Optional, Union
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +19,24 @@ from specjax import models
 from specjax import text as text_lib
 from specjax.checkpoints import folder as folder_lib
 from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
 from specjax.checkpoints import tensor_names
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
+from specjax.decoding.drafters.entry import DraftData
 from specjax.distributed import mesh as mesh_lib
 from specjax.inference import assemble
-from specjax.inference import drafting
+from specjax.inference import costs as costs_lib
+from specjax.inference import random_models
+from specjax.inference import sources
 from specjax.inference.config import DecodeConfig
 from specjax.models import own_format
+from specjax.models import registry as families
 from specjax.models import sharded
 from specjax.models.common import cpu_layout
 from specjax.models.common import quantize
+from specjax.models.facts import ModelFacts
 
 Subject = Union[models.Config, str]
 
@@ -65,7 +71,7 @@ class MemoryEstimate(NamedTuple):
 def estimate_memory(
   config: Subject,
   *,
-  drafter: Optional[Subject] = None,
+  drafter: Any = None,
   decode: Optional[DecodeConfig] = None,
   prompt_tokens: int = 128,
   layout: Optional[mesh_lib.Layout] = None,
@@ -73,9 +79,9 @@ def estimate_memory(
   """Estimates the memory that decoding takes of each device.
 
   Args:
-    config: of the target, or its folder.
-    drafter: of a draft model, or its folder; or a drafter's name, as in
-      `--drafter`.
+    config: of the target, or its folder or name.
+    drafter: config of a draft model, or a drafter as `specjax.generate` takes
+      it; of a folder nothing but the metadata is read.
     decode: how to decode; by default the defaults.
     prompt_tokens: of the longest prompt.
     layout: the mesh; by default that of `decode.mesh`.
@@ -88,48 +94,96 @@ def estimate_memory(
   """
   decode = decode or DecodeConfig()
   layout = layout or mesh_lib.make_layout(decode.mesh)
-  whole = None
-  if layout is not None:
-    whole = mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
-    whole = layout if decode.mesh.drafter == 'sharded' else whole
-  int8 = decode.quantize
-  target = _part(config, decode, layout, int8 in ('target', 'both'))
-  if not models.is_language_model(target.local):
-    raise loading.no_target(config if isinstance(config, str) else 'The config')
-  draft = None
-  if decode.num_draft and drafter not in (None, '', 'none'):
-    draft = drafter
-    if isinstance(drafter, str):
-      draft = drafter = drafter.removeprefix(drafting.HYBRID)
-    if not isinstance(drafter, str) or drafter not in assemble.FREE_DRAFTERS:
-      with mesh_lib.about_drafter(decode.mesh):
-        draft = _part(drafter, decode, whole, int8 in ('drafter', 'both'))
+  target = _part(_config_of(config), decode, layout, 'target')
+  if not families.family_of(target.local).is_target:
+    raise model_lib.no_target(
+      config if isinstance(config, str) else 'The config'
+    )
+  source, draft = None, None
+  if decode.num_draft:
+    with mesh_lib.about_drafter(decode.mesh):
+      source, draft = _drafter(drafter, target, decode, layout)
   batch = decode.batch_size
   if layout is not None:
     batch = -(-batch // layout.size('batch'))
   width = text_lib.widths([max(prompt_tokens, 1)])[0]
   budget = text_lib.bucket(int(max(np.ravel(decode.max_new_tokens))))
-  total = sum(p.bytes for p in (target, draft) if isinstance(p, _Part))
-  if isinstance(draft, _Part) and not models.is_language_model(draft.local):
-    # A network that only drafts keeps little beside its weights.
-    draft = assemble.FREE_DRAFTERS[0]
-  state = _state_bytes(target, draft, decode, batch, width, budget)
-  parts = [part for part in (target, draft) if isinstance(part, _Part)]
+  parts = [part for part in (target, draft) if part is not None]
+  state = _state_bytes(target, source, decode, batch, width, budget)
+  working = _working(parts, decode, batch, width, state, source is not None)
+  return MemoryEstimate(sum(part.bytes for part in parts), state, working)
+
+
+def _config_of(name: Any) -> Any:
+  """The config of a folder, a hub id or a `shape:`; a config is one already."""
+  if not isinstance(name, (str, os.PathLike)):
+    return name
+  name = os.fspath(name)
+  if random_models.is_shape(name):
+    return random_models.shape_config(name)
+  return folder_lib.describe(loading.folder_of(name))
+
+
+def _drafter(drafter, target: '_Part', decode, layout):
+  """(source of abstract parameters or None, its model's part or None)."""
+
+  def describe(name, model, how):
+    if random_models.is_network(name):
+      made = random_models.network_config(
+        name, model, dtype=how.dtype or 'float32', num_draft=how.num_draft
+      )
+    else:
+      made = _config_of(name)
+    return _described(made, name)
+
+  if families.is_config(drafter):
+    drafter = _described(drafter, 'drafter')
+  source = sources.resolve(
+    drafter,
+    _described(target.local, 'target'),
+    sources.Loading(num_draft=decode.num_draft, load=describe),
+  )
+  if source is None or source.model is None or source.model.config is None:
+    return source, None
+  whole = sources.drafter_layout(layout, decode.mesh)
+  part = _part(source.model.config, decode, whole, 'drafter')
+  # What one device holds of it is what it runs with.
+  model = _described(part.local, source.name)
+  return source._replace(model=model), part
+
+
+def _described(config: Any, name: str) -> model_lib.Model:
+  """A model of shapes: what a folder holds, without the weights."""
+  return model_lib.Model(
+    params=models.abstract_params(config),
+    config=config,
+    module=None,
+    tokenizer=None,
+    lm=model_lib.lm_of(config, None),
+    eos_ids=(),
+    pad_id=0,
+    name=name,
+  )
+
+
+def _working(parts, decode, batch, width, state, drafts) -> int:
+  """What a pass needs at most beside parameters and state."""
+  target = parts[0]
   prefill = max(_prefill_bytes(part, batch, width) for part in parts)
-  if not target.is_t5:
+  if not target.facts.is_encoder_decoder:
     # The last layer's columns are not there yet when its scores are.
-    prefill -= state // (target.layers + 1)
+    prefill -= state // (target.facts.layers + 1)
   else:
-    prefill += sum(4 * part.local.num_heads * width**2 for part in parts)
+    prefill += sum(4 * part.facts.heads * width**2 for part in parts)
     if len(parts) == 1:
       # An encoder is done before most of the decoder's state begins.
       prefill -= state
   if jax.default_backend() == 'cpu' and target.local.dtype == 'bfloat16':
     prefill += _beside_bfloat16(parts, batch, width)
-  slots = (decode.num_draft if draft is not None else 0) + 1
-  step = 2.1 * batch * slots * target.local.vocab_size * 4
+  slots = (decode.num_draft if drafts else 0) + 1
+  step = 2.1 * batch * slots * target.facts.vocab_size * 4
   step += max(part.converted for part in parts)
-  return MemoryEstimate(total, state, int(max(prefill, step)))
+  return int(max(prefill, step))
 
 
 def _beside_bfloat16(parts, batch: int, width: int) -> int:
@@ -141,7 +195,11 @@ def _beside_bfloat16(parts, batch: int, width: int) -> int:
   if len(parts) == 1:
     return 0
   tables = sum(part.table for part in parts)
-  scores = sum(4 * p.local.num_heads * width**2 for p in parts if p.is_t5)
+  scores = sum(
+    4 * part.facts.heads * width**2
+    for part in parts
+    if part.facts.is_encoder_decoder
+  )
   return 4 * tables + int(0.3 * batch * scores)
 
 
@@ -162,30 +220,27 @@ class _Part(NamedTuple):
   converted: int = 0
 
   @property
-  def is_t5(self) -> bool:
-    return isinstance(self.local, models.T5Config)
-
-  @property
-  def layers(self) -> int:
-    return self.local.num_layers
+  def facts(self) -> ModelFacts:
+    """Sizes of what one device computes."""
+    return families.facts(self.local)
 
 
-def _part(config: Subject, decode, layout, int8: bool) -> _Part:
-  if isinstance(config, str):
-    config = folder_lib.describe(loading.folder_of(config))
+def _part(config: Any, decode, layout, role: str) -> _Part:
   dtype = {'stored': config.dtype, 'w8a8': 'float32'}.get(
     decode.dtype, decode.dtype
   )
   # As in loading, networks that only draft stay as they are.
-  int8 = int8 or decode.dtype == 'w8a8'
-  int8 = int8 and not own_format.is_own(config)
+  int8 = decode.quantize in (role, 'both') or decode.dtype == 'w8a8'
+  int8 = int8 and families.family_of(config).is_target
   local = own_format.with_dtype(config, dtype)
   abstract = models.abstract_params(config)
   if layout is not None:
     layout = sharded.fit(config, layout)
     whole = sharded.expanded(local, layout)
     abstract = models.abstract_params(whole)
-    local = _divided(whole, layout)
+    local = families.family_of(whole).per_device(
+      whole, layout.size('heads'), layout.size('mlp')
+    )
   in_order = layout is None and cpu_layout.applies(local)
   itemsize, total, table, converted = jnp.dtype(dtype).itemsize, 0, 0, 0
   converts = jax.default_backend() == 'cpu' and decode.dtype != 'w8a8'
@@ -205,68 +260,54 @@ def _part(config: Subject, decode, layout, int8: bool) -> _Part:
   return _Part(local, total, table, converted)
 
 
-def _divided(config, layout):
-  """A config of the size that one device computes."""
-  heads, mlp = layout.size('heads'), layout.size('mlp')
-  if heads == mlp == 1:
-    return config
-  if isinstance(config, models.T5Config):
-    return dataclasses.replace(
-      config, num_heads=config.num_heads // heads, d_ff=config.d_ff // mlp
-    )
-  return dataclasses.replace(
-    config,
-    num_attention_heads=config.num_attention_heads // heads,
-    num_key_value_heads=config.num_key_value_heads // heads,
-    intermediate_size=config.intermediate_size // mlp,
-  )
-
-
-def _state_bytes(target, draft, decode, batch, width, budget) -> int:
+def _state_bytes(target, source, decode, batch, width, budget) -> int:
   """Of what the loop carries."""
-  lm = models.make_lm(target.local)
-  drafter = models.make_lm(draft.local) if isinstance(draft, _Part) else draft
-  recipe = assemble.recipe(
-    lm,
-    drafter,
-    num_draft=decode.num_draft,
-    verify=decode.verify,
-    warp=decode.sampling().warp_spec(),
-    sampler=decode.sampler,
-  )
-  params = generate_lib.Params(
-    models.abstract_params(target.local),
-    models.abstract_params(draft.local) if isinstance(draft, _Part) else None,
+  assembled = assemble.assemble(
+    assemble.target_of(_described(target.local, 'target')),
+    source,
+    decode.recipe_settings(warp=decode.sampling().warp_spec()),
+    rows=batch,
   )
   prompt = base.Prompt(
     jax.ShapeDtypeStruct((batch, width), jnp.int32),
     jax.ShapeDtypeStruct((batch,), jnp.int32),
   )
 
-  def start(params, prompt):
-    controls = Sampling(temperature=0.0).controls(
-      row_keys(0, range(batch)), budget
+  def start(target_params, model_params, prompt):
+    made = assembled._replace(
+      target=assembled.target._replace(params=target_params)
     )
+    if model_params is not None:
+      model = made.source.model._replace(params=model_params)
+      made = made._replace(source=made.source._replace(model=model))
+    data = DraftData(
+      rows=[[0]],
+      costs=costs_lib.rule(made, batch),
+      script=jnp.zeros((batch, budget), jnp.int32),
+    )
+    controls = Sampling().controls(row_keys(0, range(batch)), budget)
     return generate_lib.start(
-      recipe, params, prompt, controls, max_new_tokens=budget
+      made.recipe, made.params(data), prompt, controls, max_new_tokens=budget
     )
 
-  made = jax.tree.leaves(jax.eval_shape(start, params, prompt))
-  plain = (x for x in made if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+  model = assembled.source.model
+  made = jax.eval_shape(
+    start, assembled.target.params, model and model.params, prompt
+  )
+  plain = (
+    x
+    for x in jax.tree.leaves(made)
+    if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+  )
   return sum(x.size * x.dtype.itemsize for x in plain)
 
 
 def _prefill_bytes(part: _Part, batch: int, width: int) -> int:
   """Scores of a layer twice, in float32, and its widest activations."""
   itemsize = jnp.dtype(part.local.dtype).itemsize
-  local = part.local
-  if part.is_t5:
-    heads, sizes = local.num_heads, (local.d_model, local.d_ff)
-  else:
-    heads = local.num_attention_heads
-    sizes = (local.hidden_size, local.intermediate_size)
-  scores = 2 * 4 * heads * width
-  if part.layers == 1 and not part.is_t5:
+  facts = part.facts
+  if facts.layers == 1 and not facts.is_encoder_decoder:
     # A prompt's last layer makes keys and values and nothing else.
-    return batch * width * itemsize * local.hidden_size
-  return batch * width * (scores + itemsize * sum(sizes))
+    return batch * width * itemsize * facts.width
+  scores = 2 * 4 * facts.heads * width
+  return batch * width * (scores + itemsize * (facts.width + facts.mlp))

@@ -1,0 +1,259 @@
+"""What the parts of a round cost: measured once, kept, or by a stated rule.
+
+Costs decide when `suffix` and `hybrid` draft; they are data of the compiled
+program. Measured are, in steps of the target over one token a row, the target's
+pass over blocks and the draft of a model inside. They belong to a target, a
+device kind, a precision and a batch size, and are kept in the cache folder.
+
+The rule knows no machine: verifying K slots costs (0.4 + 0.1 B K) / (1 + 0.1
+(B - 1)) steps beyond a step for B rows, and a step of a draft model its share
+of the target's bytes.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+from typing import Any, Callable, Optional
+
+import jax
+import numpy as np
+
+from specjax import base
+from specjax import cache
+from specjax.decoding import warp as warp_lib
+from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters.draft_model import autoregressive
+from specjax.decoding.drafters.entry import Costs
+from specjax.distributed import processes
+from specjax.inference import timing
+from specjax.inference.assemble import Assembled
+
+MODES = ('auto', 'measure', 'rule')
+# A job that takes less is not worth a measurement.
+WORTH_SECONDS = 60.0
+# Spent on timing, apart from compilation.
+SECONDS = 2.0
+_FOLDER = 'costs'
+# Precisions in which tokens may depend on a block's width.
+_WIDTH_MATTERS = ('bfloat16', 'w8a8')
+_WARP = warp_lib.WarpSpec()
+
+
+def slots_of(assembled: Assembled) -> tuple[int, ...]:
+  """Draft slots of the blocks whose costs a drafter asks for."""
+  plan = assembled.plan
+  return tuple(sorted({plan.num_draft, plan.draft_slots} - {0}))
+
+
+def rule(assembled: Assembled, rows: int) -> Costs:
+  """Costs by the machine-independent rule.
+
+  Args:
+    assembled: target and drafter; parameters may be shapes.
+    rows: B, decoded together.
+  """
+  step = 1 + 0.1 * (rows - 1)
+  blocks = {
+    slots: 1 + (0.4 + 0.1 * rows * slots) / step
+    for slots in slots_of(assembled)
+  }
+  draft, model = 0.0, assembled.source.model
+  if assembled.plan.draft_slots and model is not None:
+    share = _bytes(model.params) / max(_bytes(assembled.target.params), 1)
+    # One more pass, over the tokens that it has not seen.
+    draft = (assembled.plan.draft_slots + 1) * share
+  return Costs(blocks, draft, 'rule')
+
+
+def _bytes(params: base.PyTree) -> int:
+  return sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params)
+  )
+
+
+def decide(assembled: Assembled, mode: str, dtype: str) -> bool:
+  """Whether measured costs may decide what this drafter does.
+
+  Under rules whose tokens depend on what is drafted, and in precisions whose
+  tokens depend on a block's width, they may only if asked for, so that seed and
+  prompt fix the text.
+
+  Args:
+    assembled: drafter and rule.
+    mode: of `MODES`.
+    dtype: of the config.
+  """
+  if not assembled.plan.uses_costs or mode == 'rule':
+    return False
+  if mode == 'measure':
+    return True
+  return assembled.rule.keeps_target_sample and dtype not in _WIDTH_MATTERS
+
+
+def choose(
+  assembled: Assembled, mode: str, dtype: str, rows: int
+) -> Optional[Costs]:
+  """Costs of an earlier run where they may decide, else by the rule.
+
+  Args:
+    assembled: target and drafter.
+    mode: of `MODES`.
+    dtype: of the config.
+    rows: B.
+
+  Returns:
+    `Costs`, or None where the drafter asks for none.
+  """
+  if not assembled.plan.uses_costs:
+    return None
+  found = kept(assembled, rows) if decide(assembled, mode, dtype) else None
+  return found or rule(assembled, rows)
+
+
+def key(assembled: Assembled, rows: int) -> str:
+  """File name of these costs; '' for models that have no settings to go by.
+
+  Args:
+    assembled: target and drafter.
+    rows: B.
+  """
+  target, model = assembled.target, assembled.source.model
+  if target.config is None or (model is not None and model.config is None):
+    return ''
+  device = jax.devices()[0]
+  shapes = jax.tree.map(
+    lambda x: (x.shape, str(x.dtype)), (target.params, model and model.params)
+  )
+  said = (
+    repr(target.config),
+    repr(model and model.config),
+    str(shapes),
+    device.platform,
+    device.device_kind,
+    jax.__version__,
+    _processor() if device.platform == 'cpu' else '',
+    repr(target.layout and dict(target.layout.mesh.shape)),
+    rows,
+    slots_of(assembled),
+    assembled.plan.draft_slots,
+  )
+  return hashlib.sha256(repr(said).encode()).hexdigest() + '.json'
+
+
+def _processor() -> str:
+  """Model and cores of this machine's processor."""
+  try:
+    with open('/proc/cpuinfo', encoding='utf-8') as file:
+      names = {line for line in file if line.startswith('model name')}
+  except OSError:
+    names = set()
+  return f'{sorted(names)} {len(os.sched_getaffinity(0))}'
+
+
+def kept(assembled: Assembled, rows: int) -> Optional[Costs]:
+  """Costs of an earlier run, or None.
+
+  Args:
+    assembled: target and drafter.
+    rows: B.
+  """
+  name = key(assembled, rows)
+  found = cache.read(_FOLDER, name) if name else None
+  if found is None:
+    return None
+  try:
+    raw = json.loads(found)
+    blocks = {int(slots): float(cost) for slots, cost in raw['blocks'].items()}
+    draft = float(raw['draft'])
+    good = set(slots_of(assembled)) <= set(blocks)
+    good &= all(math.isfinite(x) and x >= 0 for x in (draft, *blocks.values()))
+  except (ValueError, KeyError, TypeError, AttributeError):
+    good = False
+  if not good:
+    logging.getLogger('specjax').warning(
+      'The costs kept in %s are damaged; the stated rule is used.',
+      cache.folder(_FOLDER),
+    )
+    return None
+  return Costs(blocks, draft, 'measured')
+
+
+def measure(
+  assembled: Assembled,
+  params: Any,
+  rows: int,
+  width: int,
+  progress: Callable[[str], None] = lambda text: None,
+) -> Costs:
+  """Times the parts of a round, and keeps what was found.
+
+  Process 0 measures for all.
+
+  Args:
+    assembled: target and drafter.
+    params: `generate.Params`, on their devices.
+    rows: B.
+    width: tokens committed meanwhile.
+    progress: called with a line when it begins.
+  """
+  progress('Measuring what a block costs on this machine.')
+  begin = time.perf_counter()
+  slots = slots_of(assembled)
+  state = timing.middle_state(
+    assembled.recipe, params, rows, width, assembled.dials()
+  )
+  lm = assembled.target.lm
+  timers = [
+    timing.extend_timer(lm, params.target, state.cache, rows, n + 1)
+    for n in (0, *slots)
+  ]
+  if assembled.plan.draft_slots:
+    timers.append(model_timer(assembled, state, rows, width))
+  times = timing.interleaved(
+    timers, samples=3, seconds=SECONDS / (8 * len(timers))
+  )
+  costs = [float(x) / max(times[0], 1e-9) for x in times]
+  found = {
+    'blocks': dict(zip(map(str, slots), costs[1:])),
+    'draft': costs[-1] if assembled.plan.draft_slots else 0.0,
+  }
+  found = processes.from_first(found)
+  name = key(assembled, rows)
+  if name and processes.is_first():
+    if not cache.write(json.dumps(found).encode(), _FOLDER, name):
+      logging.getLogger('specjax').warning(
+        'The measured costs cannot be kept: the cache folder is not writable.'
+      )
+  logging.getLogger('specjax').info(
+    'Measured costs in %.1f seconds.', time.perf_counter() - begin
+  )
+  blocks = {int(n): cost for n, cost in found['blocks'].items()}
+  return Costs(blocks, found['draft'], 'measured')
+
+
+def model_timer(assembled: Assembled, state: Any, rows: int, width: int):
+  """Timer of the draft of a model beside a search, without the search.
+
+  Args:
+    assembled: target and drafter.
+    state: a `generate.DecodeState`.
+    rows: B.
+    width: tokens committed.
+  """
+  model = assembled.source.model
+  drafter = autoregressive(
+    model.lm, assembled.plan.draft_slots, drawing.Style('argmax', False, _WARP)
+  )
+  prompt = base.Prompt(
+    np.ones((rows, width), np.int32), np.full((rows,), width, np.int32)
+  )
+  capacity = state.context.tokens.shape[1]
+  init = jax.jit(functools.partial(drafter.init, capacity=capacity))
+  inner = init(model.params, prompt, None)
+  return timing.propose_timer(
+    drafter, model.params, state.replace(drafter=inner)
+  )

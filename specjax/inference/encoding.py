@@ -1,0 +1,72 @@
+"""Prompts of every kind to token rows, checked."""
+
+from typing import Any, Sequence, Union
+
+import jax
+import numpy as np
+
+from specjax import base
+from specjax import text as text_lib
+
+_WHOLE = (int, np.integer)
+
+
+Prompts = Union[str, Sequence[Any], np.ndarray, jax.Array, base.Prompt]
+
+
+def encode(model, prompts: Prompts, config) -> list[tuple[str, list[int]]]:
+  """(text to show, ids) of every prompt."""
+  tokenizer = model.tokenizer
+  if isinstance(prompts, str):
+    prompts = [prompts]
+  elif isinstance(prompts, base.Prompt):
+    lengths = np.asarray(prompts.length)
+    prompts = [row[:n] for row, n in zip(np.asarray(prompts.tokens), lengths)]
+  elif isinstance(prompts, (np.ndarray, jax.Array)):
+    prompts = list(np.atleast_2d(np.asarray(prompts)))
+  elif _is_chat(prompts) or isinstance(next(iter(prompts), 0.5), _WHOLE):
+    prompts = [prompts]
+  if not len(prompts):
+    raise ValueError('There is no prompt; give at least one.')
+  encoded = []
+  for index, prompt in enumerate(prompts):
+    is_text = isinstance(prompt, str)
+    is_chat = _is_chat(prompt)
+    if is_text or is_chat:
+      if tokenizer is None:
+        raise ValueError(
+          'The target has no tokenizer, so prompts must be token ids.'
+        )
+      tokens = text_lib.encode(
+        tokenizer, prompt, chat=config.chat, prefix=config.prefix
+      )
+      _check_ids(model.lm, index, tokens)
+      encoded.append((text_lib.shown(prompt), tokens))
+      continue
+    tokens = np.asarray(prompt)
+    if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in 'iu'):
+      raise ValueError(
+        f'Prompt {index + 1} is neither text, nor messages, nor a row of '
+        f'token ids (it has shape {tokens.shape} and type {tokens.dtype}).'
+      )
+    _check_ids(model.lm, index, tokens)
+    encoded.append((text_lib.decode(tokenizer, tokens), tokens.tolist()))
+  return encoded
+
+
+def _is_chat(prompt: Any) -> bool:
+  return (
+    isinstance(prompt, (list, tuple))
+    and len(prompt) > 0
+    and isinstance(prompt[0], dict)
+    and 'role' in prompt[0]
+  )
+
+
+def _check_ids(lm: base.CachedLM, index: int, tokens: Sequence[int]) -> None:
+  for token in (min(tokens, default=0), max(tokens, default=0)):
+    if not 0 <= token < lm.vocab_size:
+      raise ValueError(
+        f'Prompt {index + 1} holds the token id {token}, but the target knows '
+        f'ids from 0 to {lm.vocab_size - 1}.'
+      )

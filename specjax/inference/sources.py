@@ -1,0 +1,211 @@
+"""From what a user gives for a drafter to a `Source`: one resolver for all.
+
+A name is a folder or hub id, `FILE.py:NAME`, a registered drafter, one of them
+with something behind a colon (`hybrid:FOLDER`, `simulated:0.8`), or a model
+with random weights (`shape:NAME`, `network:NAME`). From Python, a loaded model,
+a `DrafterEntry`, a `base.Drafter` or a `Source` will do as well.
+"""
+
+import os
+from typing import Any, NamedTuple, Optional
+
+import jax
+
+from specjax import user_files
+from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
+from specjax.decoding.drafters import registry
+from specjax.decoding.drafters.custom import custom
+from specjax.decoding.drafters.custom import is_drafter
+from specjax.decoding.drafters.draft_model import ENTRY as DRAFT_MODEL
+from specjax.decoding.drafters.entry import DrafterEntry
+from specjax.decoding.drafters.entry import Source
+from specjax.distributed import mesh as mesh_lib
+from specjax.distributed import transfer
+from specjax.inference import random_models
+from specjax.models import registry as families
+
+
+class Loading(NamedTuple):
+  """How the model inside a drafter is loaded.
+
+  Attributes:
+    dtype: see `load.load`; None for the checkpoint's own.
+    int8: keep its matrices in eight bits.
+    layout: the mesh, or None for one device.
+    num_draft: slots of a `network:`.
+    seed: of random weights; another one than the target's, or a `shape:` would
+      agree with it always.
+    load: `(name, target, how) -> Model`; None for `load_model`.
+  """
+
+  dtype: Optional[str] = None
+  int8: bool = False
+  layout: Optional[mesh_lib.Layout] = None
+  num_draft: int = 8
+  seed: int = 1
+  load: Any = None
+
+
+def load_target(
+  name: str,
+  *,
+  dtype: Optional[str] = None,
+  layout: Optional[mesh_lib.Layout] = None,
+  int8: bool = False,
+  seed: int = 0,
+) -> model_lib.Model:
+  """Loads a target: a folder, a hub id, or `shape:NAME`.
+
+  Args:
+    name: of it.
+    dtype, layout, int8: as for `load.load`.
+    seed: of random weights.
+
+  Raises:
+    ValueError, FileNotFoundError: one sentence naming what is wrong.
+  """
+  if random_models.is_shape(name):
+    return random_models.load_shape(
+      name, dtype=dtype or 'float32', seed=seed, layout=layout, int8=int8
+    )
+  return loading.load(name, dtype=dtype, layout=layout, int8=int8)
+
+
+def check_name(name: str) -> None:
+  """Refuses what can be no drafter's name, before anything is loaded.
+
+  Raises:
+    FileNotFoundError: it is none of the forms above.
+  """
+  head, colon, rest = name.partition(':')
+  entry = registry.find(head)
+  if name == '' or user_files.is_reference(name) or (entry and not colon):
+    return
+  if entry is not None and entry.takes:
+    if entry.wraps and rest:
+      check_name(rest)
+    return
+  if random_models.is_shape(name) or random_models.is_network(name):
+    return
+  if os.path.isdir(name) or loading.is_hub_id(name):
+    return
+  raise FileNotFoundError(
+    f'There is no drafter {name}: give {registry.names()}.'
+  )
+
+
+def resolve(
+  drafter: Any,
+  target: Optional[model_lib.Model] = None,
+  how: Loading = Loading(),
+) -> Optional[Source]:
+  """What a drafter decodes from; None for plain decoding.
+
+  Args:
+    drafter: see above; None, '' and 'none' are plain decoding.
+    target: what it drafts for; needed by `network:` alone.
+    how: to load the model inside.
+
+  Raises:
+    ValueError, FileNotFoundError: one sentence naming what is wrong.
+  """
+  if drafter is None or drafter == '':
+    return None
+  if isinstance(drafter, Source):
+    return drafter
+  if isinstance(drafter, DrafterEntry):
+    return Source(drafter, drafter.name)
+  if isinstance(drafter, model_lib.Model):
+    return of_model(drafter)
+  if is_drafter(drafter):
+    return custom(drafter)
+  if not isinstance(drafter, (str, os.PathLike)):
+    raise ValueError(
+      'drafter must be a name, a model of specjax.load, a DrafterEntry, a '
+      'Drafter, or what specjax.drafters.custom returns, not '
+      f'{type(drafter).__name__}.'
+    )
+  return _of_name(os.fspath(drafter), target, how)
+
+
+def _of_name(name, target, how) -> Optional[Source]:
+  check_name(name)
+  if user_files.is_reference(name):
+    return _of_file(name, target, how)
+  head, _, rest = name.partition(':')
+  entry = registry.find(head)
+  if entry is None:
+    return of_model((how.load or load_model)(name, target, how), name)
+  if entry.families:
+    raise ValueError(
+      f'{name} names a kind of drafter; give the folder or hub id of one.'
+    )
+  if entry.takes:
+    model, given = entry.parse(rest, lambda inner: resolve(inner, target, how))
+    return Source(entry, name, model, given)
+  return Source(entry, name) if entry.name != 'none' else None
+
+
+def _of_file(name, target, how) -> Optional[Source]:
+  found = user_files.load(name)
+  if not isinstance(found, (Source, DrafterEntry, model_lib.Model)):
+    if not is_drafter(found):
+      raise ValueError(
+        f'{name} must be a DrafterEntry, a Drafter, or what '
+        f'specjax.drafters.custom returns, not {type(found).__name__}.'
+      )
+  return resolve(found, target, how)._replace(name=name)
+
+
+def load_model(name: str, target, how: Loading) -> model_lib.Model:
+  """Loads the model inside a drafter; see `resolve` for the arguments."""
+  if random_models.is_network(name):
+    if how.int8:
+      raise ValueError(
+        f'{name!r} is not made in int8; leave quantize at none or target.'
+      )
+    return random_models.load_network(
+      name,
+      target,
+      dtype=how.dtype or 'float32',
+      num_draft=how.num_draft,
+      seed=how.seed,
+    )
+  return load_target(
+    name, dtype=how.dtype, layout=how.layout, int8=how.int8, seed=how.seed
+  )
+
+
+def of_model(model: model_lib.Model, name: str = '') -> Source:
+  """A loaded model as a drafter, by its family.
+
+  Args:
+    model: of `specjax.load`, or of `Model.from_lm`.
+    name: as the user wrote it; the model's own if ''.
+  """
+  entry = DRAFT_MODEL
+  if model.config is not None:
+    entry = registry.for_family(families.family_of(model.config).name)
+  return Source(entry, name or model.name, model)
+
+
+def to_layout(source: Source, layout: Optional[mesh_lib.Layout]) -> Source:
+  """The drafter on the target's mesh; a model inside it goes there whole."""
+  model = source.model
+  if model is None or layout is None or model.layout is not None:
+    return source
+  whole = mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
+  if model.config is None:
+    params = jax.tree.map(lambda x: transfer.put(x, layout), model.params)
+    return source._replace(model=model._replace(params=params))
+  return source._replace(model=model_lib.spread(model, whole))
+
+
+def drafter_layout(
+  layout: Optional[mesh_lib.Layout], mesh: mesh_lib.MeshConfig
+) -> Optional[mesh_lib.Layout]:
+  """Where the model inside a drafter goes, for a target's mesh."""
+  if layout is None or mesh.drafter != 'replicated':
+    return layout
+  return mesh_lib.with_rules(layout, mesh_lib.REPLICATED)

@@ -1,0 +1,153 @@
+"""Times of a round's parts, each alone in a compiled loop of its own.
+
+A part is repeated inside one program, each repetition depending on the one
+before, so that neither dispatch nor the compiler's hoisting counts.
+"""
+
+import functools
+import time
+from typing import Callable, Sequence
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import base
+from specjax.decoding import generate as generate_lib
+from specjax.decoding import sampling
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
+from specjax.distributed import processes
+
+# How long one sample should take, and how many are taken.
+SAMPLE_SECONDS = 0.08
+SAMPLES = 5
+# Calls that the number of steps is chosen by. One alone may be interrupted, and
+# a sample of too few steps lasts no longer than a call does without any.
+TRIALS = 3
+MOST_STEPS = 512
+# What a clock tells apart.
+_LEAST_SECONDS = 1e-7
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _extend_steps(lm, params, cache, tokens, steps):
+  """Passes over blocks [B, T] of what the block before predicted."""
+
+  def body(_, carry):
+    cache, tokens = carry
+    scored, cache = lm.extend(params, cache, tokens)
+    return cache, sampling.argmax(scored.logits)
+
+  return lax.fori_loop(0, steps, body, (cache, tokens))[1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _propose_steps(drafter, params, state, view, steps):
+  """Proposals, each from a context that the one before touched."""
+
+  def body(_, carry):
+    state, tokens, total = carry
+    context = view.context.replace(tokens=tokens)
+    draft, state = drafter.propose(params, state, view.replace(context=context))
+    first = jnp.maximum(draft.tokens[:, 0], 0)
+    # The first token of the context is no longer what it was, which keeps a
+    # pass from being the same as the last and hardly matters to any drafter.
+    return state, tokens.at[:, 0].set(first), total + jnp.sum(draft.tokens)
+
+  start = state, view.context.tokens, jnp.zeros((), jnp.int32)
+  return lax.fori_loop(0, steps, body, start)[1:]
+
+
+def timer(function, *arguments) -> Callable[[int], float]:
+  """Compiles; returns what gives the seconds of a number of steps."""
+
+  def seconds(steps: int) -> float:
+    count = jnp.int32(steps)
+    begin = time.perf_counter()
+    jax.block_until_ready(function(*arguments, count))
+    return time.perf_counter() - begin
+
+  seconds(1)
+  return seconds
+
+
+def interleaved(
+  timers: Sequence[Callable[[int], float]],
+  *,
+  samples: int = SAMPLES,
+  seconds: float = SAMPLE_SECONDS,
+) -> list[float]:
+  """Median milliseconds of a step of each, samples taken in turn.
+
+  What a call costs without any step, such as its own copy of the caches, is
+  measured with every sample and taken off.
+
+  Args:
+    timers: give the seconds of a number of steps.
+    samples: taken of each.
+    seconds: how long one should take.
+  """
+  steps = []
+  for timer in timers:
+    few = max(min(timer(2) for _ in range(TRIALS)), 1e-6) / 2
+    count = int(np.clip(seconds / few, 2, MOST_STEPS))
+    # Several processes must run the same number of steps.
+    steps.append(processes.from_first(count))
+  found = [
+    [
+      1e3 * max(timer(count) - timer(0), _LEAST_SECONDS) / count
+      for timer, count in zip(timers, steps)
+    ]
+    for _ in range(samples)
+  ]
+  return [float(x) for x in np.median(found, axis=0)]
+
+
+def extend_timer(lm, params, cache, batch: int, width: int):
+  """Timer of the target's pass over a block of `width` tokens."""
+  tokens = jnp.ones((batch, width), jnp.int32)
+  return timer(_extend_steps, lm, params, cache, tokens)
+
+
+def operations(lm, params, cache, batch: int) -> float:
+  """Arithmetic of a pass over one token a row; 0 where nobody counts it."""
+  tokens = jnp.ones((batch, 1), jnp.int32)
+  lowered = _extend_steps.lower(lm, params, cache, tokens, jnp.int32(1))
+  return float((lowered.cost_analysis() or {}).get('flops', 0.0))
+
+
+def propose_timer(drafter: base.Drafter, params, state):
+  """Timer of one proposal, from a `generate.DecodeState`."""
+  live = state.status == generate_lib.RUNNING
+  view = base.View(state.context, state.last_token, state.cache, live)
+  return timer(_propose_steps, drafter, params, state.drafter, view)
+
+
+def middle_state(
+  recipe: generate_lib.Recipe,
+  params: generate_lib.Params,
+  rows: int,
+  width: int,
+  rule: dict,
+) -> generate_lib.DecodeState:
+  """A state to time parts from: prompts of `width` tokens, nothing decoded.
+
+  Args:
+    recipe: what decodes.
+    params: its parameters.
+    rows: B.
+    width: S.
+    rule: dials of its rule.
+  """
+  prompt = base.Prompt(
+    np.ones((rows, width), np.int32), np.full((rows,), width, np.int32)
+  )
+  controls = Sampling().controls(row_keys(0, range(rows)), width, rule=rule)
+  return _start(recipe, params, prompt, controls, max_new_tokens=width)
+
+
+_start = jax.jit(
+  generate_lib.start, static_argnames=('recipe', 'max_new_tokens')
+)
