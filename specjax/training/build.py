@@ -10,6 +10,7 @@ from specjax import base
 from specjax import models
 from specjax import text
 from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
 from specjax.training import config as config_lib
 from specjax.training import objectives
 from specjax.training import placement as placement_lib
@@ -45,7 +46,7 @@ class Run(NamedTuple):
   module: Any
   objective: step_lib.Objective
   frozen: base.PyTree
-  teacher: Optional[loading.Model]
+  teacher: Optional[model_lib.Model]
   tokenizer: Any
   init: Callable[[base.Array], base.PyTree]
   batches: batches_lib.Batches
@@ -352,7 +353,7 @@ def _check_ids(sources, valid_source, tokenizer, model):
   """Raises ValueError if ready ids are not of this model."""
   size = max(tokenizer.get_vocab().values()) + 1
   if model is not None:
-    size = loading.vocabulary_size(model.config, tokenizer)
+    size = model_lib.vocabulary_size(model.config, tokenizer)
   for source in filter(None, (*sources, valid_source)):
     largest = max(int(side.tokens.max(initial=0)) for side in source.sides)
     if largest >= size:

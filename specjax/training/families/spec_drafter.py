@@ -14,7 +14,7 @@ import numpy as np
 
 from specjax import base
 from specjax import models
-from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
 from specjax.training import config as config_lib
 from specjax.training import losses
 from specjax.training import objectives
@@ -23,7 +23,7 @@ from specjax.training.data import batches as batches_lib
 from specjax.training.families import block_mask
 
 
-def check_teacher(family: str, teacher: loading.Model) -> None:
+def check_teacher(family: str, teacher: model_lib.Model) -> None:
   """Raises ValueError if the teacher is no T5."""
   if not isinstance(teacher.config, models.T5Config):
     raise ValueError(
@@ -34,8 +34,8 @@ def check_teacher(family: str, teacher: loading.Model) -> None:
 
 def new_config(
   config: config_lib.TrainConfig,
-  teacher: loading.Model,
-  initial: Optional[loading.Model],
+  teacher: model_lib.Model,
+  initial: Optional[model_lib.Model],
   eos_id: int,
   output_ids: tuple,
 ) -> Any:
@@ -120,7 +120,7 @@ def _continued(config, initial):
 
 
 def initialiser(
-  config: config_lib.TrainConfig, made: Any, teacher: loading.Model
+  config: config_lib.TrainConfig, made: Any, teacher: model_lib.Model
 ) -> Callable[[base.Array], base.PyTree]:
   """`(key) -> params`; what is taken from the target is checked at once.
 

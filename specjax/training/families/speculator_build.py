@@ -10,7 +10,9 @@ import numpy as np
 
 from specjax import base
 from specjax import models
-from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
+from specjax.models import registry as families
+from specjax.models.speculator import config as speculator_config
 from specjax.models.speculator import modeling as network_lib
 from specjax.training import config as config_lib
 from specjax.training.families import speculator_settings
@@ -20,8 +22,8 @@ FAMILIES = speculator_settings.FAMILIES
 
 def check_roles(
   family: str,
-  teacher: Optional[loading.Model],
-  initial: Optional[loading.Model],
+  teacher: Optional[model_lib.Model],
+  initial: Optional[model_lib.Model],
 ) -> None:
   """Raises ValueError where a drafter network stands for a language model."""
   if teacher is not None and teacher.lm is None:
@@ -42,8 +44,8 @@ def check_roles(
 
 def model_config(
   config: config_lib.TrainConfig,
-  teacher: loading.Model,
-  initial: Optional[loading.Model],
+  teacher: model_lib.Model,
+  initial: Optional[model_lib.Model],
   output_ids: tuple,
 ) -> models.ParallelConfig:
   """The trained network's config.
@@ -65,7 +67,23 @@ def model_config(
     if isinstance(initial.config, models.ParallelConfig):
       output_ids = initial.config.output_ids
   if trunk is None:
-    trunk = _new_trunk(config, teacher.config)
+    shape = config.model
+    trunk = speculator_config.new_trunk(
+      families.facts(teacher.config),
+      family,
+      speculator_config.Shape(
+        width=shape.width,
+        layers=shape.layers,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        mlp=shape.mlp,
+        activation=shape.activation,
+        gated=shape.gated,
+        tie_embeddings=shape.tie_embeddings,
+        positions=shape.max_positions,
+      ),
+    )
   trunk = dataclasses.replace(
     trunk,
     vocab_size=teacher.config.vocab_size,
@@ -82,53 +100,7 @@ def model_config(
     mask_embedding=settings.mask_embedding,
     mask_feature=settings.mask_feature,
     output_ids=output_ids,
-    **_of_target(teacher.config, family),
-  )
-
-
-def _of_target(target, family) -> dict:
-  """What a network takes over from its target."""
-  if not isinstance(target, models.T5Config):
-    return dict(
-      target_width=target.hidden_size, target_layers=target.num_hidden_layers
-    )
-  scaled = target.scale_decoder_outputs and family != 'parallel'
-  return dict(
-    target_width=target.d_model,
-    target_layers=target.num_decoder_layers,
-    encoder_width=target.d_model,
-    start_id=target.decoder_start_token_id,
-    head_scale=target.d_model**-0.5 if scaled else 1.0,
-  )
-
-
-def _new_trunk(config, target) -> models.DecoderConfig:
-  """Layers of a new network; as wide as the target where they share tables."""
-  shape, own = config.model, config.model.family == 'parallel'
-  width = shape.width
-  if not own:
-    width = getattr(target, 'd_model', None) or target.hidden_size
-  lent = {}
-  if not own and isinstance(target, models.DecoderConfig):
-    lent = dict(
-      embed_scale=target.embed_scale,
-      final_logit_softcapping=target.final_logit_softcapping,
-    )
-  return models.DecoderConfig(
-    vocab_size=target.vocab_size,
-    hidden_size=width,
-    intermediate_size=shape.mlp,
-    num_hidden_layers=shape.layers,
-    num_attention_heads=shape.heads,
-    num_key_value_heads=shape.kv_heads or shape.heads,
-    head_dim=shape.head_dim,
-    hidden_act=shape.activation,
-    gated=shape.gated,
-    tie_word_embeddings=own and shape.tie_embeddings,
-    max_position_embeddings=shape.max_positions,
-    pad_token_id=target.pad_token_id,
-    eos_token_id=target.eos_token_id,
-    **lent,
+    **speculator_config.of_target(families.facts(teacher.config), family),
   )
 
 
@@ -156,7 +128,7 @@ def _initial_trunk(initial, family) -> models.DecoderConfig:
 
 
 def initialiser(
-  config: models.ParallelConfig, initial: Optional[loading.Model]
+  config: models.ParallelConfig, initial: Optional[model_lib.Model]
 ) -> Callable[[base.Array], base.PyTree]:
   """Initial parameters: those of a folder, and fresh ones for what it lacks.
 
