@@ -2,7 +2,7 @@
 
 from specjax.certify.config import CertifyConfig
 from specjax.certify.runner import certify
-from specjax.certify.runner import certify_recipe
+from specjax.certify.runner import certify_subject
 from specjax.certify.verdict import Certificate
 from specjax.certify.verdict import INCONCLUSIVE
 from specjax.certify.verdict import LOSSLESS
@@ -15,5 +15,5 @@ __all__ = [
   'Certificate',
   'CertifyConfig',
   'certify',
-  'certify_recipe',
+  'certify_subject',
 ]

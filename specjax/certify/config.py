@@ -1,73 +1,59 @@
 """Settings of a certification: what `--config.field=value` can change."""
 
 import dataclasses
+from typing import Any
 
 from specjax import validation
 from specjax.certify import controls
 from specjax.inference.config import DecodeConfig
 
+_BROKEN = 'broken:'
+
 
 @dataclasses.dataclass
-class CertifyConfig:
+class CertifyConfig(DecodeConfig):
   """What is certified, and how thoroughly.
 
+  All that changes what is decoded is as in `DecodeConfig`: drafters and their
+  options, rules and theirs, trees, the warp, precision and quantisation.
+
   Attributes:
-    num_draft: K.
-    verify: 'auto', a verifier's name, or 'broken:NAME' with one of the
+    verifier: as in `DecodeConfig`, or 'broken:NAME' with one of the
       deliberately broken rules, to see it flagged.
-    sampler: of plain sampling: gumbel or inverse_cdf.
     temperature: 0 certifies greedy decoding alone; above 0 also the law.
-    top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size, lenience,
-      beta, tau: as in `DecodeConfig`.
     max_new_tokens: length of the identity tests.
+    batch_size: rows of the identity tests decoded at a time.
     num_prompts: prompts of the identity tests; 0 takes all.
     law_prompts: prompts of the law test, those of the least certain next token.
     samples: continuations drawn for each law.
     symbols: size of the sub-vocabulary of the law test, an end token included.
     false_alarm: chance that an exact method is called NOT LOSSLESS, all tests
       together.
-    batch_size: rows of the identity tests decoded at a time.
-    seed: of everything drawn.
-    dtype: float32 or bfloat16.
     prompt_length: tokens of a random prompt, for targets without a tokenizer.
     max_prompt_tokens: longer prompts are cut behind this many; 0 cuts nothing.
-    chat, prefix: as in `DecodeConfig`.
   """
 
-  num_draft: int = 4
-  verify: str = 'auto'
-  sampler: str = 'gumbel'
   temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
-  min_p: float = 0.0
-  repetition_penalty: float = 1.0
-  no_repeat_ngram_size: int = 0
-  lenience: float = 1.0
-  beta: int = 1
-  tau: float = 0.0
   max_new_tokens: int = 48
+  batch_size: int = 4
   num_prompts: int = 16
   law_prompts: int = 2
   samples: int = 8192
   symbols: int = 4
   false_alarm: float = 1e-3
-  batch_size: int = 4
-  seed: int = 0
-  dtype: str = 'float32'
   prompt_length: int = 16
   max_prompt_tokens: int = 0
-  chat: bool = False
-  prefix: str = ''
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
-    self.decoding().validate()
+    super().validate()
     if self.broken and self.broken not in controls.DESCRIPTIONS:
       raise ValueError(
         f'There is no broken rule {self.broken!r}; there are '
         f'{", ".join(controls.DESCRIPTIONS)}.'
       )
+    if self.num_beams > 1:
+      raise ValueError('A beam search is not certified; leave num_beams at 1.')
     lowest = {
       'num_draft': 1,
       'max_new_tokens': 1,
@@ -99,20 +85,14 @@ class CertifyConfig:
   @property
   def broken(self) -> str:
     """Name of the broken rule asked for, or ''."""
-    return (
-      self.verify.removeprefix('broken:')
-      if self.verify.startswith('broken:')
-      else ''
-    )
+    name = self.verifier if isinstance(self.verifier, str) else ''
+    return name.removeprefix(_BROKEN) if name.startswith(_BROKEN) else ''
 
-  def decoding(self) -> DecodeConfig:
-    """The settings that `DecodeConfig` knows, checked by it."""
-    names = {field.name for field in dataclasses.fields(DecodeConfig)}
-    shared = {
-      field.name: getattr(self, field.name)
-      for field in dataclasses.fields(self)
-      if field.name in names
-    }
-    if self.broken:
-      shared['verify'] = 'auto'
-    return DecodeConfig(**shared)
+  def rule(self) -> Any:
+    """As `DecodeConfig.rule`; a broken rule breaks that of 'auto'."""
+    return None if self.broken else super().rule()
+
+  def sampling_at(self, temperature: float) -> Any:
+    """The warp at a temperature, as `controls.Sampling`."""
+    made = self.sampling()
+    return dataclasses.replace(made, temperature=float(temperature))

@@ -10,10 +10,11 @@ from typing import Optional
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from specjax import base
-from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
+from specjax.decoding.recipe import Recipe
 from specjax.decoding.verifiers import common
 from specjax.decoding.verifiers.block import excess
 from specjax.decoding.verifiers.block import joint_ratios
@@ -32,18 +33,18 @@ DESCRIPTIONS = {
 # The mistake left out is real, but so small that with many a pair of models the
 # tests see it only after more samples than one would wait for.
 NAMES = tuple(name for name in DESCRIPTIONS if name != 'block_by_position')
+# These two break any rule, also one that nobody knows.
+GENERIC = ('accept_all', 'second_best')
 # Need a program of their own.
 ALONE = ('warp_swapped',)
 
 
-def make(
-  name: str, recipe: generate_lib.Recipe, temperature: float
-) -> Optional[generate_lib.Recipe]:
+def make(name: str, recipe: Recipe, temperature: float) -> Optional[Recipe]:
   """The recipe, broken.
 
   Args:
     name: of `DESCRIPTIONS`.
-    recipe: chains only.
+    recipe: chains or trees.
     temperature: of the rows; decides which mistakes are mistakes.
 
   Returns:
@@ -53,18 +54,19 @@ def make(
 
 
 def combined(
-  recipe: generate_lib.Recipe, temperature: float
-) -> tuple[generate_lib.Recipe, dict[str, int]]:
-  """One program for many mistakes, chosen by the rows' `Controls.beta`.
+  recipe: Recipe, temperature: float
+) -> tuple[Recipe, dict[str, int]]:
+  """One program for many mistakes, chosen row by row.
 
-  Compiling is most of what a control costs.
+  Compiling is most of what a control costs. `Controls.rule` of such a program
+  is `wrapped(dials, number)`.
 
   Args:
-    recipe: chains only; its rule must not read `beta` itself.
+    recipe: chains or trees.
     temperature: above 0.
 
   Returns:
-    The recipe, and the value of `beta` that makes each mistake; 0 is none.
+    The recipe, and the number that makes each mistake; 0 is none.
   """
   singles = {
     name: made
@@ -74,46 +76,102 @@ def combined(
   chosen = {name: number for number, name in enumerate(singles, 1)}
 
   def verify(context, draft, logits):
+    wanted = context.controls.rule['mistake']
+    inner = context.controls.replace(rule=context.controls.rule['rule'])
+    context = context.replace(controls=inner)
     verdict = recipe.verifier.verify(context, draft, logits)
     for name, made in singles.items():
       if made.verifier.verify is recipe.verifier.verify:
         continue
       other = made.verifier.verify(context, draft, logits)
-      here = context.controls.beta == chosen[name]
+      here = wanted == chosen[name]
       verdict = jax.tree.map(
-        lambda a, b, here=here: jnp.where(here, a, b), other, verdict
+        lambda a, b, here=here: jnp.where(
+          here.reshape(-1, *[1] * (a.ndim - 1)), a, b
+        ),
+        other,
+        verdict,
       )
     return verdict
 
   def propose(params, state, view):
     draft, state = recipe.drafter.propose(params, state, view)
     if 'argmax_draft' in chosen and draft.log_probs is not None:
-      here = view.context.controls.beta == chosen['argmax_draft']
+      here = view.context.controls.rule['mistake'] == chosen['argmax_draft']
       tokens = jnp.where(here[:, None], _likeliest(draft), draft.tokens)
       draft = draft.replace(tokens=tokens)
     return draft, state
 
-  made = _with_verify(recipe, verify, 'any')
+  made = _with_verify(recipe, verify)
   drafter = recipe.drafter._replace(propose=propose)
   return made._replace(drafter=drafter), chosen
 
 
-def _with_verify(recipe, verify, name):
-  verifier = recipe.verifier._replace(verify=verify, name=f'broken:{name}')
-  return recipe._replace(verifier=verifier)
+def wrapped(dials: dict, number: int) -> dict:
+  """`Controls.rule` of a program of `combined`, before it has rows.
+
+  Args:
+    dials: of the rule itself.
+    number: which mistake; 0 for none.
+  """
+  return {'rule': dials, 'mistake': np.asarray(number, np.int32)}
+
+
+def _with_verify(recipe, verify):
+  """The recipe under a broken rule, which the loop does not check."""
+  verifier = recipe.verifier._replace(verify=verify)
+  return recipe._replace(verifier=verifier, checked=False)
 
 
 def _accept_all(recipe, temperature):
   del temperature
 
   def verify(context, draft, logits):
-    count = common.filled(draft).sum(axis=1).astype(jnp.int32)
-    scores = common.take_slot(logits, count)
+    count, path, last = _everything(recipe, draft)
+    scores = common.take_slot(logits, last)
     if not recipe.warp.sampled:
-      return base.Verdict(count, sampling.argmax(scores))
-    return base.Verdict(count, sampling.categorical(scores, _keys(context, 0)))
+      return base.Verdict(count, sampling.argmax(scores), path)
+    token = sampling.categorical(scores, _keys(context, 0))
+    return base.Verdict(count, token, path)
 
-  return _with_verify(recipe, verify, 'accept_all')
+  return _with_verify(recipe, verify)
+
+
+def _everything(recipe, draft):
+  """All that can be accepted: (count [B], path or None, last slot [B])."""
+  if not recipe.is_tree:
+    count = common.filled(draft).sum(axis=1).astype(jnp.int32)
+    return count, None, count
+  batch, slots = draft.tokens.shape[0], draft.tokens.shape[1] + 1
+  tokens = jnp.pad(draft.tokens, ((0, 0), (1, 0)), constant_values=base.EMPTY)
+  slot = count = jnp.zeros((batch,), jnp.int32)
+  path = []
+  for _ in range(recipe.drafter.max_path):
+    child = (draft.tree.parent == slot[:, None]) & (tokens >= 0)
+    child &= jnp.arange(slots) > 0
+    there = jnp.any(child, axis=1)
+    slot = jnp.where(there, jnp.argmax(child, axis=1), slot).astype(jnp.int32)
+    count = count + there.astype(jnp.int32)
+    path.append(slot)
+  return count, jnp.stack(path, axis=1), slot
+
+
+def _last_slot(verdict):
+  """int32 [B]: block slot of the last accepted token; 0 for none."""
+  if verdict.path is None:
+    return verdict.num_accepted
+  at = jnp.maximum(verdict.num_accepted - 1, 0)
+  return jnp.where(
+    verdict.num_accepted > 0, common.take_slot(verdict.path, at), 0
+  )
+
+
+def _refused(draft, verdict):
+  """bool [B]: whether something drafted after the accepted ones was refused."""
+  if draft.tree is None:
+    return verdict.num_accepted < common.filled(draft).sum(axis=1)
+  children = draft.tree.parent[:, 1:] == _last_slot(verdict)[:, None]
+  return jnp.any(children & (draft.tokens >= 0), axis=1)
 
 
 def _keys(context, node):
@@ -130,15 +188,16 @@ def _resample_from_p(recipe, temperature):
 
   def verify(context, draft, logits):
     verdict = recipe.verifier.verify(context, draft, logits)
-    scores = common.take_slot(logits, verdict.num_accepted)
+    scores = common.take_slot(logits, _last_slot(verdict))
     token = sampling.categorical(scores, _keys(context, 1))
-    return base.Verdict(verdict.num_accepted, token)
+    return verdict.replace(next_token=token)
 
-  return _with_verify(recipe, verify, 'resample_from_p')
+  return _with_verify(recipe, verify)
 
 
 def _residual_bonus(recipe, temperature):
-  if temperature == 0:
+  # In a tree, what follows a leaf was never drafted for.
+  if temperature == 0 or recipe.is_tree:
     return None
 
   def verify(context, draft, logits):
@@ -150,7 +209,7 @@ def _residual_bonus(recipe, temperature):
     is_bonus = (count == drafted) & (drafted > 0)
     return base.Verdict(count, jnp.where(is_bonus, token, verdict.next_token))
 
-  return _with_verify(recipe, verify, 'residual_bonus')
+  return _with_verify(recipe, verify)
 
 
 def _residual(draft, logits, p_slot, q_slot):
@@ -163,7 +222,8 @@ def _residual(draft, logits, p_slot, q_slot):
 
 
 def _shared_noise(recipe, temperature):
-  if temperature == 0 or recipe.verifier.noise != 'round':
+  wrong = recipe.verifier.noise != 'round'
+  if temperature == 0 or wrong or recipe.is_tree:
     return None
 
   def verify(context, draft, logits):
@@ -180,7 +240,7 @@ def _shared_noise(recipe, temperature):
     corrected = count < common.filled(draft).sum(axis=1)
     return base.Verdict(count, jnp.where(corrected, token, verdict.next_token))
 
-  return _with_verify(recipe, verify, 'shared_noise')
+  return _with_verify(recipe, verify)
 
 
 def _argmax_draft(recipe, temperature):
@@ -194,13 +254,23 @@ def _argmax_draft(recipe, temperature):
       return draft, state
     return draft.replace(tokens=_likeliest(draft)), state
 
-  return recipe._replace(drafter=recipe.drafter._replace(propose=propose))
+  drafter = recipe.drafter._replace(propose=propose)
+  return recipe._replace(drafter=drafter, checked=False)
 
 
 def _likeliest(draft):
-  """The best token of every filled slot."""
-  tokens = sampling.argmax(draft.log_probs)
-  return jnp.where(draft.tokens == base.EMPTY, base.EMPTY, tokens)
+  """The best token of every filled slot; of siblings the best few in order."""
+  if draft.tree is None:
+    tokens = sampling.argmax(draft.log_probs)
+    return jnp.where(draft.tokens == base.EMPTY, base.EMPTY, tokens)
+  parent = draft.tree.parent[:, 1:]
+  slots = jnp.arange(parent.shape[1])
+  older = (parent[:, :, None] == parent[:, None]) & (slots[:, None] > slots)
+  rank = jnp.sum(older, axis=2)
+  order = jnp.argsort(-draft.log_probs, axis=-1)
+  tokens = jnp.take_along_axis(order, rank[..., None], axis=-1)[..., 0]
+  empty = draft.tokens == base.EMPTY
+  return jnp.where(empty, base.EMPTY, tokens).astype(jnp.int32)
 
 
 def _stale_noise(recipe, temperature):
@@ -212,11 +282,12 @@ def _stale_noise(recipe, temperature):
     context = context.replace(length=jnp.zeros_like(context.length))
     return recipe.verifier.verify(context, draft, logits)
 
-  return _with_verify(recipe, verify, 'stale_noise')
+  return _with_verify(recipe, verify)
 
 
 def _block_by_position(recipe, temperature):
-  if temperature == 0 or recipe.verifier.noise != 'round':
+  wrong = recipe.verifier.noise != 'round'
+  if temperature == 0 or wrong or recipe.is_tree:
     return None
 
   def verify(context, draft, logits):
@@ -229,7 +300,7 @@ def _block_by_position(recipe, temperature):
     keys = sampling.position_keys(row_key, position, sampling.RESIDUAL)
     return _block(draft, logits, u, keys)
 
-  return _with_verify(recipe, verify, 'block_by_position')
+  return _with_verify(recipe, verify)
 
 
 def _block(draft, logits, u, keys):
@@ -279,24 +350,23 @@ def _warp_swapped(recipe, temperature):
   recipe = recipe._replace(
     warp=dataclasses.replace(spec, top_p=False, min_p=False)
   )
-  return _with_verify(recipe, verify, 'warp_swapped')
+  return _with_verify(recipe, verify)
 
 
 def _second_best(recipe, temperature):
-  if temperature > 0:
-    return None
-
   def verify(context, draft, logits):
     verdict = recipe.verifier.verify(context, draft, logits)
-    scores = common.take_slot(logits, verdict.num_accepted)
+    scores = common.take_slot(logits, _last_slot(verdict))
     best = sampling.argmax(scores)[:, None] == jnp.arange(scores.shape[-1])
     token = sampling.argmax(jnp.where(best, -jnp.inf, scores))
-    refused = verdict.num_accepted < common.filled(draft).sum(axis=1)
-    return base.Verdict(
-      verdict.num_accepted, jnp.where(refused, token, verdict.next_token)
+    # Greedy decoding has a right answer behind a whole draft, too; but one
+    # wrong token a refusal is what a slip would bring.
+    wrong = _refused(draft, verdict) | (temperature > 0)
+    return verdict.replace(
+      next_token=jnp.where(wrong, token, verdict.next_token)
     )
 
-  return _with_verify(recipe, verify, 'second_best')
+  return _with_verify(recipe, verify)
 
 
 _MAKERS = {

@@ -1,53 +1,55 @@
 """Are the tokens those of plain decoding, on the user's prompts?"""
 
-from typing import Any, Callable, NamedTuple, Optional, Sequence
-
-import jax
+from typing import Callable, NamedTuple, Optional, Sequence
 
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
 from specjax.benchmark import prompts as prompts_lib
-from specjax.certify import law as law_lib
+from specjax.certify import controls as controls_lib
 from specjax.certify.config import CertifyConfig
-from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
 from specjax.decoding import generate as generate_lib
-from specjax.decoding.controls import Sampling
+from specjax.decoding.drafters.entry import DraftData
+from specjax.distributed import transfer
 from specjax.inference import assemble
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class Subject(NamedTuple):
   """What is certified.
 
   Attributes:
-    target: `load.Model`.
-    make: `(temperature, num_draft, only) -> Recipe`, the method; `only` are the
-      symbols of a law test, which its drafter should keep to, or () for all.
-    drafter_params: the drafter's.
+    target: the target's `Model`.
+    make: `(temperature, num_draft, allowed) -> Assembled`, the method;
+      `allowed` are the symbols of a law test, which its drafter should keep to,
+      or () for all.
+    data: what the drafter's parameters are made of.
     config: `CertifyConfig`.
     prompts: rows of ids.
+    broken: name of the broken rule to be seen flagged, or ''.
   """
 
-  target: loading.Model
-  make: Callable[[float, int, tuple], generate_lib.Recipe]
-  drafter_params: Any
+  target: model_lib.Model
+  make: Callable[[float, int, tuple], assemble.Assembled]
+  data: DraftData
   config: CertifyConfig
   prompts: Sequence[Sequence[int]]
+  broken: str = ''
 
-  def recipe(self, temperature, num_draft, only=()) -> generate_lib.Recipe:
-    """The method, its target confined to the symbols `only`."""
-    made = self.make(float(temperature), num_draft, only)
-    return made._replace(target=law_lib.confined(made.target, only))
+  def assembled(
+    self, temperature: float, num_draft: int, allowed: tuple = ()
+  ) -> assemble.Assembled:
+    """The method as it is, or as broken as was asked for."""
+    made = self.make(float(temperature), num_draft, allowed)
+    if not self.broken:
+      return made
+    broken = controls_lib.make(self.broken, made.recipe, float(temperature))
+    return made if broken is None else made._replace(recipe=broken)
 
-  def params(self) -> generate_lib.Params:
+  def params(self, assembled: assemble.Assembled) -> generate_lib.Params:
     """Of target and drafter."""
-    return generate_lib.Params(self.target.params, self.drafter_params)
-
-  def sampling(self, temperature: float) -> Sampling:
-    """The config's warp, at a temperature."""
-    given = self.config.decoding().sampling()
-    return Sampling(**{**vars(given), 'temperature': temperature})
+    return assembled.params(self.data)
 
 
 class Finding(NamedTuple):
@@ -66,12 +68,27 @@ class Finding(NamedTuple):
   empty: bool = False
 
 
-def compare(subject, temperature, recipe, title, tell) -> Finding:
-  """Compares tokens with plain decoding's."""
-  tell(title)
-  case, batches, plain, ours = _decode_both(subject, temperature, recipe)
+def compare(
+  subject: Subject,
+  temperature: float,
+  assembled: assemble.Assembled,
+  title: str,
+  progress: Progress,
+) -> Finding:
+  """Compares tokens with plain decoding's.
+
+  Args:
+    subject: what is certified.
+    temperature: of the rows.
+    assembled: the method, unchanged.
+    title: of the line in the report.
+    progress: called with a line.
+  """
+  progress(title)
+  case, batches, plain, ours = _decode_both(subject, temperature, assembled)
+  # Lossy rules are compared as if they were exact: that is the question.
   outcome = check_lib.check(
-    case, batches, plain, ours, subject.params(), subject.config
+    case, batches, plain, ours, subject.config, as_exact=True
   )
   if outcome.verdict == check_lib.INCONCLUSIVE:
     return Finding(f'{title}: nothing was drafted', None, empty=True)
@@ -91,58 +108,43 @@ def _count(batches) -> int:
   return len({prompt for batch in batches for prompt in batch.rows})
 
 
-def _decode_both(subject, temperature, recipe):
+def _decode_both(subject, temperature, assembled):
   """(case, batches, plain generations, the method's)."""
   config = subject.config
   prompts = [
     prompts_lib.Prompt(tuple(row))
     for row in subject.prompts[: config.num_prompts or None]
   ]
-  settings = _Settings(config, subject.sampling)
   batches = cases_lib.batches(
-    prompts, subject.target, settings, temperature, config.batch_size
+    prompts,
+    subject.target,
+    config,
+    config.sampling_at(temperature),
+    config.batch_size,
   )
-  plain = assemble.recipe(
-    subject.target.lm,
-    warp=subject.sampling(temperature).warp_spec(),
-    sampler=config.sampler,
-  )
-  # Lossy rules are compared as if they were exact: that is the question.
-  recipe = recipe._replace(verifier=recipe.verifier._replace(exact=True))
+  params = subject.params(assembled)
   case = cases_lib.Case(
-    None,
-    recipe.verifier.name,
-    recipe.drafter.num_draft,
+    assembled,
+    subject.data,
+    params,
+    assembled.plan.num_draft,
     temperature,
     config.batch_size,
-    recipe,
-    subject.params(),
   )
+  warp = config.sampling_at(temperature).warp_spec()
+  plain = assemble.plain(subject.target.lm, warp, config.sampler)
 
-  def run(recipe):
+  def run(recipe, params, controls):
     decode = assemble.compiled(recipe, config.max_new_tokens)
     return [
-      jax.device_get(decode(subject.params(), b.prompt, b.controls))
-      for b in batches
+      transfer.to_host(decode(params, batch.prompt, controls(batch)))
+      for batch in batches
     ]
 
-  return case, batches, run(plain), run(recipe)
-
-
-class _Settings(NamedTuple):
-  """What `cases.batches` reads of a config."""
-
-  config: CertifyConfig
-  sampling: Callable[[float], Sampling]
-  ignore_eos: bool = False
-
-  @property
-  def seed(self) -> int:
-    return self.config.seed
-
-  @property
-  def max_new_tokens(self) -> int:
-    return self.config.max_new_tokens
+  expected = run(
+    plain, generate_lib.Params(params.target), lambda batch: batch.controls
+  )
+  return case, batches, expected, run(assembled.recipe, params, case.controls)
 
 
 def _smallest(subject, batches, plain, ours) -> tuple[str, int]:

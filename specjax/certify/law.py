@@ -17,11 +17,11 @@ import numpy as np
 from specjax import base
 from specjax import text as text_lib
 from specjax.certify import chi_square
-from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
+from specjax.decoding.drafters.table import Table
 from specjax.inference import assemble
 
 # Numbers held at once: rows times slots times vocabulary.
@@ -216,10 +216,22 @@ def sample(
   prompt: Sequence[int],
   law: Law,
   end_ids: Sequence[int],
+  *,
   samples: int,
   seed: int,
+  rule: Optional[dict] = None,
 ):
   """Draws continuations with the real loop; the target must be confined.
+
+  Args:
+    recipe, params: what draws.
+    sampling: temperature above 0, filters and penalties.
+    prompt: ids.
+    law: names the symbols and the length.
+    end_ids: of the model.
+    samples: continuations to draw.
+    seed: of the draws.
+    rule: dials of the rule, one value each; nested dicts of arrays.
 
   Returns:
     ({continuation: count}, drafted tokens, accepted tokens).
@@ -232,6 +244,8 @@ def sample(
   for start in range(0, samples, rows):
     keys = row_keys(seed, np.arange(start, start + rows))
     controls = sampling.controls(keys, law.length, end_ids)
+    dials = jax.tree.map(lambda dial: np.full((rows,), dial), rule or {})
+    controls = controls.replace(rule=dials)
     made = jax.device_get(decode(params, _repeat(prompt, rows), controls))
     for row in range(min(rows, samples - start)):
       begin = int(made.prompt_length[row])
@@ -243,7 +257,7 @@ def sample(
   return counts, drafted, accepted
 
 
-def contrary(law: Law, vocab_size: int) -> drafters.Table:
+def contrary(law: Law, vocab_size: int) -> Table:
   """A draft law that gives most to what the target gives least.
 
   Made of the law of the second token, with its probabilities dealt out in the
@@ -258,7 +272,7 @@ def contrary(law: Law, vocab_size: int) -> drafters.Table:
   )
 
 
-def near(law: Law, vocab_size: int) -> drafters.Table:
+def near(law: Law, vocab_size: int) -> Table:
   """A draft law between the target's and the even one.
 
   Whole drafts are often accepted, so a rule that errs behind them shows it.
@@ -276,14 +290,14 @@ def _second_token(law: Law) -> dict:
   return mass
 
 
-def _table(mass: dict, vocab_size: int) -> drafters.Table:
+def _table(mass: dict, vocab_size: int) -> Table:
   """A drafter that draws every token from the same law."""
   weights = np.zeros(vocab_size)
   for symbol, p in mass.items():
     weights[symbol] = max(p, 0.02)
   with np.errstate(divide='ignore'):
     logs = np.log(weights / weights.sum())
-  return drafters.Table(jnp.asarray(logs, jnp.float32))
+  return Table(jnp.asarray(logs, jnp.float32))
 
 
 def detectable(law: Law, length: int, samples: int, false_alarm: float):
@@ -304,6 +318,7 @@ def test(
   samples: int,
   false_alarm: float,
   seed: int = 0,
+  rule: Optional[dict] = None,
 ) -> Outcome:
   """Draws, counts and compares; see `Outcome`.
 
@@ -317,9 +332,18 @@ def test(
     samples: how many continuations to draw.
     false_alarm: chance that an exact method fails this test.
     seed: of the draws.
+    rule: as for `sample`.
   """
   counts, drafted, accepted = sample(
-    recipe, params, sampling, prompt, law, end_ids, samples, seed
+    recipe,
+    params,
+    sampling,
+    prompt,
+    law,
+    end_ids,
+    samples=samples,
+    seed=seed,
+    rule=rule,
   )
   p_value, difference = chi_square.compare(
     law.probability, law.length, counts, false_alarm

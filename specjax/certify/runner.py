@@ -8,7 +8,7 @@
    Where one of those passes too, the verdict is that nothing can be said.
 """
 
-from typing import Any, Callable, Sequence
+from typing import Any, Sequence
 
 from specjax.certify import controls as controls_lib
 from specjax.certify import identity
@@ -17,87 +17,97 @@ from specjax.certify import trials as trials_lib
 from specjax.certify import verdict
 from specjax.certify.config import CertifyConfig
 from specjax.certify.identity import Finding
+from specjax.certify.identity import Progress
 from specjax.certify.identity import Subject
-from specjax.checkpoints import load as loading
-from specjax.decoding import generate as generate_lib
-from specjax.decoding.controls import Sampling
+from specjax.checkpoints import model as model_lib
+from specjax.decoding.drafters.entry import DraftData
+from specjax.decoding.drafters.entry import Source
+from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.inference import assemble
-from specjax.inference import drafting
-
-Tell = Callable[[str], None]
+from specjax.inference import costs as costs_lib
 
 
 def certify(
-  target: loading.Model,
-  drafter: Any,
+  target: model_lib.Model,
+  source: Source,
   prompts: Sequence[Sequence[int]],
   config: CertifyConfig,
-  tell: Tell = lambda text: None,
+  progress: Progress = lambda text: None,
+  index: Any = None,
 ) -> verdict.Certificate:
-  """Certifies a drafter with one of our verifiers.
+  """Certifies a drafter with a verification rule, as `decode.main` runs them.
 
   Args:
     target: the target.
-    drafter: `drafting.Drafter`.
+    source: what drafts, of `sources.resolve`.
     prompts: rows of ids.
     config: `CertifyConfig`, validated.
-    tell: is told of progress.
+    progress: called with a line.
+    index: `corpus.Index` of earlier answers, or None.
 
   Returns:
     `verdict.Certificate`.
   """
-  verify = 'auto' if config.broken else config.verify
 
-  def make(temperature, num_draft, only) -> generate_lib.Recipe:
-    given = config.decoding().sampling()
-    sampling = Sampling(**{**vars(given), 'temperature': temperature})
-    made = assemble.recipe(
-      drafting.target_lm(target, drafter),
-      drafting.for_recipe(target, drafter, num_draft),
+  def make(temperature, num_draft, allowed) -> assemble.Assembled:
+    rule = config.rule()
+    if not temperature and rule is not None and rule.greedy_at_zero:
+      rule = None
+    settings = config.recipe_settings(
       num_draft=num_draft,
-      verify=verify if temperature or verify in _GREEDY_TOO else 'auto',
-      warp=sampling.warp_spec(),
-      sampler=config.sampler,
-      only=only,
+      verifier=rule or verifier_registry.AUTO,
+      warp=config.sampling_at(temperature).warp_spec(),
+      allowed_tokens=allowed,
     )
-    if not config.broken:
-      return made
-    return controls_lib.make(config.broken, made, temperature) or made
+    return assemble.assemble(
+      assemble.target_of(target), source, settings, rows=config.batch_size
+    )
 
-  params = drafting.params(drafter, target=target)
-  return certify_recipe(Subject(target, make, params, config, prompts), tell)
+  assembled = make(float(config.temperature), config.num_draft, ())
+  data = DraftData(
+    rows=prompts,
+    index=index,
+    costs=costs_lib.choose(
+      assembled, config.costs, config.dtype, config.batch_size
+    ),
+  )
+  subject = Subject(target, make, data, config, prompts, config.broken)
+  return certify_subject(subject, progress)
 
 
-_GREEDY_TOO = ('greedy', 'lenient', 'top_candidates')
-
-
-def certify_recipe(
-  subject: Subject, tell: Tell = lambda text: None
+def certify_subject(
+  subject: Subject, progress: Progress = lambda text: None
 ) -> verdict.Certificate:
-  """Certifies whatever `subject.make` gives; also a rule of your own."""
+  """Certifies whatever `subject.make` gives; also a method of your own.
+
+  Args:
+    subject: the method, prompts and settings.
+    progress: called with a line.
+  """
   config = subject.config
   temperature = float(config.temperature)
-  greedy = subject.recipe(0.0, config.num_draft)
-  findings = [identity.compare(subject, 0.0, greedy, 'greedy identity', tell)]
-  trials = []
+  greedy = subject.assembled(0.0, config.num_draft)
+  findings = [
+    identity.compare(subject, 0.0, greedy, 'greedy identity', progress)
+  ]
+  trials, lines = [], []
   if temperature > 0:
-    recipe = subject.recipe(temperature, config.num_draft)
-    if recipe.verifier.name in ('coupled', 'match'):
+    assembled = subject.assembled(temperature, config.num_draft)
+    if assembled.rule.keeps_target_sample:
+      title = f'identity with plain sampling at T={temperature:g}'
       findings.append(
-        identity.compare(
-          subject, temperature, recipe,
-          f'identity with plain sampling at T={temperature:g}', tell,
-        )
-      )  # fmt: skip
-    trials = trials_lib.make(subject, tell)
-    findings += [_law_finding(subject, trial, tell) for trial in trials]
-  flagged, power = _run_controls(subject, trials, tell)
-  return verdict.judge(subject, findings, flagged, power)
+        identity.compare(subject, temperature, assembled, title, progress)
+      )
+    trials = trials_lib.make(subject, progress)
+    lines = trials_lib.changes(subject, trials)
+    findings += [_law_finding(subject, trial, progress) for trial in trials]
+  flagged, power = _run_controls(subject, trials, progress)
+  return verdict.judge(subject, findings, flagged, [*lines, *power])
 
 
-def _law_finding(subject, trial: trials_lib.Trial, tell) -> Finding:
+def _law_finding(subject, trial: trials_lib.Trial, progress) -> Finding:
   who = f' and {trial.who}' if trial.who else ''
-  tell(f'law test on prompt {trial.number + 1}{who}')
+  progress(f'law test on prompt {trial.number + 1}{who}')
   outcome = trials_lib.run(subject, trial)
   line = (
     f'law: prompt {trial.number + 1}{who}, {outcome.samples} continuations of '
@@ -122,7 +132,7 @@ def _law_finding(subject, trial: trials_lib.Trial, tell) -> Finding:
 
 
 def _broken(recipe, temperature):
-  """Gives each mistake's recipe and its `beta`; (None, 1) where there is none.
+  """Gives each mistake's recipe and its number; (None, None) for none.
 
   Above temperature 0 most of them share one program, which is compiled when
   the first of them is run.
@@ -134,16 +144,16 @@ def _broken(recipe, temperature):
   def get(name):
     if name in chosen:
       return shared, chosen[name]
-    return controls_lib.make(name, recipe, temperature), 1
+    return controls_lib.make(name, recipe, temperature), None
 
   return get
 
 
-def _run_controls(subject, trials, tell) -> tuple[dict, list[str]]:
+def _run_controls(subject, trials, progress) -> tuple[dict, list[str]]:
   """Whether each broken rule is told from an exact one, and the power."""
   config = subject.config
   flagged, lines = {}, []
-  greedy = None if trials else subject.recipe(0.0, config.num_draft)
+  greedy = None if trials else subject.assembled(0.0, config.num_draft)
   temperature = float(config.temperature)
   programs = {
     recipe: _broken(recipe, temperature)
@@ -152,11 +162,13 @@ def _run_controls(subject, trials, tell) -> tuple[dict, list[str]]:
   for name in controls_lib.NAMES:
     what = controls_lib.DESCRIPTIONS[name]
     if trials:
-      tell(f'negative control: {what}')
+      progress(f'negative control: {what}')
       found = _tried(subject, name, trials, programs)
     else:
-      made = controls_lib.make(name, greedy, 0.0)
-      found = made and _compared(subject, name, made, tell)
+      made = controls_lib.make(name, greedy.recipe, 0.0)
+      found = made and _compared(
+        subject, name, greedy._replace(recipe=made), progress
+      )
     if not found:
       continue
     flagged[name], how = found
@@ -171,10 +183,10 @@ def _tried(subject, name, trials, programs):
   """(whether a trial flags the mistake, which and how), or None."""
   how = None
   for trial in trials:
-    recipe, beta = programs[trial.recipe](name)
+    recipe, mistake = programs[trial.recipe](name)
     if recipe is None:
       continue
-    outcome = trials_lib.run(subject, trial, recipe, beta)
+    outcome = trials_lib.run(subject, trial, recipe, mistake)
     how = (
       f'distance {outcome.distance:.4f}, p = {outcome.p_value:.2g}, with '
       f'{trial.who or "your drafter"} on prompt {trial.number + 1}'
@@ -184,10 +196,10 @@ def _tried(subject, name, trials, programs):
   return how and (False, how)
 
 
-def _compared(subject, name, recipe, tell):
+def _compared(subject, name, assembled, progress):
   """(whether tokens of greedy decoding differ, in words)."""
-  tell(f'negative control: {controls_lib.DESCRIPTIONS[name]}')
-  finding = identity.compare(subject, 0.0, recipe, name, lambda text: None)
+  progress(f'negative control: {controls_lib.DESCRIPTIONS[name]}')
+  finding = identity.compare(subject, 0.0, assembled, name, lambda text: None)
   differ = finding.fault is not None
   return differ, 'tokens differ' if differ else 'no difference'
 

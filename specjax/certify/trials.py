@@ -5,19 +5,29 @@ seldom refused, or seldom accepted, hides the mistakes that a rule makes there,
 so others have drafters of our own: see `law.contrary` and `law.near`.
 """
 
-import dataclasses
+import functools
 from typing import NamedTuple, Optional, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
+from specjax import base
+from specjax.certify import controls as controls_lib
 from specjax.certify import law as law_lib
+from specjax.certify.identity import Progress
 from specjax.certify.identity import Subject
-from specjax.certify.identity import Tell
-from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
+from specjax.decoding import trees
+from specjax.decoding.drafters import candidates
+from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters.custom import custom
+from specjax.decoding.drafters.table import table
+from specjax.inference import assemble
 
-# Longest draft of the law test: texts of K + 2 tokens are enumerated.
+# Longest draft of the law test: texts of P + 2 tokens are enumerated.
 LONGEST_DRAFT = 4
+# Texts that are enumerated at most, where a tree cannot be made flatter.
+MOST_TEXTS = 30_000
 # Prompts looked at to find those of the least certain next token.
 CANDIDATES = 24
 # Drafters of our own, and what they draft from.
@@ -25,6 +35,8 @@ OTHERS = (
   ('a contrary drafter', law_lib.contrary),
   ('a near drafter', law_lib.near),
 )
+# The trees that they draft: two candidates of each of two depths.
+_TREE = trees.of_paths([(0,), (1,), (0, 0), (0, 1), (1, 0)])
 
 
 class Trial(NamedTuple):
@@ -35,7 +47,8 @@ class Trial(NamedTuple):
     number: of the prompt, from 0.
     prompt: its ids.
     law: what should come out.
-    recipe: the method, its target confined to the law's symbols.
+    assembled: the method.
+    recipe: its recipe, with the target confined to the law's symbols.
     params: of target and drafter.
     seed: of the draws.
   """
@@ -44,6 +57,7 @@ class Trial(NamedTuple):
   number: int
   prompt: Sequence[int]
   law: law_lib.Law
+  assembled: assemble.Assembled
   recipe: generate_lib.Recipe
   params: generate_lib.Params
   seed: int
@@ -54,7 +68,7 @@ def number_of(config) -> int:
   return config.law_prompts + len(OTHERS)
 
 
-def make(subject: Subject, tell: Tell) -> list[Trial]:
+def make(subject: Subject, progress: Progress) -> list[Trial]:
   """The trials of a method, those with the user's drafter first.
 
   The prompts are those of the least certain next token. All are confined to
@@ -70,63 +84,161 @@ def make(subject: Subject, tell: Tell) -> list[Trial]:
   symbols = law_lib.choose_symbols(
     sum(law for _, _, law in chosen), config.symbols, target.eos_ids
   )
-  num_draft = min(config.num_draft, LONGEST_DRAFT)
-  recipe = subject.recipe(config.temperature, num_draft, symbols)
+  assembled = _shortened(subject, symbols)
+  params = subject.params(assembled)
   seed = 1000 * config.seed
   trials = [
     Trial(
-      '', number, subject.prompts[number],
-      _law(subject, number, symbols, num_draft, tell), recipe,
-      subject.params(), seed + 1 + place,
+      '',
+      number,
+      subject.prompts[number],
+      _law(subject, number, symbols, assembled.plan.max_path, progress),
+      assembled,
+      _confined(assembled, symbols),
+      params,
+      seed + 1 + place,
     )
     for place, (_, number, _) in enumerate(chosen)
-  ]  # fmt: skip
-  return trials + _with_others(subject, trials[0], tell)
+  ]
+  return trials + _with_others(subject, trials[0], progress)
 
 
-def _law(subject, number, symbols, num_draft, tell) -> law_lib.Law:
-  tell(f'enumerating the law of prompt {number + 1}')
+def _confined(assembled, symbols) -> generate_lib.Recipe:
+  """The recipe whose target knows the symbols alone."""
+  recipe = assembled.recipe
+  return recipe._replace(target=law_lib.confined(recipe.target, symbols))
+
+
+def _shortened(subject: Subject, symbols) -> assemble.Assembled:
+  """The method with drafts short enough for every text to be enumerated.
+
+  Raises:
+    ValueError: a tree is too deep and cannot be made flatter.
+  """
+  config = subject.config
+  made = subject.assembled(config.temperature, config.num_draft, symbols)
+  if made.plan.max_path <= LONGEST_DRAFT:
+    return made
+  try:
+    return subject.assembled(config.temperature, LONGEST_DRAFT, symbols)
+  except ValueError:
+    ends = set(subject.target.eos_ids)
+    inner = len([symbol for symbol in symbols if symbol not in ends])
+    if inner ** (made.plan.max_path + 1) <= MOST_TEXTS:
+      return made
+    raise
+
+
+def changes(subject: Subject, trials: Sequence[Trial]) -> list[str]:
+  """Lines: what the law test changes of the method."""
+  config, first = subject.config, trials[0]
+  lines = [
+    f'law tests confine the target to {len(first.law.symbols)} of '
+    f'{subject.target.lm.vocab_size} tokens'
+  ]
+  slots = first.assembled.plan.num_draft
+  whole = subject.make(config.temperature, config.num_draft, ()).plan
+  if (slots, first.assembled.plan.max_path) != (
+    whole.num_draft,
+    whole.max_path,
+  ):
+    lines.append(
+      f'law tests draft {slots} slots with paths of '
+      f'{first.assembled.plan.max_path}, in place of {whole.num_draft} and '
+      f'{whole.max_path}'
+    )
+  return lines
+
+
+def _law(subject, number, symbols, longest, progress) -> law_lib.Law:
+  progress(f'enumerating the law of prompt {number + 1}')
   return law_lib.enumerate_law(
     subject.target.lm,
     subject.target.params,
-    subject.sampling(subject.config.temperature),
+    subject.config.sampling_at(subject.config.temperature),
     subject.prompts[number],
     symbols,
-    num_draft + 2,
+    longest + 2,
     subject.target.eos_ids,
   )
 
 
-def _with_others(subject, first: Trial, tell) -> list[Trial]:
-  """The rule with drafters of our own; none for trees."""
+def _with_others(subject, first: Trial, progress) -> list[Trial]:
+  """The rule with drafters of our own, of the same shape."""
   config, target = subject.config, subject.target
-  drafter = first.recipe.drafter
-  num_draft = drafter.num_draft
+  plan = first.assembled.plan
   ends = set(target.eos_ids)
   symbols = tuple(i for i in first.law.symbols if i not in ends)[:3]
-  if drafter.max_path < drafter.num_draft or len(symbols) < 2:
+  if len(symbols) < 2 or not plan.num_draft:
     return []
-  recipe = subject.recipe(config.temperature, num_draft, symbols)
-  style = drafters.style_for(recipe.verifier, recipe.warp, config.sampler)
-  recipe = recipe._replace(
-    drafter=drafters.table(1, num_draft, style), widths=()
+  made = custom(_tree_table if plan.is_tree else _table, has_log_probs=True)
+  num_draft = plan.num_draft
+  if plan.is_tree:
+    num_draft = _TREE.num_nodes
+    made = custom(
+      _tree_table,
+      has_log_probs=True,
+      is_tree=True,
+      max_path=_TREE.max_depth,
+    )
+  settings = config.recipe_settings(
+    num_draft=num_draft,
+    verifier=first.assembled.rule,
+    warp=config.sampling_at(config.temperature).warp_spec(),
   )
-  law = _law(subject, first.number, symbols, num_draft, tell)
+  assembled = assemble.assemble(first.assembled.target, made, settings)
+  if subject.broken:
+    broken = controls_lib.make(
+      subject.broken, assembled.recipe, config.temperature
+    )
+    assembled = assembled._replace(recipe=broken or assembled.recipe)
+  law = _law(subject, first.number, symbols, assembled.plan.max_path, progress)
   return [
     Trial(
-      who, first.number, first.prompt, law, recipe,
-      subject.params().replace(drafter=draft_law(law, target.lm.vocab_size)),
+      who,
+      first.number,
+      first.prompt,
+      law,
+      assembled,
+      _confined(assembled, symbols),
+      generate_lib.Params(target.params, draft_law(law, target.lm.vocab_size)),
       first.seed + 100 + place,
     )
     for place, (who, draft_law) in enumerate(OTHERS)
-  ]  # fmt: skip
+  ]
+
+
+def _table(num_draft: int, style: drawing.Style) -> base.Drafter:
+  return table(1, num_draft, style)
+
+
+@functools.lru_cache(maxsize=None)
+def _tree_table(num_draft: int, style: drawing.Style) -> base.Drafter:
+  """Trees whose every node draws its children from one law."""
+  del num_draft
+
+  def init(params, prompt, prefilled, *, capacity):
+    del params, prompt, prefilled, capacity
+    return ()
+
+  def propose(params, state, view):
+    batch = view.last_token.shape[0]
+    law = params.log_probs
+    logits = jnp.broadcast_to(law, (batch, _TREE.max_depth, *law.shape))
+    return candidates.tree(logits, view.context, _TREE, style), state
+
+  def observe(params, state, observation):
+    del params, observation
+    return state
+
+  return base.Drafter(init, propose, observe, _TREE.num_nodes, _TREE.max_depth)
 
 
 def run(
   subject: Subject,
   trial: Trial,
   broken: Optional[generate_lib.Recipe] = None,
-  beta: int = 1,
+  mistake: Optional[int] = None,
 ) -> law_lib.Outcome:
   """Draws, counts and compares.
 
@@ -134,16 +246,17 @@ def run(
     subject: what is certified.
     trial: one of `make`.
     broken: in the place of the trial's recipe, with the same drafter.
-    beta: of the rows, see `controls.combined`.
+    mistake: of the rows, see `controls.combined`; None if `broken` makes one
+      mistake alone.
   """
   config = subject.config
-  sampling = subject.sampling(config.temperature)
-  if broken is not None:
-    sampling = dataclasses.replace(sampling, beta=beta)
+  dials = trial.assembled.dials()
+  if mistake is not None:
+    dials = controls_lib.wrapped(dials, mistake)
   return law_lib.test(
     trial.recipe if broken is None else broken,
     trial.params,
-    sampling,
+    config.sampling_at(config.temperature),
     trial.prompt,
     trial.law,
     subject.target.eos_ids,
@@ -151,4 +264,5 @@ def run(
     false_alarm=config.false_alarm / number_of(config),
     # A mistake is not to be found by the very draws that passed the method.
     seed=trial.seed + 500 * (broken is not None),
+    rule=dials,
   )

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple, Sequence
 
-from specjax import base
-from specjax.certify.config import CertifyConfig
 from specjax.certify.controls import DESCRIPTIONS
 from specjax.certify.identity import Finding
 from specjax.certify.identity import Subject
@@ -55,7 +53,7 @@ def judge(
     power: lines about the negative controls.
   """
   config = subject.config
-  recipe = subject.recipe(config.temperature, config.num_draft)
+  method = subject.assembled(config.temperature, config.num_draft)
   lines = tuple(finding.line for finding in findings) + tuple(power)
   faults = [finding for finding in findings if finding.fault]
   if faults:
@@ -64,9 +62,9 @@ def judge(
   if all(finding.empty for finding in findings):
     reason = 'nothing was drafted, so nothing was tested'
     return Certificate(INCONCLUSIVE, reason, lines, flagged)
-  if not recipe.verifier.exact and not _harmless(recipe.verifier, config):
+  if not method.is_exact:
     reason = (
-      f'the rule {recipe.verifier.name!r} is lossy, though these tests do not '
+      f'the rule {method.rule.name!r} is lossy, though these tests do not '
       'show it; give more samples or other prompts'
     )
     return Certificate(INCONCLUSIVE, reason, lines, flagged)
@@ -78,11 +76,10 @@ def judge(
       'give more samples or other prompts'
     )
     return Certificate(INCONCLUSIVE, reason, lines, flagged)
+  if not any(flagged.values()):
+    reason = (
+      'no deliberately broken form of this rule was flagged, so the tests show '
+      'nothing; give more samples or other prompts'
+    )
+    return Certificate(INCONCLUSIVE, reason, lines, flagged)
   return Certificate(LOSSLESS, '', lines, flagged)
-
-
-def _harmless(verifier: base.Verifier, config: CertifyConfig) -> bool:
-  """Whether a lossy rule's settings make it an exact one."""
-  if verifier.name == 'lenient':
-    return config.lenience == 1
-  return verifier.name == 'top_candidates' and config.beta == 1
