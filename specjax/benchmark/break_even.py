@@ -8,15 +8,14 @@ round costs over what the other's costs; both sides are measured.
 from typing import Any, Sequence
 
 from specjax.benchmark import table
-from specjax.inference import drafting
 
 
 def passes(case: Any) -> dict[str, Any]:
   """How often a case's network runs to draft a round; {} for other drafters."""
-  model = case.drafter.model if case.drafter else None
-  if model is None or case.drafter.kind not in ('model', 'slots'):
+  source = case.source
+  if not case.drafts or source.model is None or source.entry.wraps:
     return {}
-  return {'passes': 1 if drafting.is_one_pass(model) else case.num_draft}
+  return {'passes': 1 if case.assembled.plan.one_pass else case.num_draft}
 
 
 def pairs(rows: Sequence[dict]) -> list[dict]:

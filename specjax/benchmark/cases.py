@@ -1,7 +1,8 @@
 """The grid of what is measured, and the batches it is measured on."""
 
+import dataclasses
 import itertools
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,18 +10,19 @@ import numpy as np
 from specjax import base
 from specjax import text as text_lib
 from specjax.benchmark import prompts as prompts_lib
-from specjax.benchmark.subjects import Subject
-from specjax.benchmark.subjects import TABLE_ORDER
-from specjax.checkpoints import load as loading
-from specjax.decoding import drafters
+from specjax.checkpoints import model as model_lib
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import verifiers as verifiers_lib
+from specjax.decoding import options as options_lib
 from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
+from specjax.decoding.drafters.entry import DraftData
+from specjax.decoding.drafters.entry import Source
 from specjax.distributed import transfer
 from specjax.inference import assemble
-from specjax.inference import drafting
+from specjax.inference import costs as costs_lib
 
-TARGET_SAMPLE_RULES = ('greedy', 'coupled', 'match')
+# Tokens committed while costs are measured.
+_WIDTH = 64
 
 
 class Batch(NamedTuple):
@@ -41,74 +43,98 @@ class Case(NamedTuple):
   """One way to decode; a row of the result.
 
   Attributes:
-    drafter: `Subject`, or None for plain decoding.
-    verifier: resolved name ('' for plain decoding).
-    num_draft: K; 0 for plain decoding.
+    assembled: target, drafter and rule.
+    data: what the drafter's parameters are made of.
+    params: `generate.Params`; made anew for each batch where the drafter reads
+      the batch's script.
+    num_draft: K as asked for; 0 for plain decoding.
     temperature, batch_size: as in the config.
-    recipe: what `generate` is given.
-    params: `generate.Params`; the drafter's are None for kind 'simulated',
-      whose `Script` belongs to a batch.
-    beta, tau: of the verifier `top_candidates`.
     tree: of its drafts, '' for chains.
   """
 
-  drafter: Optional[Subject]
-  verifier: str
+  assembled: assemble.Assembled
+  data: DraftData
+  params: generate_lib.Params
   num_draft: int
   temperature: float
   batch_size: int
-  recipe: generate_lib.Recipe
-  params: Any
-  beta: int = 1
-  tau: float = 0.0
   tree: str = ''
 
   def controls(self, batch: Batch) -> base.Controls:
-    """The batch's controls, with this case's `beta` and `tau`."""
+    """The batch's controls, with the dials of this case's rule."""
     given = batch.controls
+    rows = given.temperature.shape[0]
+    dials = self.assembled.dials()
     return given.replace(
-      beta=jnp.full_like(given.beta, self.beta),
-      tau=jnp.full_like(given.tau, self.tau),
+      rule={name: jnp.full((rows,), dial) for name, dial in dials.items()}
     )
+
+  def params_for(self, script: Optional[base.Array]) -> generate_lib.Params:
+    """Parameters for a batch whose plain continuation is int32 [B, N]."""
+    if not self.assembled.plan.reads_script:
+      return self.params
+    return self.assembled.params(self.data._replace(script=script))
+
+  @property
+  def recipe(self) -> generate_lib.Recipe:
+    """What `generate` is given."""
+    return self.assembled.recipe
+
+  @property
+  def drafts(self) -> bool:
+    """Whether it is speculative."""
+    return self.assembled.drafts
+
+  @property
+  def source(self) -> Source:
+    """What the drafter decodes from."""
+    return self.assembled.source
 
   @property
   def name(self) -> str:
     """How the drafter is shown."""
-    return self.drafter.name if self.drafter else 'none'
+    return self.source.name
+
+  @property
+  def verifier(self) -> str:
+    """Name of the rule in force; '' for plain decoding."""
+    return self.assembled.rule.name if self.drafts else ''
 
   @property
   def exact(self) -> bool:
     """Whether the target's law is kept."""
-    return self.recipe.verifier.exact
+    return self.assembled.is_exact
 
 
-def plain(target: loading.Model, config, temperature, batch_size) -> Case:
+def plain(
+  target: model_lib.Model, config, temperature: float, batch_size: int
+) -> Case:
   """The baseline: plain decoding on the same loop."""
-  sampling = config.sampling(temperature)
-  recipe = assemble.recipe(
-    target.lm, warp=sampling.warp_spec(), sampler=config.sampler
+  settings = config.recipe_settings(temperature, num_draft=0)
+  assembled = assemble.assemble(
+    assemble.target_of(target), None, settings, rows=batch_size
   )
-  params = generate_lib.Params(target.params)
-  return Case(None, '', 0, temperature, batch_size, recipe, params)
+  return Case(
+    assembled, DraftData(), assembled.params(), 0, temperature, batch_size
+  )
 
 
 def grid(
-  target: loading.Model,
-  subjects: Sequence[Optional[Subject]],
+  target: model_lib.Model,
+  sources: Sequence[Source],
   config,
   temperature: float,
   batch_size: int,
-  tables: dict,
+  data: DraftData,
 ) -> list[Case]:
   """Plain decoding, then every drafter, verifier and K once.
 
   Args:
     target: the target.
-    subjects: drafters.
+    sources: drafters.
     config: `BenchmarkConfig`.
     temperature, batch_size: of all of them.
-    tables: parameters of the table drafters in use, by kind, and the corpus of
-      those that read one under 'corpus'.
+    data: what parameters of drafters are made of.
 
   Returns:
     Cases; two verifiers that mean the same rule here give one.
@@ -117,102 +143,94 @@ def grid(
     ValueError: where a drafter and a verifier do not fit.
   """
   cases = [plain(target, config, temperature, batch_size)]
-  for subject in subjects:
-    for num_draft in config.num_draft if subject else ():
+  for source in sources:
+    for num_draft in config.num_draft:
       seen = set()
-      ways = itertools.product(_trees(subject, config), config.verify)
-      for tree, verify in ways:
+      ways = itertools.product(_trees(source, config), config.verifier)
+      for tree, verifier in ways:
         case = speculative(
-          target, subject, config, temperature, batch_size, num_draft, verify,
-          tables, tree=tree,
-        )  # fmt: skip
+          target,
+          source,
+          config.recipe_settings(
+            temperature, num_draft=num_draft, verifier=verifier
+          ),
+          data,
+          temperature=temperature,
+          batch_size=batch_size,
+          tree=tree,
+          config=config,
+        )
         if (tree, case.verifier) not in seen:
           seen.add((tree, case.verifier))
           cases.append(case)
   return cases
 
 
-def _trees(subject: Subject, config) -> Sequence[str]:
+def _trees(source: Source, config) -> Sequence[str]:
   """The trees that a drafter is measured with; '' is a chain."""
-  attached = subject.model is not None and drafting.is_attached(subject.model)
-  return config.tree if attached else ('',)
+  named = (f for f in dataclasses.fields(source.entry.options))
+  takes_trees = any(f.name == 'tree' and f.default == '' for f in named)
+  return config.tree if takes_trees else ('',)
 
 
 def speculative(
-  target,
-  subject,
+  target: model_lib.Model,
+  source: Source,
+  settings: assemble.Settings,
+  data: DraftData,
+  *,
+  temperature: float,
+  batch_size: int,
   config,
-  temperature,
-  batch_size,
-  num_draft,
-  verify,
-  tables,
-  relaxed: tuple = (1, 0.0),
   tree: str = '',
 ) -> Case:
-  """One speculative case; see `grid`. `relaxed` is (beta, tau)."""
-  spec = config.sampling(temperature).warp_spec()
-  drafter_params = None
-  if subject.kind in ('model', 'slots', 'hybrid') + assemble.FREE_DRAFTERS:
-    drafter = subject.drafter
-    recipe = assemble.recipe(
-      drafting.target_lm(target, drafter),
-      drafting.for_recipe(target, drafter, num_draft, batch_size),
-      num_draft=num_draft,
-      verify=verify,
-      warp=spec,
-      sampler=config.sampler,
-      min_promise=drafting.min_promise(target, num_draft, batch_size),
-      search=config.search,
-      tree=tree,
-    )
-    drafter_params = drafting.params(drafter, tables.get('corpus'), target)
-  else:
-    recipe = _special(target, subject, num_draft, verify, spec, config)
-    drafter_params = tables.get(subject.kind)
-  return Case(
-    subject,
-    recipe.verifier.name,
-    num_draft,
+  """One speculative case.
+
+  Args:
+    target: the target.
+    source: what drafts.
+    settings: how, at one K and under one rule.
+    data: what parameters of the drafter are made of.
+    temperature, batch_size: of the rows.
+    config: `BenchmarkConfig`; says which costs decide.
+    tree: of the drafts; '' for chains.
+  """
+  if tree:
+    entry = source.entry
+    options = options_lib.of(settings.drafters, entry)
+    options = dataclasses.replace(options, tree=tree)
+    settings = settings._replace(drafters={entry.name: options})
+  assembled = assemble.assemble(
+    assemble.target_of(target), source, settings, rows=batch_size
+  )
+  mode, dtype = config.costs, config.dtype
+  data = data._replace(
+    costs=costs_lib.choose(assembled, mode, dtype, batch_size)
+  )
+  if assembled.plan.reads_script:
+    data = data._replace(script=jnp.zeros((batch_size, 1), jnp.int32))
+  case = Case(
+    assembled,
+    data,
+    assembled.params(data),
+    settings.num_draft,
     temperature,
     batch_size,
-    recipe,
-    generate_lib.Params(target.params, drafter_params),
-    int(relaxed[0]),
-    float(relaxed[1]),
     tree,
   )
-
-
-def _special(target, subject, num_draft, verify, spec, config):
-  """A recipe with a drafter that `assemble.recipe` does not know."""
-  lm = target.lm
-  if subject.kind == 'simulated':
-    name = assemble.choose_verifier(verify, spec, 'simulated')
-    if name not in TARGET_SAMPLE_RULES:
-      raise ValueError(
-        f'{subject.name} copies what the target says, so its verifier must be '
-        f'one of {", ".join(TARGET_SAMPLE_RULES)} (or auto), not {name}.'
-      )
-    made = drafters.simulated(num_draft=num_draft, vocab_size=lm.vocab_size)
-    verifier = verifiers_lib.make(name, sampler=config.sampler)
-  else:
-    # A table has probabilities, so 'auto' may choose as for a draft model.
-    name = assemble.choose_verifier(verify, spec, lm)
-    verifier = verifiers_lib.make(name, sampler=config.sampler)
-    made = drafters.table(
-      TABLE_ORDER[subject.kind],
-      num_draft,
-      drafters.style_for(verifier, spec, config.sampler),
-    )
-  return generate_lib.Recipe(lm, made, verifier, spec)
+  decides = costs_lib.decide(assembled, mode, dtype)
+  if decides and config.is_long and data.costs.origin != 'measured':
+    found = costs_lib.measure(assembled, case.params, batch_size, _WIDTH)
+    data = data._replace(costs=found)
+    case = case._replace(data=data, params=assembled.params(data))
+  return case
 
 
 def batches(
   prompts: Sequence[prompts_lib.Prompt],
-  target: loading.Model,
+  target: model_lib.Model,
   config,
-  temperature: float,
+  sampling: Sampling,
   batch_size: int,
 ) -> list[Batch]:
   """Groups prompts in order; the last group is filled from the beginning."""
@@ -228,7 +246,7 @@ def batches(
     tokens, lengths = text_lib.pad([prompts[i].tokens for i in group], width)
     # Prompts that fill the last batch get noise of their own.
     ids = np.arange(start * batch_size, (start + 1) * batch_size)
-    controls = config.sampling(temperature).controls(
+    controls = sampling.controls(
       row_keys(config.seed, ids), config.max_new_tokens, eos_ids
     )
     prompt = base.Prompt(jnp.asarray(tokens), jnp.asarray(lengths))

@@ -23,21 +23,18 @@ import numpy as np
 from specjax import base
 from specjax.benchmark.cases import Batch
 from specjax.benchmark.cases import Case
-from specjax.benchmark.cases import TARGET_SAMPLE_RULES
-from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
-from specjax.decoding import verifiers as verifiers_lib
 from specjax.decoding import warp as warp_lib
-from specjax.decoding.drafters import Script
+from specjax.decoding.drafters.entry import DraftData
+from specjax.decoding.drafters.entry import Source
+from specjax.decoding.drafters.simulated import ENTRY as SIMULATED
 from specjax.distributed import transfer
 from specjax.inference import assemble
 
 OK, FAILED, INCONCLUSIVE, LOSSY = 'ok', 'FAILED', 'INCONCLUSIVE', 'lossy'
 # Of another engine, whose rounding and rules are its own.
 DIFFERS = 'differs'
-# Drafters that can share the target's noise.
-_COUPLED = ('model', 'slots', 'hybrid')
 # Rounding of activations makes w8a8 as coarse as bfloat16.
 TOLERANCE = {'float32': 1e-3, 'bfloat16': 0.06, 'w8a8': 0.06}
 
@@ -73,12 +70,13 @@ def judged_alike(case: Case) -> bool:
   """Whether the case's own tokens must be those of plain decoding."""
   if not case.recipe.warp.sampled:
     return True
-  return case.verifier in TARGET_SAMPLE_RULES
+  return case.assembled.rule.keeps_target_sample
 
 
 def twin_verifier(case: Case) -> str:
   """The rule under which a case exact in law alone is checked."""
-  return 'coupled' if case.drafter.kind in _COUPLED else 'match'
+  # A drafter that draws can share the target's noise.
+  return 'coupled' if case.assembled.plan.has_log_probs else 'match'
 
 
 def void(ours: Sequence) -> Optional[Check]:
@@ -95,8 +93,9 @@ def check(
   batches: Sequence[Batch],
   plain: Sequence,
   ours: Sequence,
-  params: generate_lib.Params,
   config,
+  *,
+  as_exact: bool = False,
 ) -> Check:
   """Compares a case's generations with those of plain decoding.
 
@@ -105,8 +104,8 @@ def check(
     batches: the prompts.
     plain: `Generation` of numpy arrays for each batch.
     ours: likewise, of the case.
-    params: the case's.
-    config: `BenchmarkConfig`.
+    config: `BenchmarkConfig` or `CertifyConfig`.
+    as_exact: a lossy rule is judged as if it were exact.
 
   Returns:
     `Check`.
@@ -121,19 +120,17 @@ def check(
   ]
   unequal = [pair for pair in pairs if pair[2] != pair[3]]
   equal = len(pairs) - len(unequal)
-  if not case.exact:
+  if not (case.exact or as_exact):
     note = f'{equal} of {len(pairs)} rows as in plain decoding'
     return Check(LOSSY, note, equal, 0, len(pairs))
   judged = config.sampler == 'gumbel' or not case.recipe.warp.sampled
   wrong = [
     pair for pair in unequal
-    if not (judged and _near_tie(case, batches, pair, params, config))
+    if not (judged and _near_tie(case, batches, pair, config))
   ]  # fmt: skip
   ties = len(unequal) - len(wrong)
   for index in sorted({pair[0] for pair in wrong}):
-    same_width = _same_width(
-      case, batches[index], plain[index], params, config.sampler
-    )
+    same_width = _same_width(case, batches[index], plain[index], config.sampler)
     saved = [
       pair for pair in wrong
       if pair[0] == index and new_tokens(same_width, pair[1]) == pair[3]
@@ -141,7 +138,7 @@ def check(
     ties += len(saved)
     wrong = [pair for pair in wrong if pair not in saved]
   if wrong:
-    return Check(FAILED, _tell(batches, wrong), equal, ties, len(pairs))
+    return Check(FAILED, _describe(batches, wrong), equal, ties, len(pairs))
   note = f'{ties} of {len(pairs)} rows part at a near tie' if ties else ''
   return Check(OK, note, equal, ties, len(pairs))
 
@@ -173,25 +170,25 @@ def beside(
   unequal = [pair for pair in pairs if pair[2] != pair[3]]
   wrong = [
     pair for pair in unequal
-    if not _near_tie(case, batches, pair, case.params, config)
+    if not _near_tie(case, batches, pair, config)
   ]  # fmt: skip
   equal, ties = len(pairs) - len(unequal), len(unequal) - len(wrong)
   note = f'identical tokens: {equal} of {len(pairs)}'
   if ties:
     note += f'; {ties} part at a near tie'
   if wrong:
-    note += '; ' + _tell(batches, wrong)
+    note += '; ' + _describe(batches, wrong)
   return Check(DIFFERS if wrong else OK, note, equal, ties, len(pairs))
 
 
-def _near_tie(case, batches, pair, params, config) -> bool:
+def _near_tie(case, batches, pair, config) -> bool:
   """Whether plain decoding hardly preferred its token where two rows part."""
   index, row, expected, got = pair
-  gap = _gap(case, batches[index], row, expected, got, params)
+  gap = _gap(case, batches[index], row, expected, got)
   return gap is not None and gap < TOLERANCE[config.dtype]
 
 
-def _tell(batches, wrong) -> str:
+def _describe(batches, wrong) -> str:
   index, row, expected, got = wrong[0]
   at = first_difference(expected, got)
   prompt = batches[index].rows[row] + 1
@@ -209,7 +206,7 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
   return min(len(left), len(right))
 
 
-def _gap(case, batch, row, expected, got, params) -> Optional[float]:
+def _gap(case, batch, row, expected, got) -> Optional[float]:
   """By how much plain decoding preferred its token at the first difference.
 
   None where one row merely ended earlier, infinity if there is no such token.
@@ -225,7 +222,7 @@ def _gap(case, batch, row, expected, got, params) -> Optional[float]:
   controls = controls.replace(eos_ids=batch.controls.eos_ids)
   scores = np.asarray(
     _scores(
-      case.recipe.target, case.recipe.warp, params.target, one, controls,
+      case.recipe.target, case.recipe.warp, case.params.target, one, controls,
       jnp.asarray(padded), jnp.int32(at),
     )
   )  # fmt: skip
@@ -259,24 +256,25 @@ def _scores(lm, spec, params, prompt, controls, new, at):
   return scores[0]
 
 
-def _same_width(case: Case, batch: Batch, plain, params, sampler: str):
+def _same_width(case: Case, batch: Batch, plain, sampler: str):
   """Plain decoding done with blocks of the case's width."""
-  lm = case.recipe.target
-  drafter = drafters.simulated(
-    num_draft=case.recipe.drafter.num_draft, vocab_size=lm.vocab_size
-  )
-  # Not the case's own rule, which may be the one that errs.
-  rule = 'match' if case.recipe.warp.sampled else 'greedy'
-  recipe = case.recipe._replace(
-    drafter=drafter, verifier=verifiers_lib.make(rule, sampler), widths=()
+  slots = case.recipe.drafter.num_draft
+  # Tokens that plain decoding did not take: hardly any will be accepted. The
+  # rule is not the case's own, which may be the one that errs.
+  assembled = assemble.assemble(
+    case.assembled.target,
+    Source(SIMULATED, 'spoiled', None, 0.0),
+    assemble.Settings(num_draft=slots, warp=case.recipe.warp, sampler=sampler),
   )
   budget = int(batch.controls.max_new_tokens.max())
   rows = np.zeros((len(plain.num_tokens), budget), np.int32)
   for row in range(len(rows)):
     tokens = new_tokens(plain, row)
     rows[row, : len(tokens)] = tokens
-  # Tokens that plain decoding did not take: hardly any will be accepted.
-  script = Script(jnp.asarray(rows), jnp.float32(0.0))
-  generate = assemble.compiled(recipe, budget)
-  made = generate(params.replace(drafter=script), batch.prompt, batch.controls)
-  return transfer.to_host(made)
+  given = assembled.params(DraftData(script=jnp.asarray(rows)))
+  generate = assemble.compiled(assembled.recipe, budget)
+  return transfer.to_host(
+    generate(
+      case.params.replace(drafter=given.drafter), batch.prompt, batch.controls
+    )
+  )

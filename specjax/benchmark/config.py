@@ -2,16 +2,25 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from specjax import validation
-from specjax.decoding import search as search_lib
-from specjax.decoding import verifiers as verifiers_lib
+from specjax.decoding import options as options_lib
 from specjax.decoding.controls import Sampling
+from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.sampling import SAMPLERS
+from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.distributed import mesh as mesh_lib
+from specjax.inference import assemble
+from specjax.inference import verifier_sources
+from specjax.inference.config import COSTS
+from specjax.inference.config import default_drafters
+from specjax.inference.config import default_verifiers
 from specjax.inference.config import QUANTIZE
 
 DTYPES = ('float32', 'bfloat16', 'w8a8')
+# Tokens of a benchmark that is long enough to measure costs for.
+_WORTH_TOKENS = 10_000
 
 
 @dataclasses.dataclass
@@ -20,9 +29,10 @@ class BenchmarkConfig:
 
   Attributes:
     num_draft: draft lengths K.
-    verify: verifiers, or 'auto' (see `DecodeConfig.verify`).
+    verifier: verifiers, or 'auto' (see `DecodeConfig.verifier`).
     tree: drafts of parallel, medusa and eagle drafters: '' for chains, and
-      trees (see `DecodeConfig.tree`). Other drafters draft chains.
+      trees (see `SpeculatorOptions.tree`). Other drafters draft as their
+      options say.
     temperature: 0 is greedy.
     batch_size: rows decoded at a time.
     max_new_tokens: budget of a prompt.
@@ -57,12 +67,14 @@ class BenchmarkConfig:
     threads: of the peers; 0 takes the cores this process may use.
     max_draft: longest draft that `--plan` considers.
     explore: prompts shown in full in explorer.html.
-    search: how drafters without a model search.
+    drafters, verifiers: options by name, see `DecodeConfig`.
+    costs: see `DecodeConfig.costs`; 'auto' measures where 10,000 tokens or more
+      are decoded.
     mesh: the devices; see `mesh.MeshConfig`.
   """
 
   num_draft: tuple = (4,)
-  verify: tuple = ('auto',)
+  verifier: tuple = ('auto',)
   tree: tuple = ('',)
   temperature: tuple = (0.0,)
   batch_size: tuple = (1,)
@@ -89,21 +101,25 @@ class BenchmarkConfig:
   threads: int = 0
   max_draft: int = 8
   explore: int = 20
-  search: search_lib.SearchConfig = dataclasses.field(
-    default_factory=search_lib.SearchConfig
-  )
+  drafters: Any = dataclasses.field(default_factory=default_drafters)
+  verifiers: Any = dataclasses.field(default_factory=default_verifiers)
+  costs: str = 'auto'
   mesh: mesh_lib.MeshConfig = dataclasses.field(
     default_factory=mesh_lib.MeshConfig
   )
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
-    self.verify = tuple(
-      part for name in self.verify for part in str(name).split(',')
+    self.verifier = tuple(
+      part
+      for name in self.verifier
+      for part in (name.split(',') if isinstance(name, str) else [name])
     )
-    names = ('auto',) + tuple(verifiers_lib.NAMES)
-    for name in self.verify:
-      validation.one_of('verify', name, names, str)
+    for name in self.verifier:
+      verifier_sources.resolve(name)
+    validation.one_of('costs', self.costs, COSTS, str)
+    options_lib.validate_all(self.drafters, drafter_registry.entries())
+    options_lib.validate_all(self.verifiers, verifier_registry.entries())
     validation.one_of('sampler', self.sampler, SAMPLERS, str)
     validation.one_of('dtype', self.dtype, DTYPES, str)
     for name in self.quantize or ('nothing',):
@@ -125,7 +141,6 @@ class BenchmarkConfig:
         raise ValueError(f'{field} must hold at least one value.')
       for value in values:
         validation.whole(field, value, lowest)
-    self.search.validate()
     for value in self.temperature or ('nothing',):
       if not validation.is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f'temperature must be 0 or more, not {value}.')
@@ -135,6 +150,32 @@ class BenchmarkConfig:
   def longest_draft(self) -> int:
     """Slots that a network made for this run needs."""
     return max(*self.num_draft, self.max_draft)
+
+  @property
+  def is_long(self) -> bool:
+    """Whether costs are measured before they decide."""
+    count = self.num_prompts * self.max_new_tokens * self.repetitions
+    return self.costs == 'measure' or count >= _WORTH_TOKENS
+
+  def recipe_settings(
+    self, temperature: float, **changes: Any
+  ) -> assemble.Settings:
+    """What a recipe depends on.
+
+    Args:
+      temperature: of the rows.
+      **changes: fields of `assemble.Settings` that differ.
+    """
+    if 'verifier' in changes:
+      rule = verifier_sources.resolve(changes['verifier'])
+      changes['verifier'] = rule or 'auto'
+    made = assemble.Settings(
+      drafters=self.drafters,
+      verifiers=self.verifiers,
+      warp=self.sampling(temperature).warp_spec(),
+      sampler=self.sampler,
+    )
+    return made._replace(**changes)
 
   def sampling(self, temperature: float) -> Sampling:
     """The values that shape the distribution, at one temperature."""

@@ -12,15 +12,14 @@ import jax
 from specjax.benchmark import memory as memory_lib
 from specjax.benchmark import parts
 from specjax.benchmark import table
-from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
 from specjax.checkpoints import tensor_names
-from specjax.inference import assemble
 from specjax.inference import memory
 from specjax.inference.config import DecodeConfig
 from specjax.models.common import cpu_layout
 
 
-def step_bytes(target: loading.Model, cache) -> int:
+def step_bytes(target: model_lib.Model, cache) -> int:
   """Bytes that a device must read for a step of one token a row.
 
   These are the weights a step multiplies by (not an encoder's, nor those that
@@ -48,7 +47,7 @@ def step_bytes(target: loading.Model, cache) -> int:
   return total + sum(map(memory_lib.local_bytes, jax.tree.leaves(cache)))
 
 
-def estimate(case, target: loading.Model, width: int, config) -> int:
+def estimate(case, target: model_lib.Model, width: int, config) -> int:
   """Bytes of a device that `specjax.estimate_memory` foresees for a case.
 
   Args:
@@ -57,14 +56,6 @@ def estimate(case, target: loading.Model, width: int, config) -> int:
     width: tokens of the longest prompt.
     config: `BenchmarkConfig`.
   """
-  drafter = None
-  if case.drafter:
-    drafter = case.drafter.kind
-    if case.drafter.model is not None:
-      drafter = case.drafter.model.config
-    elif drafter not in assemble.FREE_DRAFTERS:
-      # Tables and scripts keep little, as that one does.
-      drafter = assemble.FREE_DRAFTERS[0]
   decode = DecodeConfig(
     num_draft=case.num_draft,
     temperature=case.temperature,
@@ -74,10 +65,12 @@ def estimate(case, target: loading.Model, width: int, config) -> int:
     dtype=config.dtype,
     quantize=config.quantize[0],
     mesh=config.mesh,
+    drafters=config.drafters,
+    verifiers=config.verifiers,
   )
   return memory.estimate_memory(
     target.config,
-    drafter=drafter,
+    drafter=case.source,
     decode=decode,
     prompt_tokens=width,
     layout=target.layout,

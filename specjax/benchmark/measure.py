@@ -20,7 +20,6 @@ from specjax.benchmark import memory
 from specjax.benchmark.cases import Batch
 from specjax.benchmark.cases import Case
 from specjax.decoding import generate as generate_lib
-from specjax.decoding.drafters import Script
 from specjax.distributed import transfer
 
 # A pause after a peer ran, for its waiting threads to stop spinning.
@@ -118,14 +117,6 @@ def capacity(cases: Sequence[Case], width: int, config) -> int:
   return most + max(widest - config.max_new_tokens // 2, 0)
 
 
-def params_for(case: Case, continuation: Optional[base.Array]):
-  """The case's parameters for a batch whose plain continuation is known."""
-  if case.drafter is None or case.drafter.kind != 'simulated':
-    return case.params
-  script = Script(continuation, jnp.float32(case.drafter.rate))
-  return case.params.replace(drafter=script)
-
-
 def engine(
   case: Case,
   batches: Sequence[Batch],
@@ -144,7 +135,7 @@ def engine(
       needed by simulated drafters.
   """
   params = [
-    params_for(case, continuations[i] if continuations else None)
+    case.params_for(continuations[i] if continuations else None)
     for i in range(len(batches))
   ]
   programs, temporary, whole = {}, 0, 0

@@ -18,11 +18,12 @@ import numpy as np
 from specjax import theory
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import measure as measure_lib
-from specjax.benchmark import parts as parts_lib
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import rows as rows_lib
 from specjax.benchmark import runner
 from specjax.inference import assemble
+from specjax.inference import timing
+from specjax.models import registry as families
 
 # Prompts on which acceptance is counted.
 PROMPTS = 100
@@ -85,7 +86,7 @@ def plan(request: request_lib.Request, tell: request_lib.Tell) -> str:
 
   Args:
     request: target, drafters, prompts and `BenchmarkConfig`; peers are not
-      used, and `num_draft` and `verify` are what is looked for.
+      used, and `num_draft` and `verifier` are what is looked for.
     tell: is told of progress.
 
   Returns:
@@ -100,10 +101,10 @@ def plan(request: request_lib.Request, tell: request_lib.Tell) -> str:
     num_prompts=PROMPTS,
   )
   setup = request_lib.prepare(request._replace(config=config, peers=()), tell)
-  if not setup.subjects:
+  if not setup.sources:
     raise ValueError('--plan needs at least one --drafter to judge.')
   config = dataclasses.replace(
-    config, max_draft=_longest(setup.subjects, config.max_draft, tell)
+    config, max_draft=_longest(setup.sources, config.max_draft, tell)
   )
   lines = [
     f'Plan for {request.target} on {jax.devices()[0].device_kind}, '
@@ -126,11 +127,14 @@ def plan(request: request_lib.Request, tell: request_lib.Tell) -> str:
   return '\n'.join(lines)
 
 
-def _longest(subjects, wanted: int, tell) -> int:
+def _longest(sources, wanted: int, tell) -> int:
   """The longest draft that every drafter was made for."""
-  blocks = [getattr(s.model and s.model.config, 'block', wanted)
-            for s in subjects]  # fmt: skip
-  longest = min(wanted, *blocks)
+  made_for = [
+    families.facts(source.model.config).max_draft
+    for source in sources
+    if source.model is not None and source.model.config is not None
+  ]
+  longest = min([wanted, *(most for most in made_for if most)])
   if longest < wanted:
     tell(
       f'drafts of {longest} tokens at most: no more than that is what some '
@@ -139,38 +143,60 @@ def _longest(subjects, wanted: int, tell) -> int:
   return longest
 
 
-def _rules(subject, temperature: float) -> Sequence[str]:
+def _rules(plan, temperature: float) -> Sequence[str]:
+  """Rules worth comparing for a drafter."""
   if temperature == 0:
     return ('greedy',)
-  if subject.kind in ('model', 'slots', 'unigram', 'bigram'):
-    return SAMPLED_RULES[:3]
-  return ('coupled',) if subject.kind == 'hybrid' else ('match',)
+  if plan.auto_verifier:
+    return (plan.auto_verifier,)
+  return SAMPLED_RULES[:3] if plan.has_log_probs else SAMPLED_RULES[3:]
+
+
+def _case(setup, source, config, temperature, batch_size, **settings):
+  """A case of one drafter."""
+  return cases_lib.speculative(
+    setup.target,
+    source,
+    config.recipe_settings(temperature, **settings),
+    setup.data,
+    temperature=temperature,
+    batch_size=batch_size,
+    config=config,
+  )
 
 
 def _acceptance(setup, config, temperature, tell) -> dict:
   """{(drafter, verifier): `Accepted`}, of the longest draft."""
   batch_size = min(max(config.batch_size), len(setup.prompts))
   batches = cases_lib.batches(
-    setup.prompts, setup.target, config, temperature, batch_size
+    setup.prompts,
+    setup.target,
+    config,
+    config.sampling(temperature),
+    batch_size,
   )
   plain = cases_lib.plain(setup.target, config, temperature, batch_size)
   script = None
   rates = {}
-  for subject in setup.subjects:
-    for rule in _rules(subject, temperature):
-      tell(f'counting acceptance of {subject.name}, {rule}')
-      case = cases_lib.speculative(
-        setup.target, subject, config, temperature, batch_size,
-        config.max_draft, rule, setup.tables,
+  for source in setup.sources:
+    auto = _case(
+      setup, source, config, temperature, batch_size,
+      num_draft=config.max_draft,
+    )  # fmt: skip
+    for rule in _rules(auto.assembled.plan, temperature):
+      tell(f'counting acceptance of {source.name}, {rule}')
+      case = _case(
+        setup, source, config, temperature, batch_size,
+        num_draft=config.max_draft, verifier=rule,
       )  # fmt: skip
-      if subject.kind == 'simulated' and script is None:
+      if case.assembled.plan.reads_script and script is None:
         script = [
           runner.continuation(made, config)
           for made in _decode(plain, batches, None, config)
         ]
       made = _decode(case, batches, script, config)
       counts = rows_lib.counts_of(case, made)
-      rates[subject.name, case.verifier] = Accepted(
+      rates[source.name, case.verifier] = Accepted(
         _by_slot(counts),
         counts.num_draft_rounds / max(counts.num_target_calls, 1),
         len(case.recipe.widths) > 1,
@@ -183,9 +209,9 @@ def _decode(case, batches, script, config) -> list:
   return [
     jax.device_get(
       decode(
-        measure_lib.params_for(case, script[i] if script else None),
+        case.params_for(script[i] if script else None),
         batch.prompt,
-        batch.controls,
+        case.controls(batch),
       )
     )
     for i, batch in enumerate(batches)
@@ -203,31 +229,34 @@ def _by_slot(counts) -> list[float]:
 def _costs(setup, config, temperature, batch_size) -> Costs:
   """Times blocks of every width, and drafts of one and of most tokens."""
   batch = cases_lib.batches(
-    setup.prompts[:batch_size], setup.target, config, temperature, batch_size
+    setup.prompts[:batch_size],
+    setup.target,
+    config,
+    config.sampling(temperature),
+    batch_size,
   )[0]
   lm, most = setup.target.lm, config.max_draft
   width = batch.prompt.tokens.shape[1]
   timers, owners, room = [], [], width + config.max_new_tokens + most + 2
-  for subject in setup.subjects:
+  for source in setup.sources:
     for count in sorted({1, most}):
-      case = cases_lib.speculative(
-        setup.target, subject, config, temperature, batch_size, count, 'auto',
-        setup.tables,
-      )  # fmt: skip
+      case = _case(
+        setup, source, config, temperature, batch_size, num_draft=count
+      )
       script = np.zeros((batch_size, config.max_new_tokens), np.int32)
-      params = measure_lib.params_for(case, jax.numpy.asarray(script))
+      params = case.params_for(jax.numpy.asarray(script))
       state = measure_lib.start_state(case, params, batch, config, room)
       timers.append(
-        parts_lib.propose_timer(case.recipe.drafter, params.drafter, state)
+        timing.propose_timer(case.recipe.drafter, params.drafter, state)
       )
-      owners.append((subject.name, count))
+      owners.append((source.name, count))
   for width in range(1, most + 2):
     timers.append(
-      parts_lib.extend_timer(
+      timing.extend_timer(
         lm, setup.target.params, state.cache, batch_size, width
       )
     )
-  times = parts_lib.interleaved(timers)
+  times = timing.interleaved(timers)
   blocks = np.maximum.accumulate(times[len(owners) :])
   drafts = {}
   for (name, count), ms in zip(owners, times):
@@ -282,7 +311,7 @@ def advise(rates: dict, costs: Costs, batch_size: int) -> list[str]:
   if best.factor >= WORTHWHILE:
     lines.append(
       f'    use --drafter={best.drafter} --config.num_draft={best.num_draft} '
-      f'--config.verify={best.verifier}: {best.factor:.2f} times as fast as '
+      f'--config.verifier={best.verifier}: {best.factor:.2f} times as fast as '
       'plain decoding, by prediction'
     )
     return lines

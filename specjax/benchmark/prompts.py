@@ -14,7 +14,8 @@ from typing import Callable, NamedTuple, Optional, Sequence
 import numpy as np
 
 from specjax import text as text_lib
-from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
+from specjax.models import registry as families
 from specjax.training.data import readers
 
 # Spec-Bench's file names MT-bench by its eight subjects.
@@ -69,7 +70,7 @@ Answer = Callable[[Sequence[Prompt]], list[list[int]]]
 
 
 def collect(
-  target: loading.Model, path: str, config, answer: Optional[Answer] = None
+  target: model_lib.Model, path: str, config, answer: Optional[Answer] = None
 ) -> list[Prompt]:
   """Reads or makes the prompts.
 
@@ -118,7 +119,7 @@ def collect(
   return prompts
 
 
-def _pairs(target: loading.Model, path: str, config) -> list[Prompt]:
+def _pairs(target: model_lib.Model, path: str, config) -> list[Prompt]:
   """Sentence pairs, joined to passages where `config.join` says so.
 
   Each source is taken once, in an order drawn by the seed. A passage longer
@@ -146,7 +147,7 @@ def _pairs(target: loading.Model, path: str, config) -> list[Prompt]:
   return prompts
 
 
-def further(target: loading.Model, path: str, config) -> list[Prompt]:
+def further(target: model_lib.Model, path: str, config) -> list[Prompt]:
   """The `config.table_prompts` prompts behind those that are measured.
 
   Raises:
@@ -166,7 +167,7 @@ def further(target: loading.Model, path: str, config) -> list[Prompt]:
   return rest
 
 
-def random_prompts(target: loading.Model, config) -> list[Prompt]:
+def random_prompts(target: model_lib.Model, config) -> list[Prompt]:
   """Ids drawn evenly, for models whose text means nothing."""
   rng = np.random.default_rng(config.seed)
   shape = (config.num_prompts or 8, config.prompt_length)
@@ -259,7 +260,7 @@ def _spec_bench(target, questions, config, answer) -> list[Prompt]:
   return firsts + seconds
 
 
-def _chat(target: loading.Model, turns: Sequence[str]):
+def _chat(target: model_lib.Model, turns: Sequence[str]):
   """Messages where the tokenizer has a template, else plain text."""
   if getattr(target.tokenizer, 'chat_template', None):
     roles = ('user', 'assistant')
@@ -278,10 +279,10 @@ def _encode(target, source, config) -> list[int]:
 
 def fitting(
   prompts: Sequence[Prompt],
-  target: loading.Model,
+  target: model_lib.Model,
   config,
   longest_draft: int,
-  networks: Sequence[loading.Model] = (),
+  models: Sequence[model_lib.Model] = (),
 ) -> list[Prompt]:
   """Drops prompts that the target or a drafter has no positions for.
 
@@ -290,7 +291,7 @@ def fitting(
     target: the target.
     config: says how many tokens are to follow.
     longest_draft: most draft slots.
-    networks: draft models, of which some know so many source positions only.
+    models: of drafters, of which some know so many source positions only.
 
   Raises:
     ValueError: if none is left.
@@ -305,7 +306,11 @@ def fitting(
       f'the shortest prompt ({shortest}) need more; lower '
       '--config.max_new_tokens or set --config.max_prompt_tokens.'
     )
-  limits = [getattr(n.config, 'max_source_positions', None) for n in networks]
+  limits = [
+    families.facts(model.config).max_source_tokens
+    for model in models
+    if model.config is not None
+  ]
   most = min((limit for limit in limits if limit is not None), default=None)
   if most is None:
     return kept
@@ -318,7 +323,7 @@ def fitting(
   return kept
 
 
-def _given(prompt: Prompt, target: loading.Model) -> int:
+def _given(prompt: Prompt, target: model_lib.Model) -> int:
   """Decoder positions that a prompt takes."""
   return 1 if target.lm.is_encoder_decoder else len(prompt.tokens)
 

@@ -5,25 +5,29 @@ import importlib.metadata
 import os
 import platform
 import sys
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import flax
 import jax
 import jaxlib
 import numpy as np
 
+from specjax import text as text_lib
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
 from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark import subjects as subjects_lib
 from specjax.benchmark.config import BenchmarkConfig
 from specjax.benchmark.peers import engines as peers_lib
-from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
 from specjax.decoding import corpus as corpus_lib
+from specjax.decoding.drafters.entry import DraftData
+from specjax.decoding.drafters.entry import Source
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import transfer
 from specjax.inference import assemble
-from specjax.inference import drafting
+from specjax.inference import planning
+from specjax.inference import sources as sources_lib
 
 Tell = Callable[[str], None]
 
@@ -33,7 +37,7 @@ class Request(NamedTuple):
 
   Attributes:
     target: a folder, a hub id or 'shape:NAME'.
-    drafters: names; see `subjects.DRAFTERS`.
+    drafters: as `sources.resolve` takes them.
     source: a file of prompts, or '' for random ones (of a shape).
     peers: names of `peers.PEERS`.
     config: `BenchmarkConfig`, validated.
@@ -49,12 +53,19 @@ class Request(NamedTuple):
 
 
 class Setup(NamedTuple):
-  """What was loaded for a request."""
+  """What was loaded for a request.
 
-  target: loading.Model
-  subjects: list[subjects_lib.Subject]
+  Attributes:
+    target: the target.
+    sources: drafters.
+    prompts: what is decoded.
+    data: what parameters of drafters are made of.
+  """
+
+  target: model_lib.Model
+  sources: list[Source]
   prompts: list[prompts_lib.Prompt]
-  tables: dict
+  data: DraftData
 
 
 def prepare(request: Request, tell: Tell) -> Setup:
@@ -76,67 +87,95 @@ def prepare(request: Request, tell: Tell) -> Setup:
       'out.'
     )
   tell(f'loading {request.target}')
-  target = subjects_lib.load(
+  target = sources_lib.load_target(
     request.target,
     dtype=config.dtype,
     seed=config.seed,
     layout=mesh_lib.make_layout(config.mesh),
     int8=int8 in ('target', 'both'),
   )
-  drafting.check_target(target)
-  subjects = [
-    subjects_lib.drafter(name, target, config, int8=int8 in ('drafter', 'both'))
-    for name in request.drafters
-  ]
-  subjects = [subject for subject in subjects if subject]
-  earlier = _earlier(request.corpus, subjects, target)
+  model_lib.check_target(target)
+  sources = load_drafters(request.drafters, target, config, int8)
+  earlier = _earlier(request.corpus, sources, target, config)
   answer = _answerer(target, config)
   prompts = prompts_lib.collect(target, request.source, config, answer)
-  longest = max(config.num_draft) if subjects else 0
-  networks = [subject.model for subject in subjects if subject.model]
-  kept = prompts_lib.fitting(prompts, target, config, longest, networks)
+  longest = max(config.num_draft) if sources else 0
+  models = [source.model for source in sources if source.model is not None]
+  kept = prompts_lib.fitting(prompts, target, config, longest, models)
   if len(kept) < len(prompts):
     tell(f'{len(prompts) - len(kept)} prompts are too long and left out')
-  tables = {}
-  kinds = {s.kind for s in subjects} & set(subjects_lib.TABLE_ORDER)
-  if kinds:
-    rows = [prompt.tokens for prompt in kept]
-    if config.table_prompts and request.source:
-      more = prompts_lib.further(target, request.source, config)
-      rows = answer(
-        prompts_lib.fitting(more, target, config, longest, networks)
-      )
-    tables = subjects_lib.tables(rows, target.lm.vocab_size, kinds)
+  rows = [prompt.tokens for prompt in kept]
+  if config.table_prompts and request.source:
+    more = prompts_lib.further(target, request.source, config)
+    rows = answer(prompts_lib.fitting(more, target, config, longest, models))
+  index = None
   if earlier or config.warm_corpus or config.corpus_tokens:
     replies = answer(kept) if config.warm_corpus else []
-    tables['corpus'] = subjects_lib.corpus(earlier + replies, target, config)
-  return Setup(target, subjects, kept, tables)
+    corpus = subjects_lib.corpus(earlier + replies, target, config)
+    index = corpus_lib.index(corpus)
+  return Setup(target, sources, kept, DraftData(rows=rows, index=index))
 
 
-def _earlier(path: str, subjects, target) -> list[np.ndarray]:
+def load_drafters(
+  names: Sequence[str], target: model_lib.Model, config, int8: str = 'none'
+) -> list[Source]:
+  """Loads the drafters of a request for its target.
+
+  Args:
+    names: as `sources.resolve` takes them; 'none' is left out.
+    target: what they draft for.
+    config: `BenchmarkConfig` or `CertifyConfig`.
+    int8: whose matrices are kept in eight bits, of `config.QUANTIZE`.
+
+  Raises:
+    ValueError, FileNotFoundError: one sentence naming what is wrong.
+  """
+  how = sources_lib.Loading(
+    dtype=config.dtype,
+    int8=int8 in ('drafter', 'both'),
+    layout=sources_lib.drafter_layout(target.layout, config.mesh),
+    num_draft=config.longest_draft,
+    seed=config.seed + 1,
+  )
+  found = [sources_lib.resolve(name, target, how) for name in names]
+  found = [source for source in found if source is not None]
+  for source in found:
+    if source.model is not None:
+      text_lib.check_same_vocabulary(target.tokenizer, source.model.tokenizer)
+  return [sources_lib.to_layout(source, target.layout) for source in found]
+
+
+def _earlier(path: str, sources, target, config) -> list[np.ndarray]:
   """The answers in a corpus file, which stays as it is."""
   if not path:
     return []
+  settings = config.recipe_settings(0.0, num_draft=max(config.num_draft))
+  planned = [
+    assemble.assemble(assemble.target_of(target), source, settings).plan
+    for source in sources
+  ]
+  if not any(plan.reads_corpus for plan in planned):
+    raise ValueError(planning.NO_READER)
   if not os.path.isfile(path):
     raise FileNotFoundError(
       f'There is no corpus file {path}; decode.main --corpus writes one.'
     )
-  readers = [s.drafter for s in subjects if drafting.reads_corpus(s.drafter)]
-  drafter = readers[0] if readers else None
-  found = drafting.open_corpus(
-    path, drafter, target.tokenizer, corpus_lib.LARGEST_CAPACITY
+  found = planning.open_corpus(
+    path, target.tokenizer, corpus_lib.LARGEST_CAPACITY
   )
   return corpus_lib.sequences(found)
 
 
-def _answerer(target: loading.Model, config) -> prompts_lib.Answer:
+def _answerer(target: model_lib.Model, config) -> prompts_lib.Answer:
   """Greedy replies of the target, for second turns."""
 
   def answer(prompts):
     case = cases_lib.plain(target, config, 0.0, 1)
     decode = assemble.compiled(case.recipe, config.max_new_tokens)
     replies = []
-    for batch in cases_lib.batches(prompts, target, config, 0.0, 1):
+    for batch in cases_lib.batches(
+      prompts, target, config, config.sampling(0.0), 1
+    ):
       made = transfer.to_host(decode(case.params, batch.prompt, batch.controls))
       tokens = check_lib.new_tokens(made, 0)
       replies.append([t for t in tokens if t not in target.eos_ids])

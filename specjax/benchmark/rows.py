@@ -158,7 +158,7 @@ def parts_and_prediction(
     'loop_efficiency': (parts.draft + parts.verify) / round_ms,
     'verify_ms_by_width': {str(k): v for k, v in parts.by_width.items()},
   }
-  if not case.num_draft or counts.acceptance_rate is None:
+  if not case.drafts or counts.acceptance_rate is None:
     return found
   c = parts.draft / parts.step / case.num_draft
   v = parts.verify / parts.step

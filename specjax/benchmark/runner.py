@@ -79,11 +79,11 @@ def _sweep(request, setup, environment, rows, runs, tell) -> None:
     for batch_size in config.batch_size:
       cases = cases_lib.grid(
         setup.target,
-        setup.subjects,
+        setup.sources,
         config,
         float(temperature),
         batch_size,
-        setup.tables,
+        setup.data,
       )
       measure_cases(request, setup, cases, environment, rows, runs, tell)
 
@@ -105,7 +105,11 @@ def measure_cases(
   """
   config, first = request.config, cases[0]
   batches = cases_lib.batches(
-    setup.prompts, setup.target, config, first.temperature, first.batch_size
+    setup.prompts,
+    setup.target,
+    config,
+    config.sampling(first.temperature),
+    first.batch_size,
   )
 
   def room(width: int) -> int:
@@ -152,7 +156,7 @@ def _our_row(
 ):
   config = request.config
   counts = rows_lib.counts_of(case, found.results)
-  params = measure_lib.params_for(case, continuations[0])
+  params = case.params_for(continuations[0])
   parts = None
   if config.parts:
     half = int(found.results[0].num_rounds) // 2
@@ -161,13 +165,14 @@ def _our_row(
       case, params, state, by_width, found.results, also=config.widths
     )
   outcome = None
-  if case.drafter:
+  if case.drafts:
     outcome = _checked(case, found, plain, setup, batches, continuations,
                        config)  # fmt: skip
   row = fields(request, case.name, case.verifier, case.num_draft,
                 case.temperature, case.batch_size, setup)  # fmt: skip
   row |= {'engine': 'specjax', 'exact': case.exact}
-  row |= {'beta': case.beta, 'tau': case.tau}
+  dials = case.assembled.dials()
+  row |= {'beta': int(dials.get('beta', 1)), 'tau': float(dials.get('tau', 0))}
   row |= {'tree': case.tree} | break_even.passes(case)
   row |= rows_lib.speed(found, plain, rows_lib.samples(setup.prompts, batches))
   row |= rows_lib.drafting(counts)
@@ -186,30 +191,28 @@ def _our_row(
 
 def _checked(case, found, plain, setup, batches, continuations, config):
   """Checks a case, or its twin under a rule that gives equal tokens."""
-  params = measure_lib.params_for(case, continuations[0])
   if check_lib.judged_alike(case) or not case.exact:
-    return check_lib.check(
-      case, batches, plain.results, found.results, params, config
-    )
+    return check_lib.check(case, batches, plain.results, found.results, config)
   twin = cases_lib.speculative(
     setup.target,
-    case.drafter,
-    config,
-    case.temperature,
-    case.batch_size,
-    case.num_draft,
-    check_lib.twin_verifier(case),
-    setup.tables,
+    case.source,
+    config.recipe_settings(
+      case.temperature,
+      num_draft=case.num_draft,
+      verifier=check_lib.twin_verifier(case),
+    ),
+    case.data,
+    temperature=case.temperature,
+    batch_size=case.batch_size,
+    config=config,
     tree=case.tree,
   )
   decode = assemble.compiled(twin.recipe, config.max_new_tokens)
   made = [
-    transfer.to_host(decode(twin.params, batch.prompt, batch.controls))
+    transfer.to_host(decode(twin.params, batch.prompt, twin.controls(batch)))
     for batch in batches
   ]
-  outcome = check_lib.check(
-    twin, batches, plain.results, made, twin.params, config
-  )
+  outcome = check_lib.check(twin, batches, plain.results, made, config)
   void = check_lib.void(found.results)
   if void:
     return void
@@ -236,7 +239,11 @@ def fields(request, drafter, verifier, num_draft, temperature, batch, setup):
 def _start_peers(request, setup, cases, batches, stack, environment, tell):
   """Starts every peer's process; returns (fields of its row, engine) pairs."""
   asked = []
-  models = {s.name: s.model for s in setup.subjects if s.kind == 'model'}
+  models = {
+    source.name: source.model
+    for source in setup.sources
+    if peers.LIKE.get(source.entry.name) == peers.DRAFT_MODEL
+  }
   if not request.peers:
     return asked
   folders = stack.enter_context(
@@ -279,7 +286,7 @@ def _peer_modes(peer: str, cases, tell) -> list[tuple[Optional[str], int]]:
     return modes
   for case in cases[1:]:
     mode = case.name, case.num_draft
-    if case.drafter.kind not in ('model', 'prompt_lookup'):
+    if case.source.entry.name not in peers.LIKE:
       tell(f'{peer} has nothing like {case.name}; left out')
     elif mode not in modes:
       modes.append(mode)

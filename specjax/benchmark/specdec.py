@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from specjax import base
-from specjax import models
 from specjax import text as text_lib
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
@@ -25,10 +24,12 @@ from specjax.benchmark import memory
 from specjax.benchmark import quality
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
-from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
 from specjax.decoding import beam
+from specjax.decoding.verifiers.top_candidates import ENTRY as TOP_CANDIDATES
 from specjax.inference import assemble
-from specjax.inference import drafting
+from specjax.inference import verifier_sources
+from specjax.models import registry as families
 
 EXACT = (1, 0.0)
 
@@ -68,7 +69,7 @@ def run(
   for batch_size in sorted({1, *config.batch_size}):
     cases = wanted_cases(setup, config, batch_size)
     batches = cases_lib.batches(
-      setup.prompts, setup.target, config, 0.0, batch_size
+      setup.prompts, setup.target, config, config.sampling(0.0), batch_size
     )
     beside = []
     if config.num_beams:
@@ -90,35 +91,32 @@ def run(
   alone = _alone(setup, config, runs[0])
   sizes = {
     s.name: sum(x.size for x in jax.tree.leaves(s.model.params))
-    for s in setup.subjects
-    if s.model
+    for s in setup.sources
+    if s.model is not None
   }
   return Results(rows, environment, runs, setup, alone, sizes)
 
 
-def label(model: Optional[loading.Model], name: str) -> str:
+def label(model: Optional[model_lib.Model], name: str) -> str:
   """What a drafter is, in words of the paper."""
-  config = model and model.config
-  if isinstance(config, models.BlockwiseConfig):
-    return 'head-based'
-  if isinstance(config, models.SpecDrafterConfig):
-    depth = f'{config.num_layers}+{config.num_decoder_layers}'
-    return f'Spec-Drafter {depth}, width {config.d_model}'
-  return name
+  if model is None or model.config is None:
+    return name
+  return families.family_of(model.config).label(model.config) or name
 
 
 def _check(setup, config) -> None:
   """Raises ValueError if there is no drafter, or something does not fit."""
-  if not setup.subjects:
+  if not setup.sources:
     raise ValueError('Name at least one --drafter; the first is the main one.')
   if not setup.target.lm.is_encoder_decoder:
     raise ValueError(
       f'This experiment needs an encoder-decoder, but {setup.target.name} is '
       'decoder-only.'
     )
-  check_slots(setup.subjects[0], config)
-  pairs = [config.dial, *config.relaxed]
-  drafting.check_beta(setup.target, [beta for beta, _ in pairs])
+  check_slots(setup.sources[0], config)
+  betas = [beta for beta, _ in (config.dial, *config.relaxed)]
+  target = assemble.target_of(setup.target)
+  TOP_CANDIDATES.check(target, TOP_CANDIDATES.options(beta=max(betas)))
 
 
 def check_slots(main, config) -> None:
@@ -140,7 +138,7 @@ def check_slots(main, config) -> None:
 
 def wanted_cases(setup, config, batch_size: int) -> list[cases_lib.Case]:
   """Plain decoding, then each drafter, K and (beta, tau) that a table needs."""
-  main, dial = setup.subjects[0], config.dial
+  main, dial = setup.sources[0], config.dial
   rules = (EXACT, dial)
   wanted = [(main, config.table_draft, pair) for pair in rules]
   if batch_size == 1:
@@ -148,7 +146,7 @@ def wanted_cases(setup, config, batch_size: int) -> list[cases_lib.Case]:
     wanted += [(main, config.table_draft, pair) for pair in config.relaxed]
     wanted += [
       (subject, config.table_draft, pair)
-      for subject in setup.subjects[1:]
+      for subject in setup.sources[1:]
       for pair in rules
     ]
   cases, seen = [cases_lib.plain(setup.target, config, 0.0, batch_size)], set()
@@ -158,33 +156,44 @@ def wanted_cases(setup, config, batch_size: int) -> list[cases_lib.Case]:
     if key in seen or num_draft > _most_draft(subject, num_draft):
       continue
     seen.add(key)
-    verify = 'greedy' if pair == EXACT else 'top_candidates'
     cases.append(
-      _speculative(setup, config, subject, batch_size, num_draft, verify, pair)
+      _speculative(setup, config, subject, batch_size, num_draft, pair)
     )
   return cases
 
 
 def _speculative(
-  setup, config, subject, batch_size, num_draft, verify, relaxed=EXACT
+  setup, config, source, batch_size, num_draft, relaxed
 ) -> cases_lib.Case:
-  """A case at temperature 0."""
+  """A case at temperature 0 with a pair (beta, tau)."""
+  settings = config.recipe_settings(0.0, num_draft=num_draft)
+  if relaxed != EXACT:
+    beta, tau = relaxed
+    settings = settings._replace(
+      verifier=TOP_CANDIDATES,
+      verifiers={TOP_CANDIDATES.name: {'beta': int(beta), 'tau': float(tau)}},
+    )
+  return _case(setup, config, source, batch_size, settings)
+
+
+def _case(setup, config, source, batch_size, settings) -> cases_lib.Case:
   return cases_lib.speculative(
     setup.target,
-    subject,
-    config,
-    0.0,
-    batch_size,
-    num_draft,
-    verify,
-    setup.tables,
-    relaxed,
+    source,
+    settings,
+    setup.data,
+    temperature=0.0,
+    batch_size=batch_size,
+    config=config,
   )
 
 
 def _most_draft(subject, otherwise: int) -> int:
   """Most tokens that a subject drafts at once; `otherwise` without a bound."""
-  return getattr(subject.model and subject.model.config, 'block', otherwise)
+  model = subject.model
+  if model is None or model.config is None:
+    return otherwise
+  return families.facts(model.config).max_draft or otherwise
 
 
 def beam_engine(target, config, batches):
@@ -246,7 +255,7 @@ def _judge(setup, rows, plain_rows) -> dict[str, Any]:
 
 def _add(rows, runs, setup, beams) -> None:
   """Puts labels, ratios and, at batch 1, quality into the rows."""
-  by_name = {s.name: s.model for s in setup.subjects}
+  by_name = {s.name: s.model for s in setup.sources}
   plain_rows = outputs(setup, *runs[0][1:])
   for row in rows:
     row['label'] = label(by_name.get(row['drafter']), row['drafter'])
@@ -277,11 +286,13 @@ def _verify_nothing(context, draft, logits) -> base.Verdict:
 
 def _alone(setup, config, plain_run) -> dict[str, Any]:
   """Quality of the main drafter's own text, block after block."""
-  main = setup.subjects[0]
-  case = _speculative(setup, config, main, 1, config.table_draft, 'greedy')
-  rule = base.Verifier(_verify_nothing, 'argmax', False, False, 'nothing')
-  recipe = case.recipe._replace(verifier=rule)
-  decode = assemble.compiled(recipe, config.max_new_tokens)
+  main = setup.sources[0]
+  settings = config.recipe_settings(0.0, num_draft=config.table_draft)
+  settings = settings._replace(
+    verifier=verifier_sources.resolve(base.Verifier(_verify_nothing))
+  )
+  case = _case(setup, config, main, 1, settings)
+  decode = assemble.compiled(case.recipe, config.max_new_tokens)
   _, batches, plain = plain_run
   made = [
     jax.device_get(decode(case.params, batch.prompt, batch.controls))

@@ -12,7 +12,7 @@ class SpecDecConfig(BenchmarkConfig):
 
   At batch 1: the main drafter with each of `num_draft`; each (beta, tau) with
   `table_draft` slots; each drafter with `table_draft`. Then the main drafter,
-  plain decoding and beam search at each of `batch_size`. `verify` and
+  plain decoding and beam search at each of `batch_size`. `verifier` and
   `temperature` keep their defaults.
 
   Attributes:
@@ -44,8 +44,8 @@ class SpecDecConfig(BenchmarkConfig):
       raise ValueError(
         'This experiment decodes greedily; leave temperature at (0.0,).'
       )
-    if self.verify != ('auto',):
+    if self.verifier != ('auto',):
       raise ValueError(
-        "This experiment sets the rules itself; leave verify at ('auto',) and "
-        'change relaxed and dial.'
+        "This experiment sets the rules itself; leave verifier at ('auto',) "
+        'and change relaxed and dial.'
       )

@@ -74,7 +74,7 @@ def prepared(results: specdec.Results, config) -> dict[str, list[dict]]:
     count = -(-row['num_prompts'] // row['batch_size'])
     extra['latency'] = row['seconds'] / count
     rows.append(dict(row) | extra)
-  main = results.setup.subjects[0].name
+  main = results.setup.sources[0].name
   dial = f'{config.dial[0]}, {config.dial[1]:g}'
   usual = [r for r in rows if r['rule'] in ('1, -', dial)]
   one = [r for r in rows if r['batch_size'] == 1]

@@ -42,6 +42,10 @@ class Peer(NamedTuple):
   same_tokens: bool = True
 
 
+# Our drafters that peers have something like.
+DRAFT_MODEL, LOOKUP = 'draft model', 'lookup'
+LIKE = {'draft_model': DRAFT_MODEL, 'prompt_lookup': LOOKUP}
+
 _TORCH = ('torch', 'transformers')
 _CTRANSLATE2 = 'ctranslate2_worker.py', ('ctranslate2', *_TORCH)
 PEERS = {
