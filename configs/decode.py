@@ -11,7 +11,7 @@ from specjax.inference.config import DecodeConfig
 RECIPES = {
   '': {},
   'sample': {'temperature': 1.0},
-  'reproduce': {'temperature': 1.0, 'verify': 'coupled'},
+  'reproduce': {'temperature': 1.0, 'verifier': 'coupled'},
 }
 
 

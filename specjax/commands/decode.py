@@ -1,363 +1,98 @@
-"""Decodes a file of prompts: what the command `decode.main` does."""
+"""The command `decode.main`: prompts in, answers out."""
 
-import contextlib
-import dataclasses
-import hashlib
-import json
-import statistics
-import time
-from typing import Any, Optional
+from collections.abc import Sequence
+import pathlib
 
-import tqdm
+from absl import flags
 
-from specjax import text as text_lib
-from specjax.checkpoints import load as loading
-from specjax.commands import answer_files
 from specjax.commands import cli
-from specjax.commands import statistics as run_statistics
-from specjax.decoding import corpus as corpus_lib
-from specjax.distributed import mesh as mesh_lib
-from specjax.distributed import processes
-from specjax.inference import batching
-from specjax.inference import drafting
-from specjax.inference import generate as inference
-from specjax.inference import memory
-from specjax.inference.config import DecodeConfig
-
-BASELINES = ('first', 'all', 'none')
-
-# A first batch is repeated this often, or for about so long; medians count.
-REPEATS = 5
-SECONDS_OF_REPEATS = 4.0
-# Bytes below which nobody asks whether a job fits.
-WORTH_TELLING = 1e8
+from specjax.commands import decode_file
+from specjax.commands import demo
+from specjax.commands import parsing
+from specjax.decoding.drafters import registry
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """What to decode.
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of the command."""
 
-  Attributes:
-    target: folder or hub id.
-    drafter: as `drafting.load` takes it.
-    source: input file or '-'.
-    output: output file or '-'.
-    stats: JSON file for the numbers, or ''.
-    resume: go on with an interrupted output.
-    baseline: decode plainly too, to measure the ratio: the 'first' batch,
-      'all' of the prompts, or 'none'.
-    config: `DecodeConfig`.
-    corpus: file of earlier answers, read and extended; or ''.
-  """
+  def text(name, default, words):
+    flags.DEFINE_string(name, default, words, flag_values=values)
 
-  target: str
-  drafter: str
-  source: str
-  output: str
-  stats: str
-  resume: bool
-  baseline: str
-  config: DecodeConfig
-  corpus: str = ''
+  text('target', None, 'The model that decides: a folder or a hub id.')
+  text('drafter', 'none', f'One of: {registry.names()}.')
+  text('corpus', '', 'Earlier answers that suffix copies from; is extended.')
+  text('input', None, 'Prompts: a text file, a .jsonl file, or -.')
+  text('output', '-', 'Where answers go: a text file, a .jsonl file, or -.')
+  text('stats', '', 'Writes the numbers of the run to this JSON file.')
+  text(
+    'demo',
+    None,
+    'Translates built-in sentences from English to German and measures; '
+    '--demo=SENTENCE translates yours.',
+  )
+  parsing.define_processes(values)
+  flags.DEFINE_bool(
+    'resume', False, 'Goes on with an interrupted output.', flag_values=values
+  )
+  flags.DEFINE_enum(
+    'baseline',
+    'first',
+    decode_file.BASELINES,
+    'Which part is decoded plainly too, to measure the ratio.',
+    flag_values=values,
+  )
 
 
-def decode_file(request: Request) -> None:
-  """Does it; prints answers to the output and numbers to standard error.
+def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> None:
+  """Decodes a file, or runs the demo.
 
   Args:
-    request: what to decode.
-
-  Raises:
-    ValueError, OSError, FloatingPointError, MemoryError: in one sentence.
+    argv: arguments, the program's name first.
+    doc: of the command, for --help.
+    config_file: used without --config.
   """
-  config = request.config
-  answer_files.check_distinct(
-    input=request.source,
-    output=request.output,
-    stats=request.stats,
-    corpus=request.corpus,
+  cli.prepare_process()
+  argv = ['--demo=' if arg in ('--demo', '-demo') else arg for arg in argv]
+  values, config = parsing.parse(
+    argv, doc=doc, define=define_flags, default_config=config_file
   )
-  prompts = _read_prompts(request)
-  is_first = processes.is_first()
-  for path in filter(None, (request.output, request.stats)):
-    if is_first:
-      answer_files.check_writable(path)
-  skip, keep_bytes = 0, 0
-  if request.resume:
-    shown = [text_lib.shown(prompt) for prompt in prompts]
-    skip, keep_bytes = answered(
-      request.output, shown, config.num_return_sequences
+  if values.demo is not None:
+    _check_demo(values)
+    drafter = None if values['drafter'].using_default_value else values.drafter
+    asked = any(arg.startswith('--config.dtype') for arg in argv)
+    demo.run(
+      values.demo,
+      config,
+      values.target,
+      drafter,
+      dtype=config.dtype if asked else None,
     )
-    cli.note(f'{skip} answers are there already.')
-  estimate = _estimate(request, prompts)
-  if estimate.total >= WORTH_TELLING:
-    cli.note(estimate.text())
-  target, drafter = load_models(request.target, request.drafter, config)
-  corpus = None
-  if request.corpus:
-    for path in (request.corpus, corpus_lib.draft_path(request.corpus)):
-      answer_files.check_writable(str(path))
-    corpus = _open_corpus(request, drafter, target)
-  job = batching.plan(
-    target, prompts, drafter=drafter, config=config, skip=skip, corpus=corpus
-  )
-  _warn(job, drafter)
-  _say_what_runs(request, job)
-  compile_seconds = inference.warm_up(job)
-  answers: list[inference.Answer] = []
-  try:
-    found = _run(request, job, keep_bytes, compile_seconds, answers)
-  finally:
-    # Also of an interrupted run: what is in the output is in the corpus.
-    if corpus is not None and is_first:
-      new = [answer.tokens for answer in answers]
-      # Read anew: other runs may have ended meanwhile.
-      corpus = _open_corpus(request, drafter, target)
-      corpus_lib.save(drafting.remember(corpus, new), request.corpus)
-  found |= _compare(request, job, target, drafter, prompts, skip, answers)
-  if request.stats and is_first:
-    found |= {'request': _plain(request)} | run_statistics.environment()
-    with open(request.stats, 'w', encoding='utf-8') as file:
-      file.write(json.dumps(found, indent=2) + '\n')
-
-
-def _open_corpus(request: Request, drafter, target) -> corpus_lib.Corpus:
-  return drafting.open_corpus(
-    request.corpus, drafter, target.tokenizer, request.config.corpus_tokens
-  )
-
-
-def load_models(
-  target_name: str, drafter_name: str, config: DecodeConfig
-) -> tuple[loading.Model, drafting.Drafter]:
-  """Loads the target and, where a model is named, the drafter.
-
-  Args:
-    target_name: folder or hub id.
-    drafter_name: as `drafting.load` takes it.
-    config: says in which dtype, and onto which devices.
-
-  Raises:
-    ValueError, OSError: in one sentence.
-  """
-  dtype = None if config.dtype == 'stored' else config.dtype
-  layout = mesh_lib.make_layout(config.mesh)
-  target = loading.load(
-    target_name,
-    dtype=dtype,
-    layout=layout,
-    int8=config.quantize in ('target', 'both'),
-  )
-  if not config.num_draft:
-    return target, None
-  if layout is not None and config.mesh.drafter == 'replicated':
-    layout = mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
-  with mesh_lib.about_drafter(config.mesh):
-    return target, drafting.load(
-      drafter_name,
-      dtype,
-      layout=layout,
-      int8=config.quantize in ('drafter', 'both'),
+    return
+  for name in ('target', 'input'):
+    if not values[name].value:
+      raise flags.Error(f'--{name} is needed; --help shows all options.')
+  if values.resume and values.output == '-':
+    raise flags.Error('--resume needs an --output file to go on with.')
+  parsing.join_processes(values, config)
+  decode_file.decode_file(
+    decode_file.Request(
+      target=values.target,
+      drafter=values.drafter,
+      source=values.input,
+      output=values.output,
+      stats=values.stats,
+      resume=values.resume,
+      baseline=values.baseline,
+      config=config,
+      corpus=values.corpus,
     )
-
-
-def _estimate(request: Request, prompts: list) -> memory.MemoryEstimate:
-  """What it will take of each device, by the longest prompt."""
-  drafting.check_name(request.drafter)
-  folder = loading.folder_of(request.target)
-  tokenizer = loading.load_tokenizer(folder)
-  longest = max(prompts, key=lambda prompt: len(str(prompt)), default='')
-  tokens = ()
-  if tokenizer is not None:
-    tokens = text_lib.encode(
-      tokenizer, longest, chat=request.config.chat, prefix=request.config.prefix
-    )
-  drafter = request.drafter.removeprefix(drafting.HYBRID)
-  return memory.estimate_memory(
-    request.target,
-    drafter=drafter,
-    decode=request.config,
-    prompt_tokens=len(tokens),
   )
 
 
-def _read_prompts(request: Request) -> list:
-  """The prompts, which must be the same in all processes."""
-  if request.source == '-' and not processes.is_alone():
-    raise ValueError(
-      'Several processes cannot share standard input; give --input=FILE, the '
-      'same one on every host.'
-    )
-  prompts = text_lib.read_prompts(request.source)
-  check_same_prompts(request.source, prompts)
-  return prompts
-
-
-def check_same_prompts(source: str, prompts: list) -> None:
-  """Raises ValueError if processes read other prompts from the same names."""
-  content = json.dumps(prompts, default=str).encode()
-  processes.check_same(
-    f'the prompts in {source}', hashlib.sha256(content).hexdigest()
-  )
-
-
-def answered(path: str, prompts: list, per_prompt: int) -> tuple[int, int]:
-  """`output.count_answered`, as process 0 finds it, on every process."""
-  found = (0, 0)
-  if processes.is_first():
-    found = answer_files.count_answered(path, prompts, per_prompt)
-  skip, keep_bytes = processes.from_first(found)
-  return skip, keep_bytes
-
-
-def writer(path: str, keep_bytes: int):
-  """`output.writer` in process 0, which has all answers; elsewhere nothing."""
-  if processes.is_first():
-    return answer_files.writer(path, keep_bytes)
-  return contextlib.nullcontext(lambda answers: None)
-
-
-def _warn(job: batching.Job, drafter) -> None:
-  """Tells what is allowed but perhaps not meant."""
-  verifier = job.recipe.verifier
-  if not verifier.exact and job.recipe.drafter.num_draft:
-    cli.note(
-      f"Note: the verifier {verifier.name} is lossy; the output's distribution "
-      "is not the target's."
-    )
-  model = drafting.draft_model(drafter)
-  if model is not None and model.lm and model.lm.max_positions:
-    longest = max((len(row.tokens) for row in job.rows), default=0)
-    budget = int(max(batching.as_list(job.config.max_new_tokens)))
-    given = 1 if model.lm.is_encoder_decoder else longest
-    if given + budget > model.lm.max_positions:
-      cli.note(
-        f'Note: the drafter was made for {model.lm.max_positions} positions '
-        f'and rows may reach {given + budget}; drafts beyond will be poor, '
-        'the output stays exact.'
+def _check_demo(values: flags.FlagValues) -> None:
+  for name in ('corpus', 'input', 'output', 'stats', 'resume', 'baseline'):
+    if not values[name].using_default_value:
+      raise flags.Error(
+        f'--demo brings its own sentences and prints to standard output; '
+        f'leave --{name} out.'
       )
-
-
-def _say_what_runs(request: Request, job: batching.Job) -> None:
-  recipe = job.recipe
-  how = 'plain decoding'
-  if request.config.num_beams > 1:
-    how = f'beam search with {request.config.num_beams} beams'
-  if recipe.drafter.num_draft:
-    how = (
-      f'drafter {request.drafter}, {recipe.drafter.num_draft} draft slots, '
-      f'verifier {recipe.verifier.name}'
-    )
-  cli.note(f'Target {request.target}: {how}, {request.config.dtype}.')
-
-
-def _run(
-  request: Request,
-  job: batching.Job,
-  keep_bytes: int,
-  compile_seconds: float,
-  answers: list[inference.Answer],
-) -> dict[str, Any]:
-  """Streams answers to the output and adds them to `answers`; the numbers."""
-  seconds = 0.0
-  bar = tqdm.tqdm(
-    total=len(job.rows), unit='answer', dynamic_ncols=True, file=cli.stderr()
-  )
-  try:
-    with bar, writer(request.output, keep_bytes) as write:
-      with contextlib.closing(inference.stream(job)) as batches:
-        for batch in batches:
-          write(batch.answers)
-          answers += batch.answers
-          seconds += batch.seconds
-          bar.update(len(batch.answers))
-          cli.check_interrupt()
-  except KeyboardInterrupt:
-    resume = '' if request.output == '-' else '; --resume continues it'
-    raise KeyboardInterrupt(
-      f'interrupted after {len(answers)} answers{resume}.'
-    ) from None
-  found = run_statistics.numbers(answers, seconds, compile_seconds)
-  cli.note(run_statistics.table(found))
-  return found
-
-
-def _compare(
-  request, job, target, drafter, prompts, skip, answers
-) -> dict[str, Any]:
-  """Plain decoding beside it, and the reason of the ratio."""
-  if drafter is None or not job.batches:
-    return {}
-  added: dict[str, Any] = {}
-  if request.baseline != 'none' and any(a.tokens for a in answers):
-    added['baseline'] = _baseline(request, job, target, prompts, skip, answers)
-  if request.config.explain:
-    begin = time.perf_counter()
-    model = drafting.draft_model(drafter)
-    times = run_statistics.measure_steps(job, target, model)
-    found = run_statistics.numbers(answers, 1.0, 0.0)
-    made = job.recipe.drafter
-    parts, sentences = run_statistics.explain(
-      found,
-      times,
-      made.num_draft,
-      bool(job.recipe.widths),
-      drafting.is_one_pass(drafter),
-      made.max_path < made.num_draft,
-    )
-    parts['measuring_seconds'] = time.perf_counter() - begin
-    added['explanation'] = parts
-    cli.note(sentences)
-  return added
-
-
-def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
-  """Decodes plainly what was decoded speculatively, and compares."""
-  plain_job = batching.plan(target, prompts, config=request.config, skip=skip)
-  if request.baseline == 'first':
-    job, plain_job = batching.first_batch(job), batching.first_batch(plain_job)
-  compile_seconds = inference.warm_up(plain_job)
-  # The two take turns, so that both see the same state of the machine.
-  plain, speculative, begin = [], [], time.perf_counter()
-  while not plain or (
-    request.baseline == 'first'
-    and len(plain) < REPEATS
-    # Processes must not disagree on when to stop.
-    and processes.from_first(time.perf_counter() - begin < SECONDS_OF_REPEATS)
-  ):
-    batches = list(zip(inference.stream(plain_job), inference.stream(job)))
-    plain.append(sum(one.seconds for one, _ in batches))
-    speculative.append(sum(two.seconds for _, two in batches))
-  plain_answers = [answer for one, _ in batches for answer in one.answers]
-  plain, speculative = statistics.median(plain), statistics.median(speculative)
-  found = run_statistics.numbers(plain_answers, plain, compile_seconds)
-  same = run_statistics.same_tokens(plain_answers, answers)
-  total = len(plain_answers)
-  tokens = sum(answer.counts.num_tokens for answer in answers[:total])
-  speed = tokens / speculative
-  found |= {
-    'speculative_tokens_per_second': speed,
-    'measured_factor': speed / found['tokens_per_second'],
-    'identical': same,
-    'compared': total,
-  }
-  cli.note(
-    f'Plain decoding of {total} answers: {found["tokens_per_second"]:.1f} '
-    f'tokens/s, speculative {speed:.1f}: measured factor '
-    f'{found["measured_factor"]:.2f}; identical tokens: {same} of {total}'
-    f'{_about_identity(job)}.'
-  )
-  return found
-
-
-def _about_identity(job: batching.Job) -> str:
-  name = job.recipe.verifier.name
-  if name in ('greedy', 'coupled', 'match'):
-    return ''
-  if not job.recipe.verifier.exact:
-    return f' ({name} is lossy: they need not be the same)'
-  return f' ({name} draws with noise of its own: the same law, other tokens)'
-
-
-def _plain(request: Request) -> dict[str, Optional[Any]]:
-  return dataclasses.asdict(request)

@@ -5,7 +5,6 @@ speculatively by turns. What is printed are measurements of this run.
 """
 
 import dataclasses
-import json
 import pathlib
 import statistics
 from typing import Any, Optional
@@ -16,17 +15,14 @@ from specjax.checkpoints import load as loading
 from specjax.commands import cli
 from specjax.commands import statistics as run_statistics
 from specjax.inference import batching
-from specjax.inference import drafting
 from specjax.inference import generate as inference
+from specjax.inference import planning
 from specjax.inference.config import DecodeConfig
 
 ASSETS = pathlib.Path(__file__).resolve().parents[1] / 'assets'
 TARGET = ASSETS / 'demo_target'
 DRAFTER = ASSETS / 'demo_drafter'
-# The bundled drafter that was measured to be the fastest on a CPU.
-CHOICE = 'demo_choice.json'
 REPEATS = 5
-_INTEGER_UNITS = ('amx_int8', 'avx512_vnni', 'avx_vnni')
 # Source positions the models were trained for.
 MAX_SOURCE = 92
 
@@ -62,8 +58,8 @@ def run(
     config: how to decode. Sentences go one at a time, and what is sampled is
       coupled to plain sampling unless a verifier is named.
     target: a model that `configs/demo_target.py` made; None for the bundled.
-    drafter: as `drafting.load` takes it; None for the bundled.
-    dtype: None for what is fastest on this machine.
+    drafter: as `sources.resolve` takes it; None for the bundled.
+    dtype: None for float32.
 
   Returns:
     The numbers that were printed.
@@ -77,22 +73,22 @@ def run(
       'The demo translates one sentence at a time; leave batch_size at 1.'
     )
   target = target or _bundled(TARGET, 'target')
-  if not drafter:
-    drafter, config = _chosen(config)
-  dtype, why = (dtype, 'as asked for') if dtype else precision()
+  drafter = drafter or _bundled(DRAFTER, 'drafter')
+  dtype = dtype or 'float32'
   config = dataclasses.replace(config, batch_size=1, dtype=dtype)
-  if config.temperature and config.verify == 'auto':
-    config = dataclasses.replace(config, verify='coupled')
+  if config.temperature and config.verifier == 'auto':
+    config = dataclasses.replace(config, verifier='coupled')
   prompts = [prompt] if prompt else list(PROMPTS)
   model = loading.load(target, dtype=dtype)
-  drafts = drafting.load(drafter, dtype) if config.num_draft else None
-  job = _one_width(batching.plan(model, prompts, drafter=drafts, config=config))
+  job = _one_width(
+    planning.plan(model, prompts, drafter=drafter, config=config)
+  )
   plain_job = dataclasses.replace(
-    _one_width(batching.plan(model, prompts, config=config)),
+    _one_width(planning.plan(model, prompts, config=config)),
     batches=job.batches,
   )
   device = jax.devices()[0].device_kind
-  cli.note(f'English to German on {device}, {dtype} ({why}), batch size 1.')
+  cli.note(f'English to German on {device}, {dtype}, batch size 1.')
   compile_seconds = inference.warm_up(job)
   answers, _ = _decode(job, show=True)
   compile_seconds += inference.warm_up(plain_job)
@@ -116,21 +112,6 @@ def run(
   return found
 
 
-def _chosen(config: DecodeConfig) -> tuple[str, DecodeConfig]:
-  """The bundled drafter to take, and as many slots as suit it.
-
-  On a CPU a measurement kept beside the models says which; `num_draft` stays
-  where it is not the default's.
-  """
-  path = ASSETS / CHOICE
-  if jax.default_backend() != 'cpu' or not path.is_file():
-    return _bundled(DRAFTER, 'drafter'), config
-  choice = json.loads(path.read_text(encoding='utf-8'))
-  if config.num_draft == DecodeConfig().num_draft:
-    config = dataclasses.replace(config, num_draft=choice['num_draft'])
-  return _bundled(ASSETS / choice['drafter'], 'drafter'), config
-
-
 def _bundled(folder: pathlib.Path, role: str) -> str:
   if not (folder / 'config.json').is_file():
     raise FileNotFoundError(
@@ -138,19 +119,6 @@ def _bundled(folder: pathlib.Path, role: str) -> str:
       f'configs/demo_{role}.py and name it with --{role}.'
     )
   return str(folder)
-
-
-def precision() -> tuple[str, str]:
-  """What is fastest here, and why: (float32, bfloat16 or w8a8, reason)."""
-  if jax.default_backend() != 'cpu':
-    return 'bfloat16', 'the accelerator multiplies it fastest'
-  try:
-    info = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8')
-  except OSError:
-    info = ''
-  if any(feature in info for feature in _INTEGER_UNITS):
-    return 'w8a8', 'this CPU multiplies eight-bit integers fastest'
-  return 'float32', 'this CPU has no units for less'
 
 
 def _one_width(job: batching.Job) -> batching.Job:
@@ -186,7 +154,7 @@ def _decode(job: batching.Job, show: bool = False):
 
 def _table(found: dict[str, Any], job: batching.Job, mode: str) -> str:
   total = found['answers']
-  slots = job.recipe.drafter.num_draft
+  slots = job.assembled.plan.num_draft
   rows = [
     ('plain', f'{found["plain_tokens_per_second"]:.0f} tokens/s ({mode})'),
     ('speculative', f'{found["tokens_per_second"]:.0f} tokens/s ({mode})'),

@@ -5,16 +5,24 @@ out is JSON lines of `output.record`; training reads their `prompt` and
 `tokens` (`config.data.labelled`).
 """
 
+from collections.abc import Sequence
 import dataclasses
+import pathlib
 import time
 from typing import Callable, Optional
 
+from absl import flags
+import tqdm
+
 from specjax.commands import answer_files
-from specjax.commands import decode as decode_command
+from specjax.commands import cli
+from specjax.commands import decode_file
+from specjax.commands import parsing
 from specjax.decoding import stats
+from specjax.decoding.drafters import registry
 from specjax.distributed import processes
-from specjax.inference import batching
 from specjax.inference import generate as inference
+from specjax.inference import planning
 from specjax.inference.config import DecodeConfig
 from specjax.training.data import readers
 
@@ -25,7 +33,7 @@ class Request:
 
   Attributes:
     target: folder or hub id of the model that writes.
-    drafter: to be faster, as `drafting.load` takes it; '' for none.
+    drafter: to be faster, as `sources.resolve` takes it; '' for none.
     inputs: files: first column of .tsv, `field` of .jsonl, lines of text.
     field: name in JSON lines.
     output: .jsonl file; a begun one is continued.
@@ -43,7 +51,7 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled:
+class LabelSummary:
   """What was written now: `answers` lines after `skipped` older ones."""
 
   answers: int
@@ -54,7 +62,7 @@ class Labelled:
 
 def label(
   request: Request, progress: Optional[Callable[[int, int], None]] = None
-) -> Labelled:
+) -> LabelSummary:
   """Writes the answers of all inputs that have none yet.
 
   Of several processes, all of which call it, the first writes all answers.
@@ -64,7 +72,7 @@ def label(
     progress: called with (answers done, answers in all) after each batch.
 
   Returns:
-    `Labelled`.
+    `LabelSummary`.
 
   Raises:
     ValueError, OSError: in one sentence.
@@ -73,21 +81,21 @@ def label(
     raise ValueError(f'--output must be a .jsonl file, not {request.output!r}.')
   prompts = readers.read_inputs(request.inputs, request.field)
   prompts = prompts[: request.limit] if request.limit else prompts
-  decode_command.check_same_prompts(', '.join(request.inputs), prompts)
+  decode_file.check_same_prompts(', '.join(request.inputs), prompts)
   if processes.is_first():
     answer_files.check_writable(request.output)
-  skip, keep_bytes = decode_command.answered(
+  skip, keep_bytes = decode_file.answered(
     request.output, prompts, request.config.num_return_sequences
   )
-  target, drafter = decode_command.load_models(
+  target, drafter = decode_file.load_models(
     request.target, request.drafter, request.config
   )
-  job = batching.plan(
+  job = planning.plan(
     target, prompts, drafter=drafter, config=request.config, skip=skip
   )
   counts, seconds, done = [], 0.0, 0
   started = time.perf_counter()
-  with decode_command.writer(request.output, keep_bytes) as write:
+  with decode_file.writer(request.output, keep_bytes) as write:
     for batch in inference.stream(job):
       write(batch.answers)
       counts += [answer.counts for answer in batch.answers]
@@ -95,4 +103,85 @@ def label(
       if progress is not None:
         progress(skip + done, skip + len(job.rows))
   seconds = time.perf_counter() - started
-  return Labelled(done, skip, stats.add(counts), seconds)
+  return LabelSummary(done, skip, stats.add(counts), seconds)
+
+
+def _define(values: flags.FlagValues):
+  def text(name, default, words):
+    flags.DEFINE_string(name, default, words, flag_values=values)
+
+  text('target', None, 'The model that writes: a folder or a hub id.')
+  text(
+    'drafter',
+    '',
+    f'Makes it faster; one of: {registry.names()}.',
+  )
+  text('field', 'source', 'Field of the inputs in JSON lines.')
+  text('output', None, 'A .jsonl file; a begun one is continued.')
+  parsing.define_processes(values)
+  flags.DEFINE_multi_string(
+    'input',
+    None,
+    'First column of .tsv, a field of .jsonl, or lines of '
+    'text. May be repeated.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'limit',
+    0,
+    'Use only the first inputs; 0 uses all.',
+    lower_bound=0,
+    flag_values=values,
+  )
+
+
+def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> None:
+  """Labels the inputs.
+
+  Args:
+    argv: arguments, the program's name first.
+    doc: of the command, for --help.
+    config_file: used without --config.
+  """
+  cli.prepare_process()
+  values, config = parsing.parse(
+    argv, doc=doc, define=_define, default_config=config_file
+  )
+  for name in ('target', 'input', 'output'):
+    if not values[name].value:
+      raise flags.Error(f'--{name} is needed; --help shows all options.')
+  parsing.join_processes(values, config)
+  request = Request(
+    target=values.target,
+    drafter=values.drafter,
+    inputs=tuple(values.input),
+    field=values.field,
+    output=values.output,
+    limit=values.limit,
+    config=config,
+  )
+  # Shown when there is something to show: an error is one line alone.
+  with tqdm.tqdm(
+    unit='answer', file=cli.stderr(), dynamic_ncols=True, delay=1e-6
+  ) as bar:
+
+    def progress(done, total):
+      bar.total = total
+      bar.update(done - bar.n)
+
+    try:
+      made = label(request, progress)
+    except KeyboardInterrupt:
+      raise KeyboardInterrupt(
+        f'interrupted after {int(bar.n)} answers; the same command continues.'
+      ) from None
+  counts = made.counts
+  cli.note(
+    f'{made.answers} answers written after {made.skipped} that were there: '
+    f'{counts.num_tokens} tokens in {made.seconds:.1f} s'
+    + (
+      f', block efficiency {counts.block_efficiency:.2f}.'
+      if counts.num_drafted
+      else '.'
+    )
+  )

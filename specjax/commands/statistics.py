@@ -1,25 +1,17 @@
 """The numbers of a decoding run, and why it was faster than plain or not."""
 
 import dataclasses
-import functools
-import time
 from typing import Any, Optional, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from specjax import base
 from specjax import theory
-from specjax.checkpoints import load as loading
-from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
-from specjax.decoding.controls import row_keys
-from specjax.decoding.controls import Sampling
+from specjax.inference import costs as costs_lib
+from specjax.inference import timing
 from specjax.inference.batching import Job
 from specjax.inference.generate import Answer
-
-TIMED_STEPS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,100 +98,36 @@ def same_tokens(left: Sequence[Answer], right: Sequence[Answer]) -> int:
   return sum(a.tokens == b.tokens for a, b in zip(left, right))
 
 
-def measure_steps(
-  job: Job, target: loading.Model, drafter: Optional[loading.Model]
-) -> StepTimes:
+def measure_steps(job: Job) -> StepTimes:
   """Times the parts of a round, each in a compiled loop of its own.
 
   Args:
-    job: gives the batch size, K and a typical number of committed tokens.
-    target: the target.
-    drafter: the draft model, or None.
+    job: gives target and drafter, the batch size, K and a typical number of
+      committed tokens.
 
   Returns:
-    `StepTimes`, each the best of five.
+    `StepTimes`.
   """
+  assembled, rows = job.assembled, job.batch_size
   width = min((w for _, _, w in job.batches), default=16)
-  block = job.recipe.drafter.num_draft + 1
-  at_once = drafter is not None and drafter.lm is None
-  parts = [(target, 1), (target, block)]
-  parts += [(drafter, 1)] * (drafter is not None and not at_once)
-  runs = [
-    functools.partial(
-      _steps, model.lm, model.params, job.batch_size, width, size
+  slots, model_slots = assembled.plan.num_draft, assembled.plan.draft_slots
+  state = timing.middle_state(
+    assembled.recipe, job.params, rows, width, assembled.dials()
+  )
+  timers = [
+    timing.extend_timer(
+      assembled.target.lm, job.params.target, state.cache, rows, size
     )
-    for model, size in parts
+    for size in (1, slots + 1)
   ]
-  if at_once:
-    runs.append(
-      functools.partial(
-        _proposals, job.recipe, job.params, job.batch_size, width
-      )
+  if model_slots:
+    timers.append(costs_lib.model_timer(assembled, state, rows, width))
+  elif assembled.source.model is not None:
+    timers.append(
+      timing.propose_timer(assembled.recipe.drafter, job.params.drafter, state)
     )
-  for run in runs:
-    jax.block_until_ready(run(1))
-  # Taking turns, so that all of them see the same state of the machine; the
-  # difference of a long and a short run leaves the loop's steps alone.
-  seconds = np.min(
-    [
-      [(_elapsed(run, 1), _elapsed(run, 1 + TIMED_STEPS)) for run in runs]
-      for _ in range(5)
-    ],
-    axis=0,
-  )
-  best = np.maximum(seconds[:, 1] - seconds[:, 0], 1e-9) / TIMED_STEPS
-  if at_once:
-    best[2] /= block - 1  # a step is the K-th part of a proposal
-  return StepTimes(*best[:2].tolist(), float(best[2]) if drafter else 0.0)
-
-
-def _elapsed(run, count: int) -> float:
-  begin = time.perf_counter()
-  jax.block_until_ready(run(count))
-  return time.perf_counter() - begin
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
-def _steps(lm: base.CachedLM, params, batch, width, block, count):
-  """Extends a cache `count` times by a block and takes it back each time."""
-  prompt = base.Prompt(
-    jnp.ones((batch, width), jnp.int32), jnp.full((batch,), width, jnp.int32)
-  )
-  cache = lm.prefill(params, prompt, capacity=width + block + 1).cache
-
-  def step(_, carry):
-    cache, tokens = carry
-    scored, cache = lm.extend(params, cache, tokens)
-    best = jnp.argmax(scored.logits, axis=-1).astype(jnp.int32)
-    return lm.commit(cache, jnp.zeros((batch,), jnp.int32)), best
-
-  tokens = jnp.ones((batch, block), jnp.int32)
-  return jax.lax.fori_loop(0, count, step, (cache, tokens))[1]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2, 3))
-def _proposals(recipe, params, batch, width, count):
-  """Proposes `count` times, each time in a context that was touched."""
-  prompt = base.Prompt(
-    jnp.ones((batch, width), jnp.int32), jnp.full((batch,), width, jnp.int32)
-  )
-  controls = Sampling().controls(row_keys(0, range(batch)), width)
-  state = generate_lib.start(
-    recipe, params, prompt, controls, max_new_tokens=width
-  )
-
-  def step(_, carry):
-    drafter, tokens = carry
-    context = state.context.replace(tokens=tokens)
-    draft, drafter = recipe.drafter.propose(
-      params.drafter,
-      drafter,
-      base.View(context, state.last_token, state.cache),
-    )
-    return drafter, tokens.at[:, 0].set(jnp.maximum(draft.tokens[:, 0], 0))
-
-  start = state.drafter, state.context.tokens
-  return jax.lax.fori_loop(0, count, step, start)[1]
+  step, block, *draft = [ms / 1e3 for ms in timing.interleaved(timers)]
+  return StepTimes(step, block, sum(draft) / (model_slots or slots))
 
 
 def explain(

@@ -1,268 +1,72 @@
-"""A whole run: build, train, measure with the real decoder, export.
+"""The command `train.main`: trains a target, or distils a drafter from one."""
 
-Training knows nothing of decoding; here the two meet. What is measured at an
-evaluation is what a user of the drafter will see: acceptance rate and block
-efficiency of speculative decoding on held-out prompts.
-"""
+from collections.abc import Sequence
+import pathlib
+import shlex
 
-import functools
-import os
-from typing import Any, Callable, Optional
+from absl import flags
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from specjax import base
-from specjax import models
-from specjax.checkpoints import load as loading
-from specjax.checkpoints import orbax
-from specjax.decoding import generate as generate_lib
-from specjax.decoding import stats
-from specjax.decoding.controls import Sampling
-from specjax.distributed import transfer
-from specjax.inference import assemble as recipes
-from specjax.inference import generate as inference
-from specjax.models import sharded
-from specjax.training import build
-from specjax.training import config as config_lib
-from specjax.training import export
-from specjax.training import loop
-from specjax.training import metrics as metrics_lib
-from specjax.training import on_policy
-from specjax.training import placement
-from specjax.training import state as state_lib
-from specjax.training import workdir as workdir_lib
-from specjax.training.data import packing
-
-Report = Callable[[str], None]
+from specjax.commands import cli
+from specjax.commands import parsing
 
 
-def run(
-  config: config_lib.TrainConfig,
-  workdir: str,
-  *,
-  command: str = '',
-  export_only: bool = False,
-  report: Report = print,
-) -> loop.Outcome:
-  """Trains until the end or a signal; a finished run is exported.
+def _define(values: flags.FlagValues):
+  flags.DEFINE_string(
+    'workdir',
+    None,
+    'Folder of the run: checkpoints, metrics, export.',
+    flag_values=values,
+  )
+  parsing.define_processes(values)
+  flags.DEFINE_bool(
+    'export_only',
+    False,
+    'Train nothing; export the newest checkpoint of the run.',
+    flag_values=values,
+  )
+
+
+def _command(argv):
+  return shlex.join(['python', '-m', 'train.main', *argv[1:]])
+
+
+def _long_form(argument):
+  """`--init_from=X` is short for `--config.init_from=X`."""
+  if argument.startswith('--init_from'):
+    return '--config.' + argument[2:]
+  return argument
+
+
+def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> None:
+  """Trains.
 
   Args:
-    config: settings.
-    workdir: folder of the run. Called again with it, a stopped run goes on
-      and a finished one is exported anew.
-    command: what the user typed, for the model card.
-    export_only: train nothing; export the newest checkpoint as it is.
-    report: takes lines of information.
-
-  Returns:
-    `train.Outcome`.
-
-  Raises:
-    OSError, ValueError, FloatingPointError: one sentence.
+    argv: arguments, the program's name first.
+    doc: of the command, for --help.
+    config_file: used without --config.
   """
-  try:
-    return _run(config, workdir, command, export_only, report)
-  except OSError as error:
-    if error.errno is None or error.filename:
-      raise
-    # A write that fails does not say of which file.
-    raise OSError(f'Cannot write to {workdir}: {error.strerror}.') from None
-
-
-def _run(config, workdir, command, export_only, report):
-  workdir_lib.check(workdir, config)
-  parts = build.build(config)
-  _tell_left_out(parts, report)
-  if export_only:
-    outcome = loop.newest(parts, workdir)
-    report(f'Exported to {_export(parts, outcome, workdir, command)}.')
-    return outcome
-  rewrite = None
-  if config.data.on_policy_fraction:
-    rewrite = on_policy.make(
-      generator(parts), config.seed, config.data.on_policy_fraction
-    )
-  outcome = loop.train(
-    parts, workdir, measure=measurer(parts), on_policy=rewrite, report=report
+  cli.prepare_process()
+  values, config = parsing.parse(
+    [_long_form(a) for a in argv],
+    doc=doc,
+    define=_define,
+    default_config=config_file,
   )
-  if not outcome.stopped:
-    folder = _export(parts, outcome, workdir, command)
-    report(f'Exported to {folder}.')
-  return outcome
+  if not values.workdir:
+    raise flags.Error('--workdir=DIR is needed: the folder of the run.')
+  parsing.join_processes(values, config)
+  # Slow to import, and not needed to refuse a wrong command line.
+  from specjax.commands import train_run
 
-
-def _tell_left_out(parts, report):
-  held_out = [] if parts.valid_source is None else [parts.valid_source]
-  for source in parts.sources + held_out:
-    where = ' of the held-out data' if source is parts.valid_source else ''
-    if source.skipped:
-      report(f'Left out {source.skipped} bad lines{where}.')
-    if source.too_long:
-      report(
-        f'Left out {source.too_long} examples{where} longer than a row (see '
-        'data.source_length and data.target_length).'
-      )
-
-
-def _export(parts, outcome, workdir, command):
-  config = parts.config
-  params = state_lib.best_params(outcome.state)
-  if config.average_last > 1:
-    manager = loop.open_checkpoints(workdir, config, read_only=True)
-    like = orbax.abstract(
-      outcome.state, jax.tree.map(lambda x: x.sharding, outcome.state)
-    )
-    planned = functools.partial(loop.is_planned, config)
-    params = export.final_params(manager, like, config.average_last, planned)
-    manager.close()
-  measured = outcome.metrics or _last_metrics(workdir)
-  return export.export(
-    parts,
-    params,
-    os.path.join(workdir, export.FOLDER),
-    steps=outcome.step,
-    metrics=measured,
-    command=command,
+  outcome = train_run.run(
+    config,
+    values.workdir,
+    command=_command(argv),
+    export_only=values.export_only,
+    report=cli.note,
   )
-
-
-def _last_metrics(workdir):
-  rows = [r for r in metrics_lib.read(workdir) if r['kind'] == 'eval']
-  if not rows:
-    return {}
-  return {
-    k: v
-    for k, v in rows[-1].items()
-    if k not in ('step', 'kind') and v is not None
-  }
-
-
-def as_model(parts: build.Run, params: base.PyTree) -> loading.Model:
-  """The trained model with these parameters, as `specjax.load` gives one."""
-  config = parts.model_config
-  vocab_size = loading.vocabulary_size(config, parts.tokenizer)
-  return loading.Model(
-    params=params,
-    config=config,
-    module=parts.module,
-    tokenizer=parts.tokenizer,
-    lm=models.make_lm(config, vocab_size=vocab_size)
-    if models.is_language_model(config)
-    else None,
-    eos_ids=tuple(config.eos_token_id),
-    pad_id=config.pad_token_id,
-    name=parts.config.name,
-  )
-
-
-def held_out_prompts(parts: build.Run) -> list[np.ndarray]:
-  """Token rows to decode: held-out sources, or beginnings of held-out text."""
-  if parts.valid_source is None:
-    return []
-  stream = parts.valid_source.sides[0]
-  count = min(parts.config.eval_prompts, len(stream.offsets) - 1)
-  rows = [packing.get(stream, i) for i in range(count)]
-  if parts.config.data.kind == 'text':
-    rows = [row[: max(len(row) // 4, 1)] for row in rows]
-  return rows
-
-
-def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
-  """Makes `(params) -> dict` that decodes the held-out prompts.
-
-  A drafter is measured by greedy speculative decoding with its teacher:
-  'acceptance_rate', 'block_efficiency', and 'accepted_at_d' for each depth d
-  that was tested. A target has no drafter yet and is measured by nothing but
-  its loss.
-
-  Returns:
-    the function, or None where there is nothing to measure.
-
-  Raises:
-    ValueError: the teacher has too few positions for the answers.
-  """
-  prompts = held_out_prompts(parts)
-  if parts.teacher is None or not prompts:
-    return None
-  config = parts.config
-  # A drafter with masks is measured at no more slots than it learns.
-  slots = getattr(parts.model_config, 'num_draft', config.eval_draft)
-  slots = min(config.eval_draft, slots)
-  _check_budget(parts, prompts, slots)
-
-  def measure(params):
-    # Where the teacher is: on one device, or on the mesh, the drafter whole.
-    params = jax.tree.map(jnp.asarray, transfer.to_host(params))
-    rows = parts.teacher.layout.size('batch') if parts.teacher.layout else 1
-    answers = inference.generate(
-      parts.teacher,
-      prompts,
-      drafter=as_model(parts, params),
-      num_draft=slots,
-      max_new_tokens=config.eval_new_tokens,
-      batch_size=-(-min(8, len(prompts)) // rows) * rows,
-      temperature=0.0,
+  if outcome.stopped and not values.export_only:
+    cli.note(
+      f'Stopped and saved at step {outcome.step} of {config.steps}. To '
+      f'resume: {_command(argv)}'
     )
-    counts = stats.add([answer.counts for answer in answers])
-    by_depth = {
-      f'{export.BY_DEPTH}{depth}': rate
-      for depth, rate in enumerate(counts.acceptance_by_position, 1)
-      if rate is not None
-    }
-    return {
-      'acceptance_rate': counts.acceptance_rate or 0.0,
-      'block_efficiency': counts.block_efficiency or 0.0,
-    } | by_depth
-
-  return measure
-
-
-def _check_budget(parts, prompts, slots):
-  """Refuses before the first step what the first evaluation would."""
-  config, lm = parts.config, parts.teacher.lm
-  given = 1 if lm.is_encoder_decoder else max(map(len, prompts))
-  needed = given + config.eval_new_tokens + slots
-  if lm.max_positions and needed > lm.max_positions:
-    raise ValueError(
-      f'Held-out prompts have up to {given} tokens; with eval_new_tokens='
-      f'{config.eval_new_tokens} and eval_draft={slots} that is {needed}, '
-      f'but the teacher was made for {lm.max_positions} positions; '
-      'lower eval_new_tokens.'
-    )
-
-
-def generator(parts: build.Run) -> on_policy.Generate:
-  """Makes the drafter's own sampling at temperature 1, for on-policy data."""
-  settings = parts.config.data
-  lm = as_model(parts, None).lm
-  layout = placement.decoding_layout(parts.config)
-  if layout is not None:
-    fitting = sharded.fit(parts.model_config, layout)
-    # Where key heads would have to be repeated, the compiler finds a way.
-    if sharded.expanded(parts.model_config, fitting) == parts.model_config:
-      lm = sharded.make_lm(
-        parts.model_config, fitting, vocab_size=lm.vocab_size
-      )
-  sampling = Sampling(temperature=1.0)
-  recipe = recipes.recipe(lm, None, warp=sampling.warp_spec())
-  most = settings.target_length
-  sample = recipes.compiled(recipe, most)
-
-  def generate(params, prompt, key):
-    rows = prompt.tokens.shape[0]
-    controls = sampling.controls(
-      jax.random.split(key, rows), most, parts.model_config.eos_token_id
-    )
-    controls = transfer.put_controls(controls, layout)
-    out = sample(generate_lib.Params(params), prompt, controls)
-    return new_tokens(out), out.num_tokens
-
-  @jax.jit
-  def new_tokens(out):
-    place = out.prompt_length[:, None] + jnp.arange(most)
-    place = jnp.minimum(place, out.tokens.shape[1] - 1)
-    return jnp.take_along_axis(out.tokens, place, 1)
-
-  return generate

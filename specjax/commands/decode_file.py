@@ -1,0 +1,361 @@
+"""Decodes a file of prompts: what the command `decode.main` does."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import statistics
+import time
+from typing import Any, Optional
+
+import tqdm
+
+from specjax import text as text_lib
+from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
+from specjax.commands import answer_files
+from specjax.commands import cli
+from specjax.commands import statistics as run_statistics
+from specjax.decoding import corpus as corpus_lib
+from specjax.decoding.drafters.entry import Source
+from specjax.distributed import mesh as mesh_lib
+from specjax.distributed import processes
+from specjax.inference import batching
+from specjax.inference import generate as inference
+from specjax.inference import memory
+from specjax.inference import planning
+from specjax.inference import random_models
+from specjax.inference import sources
+from specjax.inference.config import DecodeConfig
+
+BASELINES = ('first', 'all', 'none')
+
+# A first batch is repeated this often, or for about so long; medians count.
+REPEATS = 5
+SECONDS_OF_REPEATS = 4.0
+# Bytes below which nobody asks whether a job fits.
+WORTH_TELLING = 1e8
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What to decode.
+
+  Attributes:
+    target: folder or hub id.
+    drafter: as `sources.resolve` takes it.
+    source: input file or '-'.
+    output: output file or '-'.
+    stats: JSON file for the numbers, or ''.
+    resume: go on with an interrupted output.
+    baseline: decode plainly too, to measure the ratio: the 'first' batch,
+      'all' of the prompts, or 'none'.
+    config: `DecodeConfig`.
+    corpus: file of earlier answers, read and extended; or ''.
+  """
+
+  target: str
+  drafter: str
+  source: str
+  output: str
+  stats: str
+  resume: bool
+  baseline: str
+  config: DecodeConfig
+  corpus: str = ''
+
+
+def decode_file(request: Request) -> None:
+  """Does it; prints answers to the output and numbers to standard error.
+
+  Args:
+    request: what to decode.
+
+  Raises:
+    ValueError, OSError, FloatingPointError, MemoryError: in one sentence.
+  """
+  config = request.config
+  answer_files.check_distinct(
+    input=request.source,
+    output=request.output,
+    stats=request.stats,
+    corpus=request.corpus,
+  )
+  prompts = _read_prompts(request)
+  is_first = processes.is_first()
+  for path in filter(None, (request.output, request.stats)):
+    if is_first:
+      answer_files.check_writable(path)
+  skip, keep_bytes = 0, 0
+  if request.resume:
+    shown = [text_lib.shown(prompt) for prompt in prompts]
+    skip, keep_bytes = answered(
+      request.output, shown, config.num_return_sequences
+    )
+    cli.note(f'{skip} answers are there already.')
+  estimate = _estimate(request, prompts)
+  if estimate.total >= WORTH_TELLING:
+    cli.note(estimate.text())
+  target, source = load_models(request.target, request.drafter, config)
+  corpus = None
+  if request.corpus:
+    for path in (request.corpus, corpus_lib.draft_path(request.corpus)):
+      answer_files.check_writable(str(path))
+    corpus = _open_corpus(request, target)
+  job = planning.plan(
+    target, prompts, drafter=source, config=config, skip=skip, corpus=corpus
+  )
+  _note_doubts(job)
+  _note_what_runs(request, job)
+  compile_seconds = inference.warm_up(job)
+  answers: list[inference.Answer] = []
+  try:
+    found = _run(request, job, keep_bytes, compile_seconds, answers)
+  finally:
+    # Also of an interrupted run: what is in the output is in the corpus.
+    if corpus is not None and is_first:
+      new = [answer.tokens for answer in answers]
+      # Read anew: other runs may have ended meanwhile.
+      corpus = _open_corpus(request, target)
+      corpus_lib.save(corpus_lib.remember(corpus, new), request.corpus)
+  found |= _compare(request, job, target, prompts, skip, answers)
+  if request.stats and is_first:
+    found |= {'request': _plain(request)} | run_statistics.environment()
+    with open(request.stats, 'w', encoding='utf-8') as file:
+      file.write(json.dumps(found, indent=2, default=str) + '\n')
+
+
+def _open_corpus(request: Request, target) -> corpus_lib.Corpus:
+  return planning.open_corpus(
+    request.corpus, target.tokenizer, request.config.corpus_tokens
+  )
+
+
+def load_models(
+  target_name: str, drafter_name: str, config: DecodeConfig
+) -> tuple[model_lib.Model, Optional[Source]]:
+  """Loads the target and, where one is named, the drafter.
+
+  Args:
+    target_name: folder, hub id or `shape:NAME`.
+    drafter_name: as `sources.resolve` takes it.
+    config: says in which dtype, and onto which devices.
+
+  Raises:
+    ValueError, OSError: in one sentence.
+  """
+  target = sources.load_target(
+    target_name,
+    dtype=None if config.dtype == 'stored' else config.dtype,
+    layout=mesh_lib.make_layout(config.mesh),
+    int8=config.quantize in ('target', 'both'),
+    seed=0,
+  )
+  if not config.num_draft:
+    return target, None
+  with mesh_lib.about_drafter(config.mesh):
+    return target, sources.resolve(
+      drafter_name, target, planning.how_to_load(target, config)
+    )
+
+
+def _estimate(request: Request, prompts: list) -> memory.MemoryEstimate:
+  """Memory that the run takes of each device, by the longest prompt."""
+  sources.check_name(request.drafter)
+  tokens = ()
+  if not random_models.is_shape(request.target):
+    tokenizer = loading.load_tokenizer(loading.folder_of(request.target))
+    longest = max(prompts, key=lambda prompt: len(str(prompt)), default='')
+    if tokenizer is not None:
+      tokens = text_lib.encode(
+        tokenizer,
+        longest,
+        chat=request.config.chat,
+        prefix=request.config.prefix,
+      )
+  return memory.estimate_memory(
+    request.target,
+    drafter=request.drafter,
+    decode=request.config,
+    prompt_tokens=len(tokens),
+  )
+
+
+def _read_prompts(request: Request) -> list:
+  """The prompts, which must be the same in all processes."""
+  if request.source == '-' and not processes.is_alone():
+    raise ValueError(
+      'Several processes cannot share standard input; give --input=FILE, the '
+      'same one on every host.'
+    )
+  prompts = text_lib.read_prompts(request.source)
+  check_same_prompts(request.source, prompts)
+  return prompts
+
+
+def check_same_prompts(source: str, prompts: list) -> None:
+  """Raises ValueError if processes read other prompts from the same names."""
+  content = json.dumps(prompts, default=str).encode()
+  processes.check_same(
+    f'the prompts in {source}', hashlib.sha256(content).hexdigest()
+  )
+
+
+def answered(path: str, prompts: list, per_prompt: int) -> tuple[int, int]:
+  """`output.count_answered`, as process 0 finds it, on every process."""
+  found = (0, 0)
+  if processes.is_first():
+    found = answer_files.count_answered(path, prompts, per_prompt)
+  skip, keep_bytes = processes.from_first(found)
+  return skip, keep_bytes
+
+
+def writer(path: str, keep_bytes: int):
+  """`output.writer` in process 0, which has all answers; elsewhere nothing."""
+  if processes.is_first():
+    return answer_files.writer(path, keep_bytes)
+  return contextlib.nullcontext(lambda answers: None)
+
+
+def _note_doubts(job: batching.Job) -> None:
+  """Notes what is allowed but perhaps not meant."""
+  assembled = job.assembled
+  if not assembled.is_exact:
+    cli.note(
+      f"Note: the verifier {assembled.rule.name} is lossy; the output's "
+      "distribution is not the target's."
+    )
+  most = assembled.plan.max_positions
+  if most:
+    longest = max((len(row.tokens) for row in job.rows), default=0)
+    budget = int(max(batching.as_list(job.config.max_new_tokens)))
+    given = 1 if assembled.target.lm.is_encoder_decoder else longest
+    if given + budget > most:
+      cli.note(
+        f'Note: the drafter was made for {most} positions and rows may reach '
+        f'{given + budget}; drafts beyond will be poor, the output stays exact.'
+      )
+
+
+def _note_what_runs(request: Request, job: batching.Job) -> None:
+  assembled = job.assembled
+  how = 'plain decoding'
+  if request.config.num_beams > 1:
+    how = f'beam search with {request.config.num_beams} beams'
+  if assembled.drafts:
+    how = (
+      f'drafter {request.drafter}, {assembled.plan.num_draft} draft slots, '
+      f'verifier {assembled.rule.name}'
+    )
+  cli.note(f'Target {request.target}: {how}, {request.config.dtype}.')
+
+
+def _run(
+  request: Request,
+  job: batching.Job,
+  keep_bytes: int,
+  compile_seconds: float,
+  answers: list[inference.Answer],
+) -> dict[str, Any]:
+  """Streams answers to the output and adds them to `answers`; the numbers."""
+  seconds = 0.0
+  bar = tqdm.tqdm(
+    total=len(job.rows), unit='answer', dynamic_ncols=True, file=cli.stderr()
+  )
+  try:
+    with bar, writer(request.output, keep_bytes) as write:
+      with contextlib.closing(inference.stream(job, cli.note)) as batches:
+        for batch in batches:
+          write(batch.answers)
+          answers += batch.answers
+          seconds += batch.seconds
+          bar.update(len(batch.answers))
+          cli.check_interrupt()
+  except KeyboardInterrupt:
+    resume = '' if request.output == '-' else '; --resume continues it'
+    raise KeyboardInterrupt(
+      f'interrupted after {len(answers)} answers{resume}.'
+    ) from None
+  found = run_statistics.numbers(answers, seconds, compile_seconds)
+  cli.note(run_statistics.table(found))
+  return found
+
+
+def _compare(request, job, target, prompts, skip, answers) -> dict[str, Any]:
+  """Plain decoding beside it, and the reason of the ratio."""
+  if not job.assembled.drafts or not job.batches:
+    return {}
+  added: dict[str, Any] = {}
+  if request.baseline != 'none' and any(a.tokens for a in answers):
+    added['baseline'] = _baseline(request, job, target, prompts, skip, answers)
+  if request.config.explain:
+    begin = time.perf_counter()
+    times = run_statistics.measure_steps(job)
+    found = run_statistics.numbers(answers, 1.0, 0.0)
+    plan = job.assembled.plan
+    parts, sentences = run_statistics.explain(
+      found,
+      times,
+      plan.num_draft,
+      bool(plan.widths),
+      plan.one_pass,
+      plan.is_tree,
+    )
+    parts['measuring_seconds'] = time.perf_counter() - begin
+    added['explanation'] = parts
+    cli.note(sentences)
+  return added
+
+
+def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
+  """Decodes plainly what was decoded speculatively, and compares."""
+  plain_job = planning.plan(target, prompts, config=request.config, skip=skip)
+  if request.baseline == 'first':
+    job, plain_job = batching.first_batch(job), batching.first_batch(plain_job)
+  compile_seconds = inference.warm_up(plain_job)
+  # The two take turns, so that both see the same state of the machine.
+  plain, speculative, begin = [], [], time.perf_counter()
+  while not plain or (
+    request.baseline == 'first'
+    and len(plain) < REPEATS
+    # Processes must not disagree on when to stop.
+    and processes.from_first(time.perf_counter() - begin < SECONDS_OF_REPEATS)
+  ):
+    batches = list(zip(inference.stream(plain_job), inference.stream(job)))
+    plain.append(sum(one.seconds for one, _ in batches))
+    speculative.append(sum(two.seconds for _, two in batches))
+  plain_answers = [answer for one, _ in batches for answer in one.answers]
+  plain, speculative = statistics.median(plain), statistics.median(speculative)
+  found = run_statistics.numbers(plain_answers, plain, compile_seconds)
+  same = run_statistics.same_tokens(plain_answers, answers)
+  total = len(plain_answers)
+  tokens = sum(answer.counts.num_tokens for answer in answers[:total])
+  speed = tokens / speculative
+  found |= {
+    'speculative_tokens_per_second': speed,
+    'measured_factor': speed / found['tokens_per_second'],
+    'identical': same,
+    'compared': total,
+  }
+  cli.note(
+    f'Plain decoding of {total} answers: {found["tokens_per_second"]:.1f} '
+    f'tokens/s, speculative {speed:.1f}: measured factor '
+    f'{found["measured_factor"]:.2f}; identical tokens: {same} of {total}'
+    f'{_about_identity(job)}.'
+  )
+  return found
+
+
+def _about_identity(job: batching.Job) -> str:
+  rule = job.assembled.rule
+  if rule.keeps_target_sample:
+    return ''
+  if not job.assembled.is_exact:
+    return f' ({rule.name} is lossy: they need not be the same)'
+  return (
+    f' ({rule.name} draws with noise of its own: the same law, other tokens)'
+  )
+
+
+def _plain(request: Request) -> dict[str, Optional[Any]]:
+  return dataclasses.asdict(request)
