@@ -13,7 +13,9 @@ LEAVES = ('configs', 'decode', 'train')
 # stand beside each other and do not import each other.
 FLOORS = {
   'specjax.base': 0,
+  'specjax.cache': 0,
   'specjax.theory': 0,
+  'specjax.user_files': 0,
   'specjax.validation': 0,
   'specjax.control_flow': 1,
   'specjax.distributed': 1,
@@ -23,13 +25,13 @@ FLOORS = {
   'specjax.decoding': 3,
   'specjax.inference': 4,
   'specjax.training': 4,
+  'specjax': 5,
   'specjax.benchmark': 5,
   'specjax.certify': 6,
-  'specjax.commands': 6,
-  'specjax': 6,
+  'specjax.commands': 7,
   'configs': 7,
-  'decode': 7,
-  'train': 7,
+  'decode': 8,
+  'train': 8,
 }
 FORBIDDEN = ('torch', 'tensorflow')
 ONLY_COMMANDS = ('absl.flags', 'absl.app')

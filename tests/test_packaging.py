@@ -12,7 +12,7 @@ import specjax
 from specjax.commands import answer_files
 from specjax.commands import statistics as run_statistics
 from specjax.decoding import stats
-from specjax.decoding import verifiers
+from specjax.decoding.verifiers import registry
 from specjax.inference import generate as inference
 from specjax.inference.config import DecodeConfig
 from tests.helpers import hidden
@@ -33,7 +33,7 @@ def arguments(monkeypatch):
 
 
 def test_every_source_file_is_installed(arguments):
-  assert arguments['version'] == specjax.__version__ == '0.1.0'
+  assert arguments['version'] == specjax.__version__ == '0.2.0'
   where = arguments['package_dir']
   installed = set()
   for package in arguments['packages']:
@@ -101,7 +101,7 @@ def test_the_readme_defines_every_field_and_option():
     'drafted',
   }
   fields |= {field.name for field in dataclasses.fields(DecodeConfig)}
-  fields |= set(verifiers.NAMES)
+  fields |= set(registry.names())
   assert not fields - named
 
 

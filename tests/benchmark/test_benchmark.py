@@ -22,12 +22,13 @@ from specjax.benchmark import prompts
 from specjax.benchmark import report
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
-from specjax.benchmark import subjects
 from specjax.benchmark import table
 from specjax.commands import cli
 from specjax.decoding import generate as generate_lib
+from specjax.inference import sources
 from tests.helpers import tiny
 from tests.helpers.benchmarks import config
+from tests.helpers.benchmarks import lookup_case
 from tests.helpers.benchmarks import markov
 from tests.helpers.benchmarks import request
 from tests.helpers.benchmarks import VOCAB
@@ -40,7 +41,7 @@ def fake_models(monkeypatch):
     'shape:target': markov('shape:target', 0),
     'shape:draft': markov('shape:draft', 0, 0.3),
   }
-  monkeypatch.setattr(subjects, 'load', lambda name, **_: models[name])
+  monkeypatch.setattr(sources, 'load_target', lambda name, **_: models[name])
 
 
 def test_rows_and_report(fake_models, tmp_path):
@@ -93,7 +94,9 @@ def test_rows_and_report(fake_models, tmp_path):
 
 def test_sampled_rows_are_checked(fake_models):
   settings = config(
-    temperature=(0.9,), verify=('sampling', 'block', 'coupled', 'lenient')
+    temperature=(0.9,),
+    verifier=('sampling', 'block', 'coupled', 'lenient'),
+    verifiers={'lenient': {'lenience': 0.5}},
   )
   results = runner.run(request(settings, 'shape:draft', 'unigram', 'bigram'))
   checks = {(r['drafter'], r['verifier']): r for r in results.rows[1:]}
@@ -107,21 +110,22 @@ def test_sampled_rows_are_checked(fake_models):
 
 
 def test_a_wrong_loop_fails_its_check(fake_models, monkeypatch):
-  right = cases.assemble.recipe
+  right = cases.assemble.assemble
 
-  def wrong(target, drafter=None, **settings):
-    made = right(target, drafter, **settings)
-    if drafter is None:
+  def wrong(target, source=None, *rest, **settings):
+    made = right(target, source, *rest, **settings)
+    if not made.drafts or source.name == 'spoiled':
       return made
+    recipe = made.recipe
 
     def verify(context, draft, logits):
-      verdict = made.verifier.verify(context, draft, logits)
+      verdict = recipe.verifier.verify(context, draft, logits)
       return verdict.replace(next_token=(verdict.next_token + 1) % VOCAB)
 
-    verifier = made.verifier._replace(verify=verify)
-    return made._replace(verifier=verifier)
+    verifier = recipe.verifier._replace(verify=verify)
+    return made._replace(recipe=recipe._replace(verifier=verifier))
 
-  monkeypatch.setattr(cases.assemble, 'recipe', wrong)
+  monkeypatch.setattr(cases.assemble, 'assemble', wrong)
   results = runner.run(request(config(), 'shape:draft'))
   (failed,) = runner.failures(results.rows)
   assert failed['check'] == check.FAILED
@@ -164,15 +168,15 @@ def test_near_ties_are_told_from_errors(gap, other, verdict):
   params = {'table': jnp.asarray(logits), 'source': jnp.zeros((VOCAB, VOCAB))}
   target = markov('target', 0)._replace(params=params)
   settings = config(max_new_tokens=4)
-  subject = subjects.Subject('prompt_lookup', 'prompt_lookup')
-  case = cases.speculative(target, subject, settings, 0.0, 1, 3, 'auto', {})
-  batches = cases.batches([prompts.Prompt((0,))], target, settings, 0.0, 1)
+  case = lookup_case(target, settings)
+  batches = cases.batches(
+    [prompts.Prompt((0,))], target, settings, settings.sampling(0.0), 1
+  )
   outcome = check.check(
     case,
     batches,
     [_generation([2, 2, 2, 2], [0, 0, 0, 0])],
     [_generation([2, other, 2, 2], [1, 1])],
-    case.params,
     settings,
   )
   assert outcome.verdict == verdict
@@ -193,7 +197,9 @@ def test_another_engines_tokens_are_compared(tokens, verdict, words):
   target = markov('target', 0)._replace(params=params)
   settings = config(max_new_tokens=4)
   plain = cases.plain(target, settings, 0.0, 1)
-  batches = cases.batches([prompts.Prompt((0,))], target, settings, 0.0, 1)
+  batches = cases.batches(
+    [prompts.Prompt((0,))], target, settings, settings.sampling(0.0), 1
+  )
   ours = [_generation([2, 2, 2, 2], [0, 0, 0, 0])]
   outcome = check.beside(plain, batches, ours, [[tokens]], settings)
   assert outcome.verdict == verdict and words in outcome.note
@@ -203,17 +209,16 @@ def test_not_a_number_fails():
   made = _generation([2, 2], [1])
   bad = made.replace(status=np.asarray([generate_lib.NAN]))
   target = markov('target', 0)
-  subject = subjects.Subject('prompt_lookup', 'prompt_lookup')
-  case = cases.speculative(target, subject, config(), 0.0, 1, 3, 'auto', {})
-  outcome = check.check(case, [], [made], [bad], case.params, config())
+  case = lookup_case(target, config())
+  outcome = check.check(case, [], [made], [bad], config())
   assert outcome.verdict == check.FAILED and 'finite' in outcome.note
 
 
 def test_widths_used_weighs_rounds():
   target = markov('target', 0)
-  subject = subjects.Subject('prompt_lookup', 'prompt_lookup')
-  case = cases.speculative(target, subject, config(), 0.0, 1, 3, 'auto', {})
-  case = case._replace(recipe=case.recipe._replace(widths=(0, 3)))
+  case = lookup_case(target, config())
+  recipe = case.recipe._replace(widths=(0, 3))
+  case = case._replace(assembled=case.assembled._replace(recipe=recipe))
   made = _generation([2] * 7, [0, 3, 0, 1])
   assert parts.widths_used(case, [made]) == {1: 0.5, 4: 0.5}
 
@@ -250,7 +255,7 @@ def test_a_corpus_of_earlier_answers_is_read(tmp_path, capsys):
   assert warm['num_target_calls'] < cold['num_target_calls']
   assert warm['check'] == check.OK and warm['num_tokens'] == cold['num_tokens']
   assert path.read_bytes() == before
-  with pytest.raises(ValueError, match='suffix and hybrid:FOLDER only'):
+  with pytest.raises(ValueError, match='such as suffix and hybrid:FOLDER'):
     measured(str(path), 'prompt_lookup')
   swapped = tiny.save(tmp_path / 'swapped', swap=('cat', 'dog'))
   folder = swapped

@@ -20,14 +20,17 @@ from specjax.benchmark import cases
 from specjax.benchmark import explorer
 from specjax.benchmark import measure
 from specjax.benchmark import memory
-from specjax.benchmark import networks as networks_lib
-from specjax.benchmark import parts
 from specjax.benchmark import plan
 from specjax.benchmark import prompts
 from specjax.benchmark import rows
-from specjax.benchmark import subjects
 from specjax.benchmark.peers import engines as peers
+from specjax.decoding.controls import Sampling
+from specjax.inference import random_models
+from specjax.inference import sources
+from specjax.inference import timing
+from specjax.models import SpecDrafterConfig
 from tests.helpers import fakes
+from tests.helpers import recipes
 from tests.helpers.benchmarks import config
 from tests.helpers.benchmarks import markov
 from tests.helpers.benchmarks import VOCAB
@@ -123,13 +126,9 @@ def test_plan_advises():
 
 
 def test_a_plan_keeps_to_what_drafters_were_made_for():
-  class Network:
-    class config:
-      block = 6
-
   told = []
-  subject = subjects.Subject('spec', 'slots', model=Network)
-  other = subjects.Subject('suffix', 'suffix')
+  subject = recipes.network(SpecDrafterConfig(9, 16, 8, 16, 1, 1, 2, block=6))
+  other = sources.resolve('suffix')
   assert plan._longest([other, subject], 8, told.append) == 6
   assert len(told) == 1 and 'max_draft is 8' in told[0]
   assert plan._longest([other, subject], 4, told.append) == 4
@@ -152,7 +151,7 @@ def test_a_plan_counts_rounds_without_a_draft():
 
 def test_shapes_have_the_sizes_they_are_named_after():
   def size(name):
-    shapes = subjects.models.abstract_params(subjects.SHAPES[name])
+    shapes = models.abstract_params(random_models.SHAPES[name])
     return sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
 
   assert size('t5-small') == pytest.approx(60.5, abs=0.1)
@@ -166,7 +165,7 @@ def test_shapes_have_the_sizes_they_are_named_after():
   [
     ({'num_draft': (0,)}, 'num_draft'),
     ({'num_draft': ()}, 'num_draft'),
-    ({'verify': ('best',)}, 'verify'),
+    ({'verifier': ('best',)}, 'verifier'),
     ({'temperature': (float('nan'),)}, 'temperature'),
     ({'temperature': ()}, 'temperature'),
     ({'batch_size': (2.5,)}, 'batch_size'),
@@ -183,10 +182,9 @@ def test_bad_settings(changes, word):
 @pytest.mark.parametrize(
   'call, word',
   [
-    (lambda: subjects.load('shape:t6', dtype='float32'), 't6'),
+    (lambda: sources.load_target('shape:t6'), 't6'),
     (lambda: peers.check(('vllm',)), 'vllm'),
-    (lambda: subjects.drafter('simulated:2', None, None), 'acceptance rate'),
-    (lambda: subjects.drafter('magic', None, None), 'magic'),
+    (lambda: sources.resolve('simulated:2'), 'acceptance rate'),
     (
       lambda: prompts.collect(markov('m', 0), 'file.txt', config()),
       'no tokenizer',
@@ -196,6 +194,13 @@ def test_bad_settings(changes, word):
 def test_bad_input(call, word):
   with pytest.raises(ValueError, match=word):
     call()
+
+
+def test_a_drafter_that_does_not_exist():
+  with pytest.raises(
+    FileNotFoundError, match='no drafter magic: give .*suffix'
+  ):
+    sources.resolve('magic')
 
 
 def test_a_missing_peer_is_named(monkeypatch):
@@ -270,11 +275,11 @@ def test_turns_of_a_chat_are_one_sample():
     prompts.Prompt((1,), question=q, turn=t)
     for q, t in ((0, 0), (1, 0), (0, 1))
   ]
-  batches = cases.batches(given, target, config(), 0.0, 1)
+  batches = cases.batches(given, target, config(), Sampling(), 1)
   sample_of = rows.samples(given, batches)
   assert sample_of.tolist() == [0, 1, 0]
   # At batch 2 a batch is a sample, and so is each prompt of another file.
-  pairs = cases.batches(given, target, config(), 0.0, 2)
+  pairs = cases.batches(given, target, config(), Sampling(), 2)
   assert rows.samples(given, pairs).tolist() == [0, 1]
   others = [prompt._replace(question=None) for prompt in given]
   assert rows.samples(others, batches).tolist() == [0, 1, 2]
@@ -295,7 +300,7 @@ def test_turns_of_a_chat_are_one_sample():
 def test_batches_are_filled():
   target = markov('m', 0)
   given = [prompts.Prompt((1,) * n) for n in (3, 4, 5)]
-  made = cases.batches(given, target, config(), 0.0, 2)
+  made = cases.batches(given, target, config(), Sampling(), 2)
   assert [b.rows for b in made] == [(0, 1), (2, 0)]
   assert isinstance(made[0].prompt, base.Prompt)
   keys = jax.random.key_data(
@@ -338,17 +343,15 @@ def test_config_files_load():
 
 
 def test_a_random_spec_drafter_has_the_targets_width():
-  target = subjects.load('shape:t5-tiny', dtype='float32')
+  target = sources.load_target('shape:t5-tiny')
   make = functools.partial(
-    networks_lib.make, dtype='float32', num_draft=3, seed=1
+    random_models.load_network, dtype='float32', num_draft=3, seed=1
   )
   made = make('network:spec_drafter', target).config
   assert (made.num_layers, made.num_decoder_layers, made.block) == (12, 2, 3)
   assert made.d_model == target.config.d_model
-  with pytest.raises(ValueError, match='drafts for T5 targets'):
-    make(
-      'network:spec_drafter', subjects.load('shape:llama-tiny', dtype='float32')
-    )
+  with pytest.raises(ValueError, match='drafts for encoder-decoders'):
+    make('network:spec_drafter', sources.load_target('shape:llama-tiny'))
   with pytest.raises(ValueError, match="'spec'; known are .*, spec_drafter"):
     make('network:spec', target)
 
@@ -357,7 +360,7 @@ def test_a_parts_time_leaves_out_what_every_call_costs():
   def timer(steps):
     return 0.5 + 0.01 * steps
 
-  assert parts.interleaved([timer]) == pytest.approx([10.0])
+  assert timing.interleaved([timer]) == pytest.approx([10.0])
 
 
 def test_an_interrupted_call_does_not_shorten_the_samples():
@@ -368,5 +371,5 @@ def test_an_interrupted_call_does_not_shorten_the_samples():
     calls.append(steps)
     return 1e-3 * steps + (0.5 if len(calls) == 1 else 0.0)
 
-  assert parts.interleaved([timer]) == pytest.approx([1.0])
-  assert max(calls) == pytest.approx(parts.SAMPLE_SECONDS / 1e-3, abs=1)
+  assert timing.interleaved([timer]) == pytest.approx([1.0])
+  assert max(calls) == pytest.approx(timing.SAMPLE_SECONDS / 1e-3, abs=1)

@@ -17,16 +17,17 @@ from specjax.benchmark import memory
 from specjax.benchmark import report
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
-from specjax.benchmark import subjects
 from specjax.benchmark import table
 from specjax.distributed import mesh as mesh_lib
+from specjax.inference import random_models
+from specjax.inference import sources
 from tests.helpers import benchmarks
 
 
 @pytest.mark.parametrize('name', ['t5-tiny', 'llama-tiny'])
 def test_step_bytes_are_the_arguments_of_a_step(name):
   """The compiler drops arguments that a step does not read."""
-  model = subjects.load(f'shape:{name}', dtype='float32')
+  model = sources.load_target(f'shape:{name}')
   prompt = base.Prompt(jnp.ones((2, 6), jnp.int32), jnp.full(2, 6))
   shapes = jax.eval_shape(
     lambda: model.lm.prefill(model.params, prompt, capacity=20)
@@ -70,10 +71,12 @@ def test_shapes_are_measured_against_the_device(tmp_path):
 
 
 def test_large_shapes_are_drawn_where_they_lie(monkeypatch):
-  monkeypatch.setattr(subjects, '_LARGE', 1)
+  monkeypatch.setattr(random_models, '_LARGE', 1)
   layout = mesh_lib.make_layout(mesh_lib.MeshConfig((2, 4)))
-  made = subjects.load('shape:llama-tiny', dtype='bfloat16', layout=layout)
-  config = subjects.SHAPES['llama-tiny']
+  made = sources.load_target(
+    'shape:llama-tiny', dtype='bfloat16', layout=layout
+  )
+  config = random_models.SHAPES['llama-tiny']
   host = models.init_params(config, jax.random.key(7))
   for path, array in jax.tree_util.tree_leaves_with_path(made.params):
     wanted = host
@@ -102,7 +105,7 @@ def test_quantize_is_swept(monkeypatch):
     seed = int(int8) if name == 'shape:target' else 0
     return benchmarks.markov(name, seed, 0.1 * (name == 'shape:draft'))
 
-  monkeypatch.setattr(subjects, 'load', load)
+  monkeypatch.setattr(sources, 'load_target', load)
   settings = benchmarks.config(quantize=('none', 'drafter', 'target', 'both'))
   results = runner.run(benchmarks.request(settings, 'shape:draft'))
   assert asked == [

@@ -1,7 +1,6 @@
 """SpecDec's experiment: what is measured, how it is judged, what is said."""
 
 import json
-import types
 
 import jax
 import pytest
@@ -11,9 +10,10 @@ from specjax import models
 from specjax.benchmark import quality
 from specjax.benchmark import specdec
 from specjax.benchmark import specdec_report
-from specjax.benchmark import subjects
 from specjax.benchmark.specdec_config import SpecDecConfig
 from specjax.checkpoints import hf
+from specjax.inference import sources
+from tests.helpers import recipes
 from tests.helpers import tiny
 
 
@@ -62,7 +62,7 @@ def row(drafter, num_draft, seconds, tokens, batch=1, rule=(1, 0.0), **more):
 
 def results(rows):
   class Setup:
-    subjects = [type('Subject', (), {'name': 'm'})]
+    sources = [type('Source', (), {'name': 'm'})]
 
   return specdec.Results(
     rows, {}, [], Setup, {'exact_match': 0.25}, {'m': 900, 's': 300, 'h': 100}
@@ -110,16 +110,15 @@ def test_settings_in_one_sentence():
     ({'relaxed': ((3, None),)}, 'tau must be 0 or more, not None'),
     ({'table_draft': 0}, 'table_draft must be'),
     ({'temperature': (1.0,)}, 'decodes greedily'),
-    ({'verify': ('greedy',)}, 'sets the rules itself'),
+    ({'verifier': ('greedy',)}, 'sets the rules itself'),
   ):
     with pytest.raises(ValueError, match=words):
       SpecDecConfig(**changes).validate()
 
 
 def test_slots_beyond_the_main_drafters():
-  network = types.SimpleNamespace(block=8)
-  model = types.SimpleNamespace(config=network)
-  main = subjects.Subject('main', 'slots', model=model)
+  network = models.SpecDrafterConfig(9, 16, 8, 16, 1, 1, 2, block=8)
+  main = recipes.network(network)._replace(name='main')
   specdec.check_slots(main, SpecDecConfig(num_draft=(4, 30), table_draft=8))
   for changes, words in (
     ({'num_draft': (9, 30), 'table_draft': 8}, 'num_draft is 9, but main'),
@@ -127,8 +126,8 @@ def test_slots_beyond_the_main_drafters():
   ):
     with pytest.raises(ValueError, match=words):
       specdec.check_slots(main, SpecDecConfig(**changes))
-  # A draft model has no bound.
-  free = subjects.Subject('free', 'model')
+  # The search has no bound.
+  free = sources.resolve('suffix')
   specdec.check_slots(free, SpecDecConfig(num_draft=(99,)))
 
 

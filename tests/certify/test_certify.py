@@ -17,12 +17,15 @@ from specjax.certify import identity
 from specjax.certify import law as law_lib
 from specjax.certify import runner
 from specjax.certify import verdict
-from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
+from specjax.decoding.drafters.entry import DraftData
 from specjax.inference import assemble
+from specjax.inference import sources
 from tests.helpers import fakes
+from tests.helpers import recipes
 from tests.helpers import speculators
 from tests.helpers.shared import SHARED
 
@@ -33,7 +36,7 @@ EXACT = ('sampling', 'block', 'coupled', 'match')
 
 
 def model(seed, params=None):
-  return loading.Model(
+  return model_lib.Model(
     params=fakes.markov_params(seed, VOCAB) if params is None else params,
     config=None,
     module=None,
@@ -66,6 +69,11 @@ def config(**changes):
   return made
 
 
+def certify(settings):
+  source = sources.of_model(drafter())
+  return runner.certify(model(0), source, PROMPTS, settings)
+
+
 @pytest.fixture
 def few_controls(monkeypatch):
   """Most of a certificate's time goes into compiling its controls."""
@@ -79,15 +87,15 @@ def few_controls(monkeypatch):
 
 
 def test_all_controls_are_flagged():
-  made = runner.certify(model(0), drafter(), PROMPTS, config(verify='block'))
+  made = certify(config(verifier='block'))
   assert made.verdict == verdict.LOSSLESS, made
-  assert len(made.flagged) == 6 and all(made.flagged.values()), made
+  assert len(made.flagged) == 7 and all(made.flagged.values()), made
   assert made.lines[-1].startswith('power: ')
 
 
-@pytest.mark.parametrize('verify', EXACT)
-def test_exact_rules_are_lossless(verify, few_controls):
-  made = runner.certify(model(0), drafter(), PROMPTS, config(verify=verify))
+@pytest.mark.parametrize('verifier', EXACT)
+def test_exact_rules_are_lossless(verifier, few_controls):
+  made = certify(config(verifier=verifier))
   assert made.verdict == verdict.LOSSLESS, made
   assert made.status == 0 and made.last_line == 'LOSSLESS'
   assert made.flagged['accept_all'] and made.flagged['resample_from_p']
@@ -96,16 +104,16 @@ def test_exact_rules_are_lossless(verify, few_controls):
 @pytest.mark.parametrize(
   'changes',
   [
-    {'temperature': 0.7, 'top_k': 3, 'verify': 'block'},
-    {'temperature': 1.5, 'top_p': 0.7, 'verify': 'sampling'},
-    {'temperature': 1.3, 'min_p': 0.2, 'verify': 'coupled'},
-    {'temperature': 0.0, 'verify': 'greedy'},
-    {'repetition_penalty': 1.3, 'verify': 'sampling'},
+    {'temperature': 0.7, 'top_k': 3, 'verifier': 'block'},
+    {'temperature': 1.5, 'top_p': 0.7, 'verifier': 'sampling'},
+    {'temperature': 1.3, 'min_p': 0.2, 'verifier': 'coupled'},
+    {'temperature': 0.0, 'verifier': 'greedy'},
+    {'repetition_penalty': 1.3, 'verifier': 'sampling'},
   ],
 )
 def test_warped_rules_are_lossless(changes, few_controls):
   few_controls('warp_swapped', 'second_best')
-  made = runner.certify(model(0), drafter(), PROMPTS, config(**changes))
+  made = certify(config(**changes))
   assert made.verdict == verdict.LOSSLESS, made
   if changes.get('top_p'):
     assert made.flagged['warp_swapped'], made
@@ -113,12 +121,12 @@ def test_warped_rules_are_lossless(changes, few_controls):
 
 @pytest.mark.parametrize('name', controls.DESCRIPTIONS)
 def test_broken_rules_are_flagged(name, few_controls):
-  changes = {'verify': f'broken:{name}'}
+  changes = {'verifier': f'broken:{name}'}
   if name == 'second_best':
     changes['temperature'] = 0.0
   if name == 'warp_swapped':
     changes |= {'temperature': 1.5, 'top_p': 0.7}
-  made = runner.certify(model(0), drafter(), PROMPTS, config(**changes))
+  made = certify(config(**changes))
   assert made.verdict == verdict.NOT_LOSSLESS, made
   assert made.status == 1
   assert made.last_line.startswith('NOT LOSSLESS: ')
@@ -127,14 +135,16 @@ def test_broken_rules_are_flagged(name, few_controls):
 @pytest.mark.parametrize(
   'changes',
   [
-    {'verify': 'lenient', 'lenience': 0.4},
+    {'verifier': 'lenient', 'verifiers': {'lenient': {'lenience': 0.4}}},
     {
-      'verify': 'top_candidates', 'temperature': 0.0, 'beta': 4, 'tau': 9.0,
+      'verifier': 'top_candidates',
+      'temperature': 0.0,
+      'verifiers': {'top_candidates': {'beta': 4, 'tau': 9.0}},
     },
   ],
-)  # fmt: skip
+)
 def test_lossy_rules_are_not_lossless(changes, few_controls):
-  made = runner.certify(model(0), drafter(), PROMPTS, config(**changes))
+  made = certify(config(**changes))
   assert made.verdict == verdict.NOT_LOSSLESS, made
 
 
@@ -143,7 +153,7 @@ def test_mistakes_in_a_round_without_a_draft(name):
   """`prompt_lookup` now and then drafts nothing; traced, not compiled."""
   sampling = Sampling(temperature=1.5, top_p=0.7)
   target = model(0)
-  recipe = assemble.recipe(
+  recipe = recipes.recipe(
     target.lm,
     'prompt_lookup',
     num_draft=3,
@@ -165,9 +175,7 @@ def test_a_missed_control_is_told(few_controls, monkeypatch):
   """What the tests cannot see must not be called lossless."""
   few_controls()
   monkeypatch.setitem(controls._MAKERS, 'accept_all', lambda recipe, _: recipe)
-  made = runner.certify(
-    model(0), drafter(), PROMPTS, config(temperature=0.0, num_prompts=1)
-  )
+  made = certify(config(temperature=0.0, num_prompts=1))
   assert made.verdict == verdict.INCONCLUSIVE and made.status == 3
   assert made.flagged == {'accept_all': False}
   assert 'one that accepts every draft token unseen' in made.last_line
@@ -180,7 +188,7 @@ def test_a_drafter_that_never_drafts_proves_nothing():
   nothing_left = table.at[:, :, END].set(0.0)
   target = model(0, target.params | {'table': nothing_left})
   made = runner.certify(
-    target, 'prompt_lookup', ((1, 2),), config(temperature=0.0)
+    target, sources.resolve('prompt_lookup'), ((1, 2),), config(temperature=0.0)
   )
   assert made.verdict == verdict.INCONCLUSIVE
   assert made.status == 3
@@ -191,27 +199,32 @@ def test_a_rule_of_ones_own(few_controls):
   """Any function from temperature and K to a recipe can be certified."""
   target, draft = model(0), drafter()
 
-  def make(temperature, num_draft, only):
-    sampling = Sampling(temperature=temperature)
-    made = assemble.recipe(
-      target.lm, draft.lm, num_draft=num_draft, warp=sampling.warp_spec(),
-      only=only,
-    )  # fmt: skip
+  def make(temperature, num_draft, allowed):
+    made = recipes.assembled(
+      target.lm,
+      draft,
+      num_draft=num_draft,
+      warp=Sampling(temperature=temperature).warp_spec(),
+      allowed_tokens=allowed,
+    )
+    made = made._replace(target=made.target._replace(params=target.params))
+    recipe = made.recipe
 
     def verify(context, draft, logits):
-      verdict = made.verifier.verify(context, draft, logits)
+      verdict = recipe.verifier.verify(context, draft, logits)
       last = jnp.minimum(verdict.next_token + 1, VOCAB - 1)
       full = verdict.num_accepted == num_draft
       return verdict.replace(
         next_token=jnp.where(full, last, verdict.next_token)
       )
 
-    return made._replace(verifier=made.verifier._replace(verify=verify))
+    verifier = recipe.verifier._replace(verify=verify)
+    return made._replace(recipe=recipe._replace(verifier=verifier))
 
   subject = identity.Subject(
-    target, make, draft.params, config(samples=2000), PROMPTS
+    target, make, DraftData(), config(samples=2000), PROMPTS
   )
-  made = runner.certify_recipe(subject)
+  made = runner.certify_subject(subject)
   assert made.verdict == verdict.NOT_LOSSLESS
 
 
@@ -221,22 +234,18 @@ def test_a_network_that_seldom_drafts_well(few_controls):
   size = speculators.VOCAB
   target = model(0, fakes.markov_params(0, size))
   target = target._replace(lm=fakes.markov_lm(size))
-  hung = assemble.Attached(speculators.TOKEN_ONLY, target.lm)
-
-  def make(temperature, num_draft, only):
-    warp = Sampling(temperature=temperature).warp_spec()
-    return assemble.recipe(
-      target.lm, hung, num_draft=num_draft, warp=warp, only=only
-    )
-
-  params = speculators.params(speculators.TOKEN_ONLY)
-  subject = identity.Subject(
-    target, make, params, config(num_draft=2, samples=4096), PROMPTS
+  config_of = speculators.TOKEN_ONLY
+  network = recipes.network(config_of)
+  network = network._replace(
+    model=network.model._replace(params=speculators.params(config_of))
   )
-  made = runner.certify_recipe(subject)
+  made = runner.certify(
+    target, network, PROMPTS, config(num_draft=2, samples=4096)
+  )
   assert made.verdict == verdict.LOSSLESS, made
   assert len(made.flagged) == 4 and all(made.flagged.values()), made
-  accepted, drafted = re.search(r'(\d+) of (\d+) draft', made.lines[1]).groups()
+  law = next(line for line in made.lines if line.startswith('law: '))
+  accepted, drafted = re.search(r'(\d+) of (\d+) draft', law).groups()
   assert int(accepted) > int(drafted) / 10
 
 
@@ -249,12 +258,12 @@ def test_the_enumerated_law_is_that_of_plain_decoding():
   )
   assert sum(law.probability.values()) == pytest.approx(1, abs=1e-6)
   assert all(t[-1] == END or len(t) == 3 for t in law.probability)
-  recipe = assemble.recipe(
+  recipe = recipes.recipe(
     law_lib.confined(target.lm, symbols), warp=sampling.warp_spec()
   )
   counts, drafted, _ = law_lib.sample(
     recipe, generate_lib.Params(target.params), sampling, (1, 2), law, (END,),
-    4000, 3,
+    samples=4000, seed=3,
   )  # fmt: skip
   assert drafted == 0 and sum(counts.values()) == 4000
   p_value, difference = chi_square.compare(law.probability, 3, counts, 1e-3)
@@ -296,7 +305,7 @@ def test_an_impossible_token_is_the_counter_example():
 @pytest.mark.parametrize(
   'changes, word',
   [
-    ({'verify': 'broken:everything'}, 'broken rule'),
+    ({'verifier': 'broken:everything'}, 'broken rule'),
     ({'symbols': 1}, 'symbols'),
     ({'symbols': 9}, 'symbols'),
     ({'samples': 1}, 'samples'),
@@ -335,7 +344,7 @@ def test_command_on_real_weights(tmp_path):
   good = _command(*both)
   assert good.returncode == 0, good.stderr
   assert good.stdout.splitlines()[-1] == 'LOSSLESS'
-  bad = _command(*both, '--config.verify=broken:accept_all')
+  bad = _command(*both, '--config.verifier=broken:accept_all')
   assert bad.returncode == 1, bad.stderr
   assert bad.stdout.splitlines()[-1].startswith('NOT LOSSLESS: ')
 

@@ -102,7 +102,9 @@ def test_chains_in_one_pass_are_compared_with_chains():
 
 def test_a_block_timed_below_a_step_still_gets_advice():
   """Noise must not end a run; beyond it no block is taken to be cheaper."""
-  case = types.SimpleNamespace(num_draft=1, drafter=None)
+  case = types.SimpleNamespace(
+    num_draft=1, drafts=False, source=types.SimpleNamespace(model=None)
+  )
   parts = parts_lib.Parts(1.0, 0.9, 0.1, {1: 1.0, 2: 0.9}, 0.1)
   found = rows_lib._advice(case, 0.5, parts, 40)
   assert 0 < found['best_num_draft'] <= 40

@@ -10,7 +10,8 @@ import pytest
 
 import specjax
 from specjax.commands import label as label_command
-from specjax.commands import train as train_command
+from specjax.commands import tokenizer as tokenizer_lib
+from specjax.commands import train_run
 from specjax.inference.config import DecodeConfig
 from specjax.training import build
 from specjax.training import export
@@ -40,7 +41,7 @@ def target_fixture(files):
     save_every=0,
     data__batch_rows=16,
   )
-  train_command.run(config, str(files / 'target'), report=quiet)
+  train_run.run(config, str(files / 'target'), report=quiet)
   return files / 'target' / 'export'
 
 
@@ -66,9 +67,9 @@ def test_distillation_beats_a_random_drafter(files, target, tmp_path):
     **DRAFTER,
   )
   parts = build.build(config)
-  measure = train_command.measurer(parts)
+  measure = train_run.measurer(parts)
   before = measure(parts.init(jax.random.key(0)))
-  out = train_command.run(config, str(tmp_path), report=quiet)
+  out = train_run.run(config, str(tmp_path), report=quiet)
   after = out.metrics
   assert before['acceptance_rate'] < 0.2
   assert after['acceptance_rate'] > before['acceptance_rate'] + 0.3
@@ -135,7 +136,7 @@ def test_on_policy_targets_are_what_the_drafter_says(files, target):
   )
   parts = build.build(config)
   params = parts.init(jax.random.key(0))
-  rewrite = on_policy.make(train_command.generator(parts), 0, 1.0)
+  rewrite = on_policy.make(train_run.generator(parts), 0, 1.0)
   old = parts.batches.get(0)
   new = jax.device_get(rewrite(params, old, 3))
   again = jax.device_get(rewrite(params, old, 3))
@@ -184,7 +185,7 @@ def test_what_is_left_out_is_counted(files, tmp_path):
   said = []
   with pytest.raises(FileNotFoundError, match='no checkpoint yet'):
     workdir = str(tmp_path / 'run')
-    train_command.run(config, workdir, export_only=True, report=said.append)
+    train_run.run(config, workdir, export_only=True, report=said.append)
   assert said == [
     'Left out 2 bad lines.',
     'Left out 1 bad lines of the held-out data.',
@@ -212,8 +213,6 @@ def test_weights_are_continued_with_fresh_optimiser_state(
 
 
 def test_teacher_and_drafter_must_share_their_tokens(files, target, tmp_path):
-  from train import tokenizer as tokenizer_lib
-
   made = tokenizer_lib.train_tokenizer(['xa xb xc xd'] * 9, 330, kind='bpe')
   tokenizer_lib.save(made, str(tmp_path))
   settings = DRAFTER | {'tokenizer': str(tmp_path)}
@@ -273,7 +272,7 @@ def test_decoder_only_target_and_drafter(files, tmp_path):
     'save_every': 0,
   }
   config = toy.config(files, steps=60, **shape)
-  out = train_command.run(config, str(tmp_path / 'target'), report=quiet)
+  out = train_run.run(config, str(tmp_path / 'target'), report=quiet)
   assert out.metrics['loss'] < 4.0
   config = toy.config(
     files,
@@ -287,8 +286,8 @@ def test_decoder_only_target_and_drafter(files, tmp_path):
   )
   with pytest.raises(ValueError, match='2048 positions; lower eval_new_tokens'):
     changed = dataclasses.replace(config, eval_new_tokens=2048)
-    train_command.run(changed, str(tmp_path / 'none'), report=quiet)
+    train_run.run(changed, str(tmp_path / 'none'), report=quiet)
   assert not (tmp_path / 'none').exists()
-  out = train_command.run(config, str(tmp_path / 'drafter'), report=quiet)
+  out = train_run.run(config, str(tmp_path / 'drafter'), report=quiet)
   assert 0 <= out.metrics['acceptance_rate'] <= 1
   assert specjax.load(tmp_path / 'drafter' / 'export').config.vocab_size

@@ -72,12 +72,18 @@ def decode(folders, source, *argv):
   )
 
 
+TOP = ('verifiers.top_candidates.beta=3', 'verifiers.top_candidates.tau=9')
+
+
 @pytest.mark.parametrize(
   'settings, words',
   [
-    (('verify=sampling', 'temperature=1'), 'the same law, other tokens)'),
-    (('verify=lenient', 'lenience=0.5', 'temperature=1'), 'is lossy: they'),
-    (('verify=top_candidates', 'beta=3', 'tau=9'), 'is lossy: they need not'),
+    (('verifier=sampling', 'temperature=1'), 'the same law, other tokens)'),
+    (
+      ('verifier=lenient', 'verifiers.lenient.lenience=0.5', 'temperature=1'),
+      'is lossy: they',
+    ),
+    (('verifier=top_candidates', *TOP), 'is lossy: they need not'),
   ],
 )
 def test_a_lossy_rule_claims_no_law(settings, words, folders, source, capsys):
@@ -201,8 +207,8 @@ def test_an_interrupt_leaves_whole_lines(
   path = tmp_path / name
   real = inference.stream
 
-  def interrupted(job):
-    for batch in real(job):
+  def interrupted(job, progress):
+    for batch in real(job, progress):
       yield batch
       os.kill(os.getpid(), signal.SIGTERM)
 
@@ -238,10 +244,10 @@ def test_runs_that_overlap_share_a_corpus(
   tokenizer = specjax.load(folders['target']).tokenizer
   real = inference.stream
 
-  def another_ends(job):
+  def another_ends(job, progress):
     empty = corpus_lib.empty(1000, text_lib.fingerprint(tokenizer))
     corpus_lib.save(corpus_lib.add(empty, [theirs]), corpus)
-    yield from real(job)
+    yield from real(job, progress)
 
   monkeypatch.setattr(inference, 'stream', another_ends)
   flags = ('--drafter=suffix', f'--corpus={corpus}', *QUICK)
@@ -291,9 +297,17 @@ def test_logits_that_are_not_finite_end_the_run(
     (['--config.top_k=-3'], 2, 'top_k must be a whole number'),
     (['--config.temperature=nan'], 2, 'temperature must be 0 or more'),
     (['--config.num_draft=-1'], 2, 'num_draft must be'),
-    (['--config.search.min_match=0'], 2, 'min_match of the suffix drafter'),
-    (['--config.search.max_ngram=0'], 2, '1 <= min_ngram <= max_ngram'),
-    (['--config.search.tree=-1'], 2, 'search.tree must be at least 0'),
+    (
+      ['--config.drafters.suffix.min_match=0'],
+      2,
+      'min_match of the suffix drafter',
+    ),
+    (
+      ['--config.drafters.prompt_lookup.max_ngram=0'],
+      2,
+      '1 <= min_ngram <= max_ngram',
+    ),
+    (['--config.drafters.suffix.tree=-1'], 2, 'suffix.tree must be at least 0'),
     (['--config.stop=["a", ""]'], 2, 'stop must not hold an empty string'),
     (['--resume', '--target=x', '--input=y'], 2, '--resume needs an --output'),
     (['--baseline=some', '--target=x', '--input=y'], 2, 'baseline'),

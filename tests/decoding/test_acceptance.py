@@ -15,6 +15,7 @@ from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.inference import assemble
+from tests.helpers import recipes
 from tests.helpers import shared
 
 GIVEN, NEW, NUM_DRAFT = 24, 64, 4
@@ -48,7 +49,7 @@ def _prompt():
 def _decode(verify, with_drafter, temperature=1.0):
   target, draft = _models()
   settings = Sampling(temperature=temperature)
-  recipe = assemble.recipe(
+  recipe = recipes.recipe(
     target.lm,
     draft.lm if with_drafter else None,
     num_draft=NUM_DRAFT,

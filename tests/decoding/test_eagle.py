@@ -38,7 +38,7 @@ def test_nodes_see_their_paths_alone():
     prefilled = base.Prefilled(None, rows.tokens[:, 0], (rows.known,))
     context = verdicts.context(3, length=[1, 4, 8])
     context = context.replace(tokens=rows.tokens)
-    view = base.View(context, rows.tokens[:, 0], None)
+    view = base.View(context, rows.tokens[:, 0], None, None)
     drafts = []
     for drafter in drafters:
       state = drafter.init(params, prompt, prefilled, capacity=16)

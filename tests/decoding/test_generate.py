@@ -13,6 +13,7 @@ from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.inference import assemble
 from tests.helpers import fakes
+from tests.helpers import recipes
 
 VOCAB = 11
 NEW = 13
@@ -45,7 +46,7 @@ def _decode(
   new=NEW,
   **kwargs,
 ):
-  recipe = assemble.recipe(target, drafter, warp=settings.warp_spec(), **kwargs)
+  recipe = recipes.recipe(target, drafter, warp=settings.warp_spec(), **kwargs)
   call = assemble.compiled(recipe, new)
   return jax.device_get(
     call(generate_lib.Params(params, drafter_params), prompt, controls)
@@ -260,7 +261,7 @@ def test_one_program_for_all_values_and_acceptance_patterns():
   params = fakes.markov_params(0, VOCAB)
   drafter, _ = _drafter('good', False)
   settings = Sampling(temperature=1.0, top_p=0.9)
-  recipe = assemble.recipe(
+  recipe = recipes.recipe(
     target, drafter, num_draft=3, warp=settings.warp_spec()
   )
   traces = []
@@ -276,11 +277,9 @@ def test_one_program_for_all_values_and_acceptance_patterns():
     settings = Sampling(
       temperature=0.3 * i,
       top_p=0.5 + 0.1 * i,
-      lenience=0.2 * i + 0.1,
-      beta=i + 1,
-      tau=i / 2,
     )
-    controls = settings.controls(row_keys(i, range(4)), NEW, (3,))
+    dials = {'beta': np.int32(i + 1), 'tau': np.float32(i / 2)}
+    controls = settings.controls(row_keys(i, range(4)), NEW, (3,), dials)
     draft_params = fakes.markov_params(i, VOCAB)
     decode(
       generate_lib.Params(params, draft_params), _prompt(4, seed=i), controls
@@ -299,7 +298,7 @@ def test_one_program_for_all_values_and_acceptance_patterns():
 def test_capacity_too_small_is_refused():
   target = fakes.markov_lm(VOCAB)
   settings, controls = _controls(2)
-  recipe = assemble.recipe(target, warp=settings.warp_spec())
+  recipe = recipes.recipe(target, warp=settings.warp_spec())
   with pytest.raises(ValueError, match='capacity of 4 is too small'):
     generate_lib.generate(
       recipe,
@@ -318,7 +317,7 @@ def test_rounds_end_with_the_last_row():
   params = generate_lib.Params(fakes.markov_params(0, VOCAB), drafter_params)
   _, controls = _controls(3, eos=(-1,))
   controls = controls.replace(max_new_tokens=jnp.array([2, 7, 4]))
-  recipe = assemble.recipe(target, drafter, num_draft=2)
+  recipe = recipes.recipe(target, drafter, num_draft=2)
   state = generate_lib.start(
     recipe, params, _prompt(3), controls, max_new_tokens=NEW
   )
@@ -337,7 +336,7 @@ def test_a_state_can_be_run_in_pieces():
   drafter, drafter_params = _drafter('good', False)
   params = generate_lib.Params(fakes.markov_params(0, VOCAB), drafter_params)
   settings, controls = _controls(4)
-  recipe = assemble.recipe(target, drafter, num_draft=2)
+  recipe = recipes.recipe(target, drafter, num_draft=2)
   prompt = _prompt(4)
   whole = generate_lib.generate(
     recipe, params, prompt, controls, max_new_tokens=NEW
@@ -358,7 +357,7 @@ def test_narrower_blocks_change_nothing(widths):
   params = fakes.markov_params(0, VOCAB)
   prompt = _prompt(4)
   settings, controls = _controls(4, eos=(), new=30)
-  recipe = assemble.recipe(target, 'prompt_lookup', num_draft=5)
+  recipe = recipes.recipe(target, 'prompt_lookup', num_draft=5)
   call = assemble.compiled(recipe._replace(widths=widths), 30)
   got = jax.device_get(call(generate_lib.Params(params), prompt, controls))
   want = _greedy_reference(params, prompt, False, (), 30)
@@ -376,7 +375,7 @@ def test_the_baseline_is_the_loop_without_drafts(temperature):
   params = fakes.markov_params(0, VOCAB)
   prompt = _prompt(4)
   settings, controls = _controls(4, temperature=temperature)
-  got = generate_lib.generate_autoregressive(
+  got = assemble.generate_autoregressive(
     target,
     params,
     prompt,

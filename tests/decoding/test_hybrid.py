@@ -9,23 +9,33 @@ import pytest
 
 from specjax import base
 from specjax.decoding import corpus as corpus_lib
-from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import verifiers
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
+from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters.hybrid import hybrid_drafter
+from specjax.decoding.drafters.hybrid import HybridParams
+from specjax.decoding.drafters.hybrid import HybridSpec
+from specjax.decoding.drafters.suffix import SuffixSpec
 from specjax.inference import assemble
 from tests.helpers import fakes
+from tests.helpers import recipes
 
 VOCAB = 11
 NEW = 40
 
 
+def _params(model, index=None, cost=0.5):
+  search = recipes.suffix_params(index, 0.25)
+  return HybridParams(model, search, jnp.float32(cost), jnp.float32(0.25))
+
+
 def _hybrid(lm, spec, settings, rule):
-  verifier = verifiers.make(rule)
+  verifier = recipes.rule(rule)
   warp = settings.warp_spec()
-  style = drafters.style_for(verifier, warp)
-  return drafters.hybrid(lm, spec, style, lm.is_encoder_decoder), verifier
+  style = drawing.style_for(verifier, warp)
+  made = hybrid_drafter(lm, spec, style, lm.is_encoder_decoder)
+  return made, verifier
 
 
 @pytest.mark.parametrize(
@@ -43,21 +53,22 @@ def test_output_is_that_of_plain_decoding(
   settings = Sampling(temperature=temperature)
   controls = settings.controls(row_keys(0, range(5)), NEW, (3,))
   prompt, warp = fakes.prompts(5, VOCAB), settings.warp_spec()
-  plain = assemble.compiled(assemble.recipe(target, warp=warp), NEW)
+  plain = assemble.compiled(recipes.recipe(target, warp=warp), NEW)
   want = plain(generate_lib.Params(good), prompt, controls)
   index = None
   if with_corpus:
     kept = [np.asarray(row) for row in want.tokens[:3]]
     index = corpus_lib.index(corpus_lib.add(corpus_lib.empty(400, 'x'), kept))
-  recipe = assemble.recipe(
+  recipe = recipes.recipe(
     target,
-    assemble.Hybrid(target, num_draft=3, draft_cost=0.5),
+    recipes.hybrid(target),
     num_draft=6,
     verify=rule,
     warp=warp,
+    drafters={'hybrid': {'model_draft': 3}},
   )
   assert recipe.widths == (0, 3, 6)
-  params = generate_lib.Params(good, drafters.HybridParams(poor, index))
+  params = generate_lib.Params(good, _params(poor, index))
   got = assemble.compiled(recipe, NEW)(params, prompt, controls)
   width = want.tokens.shape[1]  # nothing but padding behind
   np.testing.assert_array_equal(got.tokens[:, :width], want.tokens)
@@ -70,12 +81,10 @@ def test_model_drafts_as_if_it_had_always_run():
   lm = fakes.markov_lm(VOCAB)
   good = fakes.markov_params(0, VOCAB)
   settings = Sampling(temperature=1.0)
-  spec = drafters.HybridSpec(
-    drafters.SuffixSpec(num_draft=5), num_draft=2, prior=0.2, memory=0.0
-  )
+  spec = HybridSpec(SuffixSpec(num_draft=5), num_draft=2, prior=0.2, memory=0.0)
   made, verifier = _hybrid(lm, spec, settings, 'coupled')
-  recipe = generate_lib.Recipe(lm, made, verifier, settings.warp_spec())
-  params = generate_lib.Params(good, drafters.HybridParams(good))
+  recipe = recipes.of(lm, made, verifier, settings.warp_spec())
+  params = generate_lib.Params(good, HybridParams(good))
   controls = settings.controls(row_keys(3, range(6)), 60)
   state = jax.jit(
     functools.partial(generate_lib.start, recipe, max_new_tokens=60)
@@ -106,9 +115,7 @@ def test_ratio_rules_get_honest_distributions():
   lm = fakes.markov_lm(VOCAB)
   good = fakes.markov_params(0, VOCAB)
   settings = Sampling(temperature=0.9)
-  spec = drafters.HybridSpec(
-    drafters.SuffixSpec(num_draft=5), num_draft=3, prior=0.5
-  )
+  spec = HybridSpec(SuffixSpec(num_draft=5), num_draft=3, prior=0.5)
   made, _ = _hybrid(lm, spec, settings, 'sampling')
   rows = np.zeros((2, 20), np.int32)
   rows[0, :9] = [1, 2, 3, 4, 5, 1, 2, 3, 4]
@@ -116,11 +123,11 @@ def test_ratio_rules_get_honest_distributions():
   prompt = base.Prompt(jnp.asarray(rows), jnp.asarray([9, 9]))
   controls = settings.controls(row_keys(0, range(2)), 8)
   context = base.Context(prompt.tokens, prompt.length, prompt.length, controls)
-  params = drafters.HybridParams(good)
+  params = HybridParams(good)
   state = made.init(
     params, prompt, lm.prefill(good, prompt, capacity=30), capacity=30
   )
-  view = base.View(context, context.tokens[:, 8], None)
+  view = base.View(context, context.tokens[:, 8], None, jnp.ones(2, bool))
   draft, state = jax.jit(made.propose)(params, state, view)
   assert state.by_suffix.tolist() == [True, False]
   assert state.by_model.tolist() == [False, True]
@@ -137,15 +144,11 @@ def test_a_drafter_that_never_pays_is_seldom_asked():
   lm = fakes.markov_lm(VOCAB)
   good, bad = fakes.markov_params(0, VOCAB), fakes.markov_params(9, VOCAB)
   settings = Sampling(temperature=1.0)
-  spec = drafters.HybridSpec(
-    drafters.SuffixSpec(num_draft=3, min_score=9.0),
-    num_draft=3,
-    draft_cost=1.5,
-    probe=4,
-  )
+  spec = HybridSpec(SuffixSpec(num_draft=3), num_draft=3, probe=4)
   made, verifier = _hybrid(lm, spec, settings, 'coupled')
-  recipe = generate_lib.Recipe(lm, made, verifier, settings.warp_spec(), (0, 3))
-  params = generate_lib.Params(good, drafters.HybridParams(bad))
+  recipe = recipes.of(lm, made, verifier, settings.warp_spec(), (0, 3))
+  seldom = recipes.suffix_params(least=9.0)
+  params = generate_lib.Params(good, HybridParams(bad, seldom, 1.5))
   controls = settings.controls(row_keys(3, range(2)), 120)
   got = assemble.compiled(recipe, 120)(
     params, fakes.prompts(2, VOCAB), controls
@@ -162,15 +165,20 @@ def test_a_model_that_cannot_pay_does_not_run():
   good = fakes.markov_params(0, VOCAB)
   settings = Sampling(temperature=0.5)
   controls = settings.controls(row_keys(3, range(3)), 30)
-  dear = assemble.Hybrid(lm, num_draft=4, draft_cost=4.0)
+  broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), good)
   rounds = []
   for drafter, params in (
-    # Parameters of the wrong shape: reading them would fail.
-    (dear, drafters.HybridParams(jnp.zeros(()))),
-    ('suffix', None),
+    # Parameters that are no numbers: drafts made of them would be others.
+    (recipes.hybrid(lm), _params(broken, cost=4.0)),
+    ('suffix', recipes.suffix_params(None, 0.25)),
   ):
-    recipe = assemble.recipe(
-      lm, drafter, num_draft=6, verify='coupled', warp=settings.warp_spec()
+    recipe = recipes.recipe(
+      lm,
+      drafter,
+      num_draft=6,
+      verify='coupled',
+      warp=settings.warp_spec(),
+      drafters={'hybrid': {'model_draft': 2}},
     )
     assert recipe.widths == (0, 2, 6)
     got = assemble.compiled(recipe, 30)(
@@ -184,11 +192,11 @@ def test_a_model_that_cannot_pay_does_not_run():
   ('settings', 'message'),
   [
     (dict(num_draft=9), 'num_draft'),
-    (dict(draft_cost=-1.0), 'draft_cost'),
-    (dict(min_gain=-1.0), 'min_gain'),
-    (dict(suffix=drafters.SuffixSpec(max_path=2)), 'max_path'),
+    (dict(memory=1.0), 'memory'),
+    (dict(probe=0), 'probe'),
+    (dict(suffix=SuffixSpec(max_path=2)), 'max_path'),
   ],
 )
 def test_bad_settings_are_named(settings, message):
   with pytest.raises(ValueError, match=message):
-    drafters.HybridSpec(**settings).validate()
+    HybridSpec(**settings).validate()

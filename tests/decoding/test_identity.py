@@ -16,11 +16,12 @@ import pytest
 import specjax
 from specjax import base
 from specjax import models
-from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
+from specjax.decoding.drafters.nothing import nothing
 from specjax.inference import assemble
+from tests.helpers import recipes
 from tests.helpers import shared
 
 NEW = 14
@@ -77,7 +78,7 @@ def blank(num_draft):
     shape = (view.last_token.shape[0], num_draft)
     return base.Draft(jnp.full(shape, base.EMPTY, jnp.int32)), state
 
-  plain = drafters.nothing()
+  plain = nothing()
   return base.Drafter(
     plain.init, propose, plain.observe, num_draft, max_path=num_draft
   )
@@ -110,7 +111,7 @@ def _decode(
   **kwargs,
 ):
   """New tokens of every row; `swap` takes the place of the drafter."""
-  recipe = assemble.recipe(lm, drafter, warp=settings.warp_spec(), **kwargs)
+  recipe = recipes.recipe(lm, drafter, warp=settings.warp_spec(), **kwargs)
   if swap is not None:
     recipe = recipe._replace(drafter=swap)
   rows = range(prompt.tokens.shape[0]) if rows is None else rows

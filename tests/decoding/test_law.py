@@ -15,16 +15,16 @@ import pytest
 from scipy import stats
 
 from specjax import base
-from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
-from specjax.decoding import verifiers as verifiers_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
+from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters.draft_model import autoregressive
 from specjax.decoding.verifiers import common
-from specjax.inference import assemble
 from tests.helpers import fakes
+from tests.helpers import recipes
 from tests.helpers import references
 
 # Chance that a right program fails a test; the file has under 20 of them.
@@ -59,6 +59,8 @@ def _batch(**settings):
   def column(name, off):
     return [values.get(name, off) for _, values in rows]
 
+  dials = ('lenience', 'wish', 'bug')
+  rule = {k: np.asarray(settings.pop(k)) for k in dials if k in settings}
   settings = Sampling(
     temperature=column('temperature', 1.0),
     top_k=column('top_k', 0),
@@ -67,7 +69,9 @@ def _batch(**settings):
     repetition_penalty=column('repetition_penalty', 1.0),
     **settings,
   )
-  controls = settings.controls(row_keys(7, range(len(rows))), LENGTH, (END,))
+  controls = settings.controls(
+    row_keys(7, range(len(rows))), LENGTH, (END,), rule
+  )
   length = jnp.asarray([len(p) for p, _ in rows], jnp.int32)
   return cells, base.Prompt(jnp.asarray(tokens), length), controls
 
@@ -126,7 +130,7 @@ def _recipe(verify, drafter, encoder_decoder=False, **changes):
   target = fakes.markov_lm(VOCAB, encoder_decoder=encoder_decoder)
   if drafter == 'model':
     drafter = fakes.markov_lm(VOCAB, encoder_decoder=encoder_decoder)
-  recipe = assemble.recipe(
+  recipe = recipes.recipe(
     target, drafter, num_draft=NUM_DRAFT, verify=verify, warp=SPEC, **changes
   )
   return recipe
@@ -138,7 +142,7 @@ def test_law(verify, drafter):
   # The plain-sampling samplers take turns; ratio rules know only one.
   sampler = 'gumbel' if drafter == 'model' else 'inverse_cdf'
   recipe = _recipe(verify, drafter, sampler=sampler)
-  assert recipe.verifier.name == verify
+  assert recipe.verifier == recipes.rule(verify, sampler)
   assert _p_value(_program(recipe)) > ALARM
 
 
@@ -151,14 +155,14 @@ def test_law_of_an_encoder_decoder():
 
 
 def _stopping(drafter):
-  """Ends a draft where a 2 was, or (rows of `beta` 2) where a 2 would come."""
+  """Ends a draft where a 2 was, or (rows of `wish` 2) where a 2 would come."""
 
   def propose(params, state, view):
     draft, state = drafter.propose(params, state, view)
     hit = draft.tokens == 2
     before = jnp.pad(hit, ((0, 0), (1, 0)))[:, :-1]
-    beta = view.context.controls.beta[:, None]
-    keep = jnp.cumsum(jnp.where(beta == 2, hit, before), axis=1) == 0
+    wish = view.context.controls.rule['wish'][:, None]
+    keep = jnp.cumsum(jnp.where(wish == 2, hit, before), axis=1) == 0
     return (
       base.Draft(
         jnp.where(keep, draft.tokens, base.EMPTY),
@@ -174,9 +178,9 @@ def test_law_of_drafts_of_varying_length():
   recipe = _recipe('block', 'model')
   recipe = recipe._replace(drafter=_stopping(recipe.drafter))
   decode = _program(recipe)
-  assert _p_value(decode) > ALARM
+  assert _p_value(decode, wish=1) > ALARM
   # Looking at the token that is then dropped is wrong, and is found out.
-  assert _p_value(decode, beta=2) < ALARM
+  assert _p_value(decode, wish=2) < ALARM
 
 
 # Wrong programs. Each differs from a right one in a single thing.
@@ -187,8 +191,8 @@ def test_lenient_is_found_out():
 
 
 def _drafter(noise):
-  style = drafters.Style(noise, True, SPEC)
-  return drafters.autoregressive(fakes.markov_lm(VOCAB), NUM_DRAFT, style)
+  style = drawing.Style(noise, True, SPEC)
+  return autoregressive(fakes.markov_lm(VOCAB), NUM_DRAFT, style)
 
 
 def test_argmax_draft_with_softmax_q_is_found_out():
@@ -201,9 +205,9 @@ RIGHT, FROM_P, STALE_BONUS, SHARED_NOISE = range(1, 5)
 
 
 def _wrong_next_token(context, draft, logits):
-  """The rule `sampling`; `controls.beta` names the bug in what follows."""
-  verdict = verifiers_lib.make('sampling').verify(context, draft, logits)
-  bug = context.controls.beta
+  """The rule `sampling`; `controls.rule` names the bug in what follows."""
+  verdict = recipes.rule('sampling').verify(context, draft, logits)
+  bug = context.controls.rule['bug']
   slot = verdict.num_accepted
   inside = jnp.minimum(slot, NUM_DRAFT - 1)
   p = jax.nn.softmax(common.take_slot(logits, slot))
@@ -225,10 +229,10 @@ def test_wrong_next_tokens_are_found_out():
   recipe = _recipe('sampling', 'model')
   verifier = recipe.verifier._replace(verify=_wrong_next_token)
   decode = _program(recipe._replace(verifier=verifier))
-  assert _p_value(decode, beta=RIGHT) > ALARM
-  assert _p_value(decode, beta=FROM_P) < ALARM
-  assert _p_value(decode, beta=STALE_BONUS) < ALARM
-  assert _p_value(decode, beta=SHARED_NOISE) < ALARM
+  assert _p_value(decode, bug=RIGHT) > ALARM
+  assert _p_value(decode, bug=FROM_P) < ALARM
+  assert _p_value(decode, bug=STALE_BONUS) < ALARM
+  assert _p_value(decode, bug=SHARED_NOISE) < ALARM
 
 
 def test_swapped_warp_order_is_found_out(monkeypatch):

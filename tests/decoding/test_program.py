@@ -12,8 +12,8 @@ from specjax import models
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
-from specjax.inference import assemble
 from tests.decoding import test_identity
+from tests.helpers import recipes
 
 pytestmark = pytest.mark.usefixtures('fresh_compilation')
 
@@ -29,7 +29,7 @@ def _compile(kind, drafter, widths=(), **sampling):
   lm = models.make_lm(config)
   params = models.init_params(config, jax.random.key(0))
   settings = Sampling(**sampling)
-  recipe = assemble.recipe(
+  recipe = recipes.recipe(
     lm,
     {'model': lm, 'none': None}.get(drafter, drafter),
     num_draft=4,
@@ -93,7 +93,7 @@ def test_a_copy_would_be_seen():
 def _lower(config, rule, temperature, capacity=None, batch=1):
   """`run` with K = 4 drafted by a model of the target's shape, not compiled."""
   lm, settings = models.make_lm(config), Sampling(temperature=temperature)
-  recipe = assemble.recipe(
+  recipe = recipes.recipe(
     lm, lm, num_draft=4, verify=rule, warp=settings.warp_spec()
   )
   params = models.abstract_params(config)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from specjax import base
-from specjax.decoding import drafters
+from specjax.decoding.drafters.prompt_lookup import prompt_lookup
 
 
 def _propose(rows, source=None, capacity=40, **knobs):
@@ -15,9 +15,9 @@ def _propose(rows, source=None, capacity=40, **knobs):
     tokens_row[: len(row)] = row
   length = jnp.asarray([len(row) for row in rows], jnp.int32)
   context = base.Context(jnp.asarray(tokens), length, length, None)
-  drafter = drafters.prompt_lookup(search_source=source is not None, **knobs)
+  drafter = prompt_lookup(search_source=source is not None, **knobs)
   state = drafter.init(None, source, None, capacity=capacity)
-  view = base.View(context, context.tokens[:, 0], None)
+  view = base.View(context, context.tokens[:, 0], None, None)
   draft, _ = jax.jit(drafter.propose)(None, state, view)
   assert draft.log_probs is None
   return [[int(t) for t in row if t >= 0] for row in draft.tokens]
@@ -74,4 +74,4 @@ def test_a_source_is_copied_up_to_its_end():
 )
 def test_bad_settings_are_named(knobs, message):
   with pytest.raises(ValueError, match=message):
-    drafters.prompt_lookup(**knobs)
+    prompt_lookup(**knobs)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from specjax import base
-from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
-from specjax.decoding.search import SearchConfig
+from specjax.decoding.drafters.hybrid import HybridParams
+from specjax.decoding.drafters.suffix import SuffixOptions
 from specjax.inference import assemble
 from tests.helpers import fakes
+from tests.helpers import recipes
 
 VOCAB = 11
 
@@ -45,7 +46,7 @@ def test_a_resting_drafter_is_not_asked(pieces):
   drafter = base.Drafter(
     init, propose, observe, 1, 1, lambda state: state['left'] > 0
   )
-  recipe = assemble.recipe(target, 'prompt_lookup', num_draft=1)
+  recipe = recipes.recipe(target, 'prompt_lookup', num_draft=1)
   recipe = recipe._replace(drafter=drafter, widths=(0, 1))
   state = generate_lib.start(
     recipe, params, fakes.prompts(2, VOCAB), controls, max_new_tokens=10
@@ -71,19 +72,24 @@ def test_resting_leaves_out_the_search_and_changes_nothing(name):
   settings, batch, new = Sampling(temperature=1.0), 3, 60
   prompt = fakes.prompts(batch, VOCAB)
   controls = settings.controls(row_keys(0, range(batch)), new)
-  drafter, given = 'suffix', None
+  drafter, given = 'suffix', recipes.suffix_params(None, 0.5)
   if name == 'hybrid':
-    drafter = assemble.Hybrid(target, 2, 0.5)
-    given = drafters.HybridParams(fakes.markov_params(3, VOCAB))
-  recipe = assemble.recipe(
+    drafter = recipes.hybrid(target)
+    given = HybridParams(
+      fakes.markov_params(3, VOCAB), given, jnp.float32(0.5), jnp.float32(0.25)
+    )
+  recipe = recipes.recipe(
     target,
     drafter,
     num_draft=6,
     verify='coupled',
     warp=settings.warp_spec(),
-    search=SearchConfig(max_wait=8),
+    drafters={
+      'suffix': {'max_wait': 8},
+      'hybrid': {'suffix': SuffixOptions(max_wait=8), 'model_draft': 2},
+    },
   )
-  assert recipe.drafter.rests is not None and recipe.widths[0] == 0
+  assert recipe.drafter.is_idle is not None and recipe.widths[0] == 0
   asked = []
 
   def counting(rests):
@@ -91,7 +97,7 @@ def test_resting_leaves_out_the_search_and_changes_nothing(name):
       jax.debug.callback(lambda: asked.append(rests), ordered=True)
       return recipe.drafter.propose(params, state, view)
 
-    changes = {} if rests else {'rests': None}
+    changes = {} if rests else {'is_idle': None}
     made = recipe.drafter._replace(propose=propose, **changes)
     call = assemble.compiled(recipe._replace(drafter=made), new)
     got = jax.device_get(

@@ -16,16 +16,19 @@ import pytest
 
 from specjax import base
 from specjax import models
-from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
-from specjax.decoding.drafters import Script
-from specjax.decoding.drafters import SlotSpec
+from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters.simulated import Script
+from specjax.decoding.drafters.simulated import simulated
+from specjax.decoding.drafters.slots import SlotSpec
+from specjax.decoding.drafters.spec_drafter import spec_drafter
 from specjax.inference import assemble
 from tests.decoding import test_law as law_lib
 from tests.helpers import fakes
+from tests.helpers import recipes
 
 VOCAB, EOS, NEW = 11, 1, 24
 TARGET = models.T5Config(
@@ -56,17 +59,20 @@ def prompts(rows, width=9):
 def decode(drafter, prompt, num_draft, settings=Sampling(), **kwargs):
   """A `Generation` of numpy arrays."""
   draft_params = kwargs.pop('draft_params', None)
-  recipe = assemble.recipe(
+  method = recipes.assembled(
     kwargs.pop('lm', models.make_lm(TARGET)),
     drafter,
     num_draft=num_draft,
     warp=settings.warp_spec(),
+    config=TARGET,
     **kwargs,
   )
   rows = prompt.tokens.shape[0]
-  controls = settings.controls(row_keys(0, range(rows)), NEW, (EOS,))
+  controls = settings.controls(
+    row_keys(0, range(rows)), NEW, (EOS,), method.dials()
+  )
   params = generate_lib.Params(params_of(TARGET, 11), draft_params)
-  made = assemble.compiled(recipe, NEW)(params, prompt, controls)
+  made = assemble.compiled(method.recipe, NEW)(params, prompt, controls)
   return jax.device_get(made)
 
 
@@ -94,7 +100,7 @@ def test_any_weights_any_batch_the_same_tokens(num_draft, rows, width):
   prompt = prompts(rows)
   wider = jnp.pad(prompt.tokens, ((0, 0), (0, width - 9)), constant_values=7)
   made = decode(
-    SlotSpec(CONFIG, VOCAB),
+    recipes.network(CONFIG),
     prompt.replace(tokens=wider),
     num_draft,
     draft_params=params_of(CONFIG, 1),
@@ -119,10 +125,8 @@ def test_the_oracle_needs_as_few_rounds_as_can_be():
   for row, tokens in enumerate(rows):
     script[row, : len(tokens)] = tokens
   num_draft = 4
-  recipe = assemble.recipe(
-    models.make_lm(TARGET), 'suffix', num_draft=num_draft
-  )
-  oracle = drafters.simulated(num_draft=num_draft, vocab_size=VOCAB)
+  recipe = recipes.recipe(models.make_lm(TARGET), 'suffix', num_draft=num_draft)
+  oracle = simulated(num_draft=num_draft, vocab_size=VOCAB)
   recipe = recipe._replace(drafter=oracle, widths=())
   controls = Sampling().controls(row_keys(0, range(8)), NEW, (EOS,))
   params = generate_lib.Params(
@@ -141,11 +145,11 @@ def test_the_oracle_needs_as_few_rounds_as_can_be():
 def test_relaxed_tokens_satisfy_the_rule_on_the_final_output():
   beta, tau = [1, 2, 3, 3, 5, 5, 11, 2], [9, 0.5, 1, 4, 0.3, 5, 2, 0.0]
   made = decode(
-    SlotSpec(CONFIG, VOCAB),
+    recipes.network(CONFIG),
     prompts(list(range(8))),
     5,
-    Sampling(beta=beta, tau=tau),
     verify='top_candidates',
+    verifiers={'top_candidates': {'beta': beta, 'tau': tau}},
     draft_params=params_of(CONFIG, 1),
   )
   rows, plain = tokens_of(made), plainly()
@@ -229,9 +233,9 @@ def law(monkeypatch, verify, **changes):
     CONFIG, vocab_size=4, window=3, num_decoder_layers=1, eos_token_id=(0,),
     max_positions=6, **changes,
   )  # fmt: skip
-  recipe = assemble.recipe(
+  recipe = recipes.recipe(
     fakes.markov_lm(4, encoder_decoder=True),
-    SlotSpec(config, 4),
+    recipes.network(config, 4),
     num_draft=3,
     verify=verify,
     warp=WARP,
@@ -248,10 +252,10 @@ def test_law(verify, monkeypatch):
 
 
 def test_a_round_costs_the_same_whatever_the_buffer_holds():
-  style = drafters.Style('argmax', False, Sampling().warp_spec())
+  style = drawing.Style('argmax', False, Sampling().warp_spec())
   config = dataclasses.replace(CONFIG, max_positions=5000)
-  drafter = drafters.slot_drafter(SlotSpec(config, VOCAB), 5, style)
-  recipe = assemble.recipe(models.make_lm(TARGET))._replace(drafter=drafter)
+  drafter = spec_drafter(SlotSpec(config, VOCAB), 5, style)
+  recipe = recipes.recipe(models.make_lm(TARGET))._replace(drafter=drafter)
   params = models.abstract_params(config)
 
   def flops(capacity):
@@ -266,7 +270,7 @@ def test_a_round_costs_the_same_whatever_the_buffer_holds():
     state = jax.eval_shape(
       start, models.abstract_params(TARGET), params, prompt, controls
     )
-    view = base.View(state.context, state.last_token, state.cache)
+    view = base.View(state.context, state.last_token, state.cache, None)
     lowered = jax.jit(drafter.propose).lower(params, state.drafter, view)
     return lowered.cost_analysis()['flops']
 
@@ -284,7 +288,7 @@ def test_heads_on_the_target_know_the_last_state():
   lm = models.make_lm(TARGET, hidden_layers=(-1,))
   rows = [0, 3, 7]
   made = decode(
-    SlotSpec(config, VOCAB), prompts(rows), 3, lm=lm, draft_params=params
+    recipes.network(config), prompts(rows), 3, lm=lm, draft_params=params
   )
   assert tokens_of(made) == [plainly()[i] for i in rows]
   assert (made.rounds.drafted[:, 0] == 0).all()  # nothing is known yet
@@ -299,17 +303,18 @@ def test_heads_on_the_target_know_the_last_state():
 def test_bad_inputs_in_one_sentence():
   lm = models.make_lm(TARGET)
   spec = SlotSpec(CONFIG, VOCAB)
+  known = recipes.network(CONFIG)
+  few = dataclasses.replace(CONFIG, max_positions=7)
   for drafter, num_draft, target, words in (
-    (spec, -1, lm, 'num_draft must be at least 0'),
-    (spec, 26, lm, 'at most 25 tokens at once'),
-    (SlotSpec(dataclasses.replace(CONFIG, max_positions=7), VOCAB), 8, lm,
-     'at most 7 tokens'),
-    (SlotSpec(CONFIG, VOCAB - 1), 2, lm, 'scores 10 tokens but the target 11'),
-    (spec, 2, fakes.markov_lm(VOCAB), 'the target is decoder-only'),
+    (known, -1, lm, 'num_draft must be at least 0'),
+    (known, 26, lm, 'at most 25 tokens at once'),
+    (recipes.network(few), 8, lm, 'at most 7 tokens'),
+    (recipes.network(CONFIG, VOCAB - 1), 2, lm, 'scores 10 tokens but the'),
+    (known, 2, fakes.markov_lm(VOCAB), 'the target is decoder-only'),
   ):  # fmt: skip
     with pytest.raises(ValueError, match=words):
-      assemble.recipe(target, drafter, num_draft=num_draft)
+      recipes.recipe(target, drafter, num_draft=num_draft)
   with pytest.raises(ValueError, match='num_draft must be at least 1'):
-    drafters.slot_drafter(
-      spec, 0, drafters.Style('argmax', False, Sampling().warp_spec())
+    spec_drafter(
+      spec, 0, drawing.Style('argmax', False, Sampling().warp_spec())
     )

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from specjax.decoding import drafters
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
+from specjax.decoding.drafters.simulated import Script
+from specjax.decoding.drafters.simulated import simulated
 from specjax.inference import assemble
 from tests.decoding import test_generate as loop
 from tests.helpers import fakes
+from tests.helpers import recipes
 
 
 def test_simulated_acceptance_is_what_was_asked_for():
@@ -21,11 +23,11 @@ def test_simulated_acceptance_is_what_was_asked_for():
   settings, controls = loop._controls(batch, eos=(), new=new)
   plain = loop._decode(target, params, prompt, controls, settings, new=new)
   continuation = np.array(loop._new_tokens(plain))
-  recipe = assemble.recipe(target, 'prompt_lookup', num_draft=4)
+  recipe = recipes.recipe(target, 'prompt_lookup', num_draft=4)
   recipe = recipe._replace(
-    drafter=drafters.simulated(num_draft=4, vocab_size=loop.VOCAB)
+    drafter=simulated(num_draft=4, vocab_size=loop.VOCAB)
   )
-  script = drafters.Script(jnp.asarray(continuation), jnp.float32(0.8))
+  script = Script(jnp.asarray(continuation), jnp.float32(0.8))
   got = jax.device_get(
     assemble.compiled(recipe, new)(
       generate_lib.Params(params, script), prompt, controls

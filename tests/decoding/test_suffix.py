@@ -273,18 +273,19 @@ def test_min_score_and_min_match_drop_whole_drafts():
   row = [1, 2, 3, 4, 1, 5, 9, 1]
   for settings, want in (
     (dict(), 1),
-    (dict(min_score=0.5), 0),
+    (dict(least=0.5), 0),
     (dict(min_match=2), 0),
   ):
+    least = settings.pop('least', 0.0)
     spec = SuffixSpec(**settings)
     got = _search(spec, None, None, _context([row], 10))
-    got = worthwhile(spec, got, jnp.ones((1,), bool))
+    got = worthwhile(least, got, jnp.ones((1,), bool))
     assert len(_kept(got.tokens[0])) == want
 
 
 def test_a_wide_block_must_pay_for_all_rows_that_run():
   """One row's promise is not worth a block that is wide for four."""
-  spec = SuffixSpec(num_draft=4, min_score=1.0)
+  spec = SuffixSpec(num_draft=4)
   repeats = [7, 8, 9, 7, 8, 9, 7, 8, 9, 7, 8, 9]
   alike = [1, 2, 3, 4, 5, 6]
   rows = [repeats] + [[10 * i + t for t in alike] for i in range(1, 4)]
@@ -298,7 +299,7 @@ def test_a_wide_block_must_pay_for_all_rows_that_run():
     ([True, False, False, False], True),
     ([False, True, True, True], False),
   ):
-    got = worthwhile(spec, found, jnp.asarray(running))
+    got = worthwhile(1.0, found, jnp.asarray(running))
     assert bool(_kept(got.tokens[0])) == pays
     assert (np.asarray(got.score) > 0).any() == pays
 

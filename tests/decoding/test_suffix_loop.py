@@ -5,14 +5,13 @@ import pytest
 
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import verifiers
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters.suffix import suffix
 from specjax.decoding.drafters.suffix import SuffixSpec
-from specjax.decoding.search import SearchConfig
 from specjax.inference import assemble
 from tests.helpers import fakes
+from tests.helpers import recipes
 
 VOCAB = 11
 
@@ -20,10 +19,10 @@ VOCAB = 11
 def _decode(
   target, params, prompt, controls, settings, drafter, rule, new, max_path=0
 ):
-  recipe = generate_lib.Recipe(
+  recipe = recipes.of(
     target,
     drafter,
-    verifiers.make(rule, max_path=max_path),
+    recipes.rule(rule, max_path=max_path),
     settings.warp_spec(),
   )
   call = assemble.compiled(recipe, new)
@@ -57,24 +56,23 @@ def test_output_is_that_of_plain_decoding(
   prompt, new = fakes.prompts(5, VOCAB), 40
   controls = settings.controls(row_keys(0, range(5)), new, (3,))
   plain = assemble.compiled(
-    assemble.recipe(target, warp=settings.warp_spec()), new
+    recipes.recipe(target, warp=settings.warp_spec()), new
   )
   want = jax.device_get(plain(generate_lib.Params(params), prompt, controls))
-  recipe = assemble.recipe(
+  recipe = recipes.recipe(
     target,
     'suffix',
     num_draft=6,
     verify=rule,
     warp=settings.warp_spec(),
-    min_promise=0.0,
-    search=SearchConfig(tree=max_path, max_wait=2),
+    drafters={'suffix': {'tree': max_path, 'max_wait': 2}},
   )
   assert recipe.widths == ((0, 6) if max_path else (0, 2, 6))
   index = None
   if with_corpus:
     corpus = corpus_lib.add(corpus_lib.empty(300, 'x'), _new(want))
     index = corpus_lib.index(corpus)
-  given = generate_lib.Params(params, index)
+  given = generate_lib.Params(params, recipes.suffix_params(index))
   got = jax.device_get(assemble.compiled(recipe, new)(given, prompt, controls))
   assert _new(got) == _new(want)
   assert got.num_rounds <= want.num_rounds
@@ -91,7 +89,7 @@ def test_a_loop_is_drafted_whole():
   drafter = suffix(SuffixSpec(num_draft=8))
   got = _decode(
     target,
-    generate_lib.Params(params),
+    generate_lib.Params(params, recipes.suffix_params()),
     prompt,
     controls,
     settings,

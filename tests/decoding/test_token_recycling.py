@@ -7,7 +7,6 @@ import pytest
 
 from specjax import base
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import verifiers
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters.token_recycling import learn
@@ -15,6 +14,7 @@ from specjax.decoding.drafters.token_recycling import template
 from specjax.decoding.drafters.token_recycling import token_recycling
 from specjax.inference import assemble
 from tests.helpers import fakes
+from tests.helpers import recipes
 
 VOCAB = 11
 
@@ -86,14 +86,14 @@ def test_output_is_that_of_plain_decoding(rule, temperature, max_path):
   settings = Sampling(temperature=temperature)
   controls = settings.controls(row_keys(0, range(4)), 40, (3,))
   warp = settings.warp_spec()
-  want = assemble.compiled(assemble.recipe(target, warp=warp), 40)(
+  want = assemble.compiled(recipes.recipe(target, warp=warp), 40)(
     params, prompt, controls
   )
   drafter = token_recycling(
     vocab_size=VOCAB, num_draft=6, num_successors=3, max_path=max_path
   )
-  recipe = generate_lib.Recipe(
-    target, drafter, verifiers.make(rule, max_path=max_path), warp
+  recipe = recipes.of(
+    target, drafter, recipes.rule(rule, max_path=max_path), warp
   )
   got = assemble.compiled(recipe, 40)(params, prompt, controls)
   width = want.tokens.shape[1]  # nothing but padding behind

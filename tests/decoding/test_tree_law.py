@@ -16,7 +16,6 @@ from specjax import base
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
 from specjax.decoding import trees
-from specjax.decoding import verifiers as verifiers_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
@@ -25,6 +24,7 @@ from specjax.decoding.drafters import drawing
 from specjax.inference import assemble
 from tests.decoding import test_law
 from tests.helpers import fakes
+from tests.helpers import recipes
 from tests.helpers import references
 from tests.helpers import tree_references as oracle
 from tests.helpers import verdicts
@@ -122,9 +122,9 @@ def _drafter(topology=TREE, noise='round', needs=True, warp=test_law.SPEC):
 
 
 def _recipe(name, **changes):
-  verifier = verifiers_lib.make(name, max_path=TREE.max_depth)
+  verifier = recipes.rule(name, max_path=TREE.max_depth)
   style = dict(noise=verifier.noise, needs=verifier.needs_log_probs) | changes
-  return generate_lib.Recipe(
+  return recipes.of(
     fakes.markov_lm(test_law.VOCAB),
     _drafter(**style),
     verifier,
@@ -168,10 +168,10 @@ def test_traversal_of_a_chain_is_block():
     jnp.broadcast_to(jnp.asarray(chain.depth), shape),
   )
   draft = base.Draft(jnp.asarray(tokens), jnp.asarray(log_q, jnp.float32))
-  wanted = _verdict(verifiers_lib.make('block'), draft, logits)
+  wanted = _verdict(recipes.rule('block'), draft, logits)
   for name, twin in (('traversal', 'block'), ('sampling', 'sampling')):
-    wanted = _verdict(verifiers_lib.make(twin), draft, logits)
-    rule = verifiers_lib.make(name, max_path=3)
+    wanted = _verdict(recipes.rule(twin), draft, logits)
+    rule = recipes.rule(name, max_path=3)
     made = _verdict(rule, draft.replace(tree=tree), logits)
     np.testing.assert_array_equal(made.num_accepted, wanted.num_accepted)
     same = np.asarray(made.next_token == wanted.next_token)
@@ -253,10 +253,10 @@ def _random_trees(nodes):
 def test_random_trees_are_decoded_greedily():
   target = fakes.markov_lm(4)
   params = generate_lib.Params(fakes.markov_params(2, 4))
-  recipe = generate_lib.Recipe(
+  recipe = recipes.of(
     target,
     _random_trees(9),
-    verifiers_lib.make('greedy', max_path=9),
+    recipes.rule('greedy', max_path=9),
     warp_lib.WarpSpec(),
   )
   rows = 48
@@ -267,7 +267,7 @@ def test_random_trees_are_decoded_greedily():
   controls = Sampling().controls(row_keys(0, range(rows)), 14)
   made, plain = (
     assemble.compiled(r, 14)(params, prompt, controls)
-    for r in (recipe, generate_lib.plain(target))
+    for r in (recipe, assemble.plain(target))
   )
   width = plain.tokens.shape[1]
   np.testing.assert_array_equal(made.tokens[:, :width], plain.tokens)

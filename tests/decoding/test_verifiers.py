@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from specjax import base
-from specjax.decoding import verifiers as verifiers_lib
+from specjax.decoding.verifiers import registry
+from tests.helpers import recipes
 from tests.helpers import references
 from tests.helpers import verdicts
 
@@ -19,7 +20,7 @@ RATIO_RULES = {'sampling': references.sampling, 'block': references.block}
 NEG = -np.inf
 
 # Of a chain `traversal` is `block` itself.
-CHAIN_RULES = [name for name in verifiers_lib.NAMES if name != 'traversal']
+CHAIN_RULES = [name for name in registry.names() if name != 'traversal']
 
 
 def _statistic(rule, got, cases, rows, logits, tokens, q, drafted):
@@ -265,36 +266,35 @@ def test_target_samples_do_not_depend_on_the_draft(sampler):
 
 
 def test_make():
-  exact = {
-    name for name in verifiers_lib.NAMES if verifiers_lib.make(name).exact
-  }
-  assert exact == set(verifiers_lib.TREE_NAMES) - {'typical'} | {'block'}
-  reads = {
-    n for n in verifiers_lib.NAMES if verifiers_lib.make(n).needs_log_probs
-  }
+  exact = {e.name for e in registry.BUILT_IN if e.exact_when(e.options())}
+  # Neutral dials make these two exact ones.
+  neutral = {'lenient', 'top_candidates'}
+  judges_trees = {entry.name for entry in registry.BUILT_IN if entry.trees}
+  assert exact - neutral == judges_trees - {'typical'} | {'block'}
+  reads = {n for n in registry.names() if recipes.rule(n).needs_log_probs}
   assert reads == {'sampling', 'block', 'lenient', 'traversal'}
-  noise = {name: verifiers_lib.make(name).noise for name in verifiers_lib.NAMES}
+  noise = {name: recipes.rule(name).noise for name in registry.names()}
   assert noise['coupled'] == 'position' and noise['match'] == 'private'
   assert {noise[n] for n in reads} == {'round'}
   assert noise['greedy'] == noise['top_candidates'] == 'argmax'
   for name, sampler in itertools.product(
-    verifiers_lib.NAMES, ['gumbel', 'inverse_cdf']
+    registry.names(), ['gumbel', 'inverse_cdf']
   ):
-    made = verifiers_lib.make(name, sampler)
-    assert made is verifiers_lib.make(name, sampler)
-    assert made == verifiers_lib.make(name, sampler=sampler)
-    assert made.name == name
-    assert hash(made) == hash(verifiers_lib.make(name, sampler))
-  assert verifiers_lib.make('match') == verifiers_lib.make('match', 'gumbel')
+    made = recipes.rule(name, sampler)
+    assert made is recipes.rule(name, sampler)
+    assert made == recipes.rule(name, sampler=sampler)
+    assert registry.resolve(name).name == name
+    assert hash(made) == hash(recipes.rule(name, sampler))
+  assert recipes.rule('match') == recipes.rule('match', 'gumbel')
   with pytest.raises(ValueError, match="'usual'.*greedy, sampling, block"):
-    verifiers_lib.make('usual')
+    recipes.rule('usual')
   with pytest.raises(ValueError, match="'max'.*gumbel, inverse_cdf"):
-    verifiers_lib.make('match', 'max')
+    recipes.rule('match', 'max')
 
 
 @pytest.mark.parametrize('name', CHAIN_RULES)
 def test_what_does_not_fit_is_refused(name):
-  rule, context = verifiers_lib.make(name).verify, verdicts.context(2)
+  rule, context = recipes.rule(name).verify, verdicts.context(2)
   tokens = jnp.zeros((2, 3), jnp.int32)
   slots = jnp.zeros((2, 4), jnp.int32)
   tree = base.Draft(tokens, tree=base.Tree(slots, slots))

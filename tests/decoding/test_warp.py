@@ -38,9 +38,11 @@ def _context(rng, batch, capacity=20, vocab=VOCAB, **controls):
       repetition_penalty=rows('repetition_penalty', 1.0, np.float32),
       max_new_tokens=rows('max_new_tokens', 5, np.int32),
       eos_ids=jnp.array([-1]),
-      lenience=rows('lenience', 1.0, np.float32),
-      beta=rows('beta', 1, np.int32),
-      tau=rows('tau', 0.0, np.float32),
+      rule={
+        'lenience': rows('lenience', 1.0, np.float32),
+        'beta': rows('beta', 1, np.int32),
+        'tau': rows('tau', 0.0, np.float32),
+      },
     ),
   )
 

@@ -19,6 +19,7 @@ from specjax import base
 from specjax import models
 from specjax.checkpoints import folder as folder_lib
 from specjax.checkpoints import load as loading
+from specjax.checkpoints import model as model_lib
 from specjax.checkpoints import safetensors
 from specjax.commands import cli
 from specjax.commands import label as label_command
@@ -76,14 +77,14 @@ CASES = [
   ((1, 8), 'model', {}),
   ((2, 4), 'model', {}),
   ((8, 1), 'prompt_lookup', {}),
-  ((2, 4), 'suffix', {'temperature': 1.0, 'verify': 'coupled', 'seed': 3}),
+  ((2, 4), 'suffix', {'temperature': 1.0, 'verifier': 'coupled', 'seed': 3}),
   ((1, 8), 'prompt_lookup', {}),
   ((1, 8), 'suffix', {}),
   ((2, 4), 'prompt_lookup', {}),
   ((8, 1), 'model', {}),
   ((8, 1), 'suffix', {}),
-  ((1, 8), 'model', {'temperature': 1.0, 'verify': 'coupled', 'seed': 3}),
-  ((8, 1), 'model', {'temperature': 1.0, 'verify': 'coupled', 'seed': 3}),
+  ((1, 8), 'model', {'temperature': 1.0, 'verifier': 'coupled', 'seed': 3}),
+  ((8, 1), 'model', {'temperature': 1.0, 'verifier': 'coupled', 'seed': 3}),
 ]
 QUICK = {('decoder', 0), ('t5', 1), ('decoder', 3)}
 
@@ -101,7 +102,7 @@ QUICK = {('decoder', 0), ('t5', 1), ('decoder', 3)}
 def test_tokens_do_not_depend_on_the_mesh(folders, kind, number):
   shape, drafter, settings = CASES[number]
   # Exact rules: plain decoding on one device says what must come out.
-  wanted = generate(folders, kind, None, **(settings | {'verify': 'auto'}))
+  wanted = generate(folders, kind, None, **(settings | {'verifier': 'auto'}))
   got = generate(folders, kind, drafter, layout_of(*shape), **settings)
   assert got == wanted
   assert any(len(set(tokens)) > 2 for tokens in wanted)
@@ -114,7 +115,7 @@ def test_tokens_do_not_depend_on_the_mesh(folders, kind, number):
     pytest.param(
       'decoder',
       'token_recycling',
-      {'temperature': 1.0, 'verify': 'match', 'seed': 3},
+      {'temperature': 1.0, 'verifier': 'match', 'seed': 3},
       id='token_recycling',
     ),
     pytest.param('decoder', None, {'num_beams': 3}, id='beams'),
@@ -343,7 +344,7 @@ def test_a_model_in_eight_bits_moves_as_it_is(folders, dtype):
   model = loading.load(
     folders['decoder'], int8=int8, dtype=None if int8 else dtype
   )
-  moved = loading.spread(model, layout_of(2, 4))
+  moved = model_lib.spread(model, layout_of(2, 4))
   assert jax.tree.structure(moved.params) == jax.tree.structure(model.params)
   for new, old in zip(
     jax.tree.leaves(moved.params), jax.tree.leaves(model.params), strict=True

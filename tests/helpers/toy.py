@@ -2,9 +2,9 @@
 
 import itertools
 
+from specjax.commands import tokenizer as tokenizer_lib
 from specjax.training import config as config_lib
 from specjax.training.data import sources as sources_lib
-from train import tokenizer as tokenizer_lib
 
 _WORDS = ('ba', 'do', 'fe', 'gi', 'ku', 'lo', 'mi', 'nu', 'pa', 'ra')
 _OTHER = ('ban', 'den', 'fon', 'gun', 'kin', 'lan', 'men', 'nin', 'pon', 'ren')

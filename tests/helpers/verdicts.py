@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax.decoding import verifiers as verifiers_lib
+from tests.helpers import recipes
 
 NEG = -np.inf
 
@@ -30,9 +30,11 @@ def context(batch, seed=0, length=None, **controls):
       repetition_penalty=rows('repetition_penalty', 1.0, np.float32),
       max_new_tokens=rows('max_new_tokens', 9, np.int32),
       eos_ids=jnp.asarray(controls.get('eos_ids', [-1])),
-      lenience=rows('lenience', 1.0, np.float32),
-      beta=rows('beta', 1, np.int32),
-      tau=rows('tau', 0.0, np.float32),
+      rule={
+        'lenience': rows('lenience', 1.0, np.float32),
+        'beta': rows('beta', 1, np.int32),
+        'tau': rows('tau', 0.0, np.float32),
+      },
     ),
   )
 
@@ -68,7 +70,7 @@ def _padded(context, draft, logits):
 
 
 def verify(name, context, draft, logits, sampler='gumbel'):
-  rule = jax.jit(verifiers_lib.make(name, sampler).verify)
+  rule = jax.jit(recipes.rule(name, sampler).verify)
   batch, slots, size = logits.shape
   logits = np.asarray(logits, np.float32)
   if batch < ROWS and 1 < slots <= SLOTS + 1 and size <= SIZE:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 import specjax
-from specjax.commands import decode as decode_command
+from specjax.commands import decode_file
+from specjax.decoding.drafters.entry import DraftPlan
 from specjax.distributed import mesh as mesh_lib
-from specjax.inference import batching
-from specjax.inference import drafting
+from specjax.inference import costs
 from specjax.inference import generate as inference
+from specjax.inference import planning
+from specjax.inference import sources
 from tests.helpers import tiny
 
 PROMPTS = ['the cat', 'a dog ran to the', 'the']
@@ -35,13 +37,14 @@ def _tokens(answers):
 
 
 def test_names(folders):
-  assert drafting.load('none') is None and drafting.load('') is None
-  assert drafting.load('suffix') == 'suffix'
-  assert drafting.draft_model(drafting.load(folders['drafter'])) is not None
-  found = drafting.load('hybrid:' + folders['drafter'])
-  assert isinstance(found, specjax.Hybrid)
+  assert sources.resolve('none') is None and sources.resolve('') is None
+  assert sources.resolve('suffix').entry.name == 'suffix'
+  assert sources.resolve(folders['drafter']).model is not None
+  found = sources.resolve('hybrid:' + folders['drafter'])
+  made = specjax.Hybrid(specjax.load(folders['drafter']))
+  assert found.entry == made.entry and found.name == made.name
   with pytest.raises(ValueError, match='hybrid:FOLDER'):
-    drafting.load('hybrid:')
+    sources.resolve('hybrid:')
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def test_answers_are_those_of_plain_decoding(folders, kind, name, temperature):
     drafter = specjax.Hybrid(specjax.load(folders['drafter']))
   settings = dict(max_new_tokens=NEW, temperature=temperature, num_draft=5)
   want = specjax.generate(target, PROMPTS, **settings)
-  settings['verify'] = 'match' if temperature else 'auto'
+  settings['verifier'] = 'match' if temperature else 'auto'
   got = specjax.generate(target, PROMPTS, drafter=drafter, **settings)
   assert _tokens(got) == _tokens(want)
 
@@ -69,7 +72,7 @@ def _run(folders, corpus, drafter='suffix', target='target', **changes):
   with open(prompts, 'w', encoding='utf-8') as file:
     file.write('\n'.join(PROMPTS) + '\n')
   out = prompts + '.out'
-  request = decode_command.Request(
+  request = decode_file.Request(
     target=folders[target],
     drafter=drafter,
     source=prompts,
@@ -86,7 +89,7 @@ def _run(folders, corpus, drafter='suffix', target='target', **changes):
     ),
     corpus=str(corpus),
   )
-  decode_command.decode_file(request)
+  decode_file.decode_file(request)
   with open(out, encoding='utf-8') as file:
     return file.read()
 
@@ -133,10 +136,8 @@ def test_a_corpus_on_a_mesh(folders, tmp_path, capfd):
 
 def test_later_batches_copy_from_earlier_ones(folders, tmp_path):
   target = specjax.load(folders['target'])
-  corpus = drafting.open_corpus(
-    str(tmp_path / 'new'), 'suffix', target.tokenizer, 1000
-  )
-  job = batching.plan(
+  corpus = planning.open_corpus(str(tmp_path / 'new'), target.tokenizer, 1000)
+  job = planning.plan(
     target,
     ['the cat'] * 2,
     drafter='suffix',
@@ -151,38 +152,40 @@ def test_later_batches_copy_from_earlier_ones(folders, tmp_path):
   assert second.counts.num_target_calls < first.counts.num_target_calls
 
 
-def _sized(megabytes, layers):
-  """As much of a model as its costs are estimated from."""
-  config = types.SimpleNamespace(num_layers=layers)
-  weights = np.broadcast_to(np.float32(0), (int(megabytes * 2**18),))
-  return types.SimpleNamespace(params={'weight': weights}, config=config)
+def _assembled(target_bytes, model_bytes, slots):
+  """As much of a drafter as its costs are estimated from."""
+
+  def sized(size):
+    weights = np.broadcast_to(np.float32(0), (size // 4,))
+    return types.SimpleNamespace(params={'weight': weights})
+
+  source = types.SimpleNamespace(model=sized(model_bytes))
+  plan = DraftPlan(max(slots), max(slots), draft_slots=min(slots))
+  return types.SimpleNamespace(
+    plan=plan, target=sized(target_bytes), source=source
+  )
 
 
 def test_what_a_draft_has_to_bring():
-  """On a CPU; an accelerator verifies a block nearly for free."""
-  small, large = _sized(10, 8), _sized(1000, 16)
-  promises = [
-    [drafting.min_promise(target, k) for k in (2, 4, 8)]
-    for target in (small, large)
+  """By the rule, which knows no machine."""
+  found = [
+    costs.rule(_assembled(400, 40, (k,)), rows).beyond_a_step(k)
+    for rows in (1, 8)
+    for k in (2, 4, 8)
   ]
-  # More for wider blocks, and for weights that stay in the caches.
-  assert all(p == sorted(p) for p in promises)
-  assert all(x > 2 * y for x, y in zip(*promises, strict=True))
+  one, many = found[:3], found[3:]
+  # More for wider blocks.
+  assert one == sorted(one) and many == sorted(many)
   # Rows are arithmetic too, and a step of several is dearer as well.
-  for target, one in zip((small, large), promises):
-    many = [drafting.min_promise(target, k, 8) for k in (2, 4, 8)]
-    assert all(x < y < 8 * x for x, y in zip(one, many, strict=True))
-    assert many[2] < 8
+  assert all(x < y < 8 * x for x, y in zip(one, many, strict=True))
+  assert many[2] < 8
   # No draft brings more than it has tokens.
-  assert promises[0][0] < 2 and promises[1][0] < 2
+  assert one[0] < 2
 
 
 def test_what_drafting_with_a_model_costs():
-  target = _sized(13, 8)
-  own = drafting.draft_cost(target, target, 4)
-  assert own > 4  # a step each, and a wider one at first
-  shallow, deep = (
-    drafting.draft_cost(target, _sized(1, layers), 4) for layers in (1, 8)
-  )
-  # Small weights do not make small steps where many layers read them.
-  assert 4 / 13 < shallow < deep < own
+  own = costs.rule(_assembled(400, 400, (4, 8)), 1)
+  assert own.draft == 5  # a step each, and one more over new tokens
+  assert set(own.blocks) == {4, 8} and own.origin == 'rule'
+  small = costs.rule(_assembled(400, 40, (4, 8)), 1)
+  assert small.draft == pytest.approx(0.5)

@@ -10,10 +10,9 @@ import pytest
 import specjax
 from specjax import base
 from specjax import text as text_lib
-from specjax.decoding import search as search_lib
 from specjax.inference import assemble
-from specjax.inference import batching
 from specjax.inference import generate as inference
+from specjax.inference import planning
 from tests.helpers import tiny
 
 PROMPTS = ['the cat', 'a dog ran to the', 'one two three four five', 'the']
@@ -80,7 +79,7 @@ def test_drafting_changes_no_token(models, kind, drafter):
   sampled = dict(temperature=0.9, top_k=20, seed=5)
   rule = 'match' if drafter == 'prompt_lookup' else 'coupled'
   assert tokens(
-    generate(models[kind], drafter=draft, verify=rule, **sampled)
+    generate(models[kind], drafter=draft, verifier=rule, **sampled)
   ) == tokens(generate(models[kind], **sampled))
 
 
@@ -124,7 +123,7 @@ def test_settings_may_differ_from_prompt_to_prompt(models):
     max_new_tokens=[3, 0, 12, 5],
     ignore_eos=True,
     drafter=models['drafter'],
-    verify='coupled',
+    verifier='coupled',
   )
   assert [len(a.tokens) for a in found] == [3, 0, 12, 5]
   greedy = generate(model, ignore_eos=True)
@@ -147,7 +146,7 @@ def test_blank_prompts_get_empty_answers_in_their_place(models):
 def test_stop_strings_cut_inside_blocks_and_across_tokens(models, kind):
   model, drafter = models[kind], models['drafter' if kind == 'target' else kind]
   settings = dict(max_new_tokens=40, ignore_eos=True, temperature=1.0, seed=1)
-  settings |= dict(drafter=drafter, verify='coupled')
+  settings |= dict(drafter=drafter, verifier='coupled')
   whole = generate(model, **settings)
   text = whole[1].text
   for begin in range(0, len(text) - 4, 11):
@@ -193,7 +192,7 @@ def test_values_recompile_nothing_and_files_only_at_the_start(models):
   rng = np.random.default_rng(0)
   rows = [rng.integers(4, 90, n).tolist() for n in rng.integers(1, 60, 30)]
   for stop in ('', 'zzz'):
-    job = inference.plan(
+    job = planning.plan(
       model, rows, max_new_tokens=NEW, drafter='prompt_lookup', stop=stop
     )
     inference.warm_up(job)
@@ -224,12 +223,15 @@ def test_values_recompile_nothing_and_files_only_at_the_start(models):
     (dict(repetition_penalty=0.0), 'repetition_penalty must be'),
     (dict(no_repeat_ngram_size=-2), 'no_repeat_ngram_size must be'),
     (dict(no_repeat_ngram_size=[1, 1, 1, 1]), 'takes one value'),
-    (dict(lenience=0.0), 'lenience must be'),
+    (
+      dict(verifiers={'lenient': {'lenience': 0.0}}, verifier='lenient'),
+      'lenience must be',
+    ),
     (dict(max_new_tokens=-1), 'max_new_tokens must be'),
     (dict(batch_size=0), 'batch_size must be'),
     (dict(num_return_sequences=0), 'num_return_sequences must be'),
     (dict(seed=-1), 'seed must be'),
-    (dict(verify='best'), 'verify must be one of auto, greedy'),
+    (dict(verifier='best'), 'must be one of auto, greedy'),
     (dict(sampler='magic'), 'sampler must be one of gumbel'),
     (dict(dtype='int3'), 'dtype must be one of'),
     (dict(stop=('a', '')), 'stop must not hold an empty string'),
@@ -270,8 +272,7 @@ def test_draft_slots_count_towards_the_positions(models):
   with pytest.raises(ValueError, match='1 draft slots that is 129'):
     generate(models['target'], row, drafter='prompt_lookup', num_draft=1)
   # Nodes of a tree share positions: 8 nodes reach two tokens ahead.
-  search = search_lib.SearchConfig(tree=2)
-  tree = dict(drafter='suffix', num_draft=8, search=search)
+  tree = dict(drafter='suffix', num_draft=8, drafters={'suffix': {'tree': 2}})
   short = [[1] * 114]
   assert len(generate(models['target'], short, **tree)[0].tokens) <= 12
   with pytest.raises(ValueError, match='2 draft slots that is 130'):
@@ -283,7 +284,7 @@ def test_models_that_do_not_fit_are_refused(models):
     generate(models['target'], drafter=models['swapped'])
   with pytest.raises(ValueError, match='encoder-decoder'):
     generate(models['target'], drafter=models['t5'])
-  with pytest.raises(ValueError, match='Unknown drafter'):
+  with pytest.raises(FileNotFoundError, match='no drafter oracle'):
     generate(models['target'], drafter='oracle')
   with pytest.raises(TypeError, match='temprature'):
     generate(models['target'], temprature=1.0)
@@ -317,11 +318,11 @@ def test_out_of_memory_says_what_to_lower(models, monkeypatch):
 
 
 def test_the_last_batch_is_filled_up_and_skipping_goes_on(models):
-  job = batching.plan(
+  job = planning.plan(
     models['target'], PROMPTS, batch_size=3, max_new_tokens=NEW
   )
   assert [batch[:2] for batch in job.batches] == [(0, 3), (3, 4)]
-  late = batching.plan(models['target'], PROMPTS, skip=2, max_new_tokens=NEW)
+  late = planning.plan(models['target'], PROMPTS, skip=2, max_new_tokens=NEW)
   answers = [a for batch in inference.stream(late) for a in batch.answers]
   assert answers == generate(models['target'])[2:]
   assert dataclasses.asdict(answers[0])['prompt_index'] == 2

@@ -18,6 +18,7 @@ from specjax.inference import assemble
 from specjax.models import sharded
 from specjax.models.common import cpu_layout
 from specjax.models.common import quantize
+from tests.helpers import recipes
 from tests.helpers import tiny
 
 DECODER = models.DecoderConfig(
@@ -77,7 +78,7 @@ def compiled_bytes(config, drafter, decode, prompt_tokens, layout=None):
   if not isinstance(drafter, str):
     whole = layout and mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
     draft_params, given = abstract(drafter, decode.dtype, whole, int8)
-  recipe = assemble.recipe(lm, given, num_draft=decode.num_draft)
+  recipe = recipes.recipe(lm, given, num_draft=decode.num_draft, config=config)
   rows = None if layout is None else layout.sharding(layout.rows(batch))
   prompt = base.Prompt(
     jax.ShapeDtypeStruct((batch, prompt_tokens), jnp.int32, sharding=rows),
@@ -204,5 +205,5 @@ def test_folders_are_estimated_as_they_are_loaded(tmp_path):
 
 def test_a_drafter_network_is_no_target():
   network = models.SpecDrafterConfig(96, 16, 8, 16, 1, 1, 2)
-  with pytest.raises(ValueError, match='a drafter network, which is no target'):
+  with pytest.raises(ValueError, match='is a drafter network and cannot be'):
     specjax.estimate_memory(network)

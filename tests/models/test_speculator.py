@@ -11,9 +11,10 @@ import pytest
 
 from specjax import base
 from specjax import models
-from specjax.decoding import drafters
 from specjax.decoding import trees
 from specjax.decoding import warp as warp_lib
+from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters.speculator import speculator
 from specjax.models.speculator import config as speculator_config
 from specjax.models.speculator import modeling as network_lib
 from specjax.training.families import speculator as training_lib
@@ -105,11 +106,11 @@ _ROUNDS = np.array([[1, 2, 7, 12], [1, 4, 12, 13], [5, 7, 13, 18]])
 
 def _proposed(config, params, rows, slots=SLOTS):
   """log q [rounds, B, K, V] of a drafter that sees the rounds go by."""
-  drafter = drafters.parallel(
+  drafter = speculator(
     config,
     trees.chain(slots),
     speculators.VOCAB,
-    drafters.Style('argmax', True, warp_lib.WarpSpec()),
+    drawing.Style('argmax', True, warp_lib.WarpSpec()),
   )
   is_pairs = config.encoder_width > 0
   rounds = np.ones_like(_ROUNDS[:1]) if is_pairs else _ROUNDS[:1]
@@ -134,7 +135,7 @@ def _proposed(config, params, rows, slots=SLOTS):
   @jax.jit
   def play(params, rows, state, now, after):
     context = verdicts.context(4).replace(tokens=rows.tokens, length=now)
-    view = base.View(context, rows.tokens[:, 0], None)
+    view = base.View(context, rows.tokens[:, 0], None, None)
     draft, state = drafter.propose(params, state, view)
     where = now[:, None] + np.arange(slots + 1)
     observation = base.Observation(

@@ -10,6 +10,8 @@ import pytest
 import transformers
 
 from specjax.commands import cli
+from specjax.commands import label as label_lib
+from specjax.commands import tokenizer as tokenizer_lib
 from tests.helpers import toy
 from train import label
 from train import main
@@ -22,8 +24,8 @@ WORDS = ['Der Hund schläft.', 'The dog sleeps.', '„Ja“, sagte er.', "I don'
 @pytest.mark.parametrize('kind', ['unigram', 'bpe'])
 def test_tokenizer_folder(tmp_path, kind):
   lines = WORDS * 50 + [' '.join(p) for p in toy.pairs(50)]
-  made = tokenizer.train_tokenizer(lines, 330, kind=kind)
-  tokenizer.save(made, str(tmp_path))
+  made = tokenizer_lib.train_tokenizer(lines, 330, kind=kind)
+  tokenizer_lib.save(made, str(tmp_path))
   loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
   assert (loaded.pad_token_id, loaded.eos_token_id, loaded.unk_token_id) == (
     0,
@@ -40,7 +42,7 @@ def test_tokenizer_folder(tmp_path, kind):
 
 
 def test_tokenizer_without_end(tmp_path):
-  made = tokenizer.train_tokenizer(WORDS * 9, 330, 'bpe', append_eos=False)
+  made = tokenizer_lib.train_tokenizer(WORDS * 9, 330, 'bpe', append_eos=False)
   assert made.encode(WORDS[0]).ids[-1] != 1
 
 
@@ -53,18 +55,18 @@ def test_tokenizer_without_end(tmp_path):
 )
 def test_tokenizer_bad_arguments(size, kind, words):
   with pytest.raises(ValueError, match=words):
-    tokenizer.train_tokenizer(WORDS, size, kind=kind)
+    tokenizer_lib.train_tokenizer(WORDS, size, kind=kind)
 
 
 def test_a_tokenizer_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-  made = tokenizer.train_tokenizer(WORDS, 330)
+  made = tokenizer_lib.train_tokenizer(WORDS, 330)
 
   def full(*args):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(os, 'replace', full)
   with pytest.raises(OSError, match='tokenizer.json: No space left on device'):
-    tokenizer.save(made, str(tmp_path))
+    tokenizer_lib.save(made, str(tmp_path))
   assert not list(tmp_path.iterdir())
 
 
@@ -143,7 +145,7 @@ def test_an_interrupted_labelling_says_how_it_goes_on(
     progress(4, 9)
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(label.label_command, 'label', interrupted)
+  monkeypatch.setattr(label_lib, 'label', interrupted)
   argv = ['label', '--target=x', '--input=y', f'--output={tmp_path}/z.jsonl']
   assert cli.call(label.main, argv) == 1
   told = capsys.readouterr().err.splitlines()

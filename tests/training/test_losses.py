@@ -7,6 +7,7 @@ import pytest
 from scipy import special
 
 from specjax.training import losses
+from tests.helpers import recipes
 
 SOFT = losses.NAMES[1:]
 B, T, V = 2, 3, 7
@@ -193,7 +194,6 @@ def test_bad_arguments_are_told():
 
 def test_total_variation_is_one_minus_measured_acceptance():
   from specjax import base
-  from specjax.decoding import verifiers
   from specjax.decoding.controls import row_keys
   from specjax.decoding.controls import Sampling
 
@@ -216,7 +216,7 @@ def test_total_variation_is_one_minus_measured_acceptance():
     jnp.broadcast_to(jax.nn.log_softmax(q_logits), (rows, 1, vocab)),
   )
   logits = jnp.broadcast_to(p_logits, (rows, 2, vocab))
-  verdict = verifiers.make('sampling').verify(context, draft, logits)
+  verdict = recipes.rule('sampling').verify(context, draft, logits)
   accepted = float(np.mean(np.asarray(verdict.num_accepted)))
   wanted = 1 - float(
     losses.divergence(

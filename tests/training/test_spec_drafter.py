@@ -10,8 +10,8 @@ import pytest
 import specjax
 from specjax import models
 from specjax.commands import label as label_command
-from specjax.commands import train as train_command
-from specjax.inference import drafting
+from specjax.commands import train_run
+from specjax.inference import sources
 from specjax.inference.config import DecodeConfig
 from specjax.training import build
 from tests.helpers import tiny
@@ -54,7 +54,7 @@ def files_fixture(tmp_path_factory):
   toy.write(folder)
   config = toy.config(folder, steps=450, save_every=0, data__batch_rows=16)
   config.data.valid = ''
-  train_command.run(config, str(folder / 'target'), report=quiet)
+  train_run.run(config, str(folder / 'target'), report=quiet)
   label_command.label(
     label_command.Request(
       target=str(folder / 'target' / 'export'),
@@ -89,7 +89,7 @@ def test_a_trained_drafter_saves_target_calls(files, tmp_path):
     average_last=2,
     data__valid=str(files / 'train.tsv'),
   )
-  out = train_command.run(config, str(tmp_path), report=quiet)
+  out = train_run.run(config, str(tmp_path), report=quiet)
   assert out.metrics['acceptance_rate'] > 0.8
   assert out.metrics['block_efficiency'] > 4
   assert digest(export) == before
@@ -124,6 +124,13 @@ def test_an_encoder_may_begin_as_the_targets(files):
   assert 'layers_1' in ours and 'layers_1' not in theirs
 
 
+def _top_candidates(**dials):
+  return {
+    'verifier': 'top_candidates',
+    'verifiers': {'top_candidates': dials},
+  }
+
+
 def _refused_with_the_drafter(target, drafter, tmp_path):
   """What cannot be decoded with a drafter is told before decoding."""
   rows = [[5] * 40]
@@ -131,9 +138,9 @@ def _refused_with_the_drafter(target, drafter, tmp_path):
     (rows, {}, 'Prompt 1 has 40 tokens, but the drafter .* at most 32'),
     ('ba do', {'num_draft': 9}, 'at most 8 tokens at once'),
     ('ba do', {'num_draft': -1}, 'num_draft must be'),
-    ('ba do', {'beta': 0}, 'beta must be'),
-    ('ba do', {'tau': -0.5}, 'tau must be'),
-    ('ba do', {'beta': 10**6}, 'beta must be at most'),
+    ('ba do', _top_candidates(beta=0), 'beta must be'),
+    ('ba do', _top_candidates(tau=-0.5), 'tau must be'),
+    ('ba do', _top_candidates(beta=10**6), 'beta must be at most'),
   ):
     with pytest.raises(ValueError, match=words):
       specjax.generate(target, prompts, drafter=drafter, **changes)
@@ -141,7 +148,7 @@ def _refused_with_the_drafter(target, drafter, tmp_path):
   with pytest.raises(ValueError, match='The tokenizer of .* differs'):
     specjax.generate(other, 'the cat', drafter=drafter)
   with pytest.raises(ValueError, match='name it without hybrid'):
-    drafting.load(f'hybrid:{drafter.name}')
+    sources.resolve(f'hybrid:{drafter.name}')
 
 
 def test_heads_learn_from_the_frozen_state_of_another_size(files, tmp_path):
@@ -155,7 +162,7 @@ def test_heads_learn_from_the_frozen_state_of_another_size(files, tmp_path):
     model__encoder_layers=2,
   )
   larger.data.valid = ''
-  train_command.run(larger, str(tmp_path / 'target'), report=quiet)
+  train_run.run(larger, str(tmp_path / 'target'), report=quiet)
   config = settings(
     files,
     steps=60,
@@ -169,7 +176,7 @@ def test_heads_learn_from_the_frozen_state_of_another_size(files, tmp_path):
   )
   parts = build.build(config)
   before = jax.tree.map(np.array, parts.frozen)
-  out = train_command.run(config, str(tmp_path / 'heads'), report=quiet)
+  out = train_run.run(config, str(tmp_path / 'heads'), report=quiet)
   assert out.metrics['block_efficiency'] > 1.15
   jax.tree.map(np.testing.assert_array_equal, before, parts.frozen)
   heads = specjax.load(tmp_path / 'heads' / 'export')

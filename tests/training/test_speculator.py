@@ -11,9 +11,10 @@ import pytest
 
 import specjax
 from specjax import models
-from specjax.commands import train as train_command
-from specjax.inference import drafting
+from specjax.commands import train_run
+from specjax.inference import assemble
 from specjax.inference import memory
+from specjax.inference import sources
 from specjax.models.speculator import modeling as network_lib
 from specjax.training import config as config_lib
 from specjax.training.data import sources as sources_lib
@@ -267,9 +268,7 @@ def _run(folder, family, **changes):
   with warnings.catch_warnings():
     # Nobody asked for more slots than are learned.
     warnings.filterwarnings('error', message='.* slots')
-    out = train_command.run(
-      config, str(folder / 'run'), report=lambda line: None
-    )
+    out = train_run.run(config, str(folder / 'run'), report=lambda line: None)
   assert set(out.metrics) >= {'acceptance_rate', 'acceptance_1', 'loss'}
   drafter = specjax.load(folder / 'run' / 'export')
   assert drafter.config.acceptance[0] == pytest.approx(
@@ -308,7 +307,8 @@ def test_from_a_run_to_exact_answers(tmp_path, family, changes, tree):
   lent = {'embed', 'head'} & set(drafter.params)
   assert lent == ({'embed', 'head'} if family == 'parallel' else set())
   plain = _answers(target)[0]
-  made, answers = _answers(target, drafter, num_draft=3, tree=tree)
+  drawn = {'speculator': {'tree': tree}}
+  made, answers = _answers(target, drafter, num_draft=3, drafters=drawn)
   assert made == plain
   counts = answers[0].counts
   kept = np.cumprod([rate or 0 for rate in counts.acceptance_by_position])
@@ -318,8 +318,16 @@ def test_from_a_run_to_exact_answers(tmp_path, family, changes, tree):
   if family != 'medusa':
     return  # the rules know nothing of the network
   hot = dict(temperature=1.0, seed=3)
-  coupled = dict(hot, verify='coupled', num_draft=3, tree=tree)
+  coupled = dict(hot, verifier='coupled', num_draft=3, drafters=drawn)
   assert _answers(target, drafter, **coupled)[0] == _answers(target, **hot)[0]
+
+
+def _assemble(target, drafter, num_draft):
+  return assemble.assemble(
+    assemble.target_of(target),
+    sources.of_model(drafter),
+    assemble.Settings(num_draft),
+  )
 
 
 def test_another_target_and_too_many_slots(tmp_path):
@@ -328,15 +336,15 @@ def test_another_target_and_too_many_slots(tmp_path):
   )
   target = specjax.load(tiny.save(tmp_path / 'a'))
   with pytest.raises(ValueError, match='mine was trained for another target'):
-    drafting.for_recipe(target, drafter, 4)
+    _assemble(target, drafter, 4)
   fitting = drafter._replace(
     config=models.ParallelConfig(
       tiny.DECODER, 32, 1, kind='eagle', num_draft=4, feature='fuse'
     )
   )
-  drafting.for_recipe(target, fitting, 4)
+  _assemble(target, fitting, 4)
   with pytest.warns(UserWarning, match='trained for 4 slots'):
-    drafting.for_recipe(target, fitting, 6)
+    _assemble(target, fitting, 6)
   alone = memory.estimate_memory(target.config)
   both = memory.estimate_memory(target.config, drafter=fitting.config)
   assert both.parameters > alone.parameters and both.state >= alone.state
