@@ -1,11 +1,11 @@
 """Networks: configuration, Flax module and cached form of each family.
 
-A family is chosen by the type of its frozen config dataclass, `T5Config` or
-`DecoderConfig`; `make_module`, `make_lm` and `init_params` dispatch on it.
+A family is chosen by the type of its frozen config dataclass; `registry` has
+them all.
 """
 
 import functools
-from typing import Optional, Union
+from typing import Any, Optional
 
 from flax import linen as nn
 import jax
@@ -13,33 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax.base import CachedLM
-from specjax.models import own_format
+from specjax.base import PyTree
+from specjax.models import registry
+from specjax.models.common import cpu_layout
 from specjax.models.common.cache import Cache
-from specjax.models.decoder import modeling as decoder
 from specjax.models.decoder.config import DecoderConfig
 from specjax.models.decoder.modeling import Decoder
-from specjax.models.spec_drafter.blockwise import Blockwise
 from specjax.models.spec_drafter.config import BlockwiseConfig
 from specjax.models.spec_drafter.config import SpecDrafterConfig
-from specjax.models.spec_drafter.layers import sinusoids
-from specjax.models.spec_drafter.modeling import SpecDrafter
-from specjax.models.speculator import modeling as speculator
 from specjax.models.speculator.cached import DraftNet
 from specjax.models.speculator.cached import make_net
 from specjax.models.speculator.config import ParallelConfig
 from specjax.models.speculator.modeling import Parallel
-from specjax.models.t5 import modeling as t5
 from specjax.models.t5.config import T5Config
 from specjax.models.t5.modeling import T5
-
-Config = Union[
-  T5Config, DecoderConfig, SpecDrafterConfig, BlockwiseConfig, ParallelConfig
-]
 
 __all__ = [
   'BlockwiseConfig',
   'Cache',
-  'Config',
   'Decoder',
   'DecoderConfig',
   'DraftNet',
@@ -51,31 +42,38 @@ __all__ = [
   'abstract_params',
   'init_params',
   'is_language_model',
+  'is_prepared',
   'make_lm',
   'make_module',
   'make_net',
+  'prepare',
+  'replace',
 ]
 
 
-def is_language_model(config: Config) -> bool:
+def is_language_model(config: Any) -> bool:
   """Whether a config is a language model's; else it is a drafter network's."""
-  return not own_format.is_own(config)
+  return registry.family_of(config).is_target
 
 
-def make_module(config: Config) -> nn.Module:
+def make_module(config: Any) -> nn.Module:
   """Returns the Flax module of `config`."""
   config.validate()
-  if isinstance(config, ParallelConfig):
-    return Parallel(config)
-  if isinstance(config, SpecDrafterConfig):
-    return SpecDrafter(config)
-  if isinstance(config, BlockwiseConfig):
-    return Blockwise(config)
-  return T5(config) if isinstance(config, T5Config) else Decoder(config)
+  return registry.family_of(config).network(config)
+
+
+def replace(config: Any, **settings: Any) -> Any:
+  """A config with other settings of the running process.
+
+  Args:
+    config: of any family.
+    **settings: `dtype`, `dropout_rate`, `remat`.
+  """
+  return registry.family_of(config).replace(config, **settings)
 
 
 def make_lm(
-  config: Config,
+  config: Any,
   *,
   vocab_size: Optional[int] = None,
   hidden_layers: tuple = (),
@@ -84,67 +82,56 @@ def make_lm(
   """Returns the `CachedLM` of `config`; the same one for equal arguments.
 
   Args:
-    config: `T5Config` or `DecoderConfig`.
+    config: of a language model.
     vocab_size: V of the logits; the embedding table's rows if None.
     hidden_layers: states to return: i in 0..n-1 is the output of layer i, n or
       -1 the state after the final norm.
     dtype: 'float32' or 'bfloat16' for computing and for the cache; the
       config's if None.
   """
-  family = t5 if isinstance(config, T5Config) else decoder
-  return family.make_lm(
-    config,
-    vocab_size=vocab_size,
-    hidden_layers=tuple(hidden_layers),
-    dtype=None if dtype is None else jnp.dtype(dtype).name,
-  )
-
-
-def _init(config, key):
-  if isinstance(config, ParallelConfig):
-    return speculator.init(config, key)
-  module = make_module(config)
-  ids = jnp.zeros((1, 2), jnp.int32)
-  if isinstance(config, SpecDrafterConfig):
-    mask = jnp.ones((1, 2), bool)
-    return module.init(key, ids, mask, ids, ids, mask, 1)['params']
-  if isinstance(config, BlockwiseConfig):
-    return module.init(key, jnp.zeros((1, config.d_model)), 1)['params']
-  if isinstance(config, T5Config):
-    return module.init(key, ids, jnp.ones((1, 2), bool), ids)['params']
-  return module.init(key, ids)['params']
+  dtype = None if dtype is None else jnp.dtype(dtype).name
+  return _make_lm(config, vocab_size, tuple(hidden_layers), dtype)
 
 
 @functools.lru_cache(maxsize=None)
-def abstract_params(config: Config):
+def _make_lm(config, vocab_size, hidden_layers, dtype):
+  return registry.family_of(config).as_cached_lm(
+    config, vocab_size=vocab_size, hidden_layers=hidden_layers, dtype=dtype
+  )
+
+
+@functools.lru_cache(maxsize=None)
+def abstract_params(config: Any) -> PyTree:
   """Returns the parameter tree as shapes, float32, computing nothing."""
-  return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
+  init = registry.family_of(config).init
+  return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
 
 
-def init_params(config: Config, key, *, dtype: Optional[str] = None):
+def init_params(config: Any, key, *, dtype: Optional[str] = None) -> PyTree:
   """Returns randomly initialised parameters, the tree under 'params'.
 
-  Drawn on the host, from the distributions that `module.init` draws from:
-  compiling a generator for each of a hundred tensors would take far longer.
-  Inside a `jax.jit`, where a key has no value yet, it is `module.init`. For a
-  model that fills the devices see `placement.draw`.
+  Where the family knows the distribution of each tensor, they are drawn on the
+  host: compiling a generator for each of a hundred tensors would take far
+  longer. Inside a `jax.jit`, where a key has no value yet, the family's `init`
+  draws them. For a model that fills the devices see `placement.draw`.
 
   Args:
-    config: `T5Config` or `DecoderConfig`.
+    config: of any family.
     key: a PRNG key.
     dtype: dtype of the parameters; float32 if None.
   """
-  if isinstance(key, jax.core.Tracer):
-    params = _init(config, key)
+  config.validate()
+  family = registry.family_of(config)
+  if isinstance(key, jax.core.Tracer) or family.initial is None:
+    params = family.init(config, key)
   else:
-    config.validate()
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
       key = jax.random.key_data(key)
     rng = np.random.default_rng(np.asarray(key).ravel())
 
     def draw(path, leaf):
       names = tuple(step.key for step in path)
-      mean, std = initial(config, names, leaf.shape)
+      mean, std = family.initial(config, names, leaf.shape)
       if not std:
         return jnp.broadcast_to(jnp.float32(mean), leaf.shape)
       return jnp.asarray(std * rng.standard_normal(leaf.shape, np.float32))
@@ -155,40 +142,29 @@ def init_params(config: Config, key, *, dtype: Optional[str] = None):
   return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
-def initial(config: Config, path: tuple, shape: tuple) -> tuple:
-  """How a parameter's own module would initialise it.
+def is_prepared(config: Any) -> bool:
+  """Whether a model on one device of this backend is prepared to decode.
+
+  Args:
+    config: of any family; its dtype is the compute dtype.
+  """
+  return (
+    jax.default_backend() == 'cpu'
+    and config.dtype == 'float32'
+    and registry.family_of(config).has_common_layers
+  )
+
+
+def prepare(config: Any, params: PyTree) -> PyTree:
+  """Puts matrices in the order in which this machine decodes fastest.
 
   Args:
     config: of the model.
-    path: keys of the parameter in its tree.
-    shape: of the parameter.
+    params: its parameter tree on one device, as it is stored.
 
   Returns:
-    (mean, standard deviation) of a normal distribution; where the deviation is
-    0, the mean is the parameter: a number, or float32 of its shape.
+    The tree that the cached networks take; `cpu_layout.stored` is the inverse.
   """
-  module, leaf = path[-2:]
-  if leaf == 'bias':
-    return 0.0, 0.0
-  if isinstance(config, ParallelConfig):
-    if module.startswith('heads_'):
-      return 0.0, 1e-3
-    if module in ('mask_embed', 'mask_feature'):
-      module = 'embed'
-    config = config.trunk
-  is_t5 = not isinstance(config, DecoderConfig)
-  if isinstance(config, SpecDrafterConfig):
-    if 'positions' in module:
-      return sinusoids(*shape), 0.0
-    if module == 'copy':
-      return 0.0, 1 / shape[-1]
-  if 'norm' in module:
-    return 1.0 if is_t5 else 1.0 - config.norm_offset, 0.0
-  std = shape[-1] ** -0.5
-  if module in ('embed', 'positions', 'mask'):
-    std = 1.0 if is_t5 else 0.02
-  elif module == 'relative_bias':
-    std = 0.1
-  elif is_t5 and module == 'q':
-    std = (config.d_model * config.d_kv) ** -0.5
-  return 0.0, std
+  if not is_prepared(config):
+    return params
+  return cpu_layout.tree(params, registry.facts(config).ties_embeddings)

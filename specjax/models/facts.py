@@ -13,6 +13,9 @@ class ModelFacts(NamedTuple):
     mlp: width of the feed-forward layer.
     activation, gated: of the feed-forward layer, or of its gate.
     vocab_size: rows of the embedding table.
+    ties_embeddings: whether the head is the embedding table.
+    output_ids: the tokens that a head of its own knows; () for all.
+    positions: most positions, or None where there is no such limit.
     is_encoder_decoder: whether a prompt is a source for an encoder.
     start_id: the decoder's start token of an encoder-decoder, or None.
     pad_id: or None.
@@ -33,6 +36,9 @@ class ModelFacts(NamedTuple):
   vocab_size: int
   activation: str = 'relu'
   gated: bool = False
+  ties_embeddings: bool = False
+  output_ids: tuple[int, ...] = ()
+  positions: Optional[int] = None
   is_encoder_decoder: bool = False
   start_id: Optional[int] = None
   pad_id: Optional[int] = None

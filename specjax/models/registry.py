@@ -1,71 +1,54 @@
-"""The model families: one line each, looked up by the type of a config."""
+"""The model families: one line each, looked up by a config or a config.json."""
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, Mapping
 
-from specjax.models.decoder import config as decoder_config
-from specjax.models.decoder.config import DecoderConfig
+from specjax.models.decoder.family import FAMILY as DECODER
 from specjax.models.facts import ModelFacts
-from specjax.models.spec_drafter import config as spec_drafter_config
-from specjax.models.spec_drafter.config import BlockwiseConfig
-from specjax.models.spec_drafter.config import SpecDrafterConfig
-from specjax.models.speculator import config as speculator_config
-from specjax.models.speculator.config import ParallelConfig
-from specjax.models.t5 import config as t5_config
-from specjax.models.t5.config import T5Config
+from specjax.models.family import ModelFamily
+from specjax.models.spec_drafter.family import BLOCKWISE
+from specjax.models.spec_drafter.family import SPEC_DRAFTER
+from specjax.models.speculator.family import FAMILY as SPECULATOR
+from specjax.models.t5.family import FAMILY as T5
+
+BUILT_IN = (T5, DECODER, SPEC_DRAFTER, BLOCKWISE, SPECULATOR)
+_BY_NAME = {family.name: family for family in BUILT_IN}
 
 
-class ModelFamily(NamedTuple):
-  """A network architecture.
+def register(family: ModelFamily) -> ModelFamily:
+  """Adds a family for this process and returns it.
 
-  Attributes:
-    name: as registries and messages call it.
-    config: its frozen config dataclass.
-    role: 'target' for language models, 'drafter' for networks that only draft.
-    facts: config -> `ModelFacts`.
-    per_device: (config, heads, mlp) -> the config of the size that one device
-      computes, where heads and feed-forward are cut into so many parts.
-    label: config -> what it is, in words of its paper; '' takes its name.
+  Raises:
+    ValueError: its name, config class or a `model_type` is taken.
   """
+  for other in _BY_NAME.values():
+    if other == family:
+      return family
+    shared = set(family.files.model_types) & set(other.files.model_types)
+    if other.name == family.name or other.config is family.config or shared:
+      raise ValueError(
+        f'The model family {family.name!r} is too much like {other.name!r}: '
+        'name, config class and model types must be its own.'
+      )
+  _BY_NAME[family.name] = family
+  return family
 
-  name: str
-  config: type
-  role: str
-  facts: Callable[[Any], ModelFacts]
-  per_device: Callable[[Any, int, int], Any] = lambda config, heads, mlp: config
-  label: Callable[[Any], str] = lambda config: ''
 
-  @property
-  def is_target(self) -> bool:
-    """Whether its networks are language models."""
-    return self.role == 'target'
+def families() -> tuple[ModelFamily, ...]:
+  """All families, built-in ones first."""
+  return tuple(_BY_NAME.values())
 
 
-FAMILIES = (
-  ModelFamily(
-    'decoder',
-    DecoderConfig,
-    'target',
-    decoder_config.facts,
-    decoder_config.per_device,
-  ),
-  ModelFamily('t5', T5Config, 'target', t5_config.facts, t5_config.per_device),
-  ModelFamily(
-    'spec_drafter',
-    SpecDrafterConfig,
-    'drafter',
-    spec_drafter_config.facts,
-    label=spec_drafter_config.label,
-  ),
-  ModelFamily(
-    'blockwise',
-    BlockwiseConfig,
-    'drafter',
-    spec_drafter_config.heads_facts,
-    label=lambda config: 'head-based',
-  ),
-  ModelFamily('speculator', ParallelConfig, 'drafter', speculator_config.facts),
-)
-_BY_CONFIG = {family.config: family for family in FAMILIES}
+def named(name: str) -> ModelFamily:
+  """The family of a name.
+
+  Raises:
+    ValueError: there is none.
+  """
+  if name not in _BY_NAME:
+    raise ValueError(
+      f'There is no model family {name!r}; there are {", ".join(_BY_NAME)}.'
+    )
+  return _BY_NAME[name]
 
 
 def family_of(config: Any) -> ModelFamily:
@@ -79,13 +62,18 @@ def family_of(config: Any) -> ModelFamily:
       'A model of your own (Model.from_lm) belongs to no model family, so '
       'networks that are trained for one cannot draft for it.'
     )
-  found = _BY_CONFIG.get(type(config))
-  if found is None:
-    raise ValueError(
-      f'{type(config).__name__} is the config of no registered model family; '
-      f'there are {", ".join(family.name for family in FAMILIES)}.'
-    )
-  return found
+  for family in _BY_NAME.values():
+    if type(config) is family.config:
+      return family
+  raise ValueError(
+    f'{type(config).__name__} is the config of no registered model family; '
+    f'there are {", ".join(_BY_NAME)}.'
+  )
+
+
+def is_config(value: Any) -> bool:
+  """Whether a value is the config of a registered family."""
+  return any(type(value) is family.config for family in _BY_NAME.values())
 
 
 def facts(config: Any) -> ModelFacts:
@@ -93,6 +81,34 @@ def facts(config: Any) -> ModelFacts:
   return family_of(config).facts(config)
 
 
-def is_config(value: Any) -> bool:
-  """Whether a value is the config of a registered family."""
-  return type(value) in _BY_CONFIG
+def of_json(raw: Mapping[str, Any]) -> ModelFamily:
+  """The family that reads a config.json.
+
+  Args:
+    raw: the parsed file.
+
+  Raises:
+    ValueError: its architecture is not supported.
+  """
+  kind = raw.get('model_type')
+  if not isinstance(kind, str):
+    raise ValueError(
+      f'config.json names no model_type, such as "llama", but {kind!r}.'
+    )
+  given = raw.get('architectures')
+  for family in _BY_NAME.values():
+    names = family.files.model_types.get(kind, ())
+    named = given if isinstance(given, str) else (given or names or [''])[0]
+    if names and (named in names or not family.is_target):
+      return family
+  named = given if isinstance(given, str) else (given or [kind])[0]
+  supported = [
+    names[0]
+    for family in _BY_NAME.values()
+    if family.is_target
+    for names in family.files.model_types.values()
+  ]
+  raise ValueError(
+    f'the architecture {named!r} (model_type {kind!r}) is not '
+    f'supported; supported are {", ".join(supported)}.'
+  )

@@ -12,7 +12,6 @@ References:
     https://arxiv.org/abs/2211.05102
 """
 
-import dataclasses
 import functools
 import math
 from typing import Callable, Optional
@@ -27,9 +26,8 @@ from specjax.base import CachedLM
 from specjax.base import Prefilled
 from specjax.base import Scored
 from specjax.distributed import mesh as mesh_lib
+from specjax.models import registry
 from specjax.models.common.cache import Cache
-from specjax.models.decoder.config import DecoderConfig
-from specjax.models.t5.config import T5Config
 
 _SPLIT = ('heads', 'mlp', 'vocab')
 
@@ -37,21 +35,23 @@ _SPLIT = ('heads', 'mlp', 'vocab')
 def fit(config, layout: mesh_lib.Layout) -> mesh_lib.Layout:
   """The layout with the rules that a model can follow.
 
-  A table whose rows the axis does not divide (and of a tied or a reduced head
-  all tables) stays whole.
+  A network whose family has no `Sharding`, such as one that only drafts, and a
+  model of the user's own (config None) lie whole on every device. A table whose
+  rows the axis does not divide (and of a tied or a reduced head all tables)
+  stays whole.
 
   Args:
-    config: `T5Config` or `DecoderConfig`.
+    config: of any family.
     layout: as asked for.
 
   Raises:
     ValueError: as `check`; or a rule that decoding cannot follow.
   """
-  if not models.is_language_model(config):
-    # A network that only drafts is small, and lies whole on every device.
+  sharding = None if config is None else registry.family_of(config).sharding
+  if sharding is None:
     return mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
   rules = dict(layout.rules) | {'embed': None}
-  sizes = _sizes(config)
+  sizes = sharding.sizes(config)
   for name in _SPLIT:
     axes = layout.axes(name)
     if axes not in ((), ('model',)):
@@ -79,15 +79,16 @@ def check(config, layout: mesh_lib.Layout) -> None:
   """Refuses a mesh that does not divide a model.
 
   Args:
-    config: `T5Config` or `DecoderConfig`.
+    config: of any family.
     layout: where the model is to go.
 
   Raises:
     ValueError: names the axis, what it does not divide, and shapes that do.
   """
-  if not models.is_language_model(config):
+  sharding = registry.family_of(config).sharding
+  if sharding is None:
     return
-  sizes = _sizes(config)
+  sizes = sharding.sizes(config)
   for name, words in _NAMES.items():
     parts = layout.size(name)
     if not any(size % parts for size in sizes[name]):
@@ -106,24 +107,6 @@ def check(config, layout: mesh_lib.Layout) -> None:
     )
 
 
-def _sizes(config) -> dict:
-  """What each axis must divide."""
-  if isinstance(config, T5Config):
-    tables = (config.vocab_size, len(config.output_ids) or config.vocab_size)
-    return {
-      'heads': (config.num_heads,),
-      'mlp': (config.d_ff,),
-      'embed': (config.d_model,),
-      'vocab': tables,
-    }
-  return {
-    'heads': (config.num_attention_heads,),
-    'mlp': (config.intermediate_size,),
-    'embed': (config.hidden_size,),
-    'vocab': (config.vocab_size,),
-  }
-
-
 def expanded(config, layout: mesh_lib.Layout):
   """The config of the parameters as they lie on the mesh.
 
@@ -131,34 +114,23 @@ def expanded(config, layout: mesh_lib.Layout):
   one its query heads read, so that the mesh sees more key heads.
 
   Args:
-    config: `T5Config` or `DecoderConfig`.
+    config: of any family.
     layout: of `fit`.
   """
-  if not isinstance(config, DecoderConfig):
+  family = registry.family_of(config)
+  ours = family.facts(config).kv_heads
+  kv_heads = math.lcm(ours, layout.size('heads'))
+  if family.sharding is None or kv_heads == ours:
     return config
-  kv_heads = math.lcm(config.num_key_value_heads, layout.size('heads'))
-  return dataclasses.replace(config, num_key_value_heads=kv_heads)
-
-
-def local_config(config, layout: mesh_lib.Layout):
-  """The config of the network that one device runs.
-
-  Args:
-    config: of `expanded`.
-    layout: of `fit`.
-  """
-  shards = mesh_lib.Shards(**{n: layout.size(n) for n in _SPLIT})
-  return dataclasses.replace(config, shards=shards)
+  return family.sharding.with_key_heads(config, kv_heads)
 
 
 def head_copies(config, layout: mesh_lib.Layout, path) -> int:
   """How often each key head's rows are repeated in a parameter; 1 for most."""
   if len(path) < 2 or path[-2] not in ('k', 'v'):
     return 1
-  if not isinstance(config, DecoderConfig):
-    return 1
-  ours = expanded(config, layout).num_key_value_heads
-  return ours // config.num_key_value_heads
+  ours = registry.facts(expanded(config, layout)).kv_heads
+  return ours // registry.facts(config).kv_heads
 
 
 def cache_specs(layout: mesh_lib.Layout, batch: int, seq2seq: bool):
@@ -190,7 +162,7 @@ def make_lm(
   """As `models.make_lm`, for parameters that `place` put on a mesh.
 
   Args:
-    config: `T5Config` or `DecoderConfig`, of the model as it is stored.
+    config: of a language model as it is stored.
     layout: where it runs; a batch that its rows do not divide is computed by
       all of them alike.
     vocab_size, hidden_layers, dtype: as in `models.make_lm`.
@@ -199,57 +171,65 @@ def make_lm(
     ValueError: an axis does not divide the model.
   """
   layout = fit(config, layout)
-  whole = expanded(config, layout)
+  sharding = registry.family_of(config).sharding
+  if sharding is None:
+    return models.make_lm(
+      config, vocab_size=vocab_size, hidden_layers=hidden_layers, dtype=dtype
+    )
+  shards = mesh_lib.Shards(**{n: layout.size(n) for n in _SPLIT})
   lm = models.make_lm(
-    local_config(whole, layout),
+    sharding.on_device(expanded(config, layout), shards),
     vocab_size=vocab_size,
     hidden_layers=hidden_layers,
     dtype=dtype,
   )
-  seq2seq = lm.is_encoder_decoder
-
-  def spread(function, params, in_specs, out_specs) -> Callable:
-    """Runs `function(params, ...)` on every device's part."""
-    specs = mesh_lib.parameter_specs(params, layout)
-    # Psums are written where they are needed, so nothing is checked.
-    return functools.partial(
-      jax.shard_map(
-        function,
-        mesh=layout.mesh,
-        in_specs=(specs, *in_specs),
-        out_specs=out_specs,
-        check_vma=False,
-      ),
-      params,
-    )
-
-  def prefill(params, prompt, *, capacity):
-    batch = prompt.tokens.shape[0]
-    rows = layout.rows(batch)
-    run = spread(
-      functools.partial(lm.prefill, capacity=capacity),
-      params,
-      (rows,),
-      Prefilled(cache_specs(layout, batch, seq2seq), rows, rows),
-    )
-    return run(prompt)
-
-  def extend(params, cache, tokens, tree=None, slots=None):
-    batch = tokens.shape[0]
-    rows = layout.rows(batch)
-    specs = cache_specs(layout, batch, seq2seq)
-    run = spread(
-      lm.extend, params, (specs, rows, rows, rows), (Scored(rows, rows), specs)
-    )
-    return run(cache, tokens, tree, slots)
-
   return lm._replace(
-    prefill=prefill,
-    extend=extend,
+    prefill=functools.partial(_prefill, lm, layout),
+    extend=functools.partial(_extend, (lm, layout)),
     commit=functools.partial(_commit, lm, layout),
     select=functools.partial(_select, lm, layout),
     keys_values=functools.partial(_keys_values, layout),
   )
+
+
+def _spread(layout, function, params, in_specs, out_specs) -> Callable:
+  """Runs `function(params, ...)` on every device's part."""
+  specs = mesh_lib.parameter_specs(params, layout)
+  # Psums are written where they are needed, so nothing is checked.
+  return functools.partial(
+    jax.shard_map(
+      function,
+      mesh=layout.mesh,
+      in_specs=(specs, *in_specs),
+      out_specs=out_specs,
+      check_vma=False,
+    ),
+    params,
+  )
+
+
+def _prefill(lm, layout, params, prompt, *, capacity):
+  batch = prompt.tokens.shape[0]
+  rows = layout.rows(batch)
+  specs = cache_specs(layout, batch, lm.is_encoder_decoder)
+  run = _spread(
+    layout,
+    functools.partial(lm.prefill, capacity=capacity),
+    params,
+    (rows,),
+    Prefilled(specs, rows, rows),
+  )
+  return run(prompt)
+
+
+def _extend(whole, params, cache, tokens, tree=None, slots=None):
+  lm, layout = whole
+  batch = tokens.shape[0]
+  rows = layout.rows(batch)
+  specs = cache_specs(layout, batch, lm.is_encoder_decoder)
+  given, scored = (specs, rows, rows, rows), (Scored(rows, rows), specs)
+  run = _spread(layout, lm.extend, params, given, scored)
+  return run(cache, tokens, tree, slots)
 
 
 def _commit(lm, layout, cache, num_tokens, path=None):

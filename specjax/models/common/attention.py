@@ -12,6 +12,7 @@ References:
     https://arxiv.org/abs/1805.02867
 """
 
+import functools
 import math
 from typing import Callable, Optional
 
@@ -75,37 +76,43 @@ def attend(
   b, t, h, d = query.shape
   groups = keys.shape[0] // b
   per = h // groups
-  length = keys.shape[-1]
   q = query.reshape(b, t, groups, per, d).transpose(0, 2, 3, 1, 4)
   q = q.reshape(b * groups, per * t, d)
-
-  def score(keys, mask, bias):
-    """float32 [B * Hkv, R, n] of n columns."""
-    scores = lax.dot_general(
-      q, keys, (((2,), (1,)), _HEADS), preferred_element_type=jnp.float32
-    )
-    scores = scores.reshape(b, groups, per, t, -1) * scale
-    if softcap is not None:
-      scores = softcap * jnp.tanh(scores / softcap)
-    if bias is not None:
-      scores = scores + bias.reshape(bias.shape[0], groups, per, t, -1)
-    if mask is not None:
-      scores = jnp.where(mask[:, None, None], scores, MASKED)
-    return scores.reshape(b * groups, per * t, -1)
+  score = functools.partial(_scores, q, (b, groups, per, t), scale, softcap)
 
   def whole():
     weights = jax.nn.softmax(score(keys, mask, bias), axis=-1)
     if drop is not None:
-      weights = drop(weights.reshape(b, groups, per, t, length))
-      weights = weights.reshape(b * groups, per * t, length)
+      shape = weights.shape
+      weights = drop(weights.reshape(b, groups, per, t, -1)).reshape(shape)
     return _mix(weights.astype(query.dtype), values)
 
-  if live is None or length < 2 * _STRETCH or jax.default_backend() != 'cpu':
+  if live is None or keys.shape[-1] < 2 * _STRETCH:
     out = whole()
   else:
-    out = _read_live(score, whole, (keys, values, mask, bias), q, live)
+    kept = keys, values, mask, bias
+    out = lax.platform_dependent(
+      cpu=lambda: _read_live(score, whole, kept, q, live), default=whole
+    )
   out = out.astype(query.dtype).reshape(b, groups, per, t, d)
   return out.transpose(0, 3, 1, 2, 4).reshape(b, t, h * d)
+
+
+def _scores(q, sizes, scale, softcap, *columns):
+  """float32 [B * Hkv, R, n] of n columns: keys, mask and bias."""
+  keys, mask, bias = columns
+  b, groups, per, t = sizes
+  scores = lax.dot_general(
+    q, keys, (((2,), (1,)), _HEADS), preferred_element_type=jnp.float32
+  )
+  scores = scores.reshape(b, groups, per, t, -1) * scale
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  if bias is not None:
+    scores = scores + bias.reshape(bias.shape[0], groups, per, t, -1)
+  if mask is not None:
+    scores = jnp.where(mask[:, None, None], scores, MASKED)
+  return scores.reshape(b * groups, per * t, -1)
 
 
 # Batched axes of a product of [G, R, n] with keys or values of G heads.

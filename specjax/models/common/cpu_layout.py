@@ -9,8 +9,6 @@ Only what decodes is prepared; training, converting and meshes work on weights
 as they are stored.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -28,53 +26,33 @@ _LOOKED_UP = (
 )
 
 
-def applies(config: Any) -> bool:
-  """Whether a model on one device of this backend is prepared.
+def is_copied(path: tuple, is_tied: bool) -> bool:
+  """Whether the weight at `path` is kept in both orders.
 
   Args:
-    config: of the model; its dtype is the compute dtype.
+    path: keys of the parameter.
+    is_tied: whether the head is the embedding table.
   """
-  # Blockwise heads read their matrices themselves.
-  return (
-    jax.default_backend() == 'cpu'
-    and getattr(config, 'trunk', config).dtype == 'float32'
-    and getattr(config, 'model_type', '') != 'specjax_blockwise'
-  )
+  return is_tied and path == ('embed', 'weight')
 
 
-def is_copied(config: Any, path: tuple) -> bool:
-  """Whether the weight at `path` is kept in both orders."""
-  trunk = getattr(config, 'trunk', config)
-  return path == ('embed', 'weight') and trunk.tie_word_embeddings
-
-
-def prepare(config: Any, params: dict) -> dict:
-  """Turns a model's matrices, where that `applies`.
-
-  Args:
-    config: of the model.
-    params: its parameter tree on one device, as it is stored.
-  """
-  return tree(config, params) if applies(config) else params
-
-
-def tree(config: Any, params: dict, path: tuple = ()) -> dict:
+def tree(params: dict, is_tied: bool, path: tuple = ()) -> dict:
   """A parameter tree with its matrices in the other order.
 
   Args:
-    config: for which `applies` is true.
     params: nested dicts of arrays, as they are stored. Matrices in eight bits
       stay as they are.
+    is_tied: whether the head is the embedding table.
     path: where `params` stands in its tree.
   """
   made = {}
   for name, value in params.items():
     here = (*path, name)
     if isinstance(value, dict):
-      made[name] = tree(config, value, here)
+      made[name] = tree(value, is_tied, here)
       continue
     is_matrix = quantize.applies(here, value) and value.dtype == jnp.float32
-    copied = is_copied(config, here)
+    copied = is_copied(here, is_tied)
     if is_matrix and (copied or here[-2] not in _LOOKED_UP):
       made[KERNEL] = _turned(value)
     if not is_matrix or here[-2] in _LOOKED_UP:
@@ -84,14 +62,14 @@ def tree(config: Any, params: dict, path: tuple = ()) -> dict:
 
 def stored(params: dict) -> dict:
   """The inverse of `tree`."""
-  made = {
-    name: stored(value) if isinstance(value, dict) else value
-    for name, value in params.items()
-  }
-  kernel = made.pop(KERNEL, None)
-  if kernel is not None and 'weight' not in made:
-    made['weight'] = _turned(kernel)
-  return made
+
+  def turn_back(layer):
+    kernel = layer.pop(KERNEL, None)
+    if kernel is not None and 'weight' not in layer:
+      layer['weight'] = _turned(kernel)
+    return layer
+
+  return quantize.each_layer(params, turn_back)
 
 
 @jax.jit

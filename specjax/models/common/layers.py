@@ -2,7 +2,7 @@
 
 Weights are stored `[out, in]`, as Hugging Face stores them, so that loading is
 pure renaming; every matrix product runs in the compute dtype and accumulates
-in float32. What decodes may hold them turned, see `prepared`.
+in float32. What decodes may hold them turned, see `cpu_layout`.
 """
 
 from typing import Optional
@@ -49,7 +49,7 @@ def dense(
     dtype: compute dtype of the product's operands.
     out_dtype: dtype of the result; `dtype` by default.
     integer: `weight` is int8 and multiplies x rounded to eight bits ("w8a8").
-    turned: `weight` is [in, out], float32; see `prepared`.
+    turned: `weight` is [in, out], float32; see `cpu_layout`.
     reduce: mesh axis along which the parts of x lie, whose products the caller
       adds up; None where x is whole.
 
@@ -73,47 +73,67 @@ def dense(
 
 
 def _after(x, weight):
-  """int8 `weight` as it is, but not before x is known.
+  """int8 `weight` as it is, but on a CPU not before x is known.
 
   A CPU converts it then, matrix after matrix; else all of them would be kept in
   the compute dtype too while a loop decodes.
   """
-  if jax.default_backend() != 'cpu':
-    return weight
-  bits = lax.bitcast_convert_type(x[0, 0].astype(jnp.float32), jnp.uint32)
-  zero = (bits >> 31) >> 1
-  return weight ^ zero.astype(jnp.int8)
+
+  def late(x, weight):
+    bits = lax.bitcast_convert_type(x[0, 0].astype(jnp.float32), jnp.uint32)
+    zero = (bits >> 31) >> 1
+    return weight ^ zero.astype(jnp.int8)
+
+  return lax.platform_dependent(
+    x, weight, cpu=late, default=lambda x, weight: weight
+  )
 
 
 def _product(x, weight):
   """float32 [rows, out]: x [rows, in] times weight [out, in], transposed."""
   rows = x.shape[0]
-  if 1 < rows <= 64 and on_cpu(x):
-    # With few rows the CPU's matrix kernel is up to twice as fast the other
-    # way round, in fours or eights of columns; one row it reads best as below.
-    # The barriers keep the compiler from folding the transposes back in.
-    many = 4 if rows <= 4 else -(-rows // 8) * 8
-    x = jnp.pad(x, ((0, many - rows), (0, 0)))
-    x = lax.optimization_barrier(x.T)
-    y = lax.dot_general(weight, x, (((1,), (0,)), ((), ())))
-    y = lax.optimization_barrier(y)
-    return y.T[:rows]
-  if x.dtype == jnp.bfloat16 and jax.default_backend() == 'cpu':
-    # With fewer rows a CPU keeps the matrix in float32 too, and rounds a row
-    # differently than in a block.
-    x = jnp.pad(x, ((0, max(3 - rows, 0)), (0, 0)))
-  y = lax.dot_general(
+  if x.dtype == jnp.float32 and 1 < rows <= 64:
+    return lax.platform_dependent(x, weight, cpu=_in_columns, default=_in_rows)
+  if x.dtype == jnp.bfloat16 and rows < 3:
+    return lax.platform_dependent(x, weight, cpu=_padded, default=_in_rows)
+  return _in_rows(x, weight)
+
+
+def _in_rows(x, weight):
+  """`_product` as it stands."""
+  return lax.dot_general(
     x,
     weight,
     (((1,), (1,)), ((), ())),
     preferred_element_type=jnp.float32,
   )
-  return y[:rows]
 
 
-def on_cpu(x):
-  """Whether products of x are those of a CPU in float32."""
-  return x.dtype == jnp.float32 and jax.default_backend() == 'cpu'
+def _in_columns(x, weight):
+  """`_product` for a CPU and few rows of float32.
+
+  Its matrix kernel is up to twice as fast the other way round, in fours or
+  eights of columns; one row it reads best as it stands. The barriers keep the
+  compiler from folding the transposes back in.
+  """
+  rows = x.shape[0]
+  many = 4 if rows <= 4 else -(-rows // 8) * 8
+  x = jnp.pad(x, ((0, many - rows), (0, 0)))
+  x = lax.optimization_barrier(x.T)
+  y = lax.dot_general(weight, x, (((1,), (0,)), ((), ())))
+  y = lax.optimization_barrier(y)
+  return y.T[:rows]
+
+
+def _padded(x, weight):
+  """`_product` for a CPU and one or two rows of bfloat16.
+
+  With fewer than three rows a CPU keeps the matrix in float32 too, and rounds a
+  row differently than in a block.
+  """
+  rows = x.shape[0]
+  x = jnp.pad(x, ((0, 3 - rows), (0, 0)))
+  return _in_rows(x, weight)[:rows]
 
 
 def _integer_product(x, weight, reduce=None):

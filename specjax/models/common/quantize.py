@@ -13,6 +13,8 @@ References:
   Dettmers et al. LLM.int8(). 2022. https://arxiv.org/abs/2208.07339
 """
 
+from typing import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -54,14 +56,29 @@ def tree(params: dict, scale: str, path: tuple = ()) -> dict:
 
 def floats(params: dict) -> dict:
   """The inverse of `tree`, but for what rounding took; no scales are left."""
-  made = {
-    name: floats(value) if isinstance(value, dict) else value
-    for name, value in params.items()
-  }
-  for name in (WEIGHTS, W8A8):
-    if name in made and 'weight' in made:
-      made['weight'] = restored(made['weight'], made.pop(name))
-  return made
+
+  def restore(layer):
+    for name in (WEIGHTS, W8A8):
+      if name in layer and 'weight' in layer:
+        layer['weight'] = restored(layer['weight'], layer.pop(name))
+    return layer
+
+  return each_layer(params, restore)
+
+
+def each_layer(params: dict, change: Callable[[dict], dict]) -> dict:
+  """The tree with every dict of it changed, the innermost ones first.
+
+  Args:
+    params: parameters.
+    change: takes a new dict, which it may fill, and returns it.
+  """
+  return change(
+    {
+      name: each_layer(value, change) if isinstance(value, dict) else value
+      for name, value in params.items()
+    }
+  )
 
 
 @jax.jit

@@ -36,9 +36,9 @@ class Rope:
   low_freq_factor: float = 1.0
   high_freq_factor: float = 4.0
   original_max_position_embeddings: int = 8192
+  truncate: bool = True
   beta_fast: float = 32.0
   beta_slow: float = 1.0
-  truncate: bool = True
   attention_factor: float = 1.0
 
 

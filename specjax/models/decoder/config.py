@@ -11,7 +11,6 @@ from specjax import validation
 from specjax.distributed.mesh import Shards
 from specjax.models.common.layers import ACTIVATIONS
 from specjax.models.common.rope import Rope
-from specjax.models.facts import ModelFacts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,37 +151,3 @@ def check_token_ids(ids: tuple) -> None:
       raise ValueError(
         f'eos_token_id must be a token id or a list of them, not {value!r}.'
       )
-
-
-def facts(config: DecoderConfig) -> ModelFacts:
-  """`ModelFacts` of a decoder-only model."""
-  return ModelFacts(
-    width=config.hidden_size,
-    layers=config.num_hidden_layers,
-    heads=config.num_attention_heads,
-    kv_heads=config.num_key_value_heads,
-    head_dim=config.head_dim,
-    mlp=config.intermediate_size,
-    vocab_size=config.vocab_size,
-    activation=config.hidden_act,
-    gated=config.gated,
-    pad_id=config.pad_token_id,
-    eos_ids=config.eos_token_id,
-    embed_scale=config.embed_scale,
-    logit_softcap=config.final_logit_softcapping,
-  )
-
-
-def per_device(config: DecoderConfig, heads: int, mlp: int) -> DecoderConfig:
-  """The config of the size that one of several devices computes.
-
-  Args:
-    config: of the whole.
-    heads, mlp: parts that heads and feed-forward are cut into.
-  """
-  return dataclasses.replace(
-    config,
-    num_attention_heads=config.num_attention_heads // heads,
-    num_key_value_heads=config.num_key_value_heads // heads,
-    intermediate_size=config.intermediate_size // mlp,
-  )

@@ -4,25 +4,25 @@ config.json files of transformers 4 (`rope_theta`, `rope_scaling`) and 5
 (`rope_parameters`) are read; what is written is read by both.
 """
 
-import dataclasses
 import math
 from typing import Any, Mapping
 
-from specjax import validation
-from specjax.models.common.rope import Rope
+from specjax.models.decoder import rope_json
 from specjax.models.decoder.config import DecoderConfig
 from specjax.models.decoder.config import token_ids
 
-ARCHITECTURES = {
-  'llama': 'LlamaForCausalLM',
-  'mistral': 'MistralForCausalLM',
-  'qwen2': 'Qwen2ForCausalLM',
-  'qwen3': 'Qwen3ForCausalLM',
-  'gpt2': 'GPT2LMHeadModel',
-  'bitnet': 'BitNetForCausalLM',
-  'gemma': 'GemmaForCausalLM',
-  'gemma2': 'Gemma2ForCausalLM',
-  'gemma3_text': 'Gemma3ForCausalLM',
+# `model_type` -> names of the architecture, the first of which is written; old
+# files of the hub spell the same language model otherwise.
+MODEL_TYPES = {
+  'llama': ('LlamaForCausalLM',),
+  'mistral': ('MistralForCausalLM',),
+  'qwen2': ('Qwen2ForCausalLM',),
+  'qwen3': ('Qwen3ForCausalLM',),
+  'gpt2': ('GPT2LMHeadModel', 'GPT2Model'),
+  'bitnet': ('BitNetForCausalLM',),
+  'gemma': ('GemmaForCausalLM',),
+  'gemma2': ('Gemma2ForCausalLM',),
+  'gemma3_text': ('Gemma3ForCausalLM',),
 }
 
 _GEMMAS = ('gemma', 'gemma2', 'gemma3_text')
@@ -49,13 +49,6 @@ _OUTER = (
   'torch_dtype',
   'quantization_config',
 )
-# The numbers that a kind of rotary positions needs.
-_ROPE_KINDS = {
-  'default': (),
-  'linear': ('factor',),
-  'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'),
-  'yarn': ('factor', 'beta_fast', 'beta_slow', 'attention_factor'),
-}
 
 
 def language_part(config: dict) -> dict:
@@ -142,18 +135,9 @@ def _llama_like(config) -> DecoderConfig:
   gemma = kind in _GEMMAS
   width, heads = config['hidden_size'], config['num_attention_heads']
   layers = config['num_hidden_layers']
-  head_dim = config.get('head_dim')
-  if head_dim is None:
-    head_dim = {'qwen3': 128, 'gemma': 256, 'gemma2': 256}.get(kind)
-    head_dim = head_dim or (256 if gemma else width // heads)
   bias = config.get('attention_bias', False)
   window, sliding = _windows(config, layers)
-  rope, local_rope = _ropes(config)
-  positions = config['max_position_embeddings']
-  if rope.kind == 'yarn':
-    # Some say how many there were before stretching.
-    stretched = int(rope.factor * rope.original_max_position_embeddings)
-    positions = max(positions, stretched)
+  rope, local_rope = rope_json.read(config)
   if config.get('use_bidirectional_attention'):
     raise ValueError(
       f'{kind} with use_bidirectional_attention=true is not supported; only '
@@ -171,8 +155,8 @@ def _llama_like(config) -> DecoderConfig:
     num_hidden_layers=layers,
     num_attention_heads=heads,
     num_key_value_heads=config.get('num_key_value_heads') or heads,
-    head_dim=head_dim,
-    max_position_embeddings=positions,
+    head_dim=_head_dim(config),
+    max_position_embeddings=_positions(config, rope),
     hidden_act=activation,
     norm_eps=config.get('rms_norm_eps', 1e-6),
     tie_word_embeddings=config.get('tie_word_embeddings', gemma),
@@ -206,6 +190,26 @@ def _llama_like(config) -> DecoderConfig:
   )
 
 
+def _head_dim(config) -> int:
+  """Width of a head, which config.json may leave out."""
+  if config.get('head_dim') is not None:
+    return config['head_dim']
+  kind = config['model_type']
+  if kind in _GEMMAS:
+    return 256
+  even = config['hidden_size'] // config['num_attention_heads']
+  return 128 if kind == 'qwen3' else even
+
+
+def _positions(config, rope) -> int:
+  """Most positions; some files state those before stretching."""
+  positions = config['max_position_embeddings']
+  if rope.kind == 'yarn':
+    stretched = int(rope.factor * rope.original_max_position_embeddings)
+    positions = max(positions, stretched)
+  return positions
+
+
 def _windows(config, layers):
   """Returns (sliding_window or None, one bool a layer)."""
   kind = config['model_type']
@@ -236,93 +240,11 @@ def _windows(config, layers):
   return window, tuple(i >= first for i in range(layers))
 
 
-def _ropes(config):
-  """Returns the rotary settings of (full layers, windowed layers or None)."""
-  kind = config['model_type']
-  given = config.get('rope_parameters')
-  if kind == 'gemma3_text':
-    given = given or {}
-    full = given.get('full_attention') or config.get('rope_scaling') or {}
-    local = given.get('sliding_attention') or {}
-    return (
-      _rope(full, config.get('rope_theta', 1e6), config),
-      _rope(local, config.get('rope_local_base_freq', 1e4), config),
-    )
-  settings = given or config.get('rope_scaling') or {}
-  if not isinstance(settings, dict):
-    raise ValueError(
-      f'rope_parameters must be an object with a rope_type, not {settings!r}.'
-    )
-  theta = config.get('rope_theta', 5e5 if kind == 'bitnet' else 1e4)
-  return _rope(settings, theta, config), None
-
-
-def _rope(settings, theta, config) -> Rope:
-  kind = settings.get('rope_type') or settings.get('type') or 'default'
-  if kind not in _ROPE_KINDS:
-    raise ValueError(
-      f'rope type {kind!r} is not supported; supported are '
-      f'{", ".join(_ROPE_KINDS)}.'
-    )
-  if settings.get('partial_rotary_factor', 1.0) != 1.0:
-    raise ValueError(
-      'partial_rotary_factor is not supported; only 1.0 is, not '
-      f'{settings["partial_rotary_factor"]}.'
-    )
-  original = (
-    settings.get('original_max_position_embeddings')
-    or config['max_position_embeddings']
-  )
-  if kind in ('llama3', 'yarn'):
-    for name, value in (
-      ('max_position_embeddings', config['max_position_embeddings']),
-      ('original_max_position_embeddings', original),
-    ):
-      validation.whole(name, value, 1)
-  if kind == 'yarn':
-    settings = _yarn(settings, config['max_position_embeddings'] / original)
-  given = {'rope_theta': settings.get('rope_theta') or theta}
-  given |= {name: settings.get(name) for name in _ROPE_KINDS[kind]}
-  for name, value in given.items():
-    validation.number(name, value)
-    validation.positive(name, value)
-  rope = Rope(float(given.pop('rope_theta')), kind)
-  rope = dataclasses.replace(rope, **{k: float(v) for k, v in given.items()})
-  if kind in ('default', 'linear'):
-    return rope
-  if kind == 'llama3' and rope.high_freq_factor <= rope.low_freq_factor:
-    raise ValueError(
-      f'high_freq_factor must exceed low_freq_factor ({rope.low_freq_factor}), '
-      f'not {rope.high_freq_factor}.'
-    )
-  return dataclasses.replace(
-    rope,
-    original_max_position_embeddings=original,
-    truncate=settings.get('truncate', True),
-  )
-
-
-def _yarn(settings: dict, stretched: float) -> dict:
-  """`settings` with what they leave out."""
-  made = {'beta_fast': 32.0, 'beta_slow': 1.0, 'factor': stretched}
-  made |= {key: x for key, x in settings.items() if x is not None}
-  if 'attention_factor' in made:
-    return made
-  over, under = (made.get(key) for key in ('mscale', 'mscale_all_dim'))
-  if not (over and under):
-    over, under = 1.0, 0.0
-  for name in ('factor', 'mscale', 'mscale_all_dim'):
-    validation.number(name, made.get(name, 0.0))
-  stretch = 0.1 * math.log(max(made['factor'], 1.0))
-  factor = (over * stretch + 1.0) / (under * stretch + 1.0)
-  return made | {'attention_factor': factor}
-
-
 def to_hf(config: DecoderConfig) -> dict:
   """Returns the config.json of `config`."""
   eos = list(config.eos_token_id)
   made = {
-    'architectures': [ARCHITECTURES[config.model_type]],
+    'architectures': [MODEL_TYPES[config.model_type][0]],
     'model_type': config.model_type,
     'vocab_size': config.vocab_size,
     'tie_word_embeddings': config.tie_word_embeddings,
@@ -352,7 +274,7 @@ def to_hf(config: DecoderConfig) -> dict:
     'hidden_activation' if gemma else 'hidden_act': config.hidden_act,
     'rms_norm_eps': config.norm_eps,
     'attention_bias': config.out_bias,
-    'rope_parameters': _write_rope(config.rope),
+    'rope_parameters': rope_json.write(config.rope),
     'rope_theta': config.rope.theta,
   }
   if config.model_type == 'llama':
@@ -360,8 +282,8 @@ def to_hf(config: DecoderConfig) -> dict:
   if config.local_rope is not None:
     del made['rope_theta']
     made['rope_parameters'] = {
-      'full_attention': _write_rope(config.rope),
-      'sliding_attention': _write_rope(config.local_rope),
+      'full_attention': rope_json.write(config.rope),
+      'sliding_attention': rope_json.write(config.local_rope),
     }
   if config.model_type in ('gemma2', 'gemma3_text'):
     made['query_pre_attn_scalar'] = config.query_pre_attn_scalar
@@ -383,15 +305,3 @@ def _write_windows(config):
       for sliding in config.sliding_layers
     ],
   }
-
-
-def _write_rope(rope):
-  made = {'rope_type': rope.kind, 'rope_theta': rope.theta}
-  made |= {name: getattr(rope, name) for name in _ROPE_KINDS[rope.kind]}
-  if rope.kind in ('llama3', 'yarn'):
-    made['original_max_position_embeddings'] = (
-      rope.original_max_position_embeddings
-    )
-  if rope.kind == 'yarn':
-    made['truncate'] = rope.truncate
-  return made

@@ -103,7 +103,7 @@ class CrossAttention(nn.Module):
     return self.o(attend(query, *kept, mask, scale=d**-0.5))
 
 
-class FeedForward(nn.Module):
+class DecoderFeedForward(nn.Module):
   """A feed-forward network, gated or not."""
 
   config: DecoderConfig
@@ -142,7 +142,7 @@ class DecoderLayer(nn.Module):
   def setup(self):
     c = self.config
     self.attn = SelfAttention(c)
-    self.mlp = FeedForward(c)
+    self.mlp = DecoderFeedForward(c)
     self.attn_norm = norm(c)
     self.mlp_norm = norm(c)
     if c.post_norm:

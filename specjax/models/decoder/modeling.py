@@ -15,17 +15,16 @@ References:
   Gemma Team. Gemma 2. 2024. https://arxiv.org/abs/2408.00118
 """
 
-import dataclasses
 import functools
-from typing import Optional
+from typing import Any, Optional
 
 from flax import linen as nn
 import jax.numpy as jnp
 
 from specjax.base import CachedLM
 from specjax.base import Prefilled
-from specjax.base import Scored
 from specjax.models.common import cache as cache_lib
+from specjax.models.common import cached_lm
 from specjax.models.common.layers import Embedding
 from specjax.models.common.rope import rope_angles
 from specjax.models.decoder.config import DecoderConfig
@@ -199,74 +198,38 @@ def _sequence_mask(index, same, window: Optional[int]):
 
 
 @functools.lru_cache(maxsize=None)
-def make_lm(
-  config: DecoderConfig,
-  *,
-  vocab_size: Optional[int] = None,
-  hidden_layers: tuple = (),
-  dtype: Optional[str] = None,
-) -> CachedLM:
+def make_lm(config: DecoderConfig, **asked: Any) -> CachedLM:
   """Wraps a decoder-only model as a `CachedLM`.
 
   Args:
     config: settings of the model.
-    vocab_size: V of the logits, at most the table's rows; all if None.
-    hidden_layers: layers whose states `prefill` and `extend` return, numbered
-      as this module's docstring says.
-    dtype: compute and cache dtype, 'float32' or 'bfloat16'; the config's if
-      None.
-
-  Returns:
-    A `CachedLM` whose `params` are the tree under 'params'.
+    **asked: fields of `cached_lm.Request`; `hidden_layers` are numbered as this
+      module's docstring says.
   """
-  if dtype is not None:
-    config = dataclasses.replace(config, dtype=jnp.dtype(dtype).name)
-  config.validate()
-  cache_lib.check_hidden_layers(hidden_layers, config.num_layers)
-  vocab = min(vocab_size or config.vocab_size, config.vocab_size)
-  module = Decoder(config)
-
-  def prefill(params, prompt, *, capacity):
-    needed = prompt.tokens.shape[1]
-    cache_lib.check_capacity(capacity, needed, 'the prompt')
-    states, kept = module.apply(
-      {'params': params}, prompt.tokens, hidden_layers, method='prefill'
-    )
-    last = prompt.length - 1
-    kept = [cache_lib.grow(pair, capacity) for pair in kept]
-    made = cache_lib.Cache(
-      keys=tuple(k for k, _ in kept),
-      values=tuple(v for _, v in kept),
-      length=last.astype(jnp.int32),
-    )
-    last_token = jnp.take_along_axis(
-      prompt.tokens, last[:, None], axis=1, mode='clip'
-    )
-    return Prefilled(made, last_token[:, 0], states)
-
-  def extend(params, cache, tokens, tree=None, slots=None):
-    logits, states, kept = module.apply(
-      {'params': params},
-      tokens,
-      cache,
-      tree,
-      slots,
-      hidden_layers,
-      method='extend',
-    )
-    cache = cache.replace(
-      keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept)
-    )
-    return Scored(logits[..., :vocab], states), cache
-
-  return CachedLM(
-    prefill=prefill,
-    extend=extend,
-    commit=cache_lib.commit,
-    select=cache_lib.select,
-    keys_values=cache_lib.keys_values,
-    vocab_size=vocab,
+  return cached_lm.make(
+    Decoder,
+    config,
+    cached_lm.Request(**asked),
+    _prefill,
+    layers=config.num_layers,
     max_positions=config.max_position_embeddings,
-    is_encoder_decoder=False,
-    start_id=None,
   )
+
+
+def _prefill(module, hidden_layers, params, prompt, *, capacity):
+  needed = prompt.tokens.shape[1]
+  cache_lib.check_capacity(capacity, needed, 'the prompt')
+  states, kept = module.apply(
+    {'params': params}, prompt.tokens, hidden_layers, method='prefill'
+  )
+  last = prompt.length - 1
+  kept = [cache_lib.grow(pair, capacity) for pair in kept]
+  made = cache_lib.Cache(
+    keys=tuple(k for k, _ in kept),
+    values=tuple(v for _, v in kept),
+    length=last.astype(jnp.int32),
+  )
+  last_token = jnp.take_along_axis(
+    prompt.tokens, last[:, None], axis=1, mode='clip'
+  )
+  return Prefilled(made, last_token[:, 0], states)

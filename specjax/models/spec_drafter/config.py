@@ -36,6 +36,15 @@ def never_drafted(config) -> tuple:
   return tuple(sorted(banned - {None, *config.eos_token_id}))
 
 
+# What the layers of a T5 are made with.
+_OF_T5 = (
+  'vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_layers', 'num_decoder_layers',
+  'num_heads', 'relative_attention_num_buckets',
+  'relative_attention_max_distance', 'layer_norm_epsilon', 'hidden_act',
+  'gated', 'dropout_rate', 'dtype', 'remat',
+)  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class SpecDrafterConfig:
   """Settings of a Spec-Drafter. Hashable.
@@ -94,23 +103,7 @@ class SpecDrafterConfig:
 
   def layers(self) -> T5Config:
     """What the T5 layers inside are made with."""
-    return T5Config(
-      vocab_size=self.vocab_size,
-      d_model=self.d_model,
-      d_kv=self.d_kv,
-      d_ff=self.d_ff,
-      num_layers=self.num_layers,
-      num_decoder_layers=self.num_decoder_layers,
-      num_heads=self.num_heads,
-      relative_attention_num_buckets=self.relative_attention_num_buckets,
-      relative_attention_max_distance=self.relative_attention_max_distance,
-      layer_norm_epsilon=self.layer_norm_epsilon,
-      hidden_act=self.hidden_act,
-      gated=self.gated,
-      dropout_rate=self.dropout_rate,
-      dtype=self.dtype,
-      remat=self.remat,
-    )
+    return T5Config(**{name: getattr(self, name) for name in _OF_T5})
 
   def validate(self):
     """Raises ValueError, naming the field, if the settings make no model."""
@@ -160,45 +153,6 @@ class BlockwiseConfig:
     _check_dtype(self)
 
 
-def facts(config: SpecDrafterConfig) -> ModelFacts:
-  """`ModelFacts` of a Spec-Drafter."""
-  return ModelFacts(
-    width=config.d_model,
-    layers=config.num_decoder_layers,
-    heads=config.num_heads,
-    kv_heads=config.num_heads,
-    head_dim=config.d_kv,
-    mlp=config.d_ff,
-    vocab_size=config.vocab_size,
-    activation=config.hidden_act,
-    gated=config.gated,
-    is_encoder_decoder=True,
-    start_id=config.decoder_start_token_id,
-    pad_id=config.pad_token_id,
-    eos_ids=config.eos_token_id,
-    max_source_tokens=config.max_source_positions,
-    max_draft=min(config.block, config.max_positions),
-  )
-
-
-def heads_facts(config: BlockwiseConfig) -> ModelFacts:
-  """`ModelFacts` of heads on a target's state, which have no attention."""
-  return ModelFacts(
-    width=config.d_model,
-    layers=1,
-    heads=1,
-    kv_heads=1,
-    head_dim=1,
-    mlp=config.d_ff,
-    vocab_size=config.vocab_size,
-    is_encoder_decoder=True,
-    start_id=config.decoder_start_token_id,
-    pad_id=config.pad_token_id,
-    eos_ids=config.eos_token_id,
-    max_draft=config.block,
-  )
-
-
 def random_config(
   target: ModelFacts, *, block: int, positions: int, dtype: str
 ) -> SpecDrafterConfig:
@@ -228,9 +182,3 @@ def random_config(
     gated=target.gated,
     dtype=dtype,
   )
-
-
-def label(config: SpecDrafterConfig) -> str:
-  """What it is, in words of the paper."""
-  depth = f'{config.num_layers}+{config.num_decoder_layers}'
-  return f'Spec-Drafter {depth}, width {config.d_model}'

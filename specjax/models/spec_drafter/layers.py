@@ -9,7 +9,7 @@ import numpy as np
 from specjax.models.common.layers import Norm
 from specjax.models.spec_drafter.config import SpecDrafterConfig
 from specjax.models.t5.layers import Attention
-from specjax.models.t5.layers import FeedForward
+from specjax.models.t5.layers import T5FeedForward
 
 
 def sinusoids(rows: int, width: int) -> np.ndarray:
@@ -47,7 +47,7 @@ class SlotLayer(nn.Module):
   def setup(self):
     c = self.config.layers()
     self.attn, self.cross_attn = Attention(c), Attention(c)
-    self.mlp = FeedForward(c)
+    self.mlp = T5FeedForward(c)
     norm = functools.partial(Norm, c.layer_norm_epsilon, dtype=c.dtype)
     self.attn_norm, self.cross_norm, self.mlp_norm = norm(), norm(), norm()
     self.drop = nn.Dropout(c.dropout_rate)

@@ -19,10 +19,11 @@ class DraftNet(NamedTuple):
 
   Attributes:
     config: `ParallelConfig`.
-    prefill: `(params, tokens [B, S], features [B, S, D], length [B], encoded
-      or None, source_length [B] or None, *, capacity) -> Cache`.
-    extend: `(params, cache, tokens [B, T], features [B, T, D], depth [B, T],
-      slots [B, n], *, positions=None, mask=None) -> (logits [B, n, V'], states
+    prefill: `(params, tokens [B, S], features [B, S, D], length [B], *,
+      encoded=None, source_length=None, capacity) -> Cache`; encoded [B, S', De]
+      and source_length [B] of an encoder-decoder target.
+    extend: `(params, cache, tokens [B, T], features [B, T, D], depth [B, T], *,
+      slots [B, n], positions=None, mask=None) -> (logits [B, n, V'], states
       [B, n, D], cache)`. Writes T slots at `cache.length`; a chain unless
       positions [B, T] and mask [B, T, L] say otherwise.
     heads: `(params, feature [B, D]) -> logits [B, K, V']`, of Medusa's heads.
@@ -39,68 +40,81 @@ def make_net(config: ParallelConfig) -> DraftNet:
   """`DraftNet` of a config; the same one every time."""
   config.validate()
   module = Parallel(config)
+  return DraftNet(
+    config,
+    functools.partial(_prefill, module),
+    functools.partial(_extend, module),
+    functools.partial(_heads, module),
+  )
 
-  def apply(params, method, *args: Any, **rest: Any):
-    return module.apply({'params': params}, *args, method=method, **rest)
 
-  def prefill(
-    params, tokens, features, length, encoded, source_length, *, capacity
-  ):
-    size = tokens.shape[1]
-    cache_lib.check_capacity(capacity, size, 'the prompt')
-    place = jnp.arange(size, dtype=jnp.int32)[None]
-    sources, seen = (), None
-    if config.encoder_width:
-      sources = apply(params, 'project_source', encoded)
-      seen = jnp.arange(encoded.shape[1]) < source_length[:, None]
-    x = apply(params, 'inputs', tokens, jnp.zeros_like(place), features)
-    _, kept = apply(
-      params,
-      'run',
-      x,
-      place,
-      place[:, None] <= place[:, :, None],
-      sources=sources or None,
-      source_mask=None if seen is None else seen[:, None],
-    )
-    kept = [cache_lib.grow(pair, capacity) for pair in kept]
-    return cache_lib.Cache(
-      keys=tuple(k for k, _ in kept),
-      values=tuple(v for _, v in kept),
-      length=length,
-      cross_keys=tuple(k for k, _ in sources),
-      cross_values=tuple(v for _, v in sources),
-      source_mask=seen,
-    )
+def _apply(module, params, method, *args: Any, **rest: Any):
+  return module.apply({'params': params}, *args, method=method, **rest)
 
-  def extend(
-    params, cache, tokens, features, depth, slots, *, positions=None, mask=None
-  ):
-    size, capacity = tokens.shape[1], cache.keys[0].shape[-1]
-    cache_lib.check_capacity(capacity, size, f'a block of {size} slots')
-    if positions is None:
-      positions = cache.length[:, None] + jnp.arange(size, dtype=jnp.int32)
-      mask = cache_lib.block_mask(cache.length, size, capacity)
-    seen = cache.source_mask
-    x = apply(params, 'inputs', tokens, depth, features)
-    state, kept = apply(
-      params,
-      'run',
-      x,
-      positions,
-      mask,
-      pasts=cache_lib.pasts(cache, size),
-      sources=tuple(zip(cache.cross_keys, cache.cross_values)) or None,
-      source_mask=None if seen is None else seen[:, None],
-    )
-    state = cache_lib.pick_slots(state, slots)
-    cache = cache.replace(
-      keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept)
-    )
-    return apply(params, 'logits_from_hidden', state), state, cache
 
-  def heads(params, feature):
-    state = apply(params, 'head_states', feature)
-    return apply(params, 'logits_from_hidden', state)
+def _prefill(
+  module, params, tokens, features, length, *,
+  encoded=None, source_length=None, capacity,
+):  # fmt: skip
+  size = tokens.shape[1]
+  cache_lib.check_capacity(capacity, size, 'the prompt')
+  place = jnp.arange(size, dtype=jnp.int32)[None]
+  sources, seen = (), None
+  if module.config.encoder_width:
+    sources = _apply(module, params, 'project_source', encoded)
+    seen = jnp.arange(encoded.shape[1]) < source_length[:, None]
+  x = _apply(module, params, 'inputs', tokens, jnp.zeros_like(place), features)
+  _, kept = _apply(
+    module,
+    params,
+    'run',
+    x,
+    place,
+    place[:, None] <= place[:, :, None],
+    sources=sources or None,
+    source_mask=None if seen is None else seen[:, None],
+  )
+  kept = [cache_lib.grow(pair, capacity) for pair in kept]
+  return cache_lib.Cache(
+    keys=tuple(k for k, _ in kept),
+    values=tuple(v for _, v in kept),
+    length=length,
+    cross_keys=tuple(k for k, _ in sources),
+    cross_values=tuple(v for _, v in sources),
+    source_mask=seen,
+  )
 
-  return DraftNet(config, prefill, extend, heads)
+
+def _extend(
+  module, params, cache, tokens, features, depth, *,
+  slots, positions=None, mask=None,
+):  # fmt: skip
+  size, capacity = tokens.shape[1], cache.keys[0].shape[-1]
+  cache_lib.check_capacity(capacity, size, f'a block of {size} slots')
+  if positions is None:
+    positions = cache.length[:, None] + jnp.arange(size, dtype=jnp.int32)
+    mask = cache_lib.block_mask(cache.length, size, capacity)
+  seen = cache.source_mask
+  x = _apply(module, params, 'inputs', tokens, depth, features)
+  state, kept = _apply(
+    module,
+    params,
+    'run',
+    x,
+    positions,
+    mask,
+    pasts=cache_lib.pasts(cache, size),
+    sources=tuple(zip(cache.cross_keys, cache.cross_values)) or None,
+    source_mask=None if seen is None else seen[:, None],
+  )
+  state = cache_lib.pick_slots(state, slots)
+  cache = cache.replace(
+    keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept)
+  )
+  logits = _apply(module, params, 'logits_from_hidden', state)
+  return logits, state, cache
+
+
+def _heads(module, params, feature):
+  state = _apply(module, params, 'head_states', feature)
+  return _apply(module, params, 'logits_from_hidden', state)

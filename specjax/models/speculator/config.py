@@ -19,8 +19,11 @@ from typing import Any, Mapping, NamedTuple, Optional
 from specjax import validation
 from specjax.models.common.output_ids import check_output_ids
 from specjax.models.common.rope import Rope
+from specjax.models.decoder import family as decoder
 from specjax.models.decoder.config import DecoderConfig
 from specjax.models.facts import ModelFacts
+from specjax.models.family import Shape
+from specjax.models.family import TokenIds
 
 KINDS = ('parallel', 'medusa', 'eagle')
 MASK_EMBEDDINGS = ('per_slot', 'shared')
@@ -201,48 +204,6 @@ def from_hf(config: Mapping[str, Any]) -> ParallelConfig:
   return made
 
 
-def facts(config: ParallelConfig) -> ModelFacts:
-  """`ModelFacts` of a drafter network."""
-  trunk = config.trunk
-  return ModelFacts(
-    width=trunk.hidden_size,
-    layers=trunk.num_hidden_layers,
-    heads=trunk.num_attention_heads,
-    kv_heads=trunk.num_key_value_heads,
-    head_dim=trunk.head_dim,
-    mlp=trunk.intermediate_size,
-    vocab_size=config.vocab_size,
-    is_encoder_decoder=config.encoder_width > 0,
-    start_id=config.start_id,
-    pad_id=config.pad_token_id,
-    eos_ids=config.eos_token_id,
-  )
-
-
-class Shape(NamedTuple):
-  """Sizes of a new network's layers.
-
-  Attributes:
-    width: of a network with embeddings of its own; the others are as wide as
-      their target.
-    layers, heads, kv_heads, head_dim, mlp: as in `DecoderConfig`.
-    activation, gated: of the feed-forward layer.
-    tie_embeddings: of a network with embeddings of its own.
-    positions: most positions.
-  """
-
-  width: int
-  layers: int
-  heads: int
-  kv_heads: int
-  head_dim: int
-  mlp: int
-  activation: str = 'silu'
-  gated: bool = True
-  tie_embeddings: bool = False
-  positions: int = 2048
-
-
 def new_trunk(target: ModelFacts, kind: str, shape: Shape) -> DecoderConfig:
   """Layers of a new network; as wide as the target where they share tables.
 
@@ -252,22 +213,17 @@ def new_trunk(target: ModelFacts, kind: str, shape: Shape) -> DecoderConfig:
     shape: sizes.
   """
   own = kind == 'parallel'
-  return DecoderConfig(
-    vocab_size=target.vocab_size,
-    hidden_size=shape.width if own else target.width,
-    intermediate_size=shape.mlp,
-    num_hidden_layers=shape.layers,
-    num_attention_heads=shape.heads,
-    num_key_value_heads=shape.kv_heads or shape.heads,
-    head_dim=shape.head_dim,
-    hidden_act=shape.activation,
-    gated=shape.gated,
-    tie_word_embeddings=own and shape.tie_embeddings,
-    max_position_embeddings=shape.positions,
-    pad_token_id=target.pad_id,
-    eos_token_id=target.eos_ids,
-    embed_scale=1.0 if own else target.embed_scale,
-    final_logit_softcapping=None if own else target.logit_softcap,
+  ids = TokenIds(target.vocab_size, target.start_id, target.pad_id, 0)
+  made = decoder.new(shape, ids)
+  made = dataclasses.replace(made, eos_token_id=target.eos_ids)
+  if own:
+    return made
+  return dataclasses.replace(
+    made,
+    hidden_size=target.width,
+    tie_word_embeddings=False,
+    embed_scale=target.embed_scale,
+    final_logit_softcapping=target.logit_softcap,
   )
 
 
@@ -281,6 +237,27 @@ def of_target(target: ModelFacts, kind: str) -> dict[str, Any]:
       head_scale=1.0 if kind == 'parallel' else target.head_scale,
     )
   return made
+
+
+class Trunk(NamedTuple):
+  """The layers of a model, as a network can begin with them.
+
+  Attributes:
+    config: of the layers.
+    kind: of the drafter network that has them; None for a language model.
+    output_ids: that its head knows; () for all.
+  """
+
+  config: DecoderConfig
+  kind: Optional[str] = None
+  output_ids: tuple = ()
+
+
+def trunk_of(config: Any) -> Optional[Trunk]:
+  """`Trunk` of a model, or None where it has other layers."""
+  if isinstance(config, ParallelConfig):
+    return Trunk(config.trunk, config.kind, config.output_ids)
+  return Trunk(config) if isinstance(config, DecoderConfig) else None
 
 
 # The networks that one compares: kind, and whether they have masks. (The loss,
@@ -308,14 +285,11 @@ def random_config(
     dtype: compute dtype.
   """
   kind, masks = NETWORKS[name]
-  shape = Shape(
-    max(target.width // 4, 8),
-    1,
-    target.heads,
-    target.kv_heads,
-    target.head_dim,
-    target.mlp,
-  )
+  same = {
+    name: getattr(target, name)
+    for name in ('heads', 'kv_heads', 'head_dim', 'mlp')
+  }
+  shape = Shape(width=max(target.width // 4, 8), layers=1, **same)
   trunk = dataclasses.replace(new_trunk(target, kind, shape), dtype=dtype)
   return ParallelConfig(
     trunk=trunk,

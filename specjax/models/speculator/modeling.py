@@ -216,8 +216,24 @@ def bind(config: ParallelConfig, params: PyTree, target: PyTree) -> PyTree:
       lambda x: jnp.take(x, ids, axis=0), cpu_layout.stored(head)
     )
     is_prepared = cpu_layout.KERNEL in head
-    head = cpu_layout.tree(config, rows, ('head',)) if is_prepared else rows
+    head = cpu_layout.tree(rows, False, ('head',)) if is_prepared else rows
   return params | {'embed': target['embed'], 'head': head}
+
+
+def check_tables(kind: str, params: PyTree, name: str) -> None:
+  """Raises ValueError if a drafter of this kind finds no tables in a target.
+
+  Args:
+    kind: one of `config.KINDS`.
+    params: the target's parameters, or their shapes.
+    name: of the target.
+  """
+  if kind != 'parallel' and 'embed' not in params:
+    raise ValueError(
+      f'A drafter of the kind {kind} works with the embeddings and the head of '
+      f'its target, and those of {name} are not found; take the kind parallel, '
+      'which has its own.'
+    )
 
 
 def slot_mask(query, key, segments) -> Array:

@@ -9,11 +9,12 @@ from specjax.models.common.layers import ACTIVATIONS
 from specjax.models.common.output_ids import check_output_ids
 from specjax.models.decoder.config import check_token_ids
 from specjax.models.decoder.config import token_ids
-from specjax.models.facts import ModelFacts
 
-ARCHITECTURES = {
-  't5': 'T5ForConditionalGeneration',
-  'mt5': 'MT5ForConditionalGeneration',
+# `model_type` -> names of the architecture, the first of which is written; old
+# files of the hub spell the same language model otherwise.
+MODEL_TYPES = {
+  't5': ('T5ForConditionalGeneration', 'T5WithLMHeadModel'),
+  'mt5': ('MT5ForConditionalGeneration',),
 }
 
 
@@ -182,7 +183,7 @@ def to_hf(config: T5Config) -> dict:
     act = 'gated-gelu' if act == 'gelu_new' else f'gated-{act}'
   eos = list(config.eos_token_id)
   made = {
-    'architectures': [ARCHITECTURES[config.model_type]],
+    'architectures': [MODEL_TYPES[config.model_type][0]],
     'model_type': config.model_type,
     'is_encoder_decoder': True,
     'vocab_size': config.vocab_size,
@@ -206,35 +207,3 @@ def to_hf(config: T5Config) -> dict:
   if config.output_ids:
     made['output_ids'] = list(config.output_ids)
   return made
-
-
-def facts(config: T5Config) -> ModelFacts:
-  """`ModelFacts` of a T5."""
-  return ModelFacts(
-    width=config.d_model,
-    layers=config.num_decoder_layers,
-    heads=config.num_heads,
-    kv_heads=config.num_heads,
-    head_dim=config.d_kv,
-    mlp=config.d_ff,
-    vocab_size=config.vocab_size,
-    activation=config.hidden_act,
-    gated=config.gated,
-    is_encoder_decoder=True,
-    start_id=config.decoder_start_token_id,
-    pad_id=config.pad_token_id,
-    eos_ids=config.eos_token_id,
-    head_scale=config.d_model**-0.5 if config.scale_decoder_outputs else 1.0,
-  )
-
-
-def per_device(config: T5Config, heads: int, mlp: int) -> T5Config:
-  """The config of the size that one of several devices computes.
-
-  Args:
-    config: of the whole.
-    heads, mlp: parts that heads and feed-forward are cut into.
-  """
-  return dataclasses.replace(
-    config, num_heads=config.num_heads // heads, d_ff=config.d_ff // mlp
-  )

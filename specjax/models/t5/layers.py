@@ -78,7 +78,7 @@ class Attention(nn.Module):
     return self.o(out)
 
 
-class FeedForward(nn.Module):
+class T5FeedForward(nn.Module):
   """ReLU (1.0) or gated (1.1) feed-forward."""
 
   config: T5Config
@@ -112,7 +112,7 @@ class T5Layer(nn.Module):
     if self.cross:
       self.cross_attn = Attention(c)
       self.cross_norm = _norm(c)
-    self.mlp = FeedForward(c)
+    self.mlp = T5FeedForward(c)
     self.mlp_norm = _norm(c)
     self.drop = nn.Dropout(c.dropout_rate)
 

@@ -16,9 +16,8 @@ References:
     https://arxiv.org/abs/2002.05202
 """
 
-import dataclasses
 import functools
-from typing import Optional
+from typing import Any
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -26,11 +25,10 @@ import numpy as np
 
 from specjax.base import CachedLM
 from specjax.base import Prefilled
-from specjax.base import Scored
 from specjax.models.common import cache as cache_lib
+from specjax.models.common import cached_lm
 from specjax.models.common.attention import as_kept
 from specjax.models.common.layers import Embedding
-from specjax.models.common.output_ids import spread
 from specjax.models.t5.config import T5Config
 from specjax.models.t5.layers import block_bias
 from specjax.models.t5.layers import by_query
@@ -180,73 +178,47 @@ class T5(nn.Module):
 
 
 @functools.lru_cache(maxsize=None)
-def make_lm(
-  config: T5Config,
-  *,
-  vocab_size: Optional[int] = None,
-  hidden_layers: tuple = (),
-  dtype: Optional[str] = None,
-) -> CachedLM:
-  """Wraps a T5 as a `CachedLM`; see `decoder.make_lm` for the arguments.
+def make_lm(config: T5Config, **asked: Any) -> CachedLM:
+  """Wraps a T5 as a `CachedLM`; `asked` are fields of `cached_lm.Request`.
 
   `Prefilled.hidden` is `(encoded,)`, the encoder's output [B, S, D].
   """
-  if dtype is not None:
-    config = dataclasses.replace(config, dtype=jnp.dtype(dtype).name)
-  config.validate()
-  cache_lib.check_hidden_layers(hidden_layers, config.num_decoder_layers)
-  vocab = min(vocab_size or config.vocab_size, config.vocab_size)
-  module = T5(config)
-
-  def prefill(params, prompt, *, capacity):
-    cache_lib.check_capacity(capacity, 1, 'the start token')
-    batch, size = prompt.tokens.shape
-    mask = jnp.arange(size, dtype=jnp.int32) < prompt.length[:, None]
-    encoded, sources, table = module.apply(
-      {'params': params}, prompt.tokens, mask, capacity, method='prefill'
-    )
-    heads = config.num_heads // config.shards.heads
-    blank = jnp.zeros((batch, 0, heads, config.d_kv), config.dtype)
-    # Arrays of their own, so that a caller can donate the cache.
-    kept = [
-      cache_lib.grow(as_kept(blank, blank), capacity)
-      for _ in range(config.num_decoder_layers)
-    ]
-    made = cache_lib.Cache(
-      keys=tuple(k for k, _ in kept),
-      values=tuple(v for _, v in kept),
-      length=jnp.zeros((batch,), jnp.int32),
-      cross_keys=tuple(k for k, _ in sources),
-      cross_values=tuple(v for _, v in sources),
-      source_mask=mask,
-      bias_table=table,
-    )
-    start = jnp.full((batch,), config.decoder_start_token_id, jnp.int32)
-    return Prefilled(made, start, (encoded,))
-
-  def extend(params, cache, tokens, tree=None, slots=None):
-    logits, states, kept = module.apply(
-      {'params': params},
-      tokens,
-      cache,
-      tree,
-      slots,
-      hidden_layers,
-      method='extend',
-    )
-    cache = cache.replace(
-      keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept)
-    )
-    return Scored(spread(logits, config.output_ids, vocab), states), cache
-
-  return CachedLM(
-    prefill=prefill,
-    extend=extend,
-    commit=cache_lib.commit,
-    select=cache_lib.select,
-    keys_values=cache_lib.keys_values,
-    vocab_size=vocab,
-    max_positions=None,
+  return cached_lm.make(
+    T5,
+    config,
+    cached_lm.Request(**asked),
+    _prefill,
+    layers=config.num_decoder_layers,
+    output_ids=config.output_ids,
     is_encoder_decoder=True,
     start_id=config.decoder_start_token_id,
   )
+
+
+def _prefill(module, hidden_layers, params, prompt, *, capacity):
+  del hidden_layers  # Of the encoder's output alone.
+  config = module.config
+  cache_lib.check_capacity(capacity, 1, 'the start token')
+  batch, size = prompt.tokens.shape
+  mask = jnp.arange(size, dtype=jnp.int32) < prompt.length[:, None]
+  encoded, sources, table = module.apply(
+    {'params': params}, prompt.tokens, mask, capacity, method='prefill'
+  )
+  heads = config.num_heads // config.shards.heads
+  blank = jnp.zeros((batch, 0, heads, config.d_kv), config.dtype)
+  # Arrays of their own, so that a caller can donate the cache.
+  kept = [
+    cache_lib.grow(as_kept(blank, blank), capacity)
+    for _ in range(config.num_decoder_layers)
+  ]
+  made = cache_lib.Cache(
+    keys=tuple(k for k, _ in kept),
+    values=tuple(v for _, v in kept),
+    length=jnp.zeros((batch,), jnp.int32),
+    cross_keys=tuple(k for k, _ in sources),
+    cross_values=tuple(v for _, v in sources),
+    source_mask=mask,
+    bias_table=table,
+  )
+  start = jnp.full((batch,), config.decoder_start_token_id, jnp.int32)
+  return Prefilled(made, start, (encoded,))
