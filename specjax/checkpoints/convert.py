@@ -23,8 +23,7 @@ from specjax.checkpoints import safetensors
 from specjax.checkpoints import t5x
 from specjax.checkpoints import tensor_names
 from specjax.checkpoints.safetensors import Tensor
-from specjax.models import own_format
-from specjax.models.t5.config import T5Config
+from specjax.models import registry
 
 FORMATS = ('safetensors', 'orbax')
 _PARAMS = 'params'
@@ -33,7 +32,7 @@ _SIDE_FILES = ('.json', '.model', '.txt', '.jinja')
 _NO_COPY = ('config.json', 'model.safetensors.index.json')
 
 
-class Request(NamedTuple):
+class Conversion(NamedTuple):
   """What to convert.
 
   Attributes:
@@ -50,7 +49,7 @@ class Request(NamedTuple):
   shard_bytes: int = 5_000_000_000
 
 
-class Plan(NamedTuple):
+class ConversionPlan(NamedTuple):
   """A conversion that has been checked and not begun.
 
   Attributes:
@@ -61,7 +60,7 @@ class Plan(NamedTuple):
     side_files: paths of files to copy.
   """
 
-  request: Request
+  request: Conversion
   raw: dict
   lines: tuple
   size: int
@@ -70,7 +69,7 @@ class Plan(NamedTuple):
   side_files: tuple
 
 
-def plan(request: Request) -> Plan:
+def plan(request: Conversion) -> ConversionPlan:
   """Checks a conversion from headers and metadata, reading no weights.
 
   Raises:
@@ -114,22 +113,25 @@ def plan(request: Request) -> Plan:
       for path, leaf in leaves.items()
     )
     size = sum(safetensors.size_of(v.dtype, v.shape) for v in leaves.values())
-  return Plan(
+  return ConversionPlan(
     request, raw, lines, size, tensors, leaves, tuple(_side_files(side))
   )
 
 
 def _found_out(raw, config) -> dict:
-  """Settings that the weights decide, for a config.json to tell them too."""
-  if own_format.is_own(config):
-    return {}
-  made = {'tie_word_embeddings': config.tie_word_embeddings}
-  if isinstance(config, T5Config):
-    # Where it is not told it follows the head, which may have changed.
-    scaled = config.scale_decoder_outputs
-    if hf.parse_config(raw | made).scale_decoder_outputs != scaled:
-      made['scale_decoder_outputs'] = scaled
-  return made
+  """Settings that the weights decide, where config.json has them otherwise.
+
+  One setting may be the default of another, so that stating the first changes
+  how the second is read.
+  """
+  to_json = registry.family_of(config).files.to_json
+  wanted, found = to_json(config), {}
+  while True:
+    stated = to_json(hf.parse_config(raw | found))
+    wrong = {k: v for k, v in wanted.items() if stated.get(k) != v}
+    if not wrong.keys() - found.keys():
+      return found
+    found |= wrong
 
 
 def _line(origin, tensor):
@@ -164,7 +166,7 @@ def _tensors(config, leaves):
   """Returns [(origin, Tensor)] in Hugging Face's names."""
   grouped = {}
   tree = tensor_names.unflat(dict.fromkeys(leaves, 0))
-  for path, source in tensor_names.sources(config, tree).items():
+  for path, source in tensor_names.of_parameters(config, tree).items():
     grouped.setdefault(source.name, []).append((source, leaves[path]))
   made = []
   for name, parts in grouped.items():
@@ -182,7 +184,9 @@ def _tensors(config, leaves):
   return made
 
 
-def execute(made: Plan, progress: Optional[Callable[[int], None]] = None):
+def execute(
+  made: ConversionPlan, progress: Optional[Callable[[int], None]] = None
+):
   """Carries out a plan; the target appears complete or not at all.
 
   `progress` is told how many bytes were just written.

@@ -5,7 +5,6 @@ Three kinds of folder: Hugging Face (config.json and safetensors), Orbax
 read until somebody fetches it, and then no more of it than is asked for.
 """
 
-import dataclasses
 import functools
 import os
 from typing import Optional
@@ -15,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from orbax import checkpoint as ocp
 
+from specjax import models
 from specjax.checkpoints import hf
 from specjax.checkpoints import placement
 from specjax.checkpoints import safetensors
 from specjax.checkpoints import t5x
 from specjax.checkpoints import tensor_names
 from specjax.distributed import mesh as mesh_lib
-from specjax.models import abstract_params
-from specjax.models import own_format
+from specjax.models import registry
 from specjax.models import sharded
-from specjax.models.t5.config import T5Config
+from specjax.models.family import StoredTensors
 
 _PARAMS = 'params'
 
@@ -45,7 +44,7 @@ def open_folder(folder: str, config):
     OSError, ValueError: one sentence.
   """
   if t5x.is_checkpoint(folder):
-    config = _t5x_head(folder, config)
+    config = t5x.settle(folder, config)
     return config, _from_t5x(folder, config), None
   if os.path.isdir(os.path.join(folder, _PARAMS)):
     return config, _from_orbax(folder, config), None
@@ -68,10 +67,10 @@ def _headers(folder):
 
 def _from_safetensors(folder, config):
   stored = _headers(folder)
-  config = _with_head(stored, config)
-  abstract = abstract_params(config)
-  wanted = tensor_names.sources(config, abstract)
-  present = hf.as_spelled(stored, wanted, config)
+  config = _settled(stored, config)
+  abstract = models.abstract_params(config)
+  wanted = tensor_names.of_parameters(config, abstract)
+  present = hf.respelled(wanted, stored, config)
   shapes = {
     path: tuple(leaf.shape) for path, leaf in tensor_names.flat(abstract)
   }
@@ -98,17 +97,14 @@ def _from_safetensors(folder, config):
   return config, leaves, copies
 
 
-def _with_head(stored, config):
-  """The config, knowing from the weights whether the head is tied."""
-  if own_format.is_own(config):
-    return config
-  embed = tensor_names.sources(config, {'embed': {'weight': 0}})
-  embed = hf.as_spelled(stored, embed, config)['embed', 'weight'].name
-  head = stored.get('lm_head.weight')
-  own = not config.tie_word_embeddings
-  if not own and head is not None:
-    own = embed not in stored or not safetensors.equal(head, stored[embed])
-  return dataclasses.replace(config, tie_word_embeddings=not own)
+def _settled(headers, config):
+  """The config with what the tensors decide; see `FileFormat.settle`."""
+
+  def equal(one, other):
+    return safetensors.equal(headers[one], headers[other])
+
+  stored = StoredTensors(frozenset(headers), equal)
+  return registry.family_of(config).files.settle(config, stored)
 
 
 def _read_part(source, stored, shape, index):
@@ -118,20 +114,8 @@ def _read_part(source, stored, shape, index):
   return part.T if source.transpose else part
 
 
-def _t5x_head(folder, config):
-  """The config, knowing from the arrays whether there is a head of its own.
-
-  T5X divides the states that go into the embedding table, and no others.
-  """
-  if not isinstance(config, T5Config) or not t5x.has_head(folder):
-    return config
-  return dataclasses.replace(
-    config, tie_word_embeddings=False, scale_decoder_outputs=False
-  )
-
-
 def _from_t5x(folder, config):
-  abstract = abstract_params(config)
+  abstract = models.abstract_params(config)
   shapes = {
     path: tuple(leaf.shape) for path, leaf in tensor_names.flat(abstract)
   }
@@ -158,7 +142,7 @@ def _from_orbax(folder, config):
       f'{where} is not a whole Orbax checkpoint: copy the whole folder again.'
     )
   found = dict(tensor_names.flat(found.tree))
-  expected = dict(tensor_names.flat(abstract_params(config)))
+  expected = dict(tensor_names.flat(models.abstract_params(config)))
   for path in expected.keys() ^ found.keys():
     verb = 'lacks' if path in expected else 'holds'
     raise ValueError(
@@ -234,7 +218,7 @@ def describe(folder: str):
     config, leaves, _ = open_folder(folder, config)
   except FileNotFoundError:
     return config
-  return own_format.with_dtype(config, _dtype(leaves))
+  return models.replace(config, dtype=_dtype(leaves))
 
 
 def load(
@@ -255,7 +239,7 @@ def load(
     scale: name of the scales of matrices in eight bits; see `quantize`.
 
   Returns:
-    (config, params): `T5Config` or `DecoderConfig`, and the tree under
+    (config, params): the config of its family, and the tree under
     'params', jax arrays.
 
   Raises:
@@ -272,10 +256,10 @@ def load(
       )
   dtype = dtype or _dtype(leaves)
   dtype = jnp.dtype(dtype).name
-  config = own_format.with_dtype(config, dtype)
+  config = models.replace(config, dtype=dtype)
   if layout is not None:
     layout = sharded.fit(config, layout)
   # Networks that only draft are small, and stay as they are.
-  scale = '' if own_format.is_own(config) else scale
+  scale = scale if models.is_language_model(config) else ''
   params = placement.place(config, layout, leaves, dtype=dtype, scale=scale)
   return config, params

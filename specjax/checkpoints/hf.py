@@ -16,23 +16,11 @@ from safetensors import SafetensorError
 
 from specjax.checkpoints import safetensors
 from specjax.checkpoints import tensor_names
-from specjax.models import own_format
+from specjax.models import registry
 from specjax.models.common import cpu_layout
-from specjax.models.decoder import hf as decoder_hf
-from specjax.models.t5 import config as t5_config
-from specjax.models.t5.config import T5Config
 
 _WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
-# How names begin: as a part of a model with images, or as in the family; files
-# of the body alone leave it out.
-_PREFIXES = {
-  'model.': ('language_model.model.', 'model.language_model.'),
-  'transformer.': (),
-}
-# Of the names that share a table of embeddings some exporters keep another one.
-_TABLE = ('embed', 'weight')
-_TABLE_NAMES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
 
 
 def read_json(folder: str, name: str) -> Optional[dict]:
@@ -70,57 +58,36 @@ def read_config(folder: str) -> dict:
     raise FileNotFoundError(
       f'{folder} holds no config.json: give a folder in Hugging Face format.'
     )
-  config = decoder_hf.language_part(config)
+  for family in registry.families():
+    config = family.files.inner(config)
   check_supported(config)
   return config
 
 
 def check_supported(config: Mapping[str, Any]):
   """Raises ValueError unless config.json names a supported architecture."""
-  kind = config.get('model_type')
   if config.get('quantization_config'):
     raise ValueError(
-      f'this {kind} checkpoint is quantised (quantization_config in '
-      'config.json), which is not supported; use float32 or bfloat16 weights.'
+      f'this {config.get("model_type")} checkpoint is quantised '
+      '(quantization_config in config.json), which is not supported; use '
+      'float32 or bfloat16 weights.'
     )
-  if not isinstance(kind, str):
-    raise ValueError(
-      f'config.json names no model_type, such as "llama", but {kind!r}.'
-    )
-  if kind in own_format.CONFIGS:
-    return
-  known = t5_config.ARCHITECTURES | decoder_hf.ARCHITECTURES
-  named = config.get('architectures') or [known.get(kind)]
-  architecture = named if isinstance(named, str) else named[0]
-  # Hub files of GPT-2 and some T5 spell the same language model otherwise.
-  also = {'gpt2': 'GPT2Model', 't5': 'T5WithLMHeadModel'}
-  if kind in known and architecture in (known[kind], also.get(kind)):
-    return
-  raise ValueError(
-    f'the architecture {architecture or kind!r} (model_type {kind!r}) is not '
-    f'supported; supported are {", ".join(known.values())}.'
-  )
+  registry.of_json(config)
 
 
 def parse_config(config: Mapping[str, Any]):
-  """Turns a parsed config.json into `T5Config` or `DecoderConfig`.
+  """Turns a parsed config.json into the config of its family.
 
   Raises:
     ValueError: not supported, or a setting is missing.
   """
   check_supported(config)
-  kind = config['model_type']
-  read = decoder_hf.from_hf
-  if kind in own_format.CONFIGS:
-    read = own_format.from_json
-  elif kind in t5_config.ARCHITECTURES:
-    read = t5_config.from_hf
   try:
-    return read(config)
+    return registry.of_json(config).files.from_json(config)
   except (TypeError, AttributeError, ArithmeticError, IndexError) as error:
     raise ValueError(
-      f'config.json of this {kind} model has a setting of a kind that it must '
-      f'not have ({error}).'
+      f'config.json of this {config["model_type"]} model has a setting of a '
+      f'kind that it must not have ({error}).'
     ) from None
 
 
@@ -155,33 +122,15 @@ def weight_files(folder: str) -> dict:
   return dict.fromkeys(safetensors.read_header(single), single)
 
 
-def as_spelled(files, sources, config):
-  """The sources of parameters, under the names that a folder's files have.
+def respelled(wanted: dict, names, config) -> dict:
+  """The tensors of parameters, under the names that a folder's files have.
 
   Args:
-    files: names of the tensors that are there.
-    sources: {path: `names.Source`} with a family's usual names.
+    wanted: {path: `TensorName`} with a family's usual names.
+    names: of the tensors that are there.
     config: of the model.
   """
-  for prefix, nested in _PREFIXES.items():
-    if not any(s.name.startswith(prefix) for s in sources.values()):
-      continue
-    own = [p for p in (*nested, prefix) if any(n.startswith(p) for n in files)]
-    spelled = own[0] if own else ''
-    sources = {
-      path: s._replace(name=spelled + s.name.removeprefix(prefix))
-      if s.name.startswith(prefix)
-      else s
-      for path, s in sources.items()
-    }
-  table = sources.get(_TABLE)
-  if own_format.is_own(config) or table is None or table.name in files:
-    return sources
-  also = _TABLE_NAMES + ('lm_head.weight',) * config.tie_word_embeddings
-  for name in also:
-    if name in files:
-      return sources | {_TABLE: table._replace(name=name)}
-  return sources
+  return registry.family_of(config).files.respell(wanted, names, config)
 
 
 def check_names(folder, present, expected, config):
@@ -189,10 +138,9 @@ def check_names(folder, present, expected, config):
   for name in expected:
     if name not in present:
       raise ValueError(f'{folder} lacks the tensor {name}.')
+  is_spare = registry.family_of(config).files.is_spare
   for name in present:
-    if name in expected or tensor_names.is_harmless(name):
-      continue
-    if name == 'lm_head.weight' and config.tie_word_embeddings:
+    if name in expected or is_spare(config, name):
       continue
     raise ValueError(
       f'{folder} holds the tensor {name}, which a {config.model_type} model '
@@ -214,24 +162,20 @@ def to_hf(params, config) -> dict:
 
   Args:
     params: the tree under 'params', prepared to decode or as it is stored.
-    config: `T5Config` or `DecoderConfig`.
+    config: of any family.
   """
   params = cpu_layout.stored(params)
   leaves = dict(tensor_names.flat(params))
   grouped = {}
-  for path, source in tensor_names.sources(config, params).items():
+  for path, source in tensor_names.of_parameters(config, params).items():
     array = np.asarray(jax.device_get(leaves[path]))
     grouped.setdefault(source.name, []).append((source, array))
   return {name: tensor_names.give(parts) for name, parts in grouped.items()}
 
 
 def config_to_hf(config) -> dict:
-  """Returns the config.json of `T5Config` or `DecoderConfig`."""
-  if own_format.is_own(config):
-    return own_format.to_json(config)
-  if isinstance(config, T5Config):
-    return t5_config.to_hf(config)
-  return decoder_hf.to_hf(config)
+  """Returns the config.json of a config of any family."""
+  return registry.family_of(config).files.to_json(config)
 
 
 def save_hf(folder: str, params, config, *, generation: Optional[dict] = None):
@@ -243,7 +187,7 @@ def save_hf(folder: str, params, config, *, generation: Optional[dict] = None):
   Args:
     folder: made if missing.
     params: the tree under 'params'; its dtype is kept.
-    config: `T5Config` or `DecoderConfig`.
+    config: of any family.
     generation: contents of generation_config.json; by default the ids that
       `config` knows.
   """

@@ -1,6 +1,5 @@
 """From a Hugging Face folder, or a hub id, to a model ready to decode."""
 
-import dataclasses
 import os
 import re
 from typing import Optional
@@ -10,8 +9,8 @@ from specjax.checkpoints import folder as folder_lib
 from specjax.checkpoints import hf
 from specjax.checkpoints import model as model_lib
 from specjax.distributed import mesh as mesh_lib
+from specjax.models import registry
 from specjax.models import sharded
-from specjax.models.common import cpu_layout
 from specjax.models.common import quantize
 from specjax.models.decoder import config as decoder_config
 
@@ -50,7 +49,7 @@ def load(
       process then reads what its devices hold, and `lm` runs on all of them.
     int8: keeps matrices in eight bits, with a scale for each output channel.
     prepare: puts matrices in the order in which this machine decodes fastest
-      (see `models.prepared`); off: as they are stored, to be trained.
+      (see `models.prepare`); off: as they are stored, to be trained.
 
   Returns:
     `Model`. Its logits have V entries, V being the smaller of the embedding
@@ -73,15 +72,18 @@ def load(
     folder, dtype=dtype, layout=layout, scale=scale
   )
   if prepare and layout is None:
-    params = cpu_layout.prepare(config, params)
+    params = models.prepare(config, params)
+  return _model(name, folder, config, params, tuple(hidden_layers), layout)
+
+
+def _model(name, folder, config, params, hidden_layers, layout):
+  """`Model` of parameters where they are to be."""
   generation = hf.read_json(folder, 'generation_config.json') or {}
   start = generation.get('decoder_start_token_id')
-  if start is not None and isinstance(config, models.T5Config):
-    config = dataclasses.replace(config, decoder_start_token_id=start)
+  if start is not None and registry.facts(config).start_id is not None:
+    config = models.replace(config, decoder_start_token_id=start)
   tokenizer = load_tokenizer(folder)
-  eos_ids = _ids(generation.get('eos_token_id')) or config.eos_token_id
-  if not eos_ids and tokenizer is not None:
-    eos_ids = _ids(tokenizer.eos_token_id)
+  eos_ids, pad_id = _special_ids(generation, registry.facts(config), tokenizer)
   whole = config
   if layout is not None:
     layout = sharded.fit(config, layout)
@@ -95,10 +97,10 @@ def load(
       config,
       layout,
       vocab_size=model_lib.vocabulary_size(config, tokenizer),
-      hidden_layers=tuple(hidden_layers),
+      hidden_layers=hidden_layers,
     ),
     eos_ids=eos_ids,
-    pad_id=_pad_id(generation, config, tokenizer, eos_ids),
+    pad_id=pad_id,
     name=name,
     layout=layout,
   )
@@ -121,7 +123,7 @@ def load_tokenizer(folder: str):
 
   kind = (hf.read_json(folder, 'config.json') or {}).get('model_type', '')
   auto = transformers.AutoTokenizer
-  if kind.startswith('specjax_') and 'tokenizer.json' in present:
+  if 'tokenizer.json' in present and kind not in transformers.CONFIG_MAPPING:
     # transformers warns of a config.json that it does not know.
     auto = transformers.PreTrainedTokenizerFast
   try:
@@ -177,13 +179,17 @@ def _ids(value) -> tuple:
   return ids
 
 
-def _pad_id(generation, config, tokenizer, eos_ids) -> int:
+def _special_ids(generation, facts, tokenizer) -> tuple[tuple, int]:
+  """(end ids, padding id) of a model, by what states them first."""
+  eos_ids = _ids(generation.get('eos_token_id')) or facts.eos_ids
+  if not eos_ids and tokenizer is not None:
+    eos_ids = _ids(tokenizer.eos_token_id)
   given = (
     generation.get('pad_token_id'),
-    config.pad_token_id,
+    facts.pad_id,
     tokenizer.pad_token_id if tokenizer is not None else None,
     *eos_ids,
   )
   whole = (i for i in given if isinstance(i, int))
-  inside = [i for i in whole if 0 <= i < config.vocab_size]
-  return inside[0] if inside else 0
+  inside = [i for i in whole if 0 <= i < facts.vocab_size]
+  return eos_ids, inside[0] if inside else 0

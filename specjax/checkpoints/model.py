@@ -2,10 +2,13 @@
 
 from typing import Any, NamedTuple, Optional, Sequence
 
+import numpy as np
+
 from specjax import models
 from specjax.base import CachedLM
 from specjax.checkpoints import placement
 from specjax.distributed import mesh as mesh_lib
+from specjax.models import registry
 from specjax.models import sharded
 from specjax.models.common import cpu_layout
 
@@ -31,7 +34,7 @@ class Model(NamedTuple):
   """
 
   params: Any
-  config: models.Config
+  config: Any
   module: Any
   tokenizer: Any
   lm: Optional[CachedLM]
@@ -69,12 +72,14 @@ class Model(NamedTuple):
       name: for messages and statistics.
 
     Raises:
-      ValueError: `lm` is no `CachedLM`.
+      ValueError: one sentence about a field of `lm` or an id that cannot be.
     """
-    if not isinstance(lm, CachedLM):
+    _check_lm(lm)
+    eos_ids = _checked_ids(eos_ids, lm.vocab_size)
+    if tokenizer is not None and not callable(tokenizer):
       raise ValueError(
-        'Model.from_lm takes a specjax.CachedLM of pure functions, not '
-        f'{type(lm).__name__}.'
+        'tokenizer must be a tokenizer or None, not '
+        f'{type(tokenizer).__name__}.'
       )
     return cls(
       params=params,
@@ -82,10 +87,46 @@ class Model(NamedTuple):
       module=None,
       tokenizer=tokenizer,
       lm=lm,
-      eos_ids=tuple(int(token) for token in eos_ids),
+      eos_ids=eos_ids,
       pad_id=pad_id,
       name=name,
     )
+
+
+def _check_lm(lm: Any) -> None:
+  """Raises ValueError for functions and sizes that make no model."""
+  if not isinstance(lm, CachedLM):
+    raise ValueError(
+      'Model.from_lm takes a specjax.CachedLM of pure functions, not '
+      f'{type(lm).__name__}.'
+    )
+  for name in ('prefill', 'extend', 'commit'):
+    if not callable(getattr(lm, name)):
+      raise ValueError(
+        f'CachedLM.{name} must be a function, not {getattr(lm, name)!r}.'
+      )
+  if type(lm.vocab_size) is not int or lm.vocab_size < 1:
+    raise ValueError(
+      'CachedLM.vocab_size must be a whole number, 1 or more, not '
+      f'{lm.vocab_size!r}.'
+    )
+  if lm.is_encoder_decoder and type(lm.start_id) is not int:
+    raise ValueError(
+      'CachedLM.start_id must be the start token of an encoder-decoder, not '
+      f'{lm.start_id!r}.'
+    )
+
+
+def _checked_ids(eos_ids: Any, vocab_size: int) -> tuple[int, ...]:
+  """`eos_ids` as a tuple, if they are ids."""
+  given = [eos_ids] if np.ndim(eos_ids) == 0 else list(eos_ids)
+  for token in given:
+    whole = isinstance(token, (int, np.integer))
+    if not whole or not 0 <= token < vocab_size:
+      raise ValueError(
+        f'eos_ids must be token ids from 0 to {vocab_size - 1}, not {token!r}.'
+      )
+  return tuple(int(token) for token in given)
 
 
 def spread(model: Model, layout: mesh_lib.Layout) -> Model:
@@ -157,17 +198,18 @@ def no_target(name: str) -> ValueError:
   )
 
 
-def vocabulary_size(config: models.Config, tokenizer: Any) -> int:
+def vocabulary_size(config: Any, tokenizer: Any) -> int:
   """V of a model's logits: ids that its table and its tokenizer have.
 
   Args:
     config: of the model.
     tokenizer: of transformers, or None: all of the table's.
   """
+  size = registry.facts(config).vocab_size
   if tokenizer is None:
-    return config.vocab_size
+    return size
   # The largest id, not the number of ids: numbering may have holes.
-  return min(config.vocab_size, max(tokenizer.get_vocab().values()) + 1)
+  return min(size, max(tokenizer.get_vocab().values()) + 1)
 
 
 def check_target(model: Model) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from specjax import models
 from specjax.checkpoints import tensor_names
 from specjax.distributed import mesh as mesh_lib
+from specjax.models import registry
 from specjax.models import sharded
 from specjax.models.common import quantize
 
@@ -46,7 +47,7 @@ def place(
   """Builds a parameter tree.
 
   Args:
-    config: `T5Config` or `DecoderConfig`.
+    config: of any family; None for a model of the user's own.
     layout: of `sharded.fit`, or None for the default device.
     leaves: {path: `Leaf`}.
     dtype: of the parameters; None leaves each as it is fetched.
@@ -73,7 +74,7 @@ def _spread(config, layout, path, leaf, dtype):
   """One parameter on a mesh; parts that several devices hold are read once."""
   copies = sharded.head_copies(config, layout, path)
   shape = (leaf.shape[0] * copies, *leaf.shape[1:])
-  head_dim = getattr(config, 'head_dim', 1)
+  head_dim = registry.facts(config).head_dim if copies > 1 else 1
   parts = {}
 
   def read(index):
@@ -98,16 +99,18 @@ def move(config, layout: mesh_lib.Layout, params):
   """Places a parameter tree that is on this host (on all hosts alike).
 
   Args:
-    config: `T5Config` or `DecoderConfig`.
+    config: of any family; None for a model of the user's own.
     layout: of `sharded.fit`.
     params: the tree under 'params'; each parameter keeps its dtype, so that
       matrices in eight bits move as they are, with their scales.
   """
-  leaves = {}
-  for path, leaf in tensor_names.flat(params):
-    array = np.asarray(leaf)
-    leaves[path] = Leaf(array.shape, lambda index, a=array: a[index])
+  leaves = {path: _in_memory(leaf) for path, leaf in tensor_names.flat(params)}
   return place(config, layout, leaves, dtype=None)
+
+
+def _in_memory(leaf) -> Leaf:
+  array = np.asarray(leaf)
+  return Leaf(array.shape, lambda index: array[index])
 
 
 def draw(
@@ -120,9 +123,10 @@ def draw(
 ):
   """Random parameters, each made where it lies and passing through no host.
 
-  They have the distributions of `models.init_params` and come one after
-  another, so the devices need room for the model, and for the largest of its
-  parameters in float32 beside it.
+  They have the distributions of `models.init_params`. Where the family states
+  them (`ModelFamily.initial`), one parameter comes after another, so that the
+  devices need room for the model, and for the largest of its parameters in
+  float32 beside it.
 
   Args:
     config: as `models.init_params` takes it.
@@ -136,17 +140,24 @@ def draw(
     The tree under 'params'.
   """
   config.validate()
+  initial = registry.family_of(config).initial
+  if initial is None:
+    params = jax.jit(functools.partial(models.init_params, config))(key)
+    leaves = {
+      path: _in_memory(leaf) for path, leaf in tensor_names.flat(params)
+    }
+    return place(config, layout, leaves, dtype=dtype, scale=scale)
   made = {}
   abstract = tensor_names.flat(models.abstract_params(config))
   for number, (path, leaf) in enumerate(abstract):
-    mean, std = models.initial(config, path, leaf.shape)
+    mean, std = initial(config, path, leaf.shape)
     copies, sharding = 1, None
     if layout is not None:
       copies = sharded.head_copies(config, layout, path)
       shape = (leaf.shape[0] * copies, *leaf.shape[1:])
       axes = mesh_lib.parameter_axes('/'.join(path), len(shape))
       sharding = layout.sharding(mesh_lib.spec(axes, shape, layout))
-    head_dim = getattr(config, 'head_dim', 1)
+    head_dim = registry.facts(config).head_dim if copies > 1 else 1
     make = _maker(leaf.shape, head_dim, copies, dtype, bool(std), sharding)
     array = make(jax.random.fold_in(key, number), mean, std)
     if scale and quantize.applies(path, array):

@@ -8,30 +8,14 @@ layers, the layers being axis 1, and a stack's name stands twice in the path
 import json
 import math
 import os
-from typing import NamedTuple
 
 import numpy as np
 import tensorstore
 
 from specjax.checkpoints import tensor_names
-from specjax.models.t5.config import T5Config
-
-_HEAD = 'decoder/logits_dense/kernel'
-_ATTENTION = {'q': 'query', 'k': 'key', 'v': 'value', 'o': 'out'}
-
-
-class Array(NamedTuple):
-  """Where a parameter of ours stands.
-
-  Attributes:
-    name: path joined by '/', as T5X spells it, without 'target'.
-    layer: index along axis 1 of a scanned array, or None.
-    transpose: whether it is stored the other way round.
-  """
-
-  name: str
-  layer: object
-  transpose: bool
+from specjax.models import registry
+from specjax.models.family import T5XArray
+from specjax.models.family import T5XFormat
 
 
 def is_checkpoint(folder: str) -> bool:
@@ -41,8 +25,28 @@ def is_checkpoint(folder: str) -> bool:
   )
 
 
-def find(config: T5Config, abstract, folder: str) -> dict:
-  """Maps each parameter's path to the `Array` that holds it.
+def _format(folder: str, config) -> T5XFormat:
+  """How T5X spells a model of this config."""
+  found = registry.family_of(config).t5x
+  if found is None:
+    raise ValueError(
+      f'{folder} is a T5X checkpoint, which holds a T5, but config.json is of '
+      f'a {config.model_type} model.'
+    )
+  return found
+
+
+def settle(folder: str, config):
+  """The config with what a checkpoint's arrays decide.
+
+  Raises:
+    ValueError: T5X has no models of this config's family.
+  """
+  return _format(folder, config).settle(config, _present(folder))
+
+
+def find(config, abstract, folder: str) -> dict:
+  """Maps each parameter's path to the `T5XArray` that holds it.
 
   Args:
     config: of the model.
@@ -53,11 +57,7 @@ def find(config: T5Config, abstract, folder: str) -> dict:
     ValueError: an array lacks its metadata, or the folder lacks an array, or
       one has another shape than config.json makes it.
   """
-  if not isinstance(config, T5Config):
-    raise ValueError(
-      f'{folder} is a T5X checkpoint, which holds a T5, but config.json is of '
-      f'a {config.model_type} model.'
-    )
+  spelling = _format(folder, config)
   present = _present(folder)
   shapes = {}
   for name in sorted(present):
@@ -68,10 +68,9 @@ def find(config: T5Config, abstract, folder: str) -> dict:
         'copy the whole folder, files whose names begin with a dot included.'
       )
     shapes[name] = _check_chunks(_path(folder, name), name)
-  scanned = any(name.startswith('encoder/encoder/') for name in present)
   made = {}
   for path, leaf in tensor_names.flat(abstract):
-    array = made[path] = _place(config, path, scanned, present)
+    array = made[path] = spelling.array(config, path, present)
     if array.name not in present:
       raise ValueError(f'{folder} lacks the array {array.name}.')
     _check_shape(config, folder, array, shapes[array.name], leaf.shape)
@@ -84,18 +83,13 @@ def find(config: T5Config, abstract, folder: str) -> dict:
   return made
 
 
-def _present(folder) -> set:
+def _present(folder) -> frozenset:
   """Names of the arrays of a checkpoint."""
-  return {
+  return frozenset(
     name.removeprefix('target.').replace('.', '/')
     for name in os.listdir(folder)
     if name.startswith('target.')
-  }
-
-
-def has_head(folder: str) -> bool:
-  """Whether a checkpoint's head is no embedding table."""
-  return _HEAD in _present(folder)
+  )
 
 
 def _check_shape(config, folder, array, found, shape):
@@ -104,14 +98,11 @@ def _check_shape(config, folder, array, found, shape):
   found = list(found)
   if array.layer is not None:
     layers = found.pop(1) if len(found) > 1 else 0
-    stack = array.name.split('/')[0]
-    wanted = config.num_layers
-    if stack == 'decoder':
-      wanted = config.num_decoder_layers
+    wanted = _format(folder, config).layers(config, array.name)
     if layers != wanted:
       raise ValueError(
         f'the array {array.name} of {folder} holds {layers} layers, but '
-        f'config.json gives the {stack} {wanted}.'
+        f'config.json gives the {array.name.split("/")[0]} {wanted}.'
       )
   # Heads may be an axis of their own: [in, heads, size], [heads, size, out].
   same_rank = len(found) == len(stored)
@@ -151,52 +142,11 @@ def _check_chunks(where, name) -> list:
   return shape
 
 
-def _place(config, path, scanned, present) -> Array:
-  if path == ('embed', 'weight'):
-    return Array('token_embedder/embedding', None, False)
-  if path == ('head', 'weight'):
-    return Array(_HEAD, None, True)
-  stack, module = path[:2]
-  if module == 'norm':
-    return Array(f'{stack}/{stack}_norm/scale', None, False)
-  if module == 'relative_bias':
-    name = 'relpos_bias/rel_embedding'
-    if f'{stack}/{stack}/{name}' in present:
-      return Array(f'{stack}/{stack}/{name}', 0, True)
-    return Array(f'{stack}/{name}', None, True)
-  layer = int(module.removeprefix('layers_'))
-  decoder = stack == 'decoder'
-  kind = path[2]
-  own = 'self_attention' if decoder else 'attention'
-  if kind == 'attn':
-    name = f'{own}/{_ATTENTION[path[3]]}/kernel'
-  elif kind == 'cross_attn':
-    name = f'encoder_decoder_attention/{_ATTENTION[path[3]]}/kernel'
-  elif kind == 'mlp':
-    wide = {
-      'gate': 'wi_0',
-      'up': 'wi_1' if config.gated else 'wi',
-      'down': 'wo',
-    }
-    name = f'mlp/{wide[path[3]]}/kernel'
-  else:
-    before = {
-      'attn_norm': f'pre_{own}_layer_norm',
-      'cross_norm': 'pre_cross_attention_layer_norm',
-      'mlp_norm': 'pre_mlp_layer_norm',
-    }
-    name = f'{before[kind]}/scale'
-  transpose = name.endswith('kernel')
-  if scanned:
-    return Array(f'{stack}/{stack}/{name}', layer, transpose)
-  return Array(f'{stack}/layers_{layer}/{name}', None, transpose)
-
-
 def _path(folder, name):
   return os.path.join(folder, 'target.' + name.replace('/', '.'))
 
 
-def open_array(folder: str, array: Array):
+def open_array(folder: str, array: T5XArray):
   """Opens an array lazily; a scanned one as the slice of its layer."""
   kvstore = {'driver': 'file', 'path': _path(folder, array.name)}
   try:
@@ -208,7 +158,7 @@ def open_array(folder: str, array: Array):
   return store if array.layer is None else store[:, array.layer]
 
 
-def read(folder: str, array: Array, shape, index) -> np.ndarray:
+def read(folder: str, array: T5XArray, shape, index) -> np.ndarray:
   """Reads a part of a parameter in our orientation.
 
   Args:
