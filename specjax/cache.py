@@ -14,17 +14,21 @@ VARIABLE = 'SPECJAX_CACHE_DIR'
 LARGEST_BYTES = 8 * 10**9
 
 
+def root() -> pathlib.Path:
+  """Where the folder is, or would be."""
+  return pathlib.Path(os.environ.get(VARIABLE) or '~/.cache/specjax')
+
+
 def folder(*parts: str) -> Optional[pathlib.Path]:
   """The folder, or one inside it, made if missing; None if it cannot be.
 
   Args:
     *parts: names of folders inside it.
   """
-  root = pathlib.Path(os.environ.get(VARIABLE) or '~/.cache/specjax')
   try:
-    root = root.expanduser()
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = root.joinpath(*parts)
+    where = root().expanduser()
+    where.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = where.joinpath(*parts)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
   except (OSError, RuntimeError):
     return None
@@ -46,8 +50,39 @@ def read(*parts: str) -> Optional[bytes]:
     return None
 
 
+def is_writable(*parts: str) -> bool:
+  """Whether files can be put into a folder of the cache.
+
+  Args:
+    *parts: names of folders inside it.
+  """
+  where = folder(*parts)
+  if where is None:
+    return False
+  try:
+    # Permissions alone do not show a file system that is read-only or full.
+    with tempfile.TemporaryFile(dir=where):
+      return True
+  except OSError:
+    return False
+
+
+def remove(*parts: str) -> None:
+  """Removes a file, where that is possible.
+
+  Args:
+    *parts: folders and the file's name.
+  """
+  where = folder(*parts[:-1])
+  try:
+    if where is not None:
+      (where / parts[-1]).unlink()
+  except OSError:
+    pass  # Nothing in the cache is needed.
+
+
 def write(data: bytes, *parts: str) -> bool:
-  """Writes a file whole, by renaming; whether that worked.
+  """Writes a file whole, by renaming, and trims; whether that worked.
 
   Args:
     data: its contents.
@@ -64,10 +99,11 @@ def write(data: bytes, *parts: str) -> bool:
     with os.fdopen(number, 'wb') as file:
       file.write(data)
     os.replace(part, where / parts[-1])
-    return True
   except OSError:
     pathlib.Path(part).unlink(missing_ok=True)
     return False
+  trim(LARGEST_BYTES)
+  return True
 
 
 def trim(most: int = LARGEST_BYTES) -> int:
@@ -79,11 +115,11 @@ def trim(most: int = LARGEST_BYTES) -> int:
   Returns:
     Bytes removed.
   """
-  root = folder()
-  if root is None:
+  where = folder()
+  if where is None:
     return 0
   found = []
-  for path in root.rglob('*'):
+  for path in where.rglob('*'):
     try:
       if path.is_file() and not path.is_symlink():
         status = path.stat()

@@ -8,6 +8,7 @@ entries' names; from Python, `{'NAME': {'FIELD': value}}` says the same.
 import dataclasses
 import difflib
 import functools
+import typing
 from typing import Any, Mapping, Sequence
 
 import numpy as np
@@ -45,6 +46,11 @@ def container(entries: Sequence[Any]) -> Any:
 
 @functools.lru_cache(maxsize=None)
 def _container_type(kinds) -> type:
+  for _, kind in kinds:
+    # Flags need types, where `from __future__ import annotations` leaves text.
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+      field.type = hints[field.name]
   made = dataclasses.make_dataclass(
     'Options',
     [
@@ -67,8 +73,13 @@ def of(given: Any, entry: Any) -> Any:
   Raises:
     ValueError: an unknown field.
   """
-  if not isinstance(given, Mapping):
+  if dataclasses.is_dataclass(given):
     return getattr(given, entry.name, None) or entry.options()
+  if not isinstance(given, Mapping):
+    raise ValueError(
+      "Options are given as {'NAME': {'FIELD': value}}, not as "
+      f'{type(given).__name__}.'
+    )
   values = given.get(entry.name, {})
   if dataclasses.is_dataclass(values):
     return values
