@@ -111,6 +111,22 @@ def pad(rows: base.Array, width: int) -> base.Array:
   return jnp.pad(rows, [(0, 0), (0, missing)] + [(0, 0)] * (rows.ndim - 2))
 
 
+def along_path(hidden: tuple, verdict: base.Verdict, longest: int) -> tuple:
+  """States at slot 0 and along the accepted path: tuple of [B, P + 1, D].
+
+  Args:
+    hidden: states [B, T, D] of the block's slots.
+    verdict: on the draft.
+    longest: P.
+  """
+  if verdict.path is None:
+    return tuple(pad(states, longest + 1) for states in hidden)
+  slots = jnp.pad(verdict.path, ((0, 0), (1, 0)))
+  return tuple(
+    jnp.take_along_axis(states, slots[..., None], axis=1) for states in hidden
+  )
+
+
 def take(rows: base.Array, index: base.Array) -> base.Array:
   """rows[b, index[b]]."""
   return jnp.take_along_axis(rows, index[:, None], axis=1)[:, 0]

@@ -203,13 +203,14 @@ def _round(
   Rounds for which the drafter is known to be idle follow at once.
   """
   live = state.status == RUNNING
-  draft, drafter = recipe.drafter.propose(
+  proposal = recipe.drafter.propose(
     params.drafter,
     state.drafter,
     base.View(state.context, state.last_token, state.cache, live),
   )
   if recipe.checked:
-    contract.check_draft(recipe, live.shape[0], draft)
+    contract.check_proposal(recipe, live.shape[0], state.drafter, proposal)
+  draft, drafter = proposal
   state = state.replace(drafter=drafter)
   widths = recipe.widths or (recipe.drafter.num_draft,)
   if len(widths) == 1:
@@ -244,6 +245,8 @@ def _steps_while_idle(
     if recipe.drafter.is_idle is None:
       return False
     idle = recipe.drafter.is_idle(state.drafter)
+    if recipe.checked:
+      contract.check_idle(state.status.shape[0], idle)
     return jnp.all(idle | (state.status != RUNNING)) & unfinished(state)
 
   _, state = lax.while_loop(
@@ -284,16 +287,19 @@ def _verify(
   live = state.status == RUNNING
   if recipe.checked:
     contract.check_verdict(recipe, live.shape[0], verdict)
-    faults |= jnp.where(live, contract.faults(draft, verdict), 0)
+    faults |= jnp.where(
+      live, contract.faults(draft, verdict, recipe.target.vocab_size), 0
+    )
   emission = emit_lib.emit(
     state, draft, verdict, emit_lib.finite(scored.logits)
   )
   count = emission.count
   accepted = jnp.minimum(verdict.num_accepted, count)
+  longest = recipe.drafter.max_path
   observation = base.Observation(
-    tokens=emit_lib.pad(emission.tokens, recipe.drafter.max_path + 1),
+    tokens=emit_lib.pad(emission.tokens, longest + 1),
     num_tokens=count,
-    hidden=_along_path(recipe, scored.hidden, verdict),
+    hidden=emit_lib.along_path(scored.hidden, verdict, longest),
     length=context.length + count,
     num_accepted=accepted,
   )
@@ -311,7 +317,7 @@ def _verify(
       state.last_token,
     ),
     cache=recipe.target.commit(cache, count, verdict.path),
-    drafter=recipe.drafter.observe(params.drafter, state.drafter, observation),
+    drafter=_observe(recipe, params, state, observation),
     status=emission.status,
     num_rounds=state.num_rounds + 1,
     rounds=emit_lib.record(
@@ -335,12 +341,9 @@ def _histories(recipe: Recipe, draft: base.Draft):
   return warp_lib.tree_paths(draft.tokens, draft.tree, recipe.drafter.max_path)
 
 
-def _along_path(recipe, hidden: tuple, verdict: base.Verdict) -> tuple:
-  """States at slot 0 and the accepted path: tuple of [B, P + 1, D]."""
-  if verdict.path is None:
-    width = recipe.drafter.max_path + 1
-    return tuple(emit_lib.pad(states, width) for states in hidden)
-  slots = jnp.pad(verdict.path, ((0, 0), (1, 0)))
-  return tuple(
-    jnp.take_along_axis(states, slots[..., None], axis=1) for states in hidden
-  )
+def _observe(recipe: Recipe, params: Params, state: DecodeState, observation):
+  """The drafter's state after it took note of a round."""
+  drafter = recipe.drafter.observe(params.drafter, state.drafter, observation)
+  if recipe.checked:
+    contract.check_state('Drafter.observe', state.drafter, drafter)
+  return drafter

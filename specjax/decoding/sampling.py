@@ -83,8 +83,7 @@ def round_keys(
   """As `node_keys`, for pairs of a node and a role.
 
   Args:
-    row_key: typed PRNG keys [B].
-    length: int32 [B], committed tokens when the round starts.
+    row_key, length: as there.
     nodes: int32 [n].
     roles: int32 [n].
 

@@ -9,7 +9,7 @@ References:
 """
 
 import dataclasses
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 
@@ -68,6 +68,25 @@ class Counts:
       _ratio(a, t)
       for a, t in zip(self.accepted_by_position, self.tested_by_position)
     ]
+
+  def as_dict(self, *, by_position: bool = True) -> dict[str, Any]:
+    """Counts and ratios as written to files, JSON-able.
+
+    Args:
+      by_position: whether lists by draft slot are among them.
+    """
+    found = {name: getattr(self, name) for name in _WRITTEN}
+    if by_position:
+      found['acceptance_by_position'] = self.acceptance_by_position
+      found['accepted_histogram'] = list(self.accepted_histogram)
+    return found
+
+
+_WRITTEN = (
+  'num_tokens', 'num_target_calls', 'num_drafted', 'num_accepted', 'num_tested',
+  'block_efficiency', 'acceptance_rate', 'draft_acceptance_rate',
+  'mean_acceptance_length',
+)  # fmt: skip
 
 
 def count_row(

@@ -26,7 +26,8 @@ class WarpSpec:
 
   Attributes:
     sampled: some row may have a temperature above 0. Without it only the
-      penalties are applied and the result is meant for an argmax.
+      penalties are applied and the result is meant for an argmax, unless
+      `one_hot_unsampled`.
     top_k: some row may have top_k > 0.
     top_p: some row may have top_p < 1.
     min_p: some row may have min_p > 0.
@@ -35,6 +36,8 @@ class WarpSpec:
     one_hot: whether rows of temperature 0 become one-hot, as every exact rule
       wants. Without it they keep their logits as the penalties left them, for a
       rule that decides on their gaps (`lenient`).
+    one_hot_unsampled: rows become one-hot without `sampled` too: for a rule of
+      the user's own, which may draw from them.
   """
 
   sampled: bool = False
@@ -44,6 +47,7 @@ class WarpSpec:
   repetition_penalty: bool = False
   no_repeat_ngram_size: int = 0
   one_hot: bool = True
+  one_hot_unsampled: bool = False
 
 
 def chain_paths(draft_tokens: Array) -> tuple[Array, Array]:
@@ -127,14 +131,10 @@ def warp(
     )
     x = jnp.where(banned, -jnp.inf, x)
   if not spec.sampled:
-    return x
+    return _one_hot(x) if spec.one_hot_unsampled else x
   temperature = controls.temperature[:, None, None]
   greedy = temperature == 0
-  if spec.one_hot:
-    top = sampling.argmax(x)[..., None] == jnp.arange(x.shape[-1])
-    cold = jnp.where(top, 0.0, -jnp.inf)
-  else:
-    cold = x
+  cold = _one_hot(x) if spec.one_hot else x
   x = x / jnp.where(greedy, 1.0, temperature)
   if spec.top_k:
     x = _top_k(x, controls.top_k[:, None])
@@ -143,6 +143,12 @@ def warp(
   if spec.min_p:
     x = _min_p(x, controls.min_p[:, None])
   return jnp.where(greedy, cold, x)
+
+
+def _one_hot(x):
+  """0 at the argmax of each row and -inf elsewhere."""
+  top = sampling.argmax(x)[..., None] == jnp.arange(x.shape[-1])
+  return jnp.where(top, 0.0, -jnp.inf)
 
 
 def _top_k(x: Array, k: Array) -> Array:

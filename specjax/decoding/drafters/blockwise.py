@@ -94,18 +94,9 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
   return made._replace(max_source_tokens=None, target_hidden_layers=(-1,))
 
 
-def _bind(lm, config, plan, style) -> base.Drafter:
-  del lm
-  spec = slots.SlotSpec(config, plan.static)
-  return blockwise(spec, plan.num_draft, style)
-
-
-ENTRY = entry.DrafterEntry(
+ENTRY = slots.entry_of(
   'blockwise',
   "heads on the target's last state (Stern et al.); for T5 targets",
   _plan,
-  _bind,
-  slots.params,
-  families=('blockwise',),
-  needs_training=True,
+  blockwise,
 )

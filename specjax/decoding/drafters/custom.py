@@ -8,6 +8,9 @@ tokens as the verification rule asks, so it is made from a `Style`.
 
 from typing import Any, Callable, NamedTuple, Optional, Union
 
+import jax
+import jax.numpy as jnp
+
 from specjax import base
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry
@@ -35,7 +38,7 @@ class Custom(NamedTuple):
   widths: tuple[int, ...] = ()
 
 
-class Given(NamedTuple):
+class CustomSource(NamedTuple):
   """What a source of `ENTRY` holds."""
 
   custom: Custom
@@ -115,33 +118,42 @@ def custom(
   Raises:
     ValueError: it is neither, or a ready drafter claims probabilities.
   """
+  for what, given in (
+    ('widths', widths),
+    ('target_hidden_layers', target_hidden_layers),
+  ):
+    if not isinstance(given, (tuple, list)):
+      raise ValueError(f'{what} must be a tuple of numbers, not {given!r}.')
+  if is_tree and max_path is None and not is_drafter(make):
+    raise ValueError('A drafter of trees needs max_path, its longest path.')
+  shared = dict(
+    target_hidden_layers=tuple(target_hidden_layers), widths=tuple(widths)
+  )
   if is_drafter(make):
-    if has_log_probs:
-      raise ValueError(
-        'A drafter with probabilities must draw as the verification rule asks: '
-        'give custom a function (num_draft, style) -> base.Drafter.'
-      )
-    given = Custom(
-      make,
-      make.num_draft,
-      make.max_path,
-      is_tree or make.max_path < make.num_draft,
-      target_hidden_layers=tuple(target_hidden_layers),
-      widths=tuple(widths),
-    )
+    given = _ready(make, is_tree, has_log_probs, shared)
   elif callable(make):
-    given = Custom(
-      make,
-      None,
-      max_path,
-      is_tree,
-      has_log_probs,
-      tuple(target_hidden_layers),
-      tuple(widths),
-    )
+    given = Custom(make, None, max_path, is_tree, has_log_probs, **shared)
   else:
     raise ValueError(
       'custom takes a base.Drafter or a function (num_draft, style) -> '
       f'base.Drafter, not {type(make).__name__}.'
     )
-  return entry.Source(ENTRY, name, None, Given(given, params))
+  # Arrays of numpy cannot be indexed by what a program computes.
+  params = jax.tree.map(jnp.asarray, params)
+  return entry.Source(ENTRY, name, None, CustomSource(given, params))
+
+
+def _ready(drafter, is_tree, has_log_probs, shared) -> Custom:
+  """`Custom` of a drafter that is made already."""
+  if has_log_probs:
+    raise ValueError(
+      'A drafter with probabilities must draw as the verification rule asks: '
+      'give custom a function (num_draft, style) -> base.Drafter.'
+    )
+  return Custom(
+    drafter,
+    drafter.num_draft,
+    drafter.max_path,
+    is_tree or drafter.max_path < drafter.num_draft,
+    **shared,
+  )

@@ -109,6 +109,6 @@ ENTRY = entry.DrafterEntry(
   _plan,
   _bind,
   _params,
-  families=('decoder', 't5'),
+  families=('target',),
   needs_training=True,
 )

@@ -17,6 +17,9 @@ from specjax import base
 from specjax.decoding import sampling
 from specjax.decoding import warp as warp_lib
 
+# How a rule may want tokens drawn; see `base.Verifier`.
+NOISES = ('argmax', 'round', 'position', 'private')
+
 
 class Style(NamedTuple):
   """How tokens are drawn; see `style_for`.

@@ -39,7 +39,9 @@ def chain(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
 
     def step(state, fed):
       cache, hidden = state
-      logits, hidden, cache = net.extend(params, cache, fed, hidden, zero, zero)
+      logits, hidden, cache = net.extend(
+        params, cache, fed, hidden, zero, slots=zero
+      )
       cache = cache.replace(length=cache.length + 1)
       return first(logits), (cache, hidden)
 
@@ -107,32 +109,57 @@ def _levels(topology: trees.Topology) -> list[_Level]:
   return levels
 
 
+class _Fed(NamedTuple):
+  """What the nodes of a level are fed.
+
+  Attributes:
+    index: the level.
+    tokens: int32 [B, nodes], of the draft so far.
+    states: [B, n, D], of the level before.
+    length: int32 [B], of the context.
+  """
+
+  index: int
+  tokens: base.Array
+  states: base.Array
+  length: base.Array
+
+
+def _grow(net, params, cache, level: _Level, given: _Fed):
+  """Feeds the nodes of a level; returns what `net.extend` does.
+
+  A node reads the context and its own ancestors. Columns of the cache behind
+  the context, 5 tokens long, hold the nodes that have children:
+    column    0 1 2 3 4 | 5 6 7
+    node a    x x x x x | x . .     (itself)
+    node b    x x x x x | x x .     (its parent a, and itself)
+  """
+  length, inner = given.length, level.reads.shape[1]
+  batch = length.shape[0]
+  fed = jnp.maximum(given.tokens[:, np.asarray(level.slots) - 1], 0)
+  column = jnp.arange(cache.keys[0].shape[-1]) - length[:, None]
+  inside = (column >= 0) & (column < inner)
+  own = jnp.asarray(level.reads)[:, jnp.clip(column, 0, inner - 1)]
+  mask = (column < 0)[:, None] | (inside[:, None] & jnp.moveaxis(own, 0, 1))
+  place = jnp.broadcast_to((length - 1 + given.index)[:, None], fed.shape)
+  every = jnp.broadcast_to(jnp.arange(fed.shape[1]), (batch, fed.shape[1]))
+  return net.extend(
+    params,
+    cache.replace(length=length + level.first),
+    fed,
+    given.states[:, level.above],
+    jnp.zeros_like(fed),
+    slots=every,
+    positions=place,
+    mask=mask,
+  )
+
+
 def tree(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
   """Drafts a tree, a pass for each depth."""
   levels = _levels(topology)
   rank, deepest = np.asarray(topology.rank), topology.max_depth
   inner = levels[-1].reads.shape[1]
-
-  def grow(params, cache, level, index, tokens, states, length):
-    """Feeds the nodes of a level; returns what `net.extend` does."""
-    batch = length.shape[0]
-    fed = jnp.maximum(tokens[:, np.asarray(level.slots) - 1], 0)
-    column = jnp.arange(cache.keys[0].shape[-1]) - length[:, None]
-    inside = (column >= 0) & (column < inner)
-    own = jnp.asarray(level.reads)[:, jnp.clip(column, 0, inner - 1)]
-    mask = (column < 0)[:, None] | (inside[:, None] & jnp.moveaxis(own, 0, 1))
-    place = jnp.broadcast_to((length - 1 + index)[:, None], fed.shape)
-    every = jnp.broadcast_to(jnp.arange(fed.shape[1]), (batch, fed.shape[1]))
-    return net.extend(
-      params,
-      cache.replace(length=length + level.first),
-      fed,
-      states[:, level.above],
-      jnp.zeros_like(fed),
-      every,
-      positions=place,
-      mask=mask,
-    )
 
   def propose(params, state, view):
     context = view.context
@@ -147,9 +174,8 @@ def tree(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
       log_probs = jnp.zeros(shape, jnp.float32)
     for index, level in enumerate(levels):
       if index:
-        logits, states, cache = grow(
-          params, cache, level, index, tokens, states, context.length
-        )
+        fed = _Fed(index, tokens, states, context.length)
+        logits, states, cache = _grow(net, params, cache, level, fed)
       rows = spread(logits, net.config.output_ids, vocab_size)
       rows = drawing.warped(rows, context, style)
       found = candidates.offered(

@@ -6,10 +6,10 @@ the verification rule; the rule decides how tokens are drawn (`drawing.Style`);
 and only then can it be bound.
 """
 
-from typing import Any, NamedTuple, Optional, Protocol, Sequence
+from typing import Any, Callable, NamedTuple, Optional, Protocol, Sequence
 
 from specjax import base
-from specjax.decoding import options as options_lib
+from specjax import options as options_lib
 from specjax.decoding.drafters import drawing
 
 
@@ -41,7 +41,8 @@ class Costs(NamedTuple):
   Attributes:
     blocks: {draft slots: cost of verifying a block with so many}.
     draft: cost of drafting with the model inside, for `DraftPlan.draft_slots`.
-    origin: 'measured' or 'rule'.
+    origin: 'measured'; 'rule'; or 'fallback', the rule in the place of costs
+      that the cache folder does not give or take.
   """
 
   blocks: dict[int, float]
@@ -137,7 +138,7 @@ class DraftPlan(NamedTuple):
   static: Any = ()
 
 
-class Plan(Protocol):
+class PlanDraft(Protocol):
   """Raises ValueError, one sentence, where source and target do not fit.
 
   `num_draft` is what the user asks for, `rows` how many are decoded together.
@@ -189,17 +190,19 @@ class DrafterEntry(NamedTuple):
     summary: what it is, for help, errors and tables.
     plan, bind, params: see the protocols above.
     options: dataclass of its options.
-    families: names of the model families whose folders it decodes from.
+    families: names of the model families whose folders it decodes from, or
+      'target' for every language model that no other entry names.
     takes: what stands behind a colon in NAME:..., for people; '' for nothing.
     parse: `(text, resolve) -> (model, given)` of that, `resolve` being what
       makes a `Source` of a name; None where `takes` is ''.
     wraps: what stands behind the colon is another drafter's name.
     needs_training: it decodes from a network trained for its target.
+    drafts: whether it ever proposes a token; without one a run is plain.
   """
 
   name: str
   summary: str
-  plan: Plan
+  plan: PlanDraft
   bind: Bind
   params: MakeParams = no_params
   options: type = options_lib.NoOptions
@@ -208,11 +211,84 @@ class DrafterEntry(NamedTuple):
   parse: Any = None
   wraps: bool = False
   needs_training: bool = False
+  drafts: bool = True
 
 
 def chain_widths(middle: int, num_draft: int) -> tuple[int, ...]:
   """Widths to compile for chains: none drafted, a short draft, a whole one."""
   return tuple(sorted({0, min(middle, num_draft), num_draft}))
+
+
+def search_plan(
+  name: str, tree: int, num_draft: int, **settings: Any
+) -> DraftPlan:
+  """The plan of a search that drafts chains, or trees.
+
+  Args:
+    name: of the drafter.
+    tree: longest path of its trees; 0 for chains.
+    num_draft: K.
+    **settings: further fields of the plan.
+  """
+  check_tree_depth(name, tree, num_draft)
+  # The nodes of a tree are verified all or none.
+  widths = (0, num_draft) if tree else chain_widths(2, num_draft)
+  return DraftPlan(
+    num_draft, tree or num_draft, is_tree=tree > 0, widths=widths, **settings
+  )
+
+
+def bind_static(make: Callable[..., base.Drafter]) -> Bind:
+  """A `Bind` for plans whose `static` are the keywords of a function.
+
+  Args:
+    make: (num_draft=, **static) -> `base.Drafter`.
+  """
+
+  def bind(lm, config, plan, style):
+    del lm, config, style
+    return make(num_draft=plan.num_draft, **dict(plan.static))
+
+  return bind
+
+
+def check_plan(entry: DrafterEntry, plan: Any) -> None:
+  """Refuses what the plan of a drafter must not be.
+
+  Args:
+    entry: of the drafter.
+    plan: what its `plan` returned.
+
+  Raises:
+    ValueError: it is no hashable `DraftPlan`, or its numbers do not fit.
+  """
+  name = f'The plan of the drafter {entry.name}'
+  if not isinstance(plan, DraftPlan):
+    raise ValueError(f'{name} must be a DraftPlan, not {type(plan).__name__}.')
+  try:
+    hash(plan)
+  except TypeError as error:
+    raise ValueError(
+      f'{name} must be hashable ({error}): put arrays into params.'
+    ) from None
+  slots, path, widths = plan.num_draft, plan.max_path, tuple(plan.widths)
+  if slots < 0 or path not in (
+    range(1, slots + 1) if plan.is_tree else (slots,)
+  ):
+    kind = 'trees' if plan.is_tree else 'chains'
+    most = 'from 1 to num_draft' if plan.is_tree else 'num_draft'
+    raise ValueError(
+      f'{name} has num_draft={slots} and max_path={path}; for {kind} max_path '
+      f'must be {most}.'
+    )
+  good = list(widths) == sorted(set(widths) & set(range(slots + 1)))
+  # The nodes of a tree are verified all or none.
+  good &= not plan.is_tree or widths in ((), (0, slots), (slots,))
+  if not good or (widths and widths[-1] != slots):
+    raise ValueError(
+      f'{name} has widths={widths}; they must ascend from 0 or more to '
+      f'num_draft={slots}, and be (0, num_draft) for trees.'
+    )
 
 
 def check_tree_depth(name: str, depth: int, num_draft: int) -> None:

@@ -38,4 +38,4 @@ def _bind(lm, config, plan, style) -> base.Drafter:
   return nothing()
 
 
-ENTRY = entry.DrafterEntry('none', 'plain decoding', _plan, _bind)
+ENTRY = entry.DrafterEntry('none', 'plain decoding', _plan, _bind, drafts=False)

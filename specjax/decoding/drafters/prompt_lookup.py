@@ -71,6 +71,41 @@ def prompt_lookup(
     ValueError: if the lengths are not 1 <= min_ngram <= max_ngram, or `match`
       is another word.
   """
+  _check(num_draft, min_ngram, max_ngram, match)
+
+  def init(params, prompt, prefilled, *, capacity):
+    del params, prefilled, capacity
+    return prompt if search_source else ()
+
+  def copied(text, suffix, periodic):
+    """The copy from one text, a `Context` or `Prompt`, and its match."""
+    end, run = _best_match(text.tokens, text.length - 1, suffix, match)
+    period = text.length - 1 - end
+    tokens = _copy(text.tokens, end, period, num_draft)
+    return tokens if periodic else _cut(tokens, period), run
+
+  def propose(params, source, view):
+    del params
+    suffix = _suffix(view.context, max_ngram)
+    tokens, run = copied(view.context, suffix, periodic)
+    if search_source:
+      other, source_run = copied(source, suffix, False)
+      better = source_run > run
+      tokens = jnp.where(better[:, None], other, tokens)
+      run = jnp.maximum(run, source_run)
+    found = run >= min_ngram
+    return base.Draft(jnp.where(found[:, None], tokens, base.EMPTY)), source
+
+  return base.Drafter(init, propose, _observe, num_draft, num_draft)
+
+
+def _observe(params, source, observation):
+  """Nothing is learnt: the context holds all that is searched."""
+  del params, observation
+  return source
+
+
+def _check(num_draft, min_ngram, max_ngram, match) -> None:
   validation.at_least('num_draft', num_draft, 1)
   if not 1 <= min_ngram <= max_ngram:
     raise ValueError(
@@ -78,37 +113,6 @@ def prompt_lookup(
       f'{min_ngram} and {max_ngram}.'
     )
   validation.one_of('match', match, MATCHES, str)
-
-  def init(params, prompt, prefilled, *, capacity):
-    del params, prefilled, capacity
-    return prompt if search_source else ()
-
-  def propose(params, source, view):
-    del params
-    context = view.context
-    suffix = _suffix(context, max_ngram)
-    end, run = _best_match(context.tokens, context.length - 1, suffix, match)
-    period = context.length - 1 - end
-    tokens = _copy(context.tokens, end, period, num_draft)
-    if not periodic:
-      tokens = _cut(tokens, period)
-    if search_source:
-      end, source_run = _best_match(
-        source.tokens, source.length - 1, suffix, match
-      )
-      left = source.length - 1 - end
-      copied = _cut(_copy(source.tokens, end, left, num_draft), left)
-      better = source_run > run
-      tokens = jnp.where(better[:, None], copied, tokens)
-      run = jnp.maximum(run, source_run)
-    found = run >= min_ngram
-    return base.Draft(jnp.where(found[:, None], tokens, base.EMPTY)), source
-
-  def observe(params, source, observation):
-    del params, observation
-    return source
-
-  return base.Drafter(init, propose, observe, num_draft, num_draft)
 
 
 def _suffix(context: base.Context, max_ngram: int) -> base.Array:
@@ -173,15 +177,10 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
   )
 
 
-def _bind(lm, config, plan, style) -> base.Drafter:
-  del lm, config, style
-  return prompt_lookup(num_draft=plan.num_draft, **dict(plan.static))
-
-
 ENTRY = entry.DrafterEntry(
   'prompt_lookup',
   'copies what followed the last tokens earlier in the text',
   _plan,
-  _bind,
+  entry.bind_static(prompt_lookup),
   options=PromptLookupOptions,
 )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from specjax.decoding import names as names_lib
 from specjax.decoding.drafters.blockwise import ENTRY as BLOCKWISE
 from specjax.decoding.drafters.draft_model import ENTRY as DRAFT_MODEL
 from specjax.decoding.drafters.entry import DrafterEntry
@@ -15,6 +16,7 @@ from specjax.decoding.drafters.suffix import ENTRY as SUFFIX
 from specjax.decoding.drafters.table import BIGRAM
 from specjax.decoding.drafters.table import UNIGRAM
 from specjax.decoding.drafters.token_recycling import ENTRY as TOKEN_RECYCLING
+from specjax.models.family import ModelFamily
 
 BUILT_IN = (
   NONE,
@@ -39,12 +41,12 @@ def register(entry: DrafterEntry) -> DrafterEntry:
   Raises:
     ValueError: there is another entry of that name.
   """
-  if _entries.get(entry.name, entry) != entry:
-    raise ValueError(
-      f'There is a drafter {entry.name!r} already; choose another name.'
-    )
-  _entries[entry.name] = entry
-  return entry
+  return names_lib.add(_entries, entry, 'drafter')
+
+
+def check_name(entry: DrafterEntry) -> None:
+  """Raises ValueError if another entry has the name of this one."""
+  names_lib.check(_entries, entry, 'drafter')
 
 
 def entries() -> tuple[DrafterEntry, ...]:
@@ -64,16 +66,19 @@ def find(name: str) -> DrafterEntry | None:
   return _entries.get(name)
 
 
-def for_family(family: str) -> DrafterEntry:
+def for_family(family: ModelFamily) -> DrafterEntry:
   """The entry that decodes from folders of a model family.
 
   Raises:
     ValueError: there is none.
   """
-  for entry in reversed(entries()):
-    if family in entry.families:
-      return entry
-  raise ValueError(f'No drafter decodes from models of the family {family!r}.')
+  for word in (family.name, family.role):
+    for entry in reversed(entries()):
+      if word in entry.families:
+        return entry
+  raise ValueError(
+    f'No drafter decodes from models of the family {family.name!r}.'
+  )
 
 
 def is_built_in(entry: Any) -> bool:

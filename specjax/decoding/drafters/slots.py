@@ -6,7 +6,7 @@ distribution, which is therefore an honest q for any exact rule; the penalties
 of that warp look at committed tokens alone.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax.numpy as jnp
 
@@ -113,3 +113,25 @@ def params(plan, target, source, data) -> base.PyTree:
   """The network's own."""
   del plan, target, data
   return source.model.params
+
+
+def entry_of(
+  name: str, summary: str, plan: entry.PlanDraft, make: Callable[..., Any]
+) -> entry.DrafterEntry:
+  """The entry of a network that fills slots; its family has the same name.
+
+  Args:
+    name: as users write it.
+    summary: what it is.
+    plan: see `entry.PlanDraft`.
+    make: (`SlotSpec`, K, style) -> `base.Drafter`.
+  """
+
+  def bind(lm, config, plan, style):
+    del lm
+    return make(SlotSpec(config, plan.static), plan.num_draft, style)
+
+  families = (name,)
+  return entry.DrafterEntry(
+    name, summary, plan, bind, params, families=families, needs_training=True
+  )

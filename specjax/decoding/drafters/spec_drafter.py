@@ -61,18 +61,9 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
   )
 
 
-def _bind(lm, config, plan, style) -> base.Drafter:
-  del lm
-  spec = slots.SlotSpec(config, plan.static)
-  return spec_drafter(spec, plan.num_draft, style)
-
-
-ENTRY = entry.DrafterEntry(
+ENTRY = slots.entry_of(
   'spec_drafter',
   'an encoder-decoder that fills all slots in one pass; for T5 targets',
   _plan,
-  _bind,
-  slots.params,
-  families=('spec_drafter',),
-  needs_training=True,
+  spec_drafter,
 )

@@ -148,7 +148,13 @@ def _check_target(target, source) -> None:
     config.vocab_size,
     config.encoder_width > 0,
   )
-  if target.config is None and own:
+  if target.config is None and not own:
+    raise ValueError(
+      f'The drafter {source.name} reads the states of the network that it was '
+      f'trained for, and {target.name} is a target of functions alone.'
+    )
+  modeling.check_tables(config.kind, target.params, target.name)
+  if target.config is None:
     # With embeddings of its own it reads tokens alone.
     found, wanted = (lm.vocab_size, False), wanted[2:]
   else:

@@ -42,7 +42,12 @@ def window_pass(net, params, state, context, window, num_out):
     features = jnp.take_along_axis(features, index[..., None], axis=1)
   slots = (length - 1 - first)[:, None] + jnp.arange(num_out, dtype=jnp.int32)
   logits, hidden, cache = net.extend(
-    params, state.cache.replace(length=first), tokens, features, depth, slots
+    params,
+    state.cache.replace(length=first),
+    tokens,
+    features,
+    depth,
+    slots=slots,
   )
   return logits, hidden, cache.replace(length=length)
 
@@ -77,8 +82,8 @@ def init(net, window, slack, params, prompt, prefilled, *, capacity):
     tokens,
     features,
     length,
-    encoded,
-    prompt.length,
+    encoded=encoded,
+    source_length=prompt.length,
     capacity=max(capacity, tokens.shape[1]) + slack,
   )
   return State(cache, last)

@@ -84,16 +84,7 @@ def token_recycling(
   Raises:
     ValueError: on sizes out of range.
   """
-  if num_draft < 1 or num_successors < 1 or vocab_size < 1:
-    raise ValueError(
-      'Token recycling needs num_draft, num_successors and vocab_size of at '
-      f'least 1, not {num_draft}, {num_successors} and {vocab_size}.'
-    )
-  if not 0 <= max_path <= num_draft or not 0 < decay < 1:
-    raise ValueError(
-      'Token recycling needs 0 <= max_path <= num_draft and 0 < decay < 1, '
-      f'not {max_path} and {decay}.'
-    )
+  _check(num_draft, num_successors, vocab_size, max_path, decay)
   topology = trees.chain(num_draft)
   if max_path:
     topology = template(num_draft, num_successors, max_path, decay)
@@ -121,13 +112,27 @@ def token_recycling(
     draft = base.Draft(jnp.stack(tokens[1:], axis=1), tree=tree)
     return draft, (table, view.last_token)
 
-  def observe(params, state, observation):
-    del params
-    table, last = state
-    table = learn(table, last, observation.tokens, observation.num_tokens)
-    return table, last
+  return base.Drafter(init, propose, _observe, num_draft, max_path or num_draft)
 
-  return base.Drafter(init, propose, observe, num_draft, max_path or num_draft)
+
+def _observe(params, state, observation):
+  del params
+  table, last = state
+  table = learn(table, last, observation.tokens, observation.num_tokens)
+  return table, last
+
+
+def _check(num_draft, num_successors, vocab_size, max_path, decay) -> None:
+  if num_draft < 1 or num_successors < 1 or vocab_size < 1:
+    raise ValueError(
+      'Token recycling needs num_draft, num_successors and vocab_size of at '
+      f'least 1, not {num_draft}, {num_successors} and {vocab_size}.'
+    )
+  if not 0 <= max_path <= num_draft or not 0 < decay < 1:
+    raise ValueError(
+      'Token recycling needs 0 <= max_path <= num_draft and 0 < decay < 1, '
+      f'not {max_path} and {decay}.'
+    )
 
 
 def learn(
@@ -206,12 +211,10 @@ def template(
 
 def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
   del source, rows
-  entry.check_tree_depth('token_recycling', options.tree, num_draft)
-  return entry.DraftPlan(
+  return entry.search_plan(
+    'token_recycling',
+    options.tree,
     num_draft,
-    options.tree or num_draft,
-    is_tree=options.tree > 0,
-    widths=(0, num_draft) if options.tree else entry.chain_widths(2, num_draft),
     # Rows of a batch share the table.
     row_independent=False,
     static=(
@@ -224,15 +227,10 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
   )
 
 
-def _bind(lm, config, plan, style) -> base.Drafter:
-  del lm, config, style
-  return token_recycling(num_draft=plan.num_draft, **dict(plan.static))
-
-
 ENTRY = entry.DrafterEntry(
   'token_recycling',
   "follows a table of each token's latest successors",
   _plan,
-  _bind,
+  entry.bind_static(token_recycling),
   options=TokenRecyclingOptions,
 )

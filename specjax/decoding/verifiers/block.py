@@ -76,16 +76,13 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   num_accepted = jnp.max(
     jnp.where(passed, length, 0), axis=1, initial=0
   ).astype(jnp.int32)
+  kept_all = num_accepted == drafted[:, 0]
+  scales = dict(
+    p_scale=jnp.where(kept_all, 1.0, common.take_slot(w, num_accepted)),
+    q_scale=jnp.ones(logits.shape[0], jnp.float32),
+  )
   next_token = common.next_from_residual(
-    keys,
-    draft,
-    logits,
-    log_normaliser,
-    num_accepted,
-    jnp.where(
-      num_accepted == drafted[:, 0], 1.0, common.take_slot(w, num_accepted)
-    ),
-    jnp.ones(logits.shape[0], jnp.float32),
+    keys, draft, logits, log_normaliser, num_accepted, **scales
   )
   return Verdict(num_accepted, next_token)
 

@@ -1,5 +1,8 @@
 """What the rules share. Shapes: draft [B, K], logits [B, K + 1, V]."""
 
+import functools
+from typing import Any, Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -158,6 +161,7 @@ def next_from_residual(
   logits: Array,
   log_normaliser: Array,
   slot: Array,
+  *,
   p_scale: Array,
   q_scale: Array,
 ) -> Array:
@@ -183,3 +187,10 @@ def next_from_residual(
   weights = jnp.maximum(p_scale[:, None] * p - q_scale[:, None] * q, 0.0)
   weights = jnp.where((weights.sum(axis=-1) > 0)[:, None], weights, p)
   return sampling.draw(weights, keys)
+
+
+def for_paths(
+  chain: Callable[..., Any], tree: Callable[..., Any], max_path: int
+) -> Callable[..., Any]:
+  """A rule's function for chains, or that for trees of depth `max_path` > 0."""
+  return functools.partial(tree, max_path=max_path) if max_path else chain

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple, Protocol
 
 from specjax import base
-from specjax.decoding import options as options_lib
+from specjax import options as options_lib
 
 
 class Make(Protocol):
@@ -24,7 +24,7 @@ class ExactWhen(Protocol):
   def __call__(self, options: Any) -> bool: ...
 
 
-class Check(Protocol):
+class CheckTarget(Protocol):
   """Raises ValueError where options do not suit the target."""
 
   def __call__(self, target: Any, options: Any) -> None: ...
@@ -60,8 +60,9 @@ class VerifierEntry(NamedTuple):
       run in its place.
     keeps_target_sample: every token is the target's own sample, by noise that
       belongs to its position: the output does not depend on the draft.
-    wants_one_hot: rows of temperature 0 come to it as one-hot logits; else as
-      the penalties left them.
+    wants_one_hot: rows of temperature 0 come to it as the law of greedy
+      decoding, 0 at the argmax and -inf elsewhere. False is for rules that
+      rank or compare tokens: the logits come as the penalties left them.
     chains, trees: drafts that it judges.
     exact_for: the law that it keeps, for tables: 'argmax' or 'sampling'.
     exact_when: options under which it keeps that law.
@@ -80,4 +81,4 @@ class VerifierEntry(NamedTuple):
   trees: bool = False
   exact_for: str = 'sampling'
   exact_when: ExactWhen = always
-  check: Check = no_check
+  check: CheckTarget = no_check

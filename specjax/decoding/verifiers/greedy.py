@@ -44,9 +44,7 @@ def greedy(
 ) -> Verifier:
   """The rule `greedy`: the tokens of greedy decoding, whatever is drafted."""
   del sampler, static
-  if max_path:
-    return Verifier(functools.partial(_tree, max_path=max_path))
-  return Verifier(verify)
+  return Verifier(common.for_paths(verify, _tree, max_path))
 
 
 ENTRY = VerifierEntry(

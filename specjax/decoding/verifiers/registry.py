@@ -3,6 +3,7 @@
 from typing import Any, Optional
 
 from specjax import base
+from specjax.decoding import names as names_lib
 from specjax.decoding.sampling import SAMPLERS
 from specjax.decoding.verifiers import entry as entry_lib
 from specjax.decoding.verifiers.block import ENTRY as BLOCK
@@ -31,23 +32,23 @@ _entries = {entry.name: entry for entry in BUILT_IN}
 AUTO = 'auto'
 
 
+def check_name(entry: VerifierEntry) -> None:
+  """Raises ValueError if another entry has the name of this one."""
+  names_lib.check(_entries, entry, 'verifier')
+
+
+def entries() -> tuple[VerifierEntry, ...]:
+  """All of them, in the order of registration."""
+  return tuple(_entries.values())
+
+
 def register(entry: VerifierEntry) -> VerifierEntry:
   """Adds an entry, so that commands and options know it by its name.
 
   Raises:
     ValueError: there is another entry of that name.
   """
-  if _entries.get(entry.name, entry) != entry:
-    raise ValueError(
-      f'There is a verifier {entry.name!r} already; choose another name.'
-    )
-  _entries[entry.name] = entry
-  return entry
-
-
-def entries() -> tuple[VerifierEntry, ...]:
-  """All of them, in the order of registration."""
-  return tuple(_entries.values())
+  return names_lib.add(_entries, entry, 'verifier')
 
 
 def names() -> tuple[str, ...]:
@@ -71,6 +72,7 @@ def resolve(verifier: Any) -> Optional[VerifierEntry]:
     ValueError: an unknown name, or something else.
   """
   if isinstance(verifier, VerifierEntry):
+    check_name(verifier)
     return verifier
   if isinstance(verifier, base.Verifier):
     return _of_verifier(verifier)
@@ -91,8 +93,11 @@ _wrapped: dict[base.Verifier, VerifierEntry] = {}
 def _of_verifier(verifier: base.Verifier) -> VerifierEntry:
   """An entry around a rule of the user's own; the same one every time."""
   if verifier not in _wrapped:
+    name = getattr(verifier.verify, '__name__', 'custom')
+    name = name if name.isidentifier() else 'custom'
     _wrapped[verifier] = VerifierEntry(
-      getattr(verifier.verify, '__name__', 'custom'),
+      # Restrictions and options go by name, and this rule is none of ours.
+      f'own_{name}' if name in _entries else name,
       'a rule of your own',
       lambda sampler, max_path, static: verifier,
       greedy_at_zero=False,

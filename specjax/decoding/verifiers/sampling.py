@@ -58,8 +58,8 @@ def ratio(
     logits,
     log_normaliser,
     num_accepted,
-    jnp.ones_like(lenience),
-    lenience,
+    p_scale=jnp.ones_like(lenience),
+    q_scale=lenience,
   )
   return num_accepted, next_token
 
@@ -129,10 +129,7 @@ def sampling(
 ) -> Verifier:
   """The rule `sampling`: keeps a token with min(1, p / q); exact."""
   del sampler, static
-  verify = _chain
-  if max_path:
-    verify = functools.partial(_tree, max_path=max_path)
-  return Verifier(verify, 'round', True)
+  return Verifier(common.for_paths(_chain, _tree, max_path), 'round', True)
 
 
 ENTRY = VerifierEntry(

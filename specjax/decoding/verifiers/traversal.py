@@ -163,9 +163,7 @@ def traversal(
 ) -> Verifier:
   """The rule `traversal` for trees of depth `max_path`; 0 for chains."""
   del sampler, static
-  rule = verify_chain
-  if max_path:
-    rule = functools.partial(verify, max_path=max_path)
+  rule = common.for_paths(verify_chain, verify, max_path)
   return Verifier(rule, 'round', True)
 
 

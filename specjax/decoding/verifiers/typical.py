@@ -78,10 +78,7 @@ def typical(
 ) -> Verifier:
   """The lossy rule `typical`; for trees of depth `max_path`, 0 for chains."""
   del sampler, static
-  verify = _chain
-  if max_path:
-    verify = functools.partial(_tree, max_path=max_path)
-  return Verifier(verify)
+  return Verifier(common.for_paths(_chain, _tree, max_path))
 
 
 ENTRY = VerifierEntry(
