@@ -15,12 +15,14 @@ import warnings
 import jax
 
 from specjax import base
+from specjax import options as options_lib
 from specjax import validation
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import options as options_lib
+from specjax.decoding import guard
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters import entry as entry_lib
 from specjax.decoding.drafters import nothing
 from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.drafters.entry import DraftData
@@ -98,7 +100,9 @@ class Assembled(NamedTuple):
     Args:
       data: what those of the drafter are made of.
     """
-    made = self.source.entry.params(
+    made = guard.call(
+      f'The drafter {self.source.entry.name}: params',
+      self.source.entry.params,
       self.plan,
       self.target,
       self.source,
@@ -109,15 +113,9 @@ class Assembled(NamedTuple):
 
 def target_of(model: model_lib.Model) -> Target:
   """What may be known of a loaded model as a target."""
-  return Target(
-    lm=model.lm,
-    config=model.config,
-    params=model.params,
-    tokenizer=model.tokenizer,
-    layout=model.layout,
-    platform=jax.default_backend(),
-    name=model.name,
-  )
+  known = model._asdict()
+  same = {name: known[name] for name in Target._fields if name in known}
+  return Target(**same, platform=jax.default_backend())
 
 
 def assemble(
@@ -148,31 +146,22 @@ def assemble(
   entry = source.entry
   drafter_options = options_lib.of(settings.drafters or {}, entry)
   drafter_options.validate()
-  plan = entry.plan(target, source, drafter_options, settings.num_draft, rows)
-  _check_plan(entry, plan)
+  given = target, source, drafter_options, settings.num_draft, rows
+  plan = guard.call(f'The drafter {entry.name}: plan', entry.plan, *given)
+  entry_lib.check_plan(entry, plan)
   for note in plan.notes:
     warnings.warn(note, stacklevel=2)
-  rule = _rule(plan, settings)
-  rule_options = options_lib.of(settings.verifiers or {}, rule)
-  rule_options.validate()
-  rule.check(target, rule_options)
-  verifier = verifier_registry.make(
-    rule,
-    settings.sampler,
-    plan.max_path if plan.is_tree else 0,
-    options_lib.static_part(rule_options),
-  )
+  rule, rule_options, verifier = _verification(target, plan, settings)
   style = drawing.style_for(verifier, settings.warp, settings.sampler)
   style = style._replace(allowed_tokens=tuple(settings.allowed_tokens))
   model = source.model
-  drafter = _bound(
-    entry, model and model.lm, model and model.config, plan, style
-  )
+  lm, config = (model.lm, model.config) if model else (None, None)
+  drafter = _bound(entry, lm, config, plan, style)
   recipe = Recipe(
     target=_returning(target, plan.target_hidden_layers),
     drafter=drafter,
     verifier=verifier,
-    warp=dataclasses.replace(settings.warp, one_hot=rule.wants_one_hot),
+    warp=_warp(settings.warp, rule),
     widths=plan.widths,
     is_tree=plan.is_tree,
     has_log_probs=plan.has_log_probs,
@@ -186,20 +175,25 @@ def assemble(
   )
 
 
-def _check_plan(entry: DrafterEntry, plan: Any) -> None:
-  """Refuses what the plan of a drafter must not be."""
-  if not isinstance(plan, DraftPlan):
-    raise ValueError(
-      f'The plan of the drafter {entry.name} must be a DraftPlan, not '
-      f'{type(plan).__name__}.'
-    )
-  try:
-    hash(plan)
-  except TypeError as error:
-    raise ValueError(
-      f'The plan of the drafter {entry.name} must be hashable ({error}): put '
-      'arrays into params.'
-    ) from None
+def _verification(target, plan, settings):
+  """(entry of the rule in force, its options, the `Verifier`)."""
+  rule = _rule(plan, settings)
+  options = options_lib.of(settings.verifiers or {}, rule)
+  options.validate()
+  rule.check(target, options)
+  max_path = plan.max_path if plan.is_tree else 0
+  static = options_lib.static_part(options)
+  made = verifier_registry.make(rule, settings.sampler, max_path, static)
+  if not verifier_registry.is_built_in(rule):
+    made = guard.verifier(made)
+  return rule, options, made
+
+
+def _warp(spec: warp_lib.WarpSpec, rule: VerifierEntry) -> warp_lib.WarpSpec:
+  """The warp with rows of temperature 0 as the rule wants them."""
+  one_hot = rule.wants_one_hot
+  unsampled = one_hot and not (rule.requires_zero_temperature or spec.sampled)
+  return dataclasses.replace(spec, one_hot=one_hot, one_hot_unsampled=unsampled)
 
 
 def _rule(plan: DraftPlan, settings: Settings) -> VerifierEntry:
@@ -237,17 +231,19 @@ def _bound(
   entry: DrafterEntry, lm, config, plan: DraftPlan, style: drawing.Style
 ) -> base.Drafter:
   """What the entry binds, remembered by exactly these arguments."""
-  made = entry.bind(lm, config, plan, style)
+  name = f'The drafter {entry.name}'
+  made = guard.call(f'{name}: bind', entry.bind, lm, config, plan, style)
   if not isinstance(made, base.Drafter):
     raise ValueError(
-      f'The drafter {entry.name} must be bound to a Drafter, not '
-      f'{type(made).__name__}.'
+      f'{name} must be bound to a Drafter, not {type(made).__name__}.'
     )
+  if not drafter_registry.is_built_in(entry):
+    made = guard.drafter(made)
   if (made.num_draft, made.max_path) != (plan.num_draft, plan.max_path):
     raise ValueError(
-      f'The drafter {entry.name} has num_draft={made.num_draft} and max_path='
-      f'{made.max_path}, but its plan says {plan.num_draft} and '
-      f'{plan.max_path}.'
+      f'{name} has num_draft={made.num_draft} and max_path={made.max_path}, '
+      f'but was to have {plan.num_draft} and {plan.max_path} (of a chain both '
+      'are the same; specjax.drafters.custom takes max_path= for trees).'
     )
   return made
 
@@ -255,7 +251,7 @@ def _bound(
 def _returning(target: Target, layers: tuple[int, ...]) -> base.CachedLM:
   """The target's `CachedLM`, returning the states of some layers."""
   if not layers:
-    return target.lm
+    return guard.target(target.lm) if target.config is None else target.lm
   if target.config is None:
     raise ValueError(
       f'The drafter reads states of the target, but {target.name} is a model '
@@ -330,18 +326,9 @@ def compiled(
     A function `(params, prompt, controls) -> generate.Generation`. Asking
     twice for the same recipe returns the same compiled program.
   """
-
-  def call(params, prompt, controls):
-    return _jitted(
-      recipe,
-      params,
-      prompt,
-      controls,
-      max_new_tokens=max_new_tokens,
-      capacity=capacity,
-    )
-
-  return call
+  return functools.partial(
+    _jitted, recipe, max_new_tokens=max_new_tokens, capacity=capacity
+  )
 
 
 _jitted = jax.jit(

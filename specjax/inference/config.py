@@ -6,9 +6,9 @@ from typing import Any, Callable, Mapping, Sequence, Union
 
 import numpy as np
 
+from specjax import options as options_lib
 from specjax import validation
 from specjax.decoding import beam
-from specjax.decoding import options as options_lib
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.sampling import SAMPLERS
@@ -178,6 +178,7 @@ class DecodeConfig:
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
+    check_moved(vars(self))  # Also one assigned to afterwards.
     for name in (*_WHOLE, *_REAL):
       given = getattr(self, name)
       if np.ndim(given) and name not in PER_PROMPT:

@@ -110,8 +110,16 @@ def choose(
   """
   if not assembled.plan.uses_costs:
     return None
-  found = kept(assembled, rows) if decide(assembled, mode, dtype) else None
-  return found or rule(assembled, rows)
+  stated = rule(assembled, rows)
+  if not decide(assembled, mode, dtype):
+    return stated
+  # All processes decide by what process 0 finds in its folder.
+  found = processes.from_first(
+    _kept(assembled, rows) if processes.is_first() else None
+  )
+  if found is None:
+    return stated
+  return _made(found) if found else stated._replace(origin='fallback')
 
 
 def key(assembled: Assembled, rows: int) -> str:
@@ -154,32 +162,42 @@ def _processor() -> str:
   return f'{sorted(names)} {len(os.sched_getaffinity(0))}'
 
 
-def kept(assembled: Assembled, rows: int) -> Optional[Costs]:
-  """Costs of an earlier run, or None.
-
-  Args:
-    assembled: target and drafter.
-    rows: B.
-  """
+def _kept(assembled: Assembled, rows: int) -> Optional[dict]:
+  """Costs of an earlier run; None for none, {} for damaged ones."""
   name = key(assembled, rows)
   found = cache.read(_FOLDER, name) if name else None
   if found is None:
     return None
   try:
     raw = json.loads(found)
-    blocks = {int(slots): float(cost) for slots, cost in raw['blocks'].items()}
-    draft = float(raw['draft'])
-    good = set(slots_of(assembled)) <= set(blocks)
-    good &= all(math.isfinite(x) and x >= 0 for x in (draft, *blocks.values()))
-  except (ValueError, KeyError, TypeError, AttributeError):
+    costs = _made(raw)
+    good = set(slots_of(assembled)) <= set(costs.blocks)
+    values = (costs.draft, *costs.blocks.values())
+    good &= all(math.isfinite(x) and x >= 0 for x in values)
+  except (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+  ):
     good = False
-  if not good:
-    logging.getLogger('specjax').warning(
-      'The costs kept in %s are damaged; the stated rule is used.',
-      cache.folder(_FOLDER),
-    )
-    return None
-  return Costs(blocks, draft, 'measured')
+  if good:
+    return raw
+  where = cache.folder(_FOLDER)
+  # The next run that may measure finds none and measures.
+  cache.remove(_FOLDER, name)
+  logging.getLogger('specjax').warning(
+    'The costs kept in %s are damaged and removed; the stated rule is used.',
+    where,
+  )
+  return {}
+
+
+def _made(found: dict) -> Costs:
+  blocks = {int(slots): float(cost) for slots, cost in found['blocks'].items()}
+  return Costs(blocks, float(found['draft']), 'measured')
 
 
 def measure(
@@ -191,7 +209,8 @@ def measure(
 ) -> Costs:
   """Times the parts of a round, and keeps what was found.
 
-  Process 0 measures for all.
+  Process 0 measures for all. Where nothing can be kept, nothing is measured:
+  every run would do it anew.
 
   Args:
     assembled: target and drafter.
@@ -199,7 +218,14 @@ def measure(
     rows: B.
     width: tokens committed meanwhile.
     progress: called with a line when it begins.
+
+  Returns:
+    `Costs`; by the rule, as a 'fallback', if the folder is not writable.
   """
+  name = key(assembled, rows)
+  if name and not processes.from_first(cache.is_writable(_FOLDER)):
+    _warn_unwritable()
+    return rule(assembled, rows)._replace(origin='fallback')
   progress('Measuring what a block costs on this machine.')
   begin = time.perf_counter()
   slots = slots_of(assembled)
@@ -214,7 +240,10 @@ def measure(
   if assembled.plan.draft_slots:
     timers.append(model_timer(assembled, state, rows, width))
   times = timing.interleaved(
-    timers, samples=3, seconds=SECONDS / (8 * len(timers))
+    timers,
+    samples=3,
+    seconds=SECONDS / (8 * len(timers)),
+    limit=SECONDS,
   )
   costs = [float(x) / max(times[0], 1e-9) for x in times]
   found = {
@@ -222,17 +251,21 @@ def measure(
     'draft': costs[-1] if assembled.plan.draft_slots else 0.0,
   }
   found = processes.from_first(found)
-  name = key(assembled, rows)
   if name and processes.is_first():
-    if not cache.write(json.dumps(found).encode(), _FOLDER, name):
-      logging.getLogger('specjax').warning(
-        'The measured costs cannot be kept: the cache folder is not writable.'
-      )
+    cache.write(json.dumps(found).encode(), _FOLDER, name)
   logging.getLogger('specjax').info(
     'Measured costs in %.1f seconds.', time.perf_counter() - begin
   )
-  blocks = {int(n): cost for n, cost in found['blocks'].items()}
-  return Costs(blocks, found['draft'], 'measured')
+  return _made(found)
+
+
+def _warn_unwritable() -> None:
+  if processes.is_first():
+    logging.getLogger('specjax').warning(
+      'The cache folder %s is not writable, so no costs are measured; the '
+      'stated rule is used.',
+      cache.root(),
+    )
 
 
 def model_timer(assembled: Assembled, state: Any, rows: int, width: int):

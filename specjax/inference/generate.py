@@ -102,7 +102,8 @@ def generate(
 
   Raises:
     ValueError: for bad settings or prompts, before anything is decoded; for a
-      drafter or rule of your own that breaks its contract, after the batch.
+      drafter or rule of your own that breaks its contract or raises anything.
+    FileNotFoundError: a model or a FILE.py:NAME that is not there.
     FloatingPointError: if a row's logits are not finite.
     MemoryError: if the device is too small for the batch.
   """
@@ -283,17 +284,18 @@ def _blank(row: Row) -> Answer:
 
 def _failure(job: Job, row: Row, generation, place: int):
   """The error that one row ends the job with, or None."""
-  faults = generation.faults
-  if faults is not None and faults[place]:
-    return ValueError(
-      f'Prompt {row.prompt_index + 1}: {contract.explain(int(faults[place]))} '
-      f'(drafter {job.assembled.source.name}, verifier '
-      f'{job.assembled.rule.name}).'
+  # First the cause, which a rule of the user's own may pass on.
+  if generation.status[place] == generate_lib.NAN:
+    return FloatingPointError(
+      f"Prompt {row.prompt_index + 1}: the target's logits are not finite "
+      f'after {int(generation.num_tokens[place])} new tokens, so nothing was '
+      'sampled from them; check the weights, or use dtype=float32.'
     )
-  if generation.status[place] != generate_lib.NAN:
+  faults = generation.faults
+  if faults is None or not faults[place]:
     return None
-  return FloatingPointError(
-    f"Prompt {row.prompt_index + 1}: the target's logits are not finite after "
-    f'{int(generation.num_tokens[place])} new tokens, so nothing was sampled '
-    'from them; check the weights, or use dtype=float32.'
+  return ValueError(
+    f'Prompt {row.prompt_index + 1}: {contract.explain(int(faults[place]))} '
+    f'(drafter {job.assembled.source.name}, verifier '
+    f'{job.assembled.rule.name}).'
   )

@@ -8,7 +8,7 @@ logits do.
 
 import math
 import os
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +31,13 @@ from specjax.inference import costs as costs_lib
 from specjax.inference import random_models
 from specjax.inference import sources
 from specjax.inference.config import DecodeConfig
-from specjax.models import own_format
 from specjax.models import registry as families
 from specjax.models import sharded
 from specjax.models.common import cpu_layout
 from specjax.models.common import quantize
 from specjax.models.facts import ModelFacts
 
-Subject = Union[models.Config, str]
+Subject = Any
 
 
 class MemoryEstimate(NamedTuple):
@@ -214,7 +213,7 @@ class _Part(NamedTuple):
       a CPU makes that of one after the other.
   """
 
-  local: models.Config
+  local: Any
   bytes: int
   table: int = 0
   converted: int = 0
@@ -232,16 +231,20 @@ def _part(config: Any, decode, layout, role: str) -> _Part:
   # As in loading, networks that only draft stay as they are.
   int8 = decode.quantize in (role, 'both') or decode.dtype == 'w8a8'
   int8 = int8 and families.family_of(config).is_target
-  local = own_format.with_dtype(config, dtype)
+  local = models.replace(config, dtype=dtype)
   abstract = models.abstract_params(config)
   if layout is not None:
     layout = sharded.fit(config, layout)
     whole = sharded.expanded(local, layout)
     abstract = models.abstract_params(whole)
-    local = families.family_of(whole).per_device(
-      whole, layout.size('heads'), layout.size('mlp')
-    )
-  in_order = layout is None and cpu_layout.applies(local)
+    sharding = families.family_of(whole).sharding
+    local = whole
+    if sharding is not None:
+      local = sharding.per_device(
+        whole, layout.size('heads'), layout.size('mlp')
+      )
+  tied = families.facts(local).ties_embeddings
+  in_order = layout is None and models.is_prepared(local)
   itemsize, total, table, converted = jnp.dtype(dtype).itemsize, 0, 0, 0
   converts = jax.default_backend() == 'cpu' and decode.dtype != 'w8a8'
   for path, leaf in tensor_names.flat(abstract):
@@ -254,7 +257,7 @@ def _part(config: Any, decode, layout, role: str) -> _Part:
       total += math.prod(shape) + 4 * shape[0]
       converted = max(converted, converts * itemsize * math.prod(shape))
     else:
-      copies = 1 + (in_order and cpu_layout.is_copied(local, path))
+      copies = 1 + (in_order and cpu_layout.is_copied(path, tied))
       total += copies * itemsize * math.prod(shape)
       table += path == ('embed', 'weight') and math.prod(shape)
   return _Part(local, total, table, converted)

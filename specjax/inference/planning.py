@@ -7,11 +7,15 @@ from typing import Any, Callable, Optional, Sequence
 import jax
 import numpy as np
 
+from specjax import options as options_lib
 from specjax import text as text_lib
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
+from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.drafters.entry import DraftData
+from specjax.decoding.drafters.entry import Source
+from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
@@ -22,6 +26,7 @@ from specjax.inference.batching import layout_rows
 from specjax.inference.batching import Row
 from specjax.inference.config import check_moved
 from specjax.inference.config import DecodeConfig
+from specjax.inference.config import PER_PROMPT
 from specjax.inference.config import per_row
 
 NO_READER = (
@@ -56,31 +61,16 @@ def plan(
   """
   config = _configured(config, settings)
   model_lib.check_target(model)
-  source = None
-  if config.num_draft:
-    source = sources.resolve(drafter, model, how_to_load(model, config))
-  if config.num_beams > 1:
-    _check_beams(model, source, config)
-  if source is not None:
-    source = sources.to_layout(source, model.layout)
-    if source.model is not None:
-      text_lib.check_same_vocabulary(model.tokenizer, source.model.tokenizer)
+  source = _source(model, drafter, config)
   encoded = encoding.encode(model, prompts, config)
   _check_per_prompt(config, len(encoded))
-  rows = tuple(
-    Row(shown, tuple(tokens), index, sequence)
-    for index, (shown, tokens) in enumerate(encoded)
-    for sequence in range(config.num_return_sequences)
-  )[skip:]
+  rows = _rows(encoded, config.num_return_sequences)[skip:]
   parts = model.layout.size('batch') if model.layout else 1
   batch_size, batches = layout_rows(rows, config.batch_size, parts)
   assembled = assemble.assemble(
     assemble.target_of(model), source, config.recipe_settings(), rows=batch_size
   )
-  _check_dials(assembled, len(encoded))
-  for index, (_, tokens) in enumerate(encoded):
-    _check_length(assembled.recipe, config, index, tokens)
-    _check_source(assembled, index, len(tokens))
+  _check_prompts(assembled, config, encoded)
   if config.stops() and model.tokenizer is None:
     raise ValueError(
       'Stop strings need a tokenizer, and the target has none; leave stop '
@@ -104,12 +94,57 @@ def plan(
   )
 
 
+def _source(model, drafter, config) -> Optional[Source]:
+  """What drafts, where the target's devices are; None for plain decoding."""
+  source = None
+  if config.num_draft:
+    source = sources.resolve(drafter, model, how_to_load(model, config))
+  if config.num_beams > 1:
+    _check_beams(model, source, config)
+  if source is None:
+    return None
+  source = sources.to_layout(source, model.layout)
+  if source.model is not None:
+    text_lib.check_same_vocabulary(model.tokenizer, source.model.tokenizer)
+  _check_options(config, source)
+  return source
+
+
+def _rows(encoded, sequences: int) -> tuple[Row, ...]:
+  """One row for each answer, those of a prompt one after another."""
+  return tuple(
+    Row(shown, tuple(tokens), index, sequence)
+    for index, (shown, tokens) in enumerate(encoded)
+    for sequence in range(sequences)
+  )
+
+
+def _check_prompts(assembled, config, encoded) -> None:
+  """Raises ValueError for dials or prompts that do not fit."""
+  _check_dials(assembled, len(encoded))
+  for index, (_, tokens) in enumerate(encoded):
+    _check_length(assembled.recipe, config, index, tokens)
+    _check_source(assembled, index, len(tokens))
+
+
 def _configured(config: Optional[DecodeConfig], settings) -> DecodeConfig:
   """The config with keywords in force, validated."""
   check_moved(settings)
   config = dataclasses.replace(config or DecodeConfig(), **settings)
   config.validate()
   return config
+
+
+def _check_options(config: DecodeConfig, source: sources.Source) -> None:
+  """Refuses options of drafters and rules that there are not."""
+  for kind, registry, own in (
+    ('drafters', drafter_registry, source.entry),
+    ('verifiers', verifier_registry, config.rule()),
+  ):
+    entries = {entry.name: entry for entry in registry.entries()}
+    if own is not None:
+      entries[own.name] = own
+    options_lib.check_names(getattr(config, kind), entries.values(), kind)
 
 
 def how_to_load(
@@ -160,7 +195,7 @@ def measured(job: Job, progress: Callable[[str], None]) -> Job:
     progress: called with a line when measuring begins.
   """
   assembled, costs = job.assembled, job.data.costs
-  if costs is None or costs.origin == 'measured' or not job.batches:
+  if costs is None or costs.origin != 'rule' or not job.batches:
     return job
   if not costs_lib.decide(assembled, job.config.costs, job.config.dtype):
     return job
@@ -250,12 +285,12 @@ def _check_dials(assembled, count: int) -> None:
 
 
 def _check_per_prompt(config: DecodeConfig, count: int) -> None:
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    if field.name != 'stop' and np.ndim(value) and len(value) != count:
+  for name in PER_PROMPT:
+    value = getattr(config, name)
+    if np.ndim(value) and len(value) != count:
       raise ValueError(
-        f'{field.name} has {len(value)} values for {count} prompts; give one '
-        'value or one for each prompt.'
+        f'{name} has {len(value)} values for {count} prompts; give one value '
+        'or one for each prompt.'
       )
 
 

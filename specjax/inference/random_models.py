@@ -16,7 +16,6 @@ from specjax.checkpoints import placement
 from specjax.distributed import mesh as mesh_lib
 from specjax.models import registry as families
 from specjax.models import sharded
-from specjax.models.common import cpu_layout
 from specjax.models.common import quantize
 from specjax.models.spec_drafter import config as spec_drafter_config
 from specjax.models.speculator import config as speculator_config
@@ -138,7 +137,7 @@ def load_shape(
     layout = sharded.fit(config, layout)
   params = _weights(config, layout, jax.random.key(seed), scale)
   if layout is None:
-    params = cpu_layout.prepare(config, params)
+    params = models.prepare(config, params)
   made = model_lib.Model(
     params=params,
     config=config,
@@ -184,7 +183,7 @@ def load_network(
   made = network_config(name, target, dtype=dtype, num_draft=num_draft)
   params = models.init_params(made, jax.random.key(seed), dtype=made.dtype)
   if target.layout is None:
-    params = cpu_layout.prepare(made, params)
+    params = models.prepare(made, params)
   return model_lib.Model(
     params=params,
     config=made,

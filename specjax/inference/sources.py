@@ -115,6 +115,7 @@ def resolve(
   if isinstance(drafter, Source):
     return drafter
   if isinstance(drafter, DrafterEntry):
+    registry.check_name(drafter)
     return Source(drafter, drafter.name)
   if isinstance(drafter, model_lib.Model):
     return of_model(drafter)
@@ -131,10 +132,10 @@ def resolve(
 
 def _of_name(name, target, how) -> Optional[Source]:
   check_name(name)
-  if user_files.is_reference(name):
-    return _of_file(name, target, how)
   head, _, rest = name.partition(':')
   entry = registry.find(head)
+  if user_files.is_reference(name) and entry is None:
+    return _of_file(name, target, how)
   if entry is None:
     return of_model((how.load or load_model)(name, target, how), name)
   if entry.families:
@@ -144,7 +145,7 @@ def _of_name(name, target, how) -> Optional[Source]:
   if entry.takes:
     model, given = entry.parse(rest, lambda inner: resolve(inner, target, how))
     return Source(entry, name, model, given)
-  return Source(entry, name) if entry.name != 'none' else None
+  return Source(entry, name) if entry.drafts else None
 
 
 def _of_file(name, target, how) -> Optional[Source]:
@@ -186,7 +187,7 @@ def of_model(model: model_lib.Model, name: str = '') -> Source:
   """
   entry = DRAFT_MODEL
   if model.config is not None:
-    entry = registry.for_family(families.family_of(model.config).name)
+    entry = registry.for_family(families.family_of(model.config))
   return Source(entry, name or model.name, model)
 
 

@@ -6,7 +6,7 @@ before, so that neither dispatch nor the compiler's hoisting counts.
 
 import functools
 import time
-from typing import Callable, Sequence
+from typing import Callable, Optional, Sequence
 
 import jax
 from jax import lax
@@ -78,6 +78,7 @@ def interleaved(
   *,
   samples: int = SAMPLES,
   seconds: float = SAMPLE_SECONDS,
+  limit: Optional[float] = None,
 ) -> list[float]:
   """Median milliseconds of a step of each, samples taken in turn.
 
@@ -88,10 +89,19 @@ def interleaved(
     timers: give the seconds of a number of steps.
     samples: taken of each.
     seconds: how long one should take.
+    limit: seconds for all of it; where that would not do, each is called once
+      for two steps.
   """
+  first = [timer(2) for timer in timers]
+  longer = sum(TRIALS * x + samples * max(x, seconds) for x in first)
+  if limit is not None and processes.from_first(longer > limit):
+    return [
+      1e3 * max(two - timer(0), _LEAST_SECONDS) / 2
+      for two, timer in zip(first, timers)
+    ]
   steps = []
-  for timer in timers:
-    few = max(min(timer(2) for _ in range(TRIALS)), 1e-6) / 2
+  for timer, two in zip(timers, first):
+    few = max(min(two, *(timer(2) for _ in range(TRIALS - 1))), 1e-6) / 2
     count = int(np.clip(seconds / few, 2, MOST_STEPS))
     # Several processes must run the same number of steps.
     steps.append(processes.from_first(count))
