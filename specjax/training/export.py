@@ -1,6 +1,5 @@
 """From a finished run to a model folder that anyone can load."""
 
-import dataclasses
 import os
 from typing import Any, Callable, Mapping, Sequence
 
@@ -9,17 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import models
 from specjax.checkpoints import hf
 from specjax.checkpoints import orbax
 from specjax.distributed import transfer
 from specjax.training import build as build_lib
+from specjax.training import model_card
 from specjax.training import state as state_lib
-from specjax.training.data import sources as sources_lib
 
 FOLDER = 'export'
-# Metrics of an evaluation: acceptance rate at depths 1, 2 and so on.
-BY_DEPTH = 'accepted_at_'
 
 
 def average(trees: Sequence[base.PyTree]) -> base.PyTree:
@@ -80,11 +76,15 @@ def export(
     return folder
   os.makedirs(folder, exist_ok=True)
   _save_tokenizer(run.tokenizer, folder)
-  card = model_card(run, params, steps=steps, metrics=metrics, command=command)
+  card = model_card.text(
+    run, params, steps=steps, metrics=metrics, command=command
+  )
   path = os.path.join(folder, 'README.md')
   with open(path, 'w', encoding='utf-8') as f:
     f.write(card)
-  hf.save_hf(folder, params, _with_acceptance(run.model_config, metrics))
+  hf.save_hf(
+    folder, params, run.config.family.measured(run.model_config, metrics)
+  )
   return folder
 
 
@@ -94,141 +94,3 @@ def _save_tokenizer(tokenizer, folder):
   except Exception as error:  # `tokenizers` raises nothing more precise.
     words = getattr(error, 'strerror', None) or error
     raise OSError(f'Cannot write the tokenizer to {folder}: {words}.') from None
-
-
-def _with_acceptance(config, metrics):
-  """The config with what was measured by depth, if it has room for it."""
-  if not isinstance(config, models.ParallelConfig):
-    return config
-  rates = []
-  while f'{BY_DEPTH}{len(rates) + 1}' in metrics:
-    rates.append(round(float(metrics[f'{BY_DEPTH}{len(rates) + 1}']), 4))
-  return dataclasses.replace(config, acceptance=tuple(rates))
-
-
-def _file_names(run):
-  """The files that were read."""
-  settings, files = run.config.data, []
-  if settings.labelled_fraction < 1:
-    files += sources_lib.files(settings.train)
-  if settings.labelled_fraction > 0:
-    files += sources_lib.files(settings.labelled)
-  return ', '.join(f'`{os.path.basename(f)}`' for f in files)
-
-
-def _learning(run):
-  """One sentence on what was minimised."""
-  objective, settings = run.config.objective, run.config.data
-  if run.teacher is None:
-    text = 'Cross entropy on the tokens of the data'
-    if objective.label_smoothing:
-      text += f' (label smoothing {objective.label_smoothing:g})'
-    return text + '.'
-  teacher = os.path.basename(os.path.normpath(run.config.teacher))
-  parts = [f'Distilled from `{teacher}` with the objective `{objective.name}`']
-  if settings.labelled_fraction:
-    parts.append(
-      f'{settings.labelled_fraction:.0%} of the examples hold the '
-      "target's own outputs"
-    )
-  if settings.on_policy_fraction:
-    parts.append(
-      f'{settings.on_policy_fraction:.0%} of the batches hold outputs that '
-      'the drafter generated itself'
-    )
-  return '; '.join(parts) + '.'
-
-
-def _usage(run):
-  if run.teacher is None:
-    return [
-      "model = specjax.load('FOLDER')",
-      "print(specjax.generate(model, ['...'])[0].text)",
-    ]
-  return [
-    "target, drafter = specjax.load('TARGET'), specjax.load('FOLDER')",
-    "print(specjax.generate(target, ['...'], drafter=drafter)[0].text)",
-  ]
-
-
-def model_card(
-  run: build_lib.Run,
-  params: base.PyTree,
-  *,
-  steps: int,
-  metrics: Mapping[str, float],
-  command: str,
-) -> str:
-  """Markdown that says what the model is and how it came to be."""
-  config = run.config
-  count = build_lib.num_parameters(params)
-  lines = ['---', 'library_name: specjax']
-  if config.licence:
-    lines += [f'license: {config.licence.lower().replace(" ", "-")}']
-  kind = 'target' if run.teacher is None else 'drafter'
-  examples = sum(len(s.sides[0].offsets) - 1 for s in run.sources)
-  lines += [
-    '---',
-    '',
-    f'# {config.name}',
-    '',
-    f'A {run.model_config.model_type} {kind} of {count / 1e6:.2f} million '
-    f'parameters, stored as {config.export_dtype}, trained with '
-    'specjax.',
-    '',
-    '## Data',
-    '',
-    f'{examples} examples of {_file_names(run)}.',
-  ]
-  if config.data_note:
-    lines.append(f'Source: {config.data_note}.')
-  if config.licence:
-    lines.append(f'Licence of the data: {config.licence}.')
-  if config.data.kind == 'pairs' and config.data.joined_fraction:
-    lines.append(
-      f'{config.data.joined_fraction:.0%} of the pairs were joined to '
-      f'passages of {config.data.join_min} to {config.data.join_max}.'
-    )
-  lines += [
-    '',
-    '## Training',
-    '',
-    _learning(run),
-    f'{steps} steps of {config.data.batch_rows} rows with '
-    f'{config.optimizer.name}, peak learning rate '
-    f'{config.optimizer.learning_rate:g} ({config.optimizer.schedule}), '
-    f'seed {config.seed}.',
-    '',
-    '```',
-    command,
-    '```',
-    '',
-  ]
-  if metrics:
-    lines += [
-      '## Metrics on held-out data',
-      '',
-      '| metric | value |',
-      '|---|---|',
-    ]
-    lines += [
-      f'| {name.replace("_", " ")} | {value:.4g} |'
-      for name, value in metrics.items()
-    ]
-    lines.append('')
-  lines += [
-    '## Use',
-    '',
-    '```python',
-    'import specjax',
-    '',
-    *_usage(run),
-    '```',
-    '',
-    '## Limits',
-    '',
-    'A small model, made to show speculative decoding and not to be relied '
-    'on: it knows only the kind of text it was trained on.',
-    '',
-  ]
-  return '\n'.join(lines)

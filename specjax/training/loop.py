@@ -1,5 +1,6 @@
 """The training loop: steps, metrics, evaluations, checkpoints, stopping."""
 
+import dataclasses
 import functools
 import math
 import os
@@ -14,9 +15,8 @@ import numpy as np
 import tqdm
 
 from specjax.checkpoints import orbax
-from specjax.distributed import transfer
 from specjax.training import build as build_lib
-from specjax.training import config as config_lib
+from specjax.training import checkpoints
 from specjax.training import metrics as metrics_lib
 from specjax.training import optimizers
 from specjax.training import placement as placement_lib
@@ -24,24 +24,6 @@ from specjax.training import state as state_lib
 from specjax.training import step as step_lib
 from specjax.training import workdir as workdir_lib
 from specjax.training.data import batches as batches_lib
-
-CHECKPOINTS = 'checkpoints'
-
-
-class Outcome(NamedTuple):
-  """How a run ended.
-
-  Attributes:
-    state: the last `TrainState`.
-    step: steps done.
-    stopped: whether a signal stopped it before its last step.
-    metrics: of the last evaluation.
-  """
-
-  state: state_lib.TrainState
-  step: int
-  stopped: bool
-  metrics: dict
 
 
 @jax.jit
@@ -100,8 +82,8 @@ def train(
   *,
   measure: Optional[Callable[[Any], dict]] = None,
   on_policy: Optional[Callable[[Any, dict, int], dict]] = None,
-  report: Callable[[str], None] = print,
-) -> Outcome:
+  log_fn: Callable[[str], None] = print,
+) -> checkpoints.Outcome:
   """Trains until the last step, a signal, or a non-finite loss.
 
   Args:
@@ -112,7 +94,7 @@ def train(
       held-out loss, for instance to decode prompts speculatively.
     on_policy: `(params, batch, step) -> batch`, which may replace the targets
       by what the trained model generates itself.
-    report: prints a line of information.
+    log_fn: takes a line of information.
 
   Returns:
     `Outcome`.
@@ -126,13 +108,82 @@ def train(
   place = placement_lib.placement(config, run.model_config)
   if jax.process_index() == 0:
     workdir_lib.claim(workdir, config)
-  manager = open_checkpoints(workdir, config)
+  manager = checkpoints.open_checkpoints(workdir, config)
   optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
-  state, first = _first_state(run, optimizer, manager, place)
+  state, first = checkpoints.first_state(run, optimizer, manager, place)
   if first:
-    report(f'Continuing {workdir} at step {first}.')
+    log_fn(f'Continuing {workdir} at step {first}.')
   run = run._replace(frozen=_place_frozen(run, place))
-  writer = metrics_lib.open_writer(workdir, first)
+  tools = _Tools(
+    place,
+    _train_step(run, optimizer, state, place),
+    _looker(run, place, measure),
+    on_policy,
+    functools.partial(orbax.save, manager),
+    metrics_lib.open_writer(workdir, first),
+    _progress_bar(config, first),
+    {},
+  )
+  previous = _install(tools.flag)
+  try:
+    outcome = _loop(run, state, first, tools)
+  except FloatingPointError as error:
+    raise _diverged(error, workdir, manager) from None
+  finally:
+    _close(tools, manager, previous)
+  if jax.process_index() == 0 and not metrics_lib.plot(workdir):
+    log_fn('No curves.png: matplotlib is not installed (the extra `plots`).')
+  return outcome
+
+
+def _close(tools, manager, handlers):
+  for number, handler in handlers.items():
+    signal.signal(number, handler)
+  tools.bar.close()  # So that the next message begins a line.
+  orbax.close(manager)
+  tools.writer.close()
+
+
+class _Tools(NamedTuple):
+  """What the steps are taken with.
+
+  Attributes:
+    place: where arrays lie.
+    step: `(state, frozen, batch) -> (state, metrics)`, compiled.
+    look: `(state) -> dict` of an evaluation.
+    on_policy: as in `train`.
+    save: `(step, state, rank)`; starts a checkpoint.
+    writer: of metrics.
+    bar: of progress.
+    flag: holds 'signal' when one came.
+  """
+
+  place: placement_lib.Placement
+  step: Callable[..., tuple]
+  look: Callable[[Any], dict]
+  on_policy: Optional[Callable[[Any, dict, int], dict]]
+  save: Callable[..., None]
+  writer: Any
+  bar: tqdm.tqdm
+  flag: dict
+
+
+def _train_step(run, optimizer, state, place):
+  """The compiled step of a run."""
+  settings = run.config.optimizer
+  return step_lib.make_train_step(
+    run.objective,
+    optimizer,
+    seed=run.config.seed,
+    ema=settings.ema,
+    accumulation=settings.accumulation,
+    shardings=jax.tree.map(lambda x: x.sharding, state),
+    in_use=place.in_use(state.params),
+  )
+
+
+def _looker(run, place, measure):
+  """`(state) -> dict` of an evaluation."""
   eval_step = step_lib.make_eval_step(run.objective)
 
   def look(state):
@@ -140,117 +191,20 @@ def train(
     values = evaluate(run, eval_step, params, place)
     return values | (measure(params) if measure is not None else {})
 
-  flag, bar = {}, _progress_bar(config, first)
-  previous = _install(flag)
-  try:
-    outcome = _loop(
-      run,
-      state,
-      first,
-      optimizer,
-      writer,
-      place,
-      look,
-      on_policy,
-      lambda *args: orbax.save(manager, *args),
-      flag,
-      bar,
-    )
-  except FloatingPointError as e:
-    manager.wait_until_finished()
-    last = orbax.latest_step(manager)
-    where = (
-      'there is no checkpoint yet'
-      if last is None
-      else (
-        'the last good checkpoint is '
-        f'{os.path.join(workdir, CHECKPOINTS, str(last))}'
-      )
-    )
-    raise FloatingPointError(
-      f'{e}; {where}. A smaller optimizer.learning_rate usually helps.'
-    ) from None
-  finally:
-    for number, handler in previous.items():
-      signal.signal(number, handler)
-    bar.close()  # so that what is told next begins a line
-    orbax.close(manager)
-    writer.close()
-  if jax.process_index() == 0 and not metrics_lib.plot(workdir):
-    report('No curves.png: matplotlib is not installed (the extra `plots`).')
-  return outcome
+  return look
 
 
-def open_checkpoints(
-  workdir: str, config: config_lib.TrainConfig, read_only: bool = False
-):
-  """The manager of a run's checkpoints."""
-  return orbax.open_manager(
-    os.path.join(workdir, CHECKPOINTS),
-    config.keep_last,
-    read_only,
-    functools.partial(is_planned, config),
-  )
-
-
-def is_planned(config: config_lib.TrainConfig, step: int) -> bool:
-  """Whether a run that nobody stops has a checkpoint of this step."""
-  every = config.save_every or 1
-  return step % every == 0 or step == config.steps
-
-
-def newest(run: build_lib.Run, workdir: str) -> Outcome:
-  """The newest checkpoint of a run, as if it had just been stopped there.
-
-  Raises:
-    FileNotFoundError: there is none.
-  """
-  config = run.config
-  if not os.path.isdir(os.path.join(workdir, CHECKPOINTS)):
-    raise FileNotFoundError(f'{workdir} holds no checkpoint yet.')
-  manager = open_checkpoints(workdir, config, read_only=True)
-  optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
-  try:
-    if orbax.latest_step(manager) is None:
-      raise FileNotFoundError(f'{workdir} holds no checkpoint yet.')
-    place = placement_lib.placement(config, run.model_config)
-    state, step = _first_state(run, optimizer, manager, place)
-  finally:
-    manager.close()
-  return Outcome(state, step, step < config.steps, {})
-
-
-def _first_state(run, optimizer, manager, place):
-  """The newest checkpoint, or a fresh state; and its step."""
+def _diverged(error, workdir, manager) -> FloatingPointError:
+  """The error of a run that is lost, with where to go on from."""
+  manager.wait_until_finished()
   step = orbax.latest_step(manager)
-  made, like = fresh_state(run, optimizer, place, build=step is None)
-  if step is None:
-    return made, 0
-  return orbax.restore(manager, step, like), step
-
-
-def fresh_state(run, optimizer, place, *, build=True):
-  """The state before the first step.
-
-  Args:
-    run: of `build_lib.build`.
-    optimizer: the gradient transformation.
-    place: where it goes.
-    build: whether it is needed itself, and not only its shape.
-
-  Returns:
-    (`TrainState` or None, the same as shapes with shardings).
-  """
-
-  def make(key):
-    return state_lib.create(run.init(key), optimizer, run.config.optimizer.ema)
-
-  key = transfer.put(jax.random.key(run.config.seed), place.layout)
-  shapes = jax.eval_shape(make, key)
-  shardings = place.shardings(shapes)
-  like = orbax.abstract(shapes, shardings)
-  state = jax.jit(make, out_shardings=shardings)(key) if build else None
-  return state, like
+  where = 'there is no checkpoint yet'
+  if step is not None:
+    path = os.path.join(workdir, checkpoints.CHECKPOINTS, str(step))
+    where = f'the last good checkpoint is {path}'
+  return FloatingPointError(
+    f'{error}; {where}. A smaller optimizer.learning_rate usually helps.'
+  )
 
 
 def _place_frozen(run, place):
@@ -260,63 +214,78 @@ def _place_frozen(run, place):
   return jax.device_put(run.frozen, place.shardings(run.frozen))
 
 
-def _loop(
-  run, state, first, optimizer, writer, place, look, on_policy, save, flag, bar
-):
-  """The steps themselves; `save(step, state, rank)` starts a checkpoint."""
+def _loop(run, state, first, tools):
+  """The steps themselves."""
   config = run.config
-  train_step = step_lib.make_train_step(
-    run.objective,
-    optimizer,
-    seed=config.seed,
-    ema=config.optimizer.ema,
-    accumulation=config.optimizer.accumulation,
-    shardings=jax.tree.map(lambda x: x.sharding, state),
-    in_use=place.in_use(state.params),
-  )
   schedule = optimizers.make_schedule(config.optimizer, config.steps)
-  step, seen, rows, tokens = first, {}, [], 0
-  started = saved_at = time.time()
+  step, seen, meter, saved_at = first, {}, _Meter(), time.time()
   for batch in batches_lib.iterate(
     run.batches, first, config.steps, threads=config.data.threads
   ):
-    placed = place.put(batch)
+    placed = tools.place.put(batch)
     count = _tokens(placed)
-    if on_policy is not None:
-      placed = on_policy(state.params, placed, step)
-    state, values = train_step(state, run.frozen, placed)
+    if tools.on_policy is not None:
+      placed = tools.on_policy(state.params, placed, step)
+    state, values = tools.step(state, run.frozen, placed)
     step += 1
     values = {k: float(v) for k, v in values.items()}
     _check_finite(values, step)
-    rows.append(values)
-    tokens += int(count)
-    bar.update()
+    meter.add(values, int(count))
+    tools.bar.update()
     done = step == config.steps
     if done or step % config.log_every == 0:
-      values = _means(rows, tokens, started)
-      rows, tokens, started = [], 0, time.time()
-      writer.write(step, 'train', values | _where(run, schedule, step))
-      bar.set_postfix_str(
+      values = meter.read()
+      where = _where(run, schedule, step)
+      tools.writer.write(step, 'train', values | where)
+      tools.bar.set_postfix_str(
         f'loss {values["loss"]:.3f}, {values["tokens_per_second"]:.0f} tokens/s'
       )
     fresh = {}
     if done or (config.eval_every and step % config.eval_every == 0):
-      fresh = look(state)
-      if fresh:
-        seen = fresh
-        writer.write(step, 'eval', fresh)
-        if jax.process_index() == 0:
-          bar.write(_line(step, fresh), file=sys.stderr)
-      rows, tokens, started = [], 0, time.time()
+      fresh = _looked(tools, state, step)
+      seen = fresh or seen
+      meter.read()
     stop, due = _agree(
-      bool(flag.get('signal')), _is_time(config, step, saved_at)
+      bool(tools.flag.get('signal')), _is_time(config, step, saved_at)
     )
     if done or stop or due:
-      save(step, state, _rank(fresh))
+      tools.save(step, state, _rank(fresh))
       saved_at = time.time()
     if stop:
       break
-  return Outcome(state, step, step < config.steps, seen)
+  return checkpoints.Outcome(state, step, step < config.steps, seen)
+
+
+def _looked(tools, state, step):
+  """Evaluates and writes down what was found."""
+  found = tools.look(state)
+  if found:
+    tools.writer.write(step, 'eval', found)
+    if jax.process_index() == 0:
+      tools.bar.write(_line(step, found), file=sys.stderr)
+  return found
+
+
+@dataclasses.dataclass
+class _Meter:
+  """Values and tokens of the steps since it was read."""
+
+  rows: list[dict] = dataclasses.field(default_factory=list)
+  tokens: int = 0
+  started: float = dataclasses.field(default_factory=time.time)
+
+  def add(self, values: dict, tokens: int) -> None:
+    self.rows.append(values)
+    self.tokens += tokens
+
+  def read(self) -> dict:
+    """Means of the values, and tokens a second; begins anew."""
+    names = self.rows[0] if self.rows else ()
+    found = {k: float(np.mean([row[k] for row in self.rows])) for k in names}
+    spent = max(time.time() - self.started, 1e-9)
+    found['tokens_per_second'] = self.tokens / spent
+    self.rows, self.tokens, self.started = [], 0, time.time()
+    return found
 
 
 def _progress_bar(config, first):
@@ -345,13 +314,6 @@ def _is_time(config, step, saved_at):
     return True
   minutes = (time.time() - saved_at) / 60
   return bool(config.save_minutes) and minutes >= config.save_minutes
-
-
-def _means(rows, tokens, started):
-  """Means of the steps' values, and tokens a second."""
-  out = {k: float(np.mean([row[k] for row in rows])) for k in rows[0]}
-  spent = max(time.time() - started, 1e-9)
-  return out | {'tokens_per_second': tokens / spent}
 
 
 def _where(run, schedule, step):

@@ -1,25 +1,26 @@
 """Objectives: how a model's parameters and a batch become a loss.
 
-A `Network` is what an objective needs to know of a model; `t5_network` and
-`decoder_network` make one. `cross_entropy_objective` trains a target,
-`distillation_objective` a drafter. Both compute final states for whole rows
-and logits for a chunk of positions at a time.
+A `Network` is what an objective needs to know of a model.
+`cross_entropy_objective` trains a target, `distillation_objective` a drafter.
+Both compute final states for whole rows and logits for a chunk of positions at
+a time.
 
 References:
   Zhou et al. DistillSpec: improving speculative decoding via knowledge
     distillation. ICLR 2024. https://arxiv.org/abs/2310.08461
 """
 
+import functools
 from typing import Any, Callable, NamedTuple, Optional
 
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 
 from specjax import base
-from specjax.training import config as config_lib
+from specjax.models import registry
 from specjax.training import losses
+from specjax.training import settings as settings_lib
 from specjax.training import step as step_lib
 
 
@@ -100,26 +101,18 @@ def projection(module: Any) -> Callable[..., base.Array]:
   return logits
 
 
-def t5_network(module: Any) -> Network:
-  """`Network` of a T5 over the batches of `packing.pair_rows`."""
-  ids = np.zeros((1, 2), np.int32)
-  return _network(module, ids, ids == 0, ids)
+def network_of(config: Any, module: Any) -> Network:
+  """`Network` of a language model.
 
-
-def decoder_network(module: Any) -> Network:
-  """`Network` of a decoder-only model over `packing.text_rows`."""
-  return _network(module, np.zeros((1, 2), np.int32))
-
-
-def _network(module, *example):
-  """`Network` of a module that `example` calls."""
-
-  def init(key):
-    return module.init(key, *example)['params']
+  Args:
+    config: of its model family.
+    module: its Flax module; see `ModelFamily.network`.
+  """
 
   def hidden(params, batch, key):
     return states(module, params, batch, key)[0]
 
+  init = functools.partial(registry.family_of(config).init, config)
   return Network(init, hidden, projection(module))
 
 
@@ -160,7 +153,7 @@ def sum_chunks(chunk: int, function: Callable, arrays: Any) -> Any:
 
 def cross_entropy_objective(
   network: Network,
-  config: config_lib.ObjectiveConfig,
+  config: settings_lib.ObjectiveConfig,
   output_ids: tuple = (),
 ) -> step_lib.Objective:
   """Trains a model on the tokens of the data.
@@ -203,24 +196,25 @@ def cross_entropy_objective(
 
 
 def compare(
-  config: config_lib.ObjectiveConfig,
-  output_ids: tuple,
-  training: bool,
+  config: settings_lib.ObjectiveConfig,
   draft: base.Array,
   whole: base.Array,
   labels: base.Array,
   mask: base.Array,
+  *,
+  output_ids: tuple,
+  training: bool,
 ) -> tuple[base.Array, base.Array, base.Array]:
   """What a drafter's logits are worth beside the target's.
 
   Args:
     config: `ObjectiveConfig`.
-    output_ids: as in `distillation_objective`.
-    training: whether labels are smoothed.
     draft: [..., V'], one logit for each of `output_ids`.
     whole: [..., V], the target's.
     labels: int32 [...].
     mask: bool [...].
+    output_ids: as in `distillation_objective`.
+    training: whether labels are smoothed.
 
   Returns:
     The loss [...], 0 where masked; the acceptance rate and whether the two
@@ -254,7 +248,7 @@ def compare(
 def distillation_objective(
   network: Network,
   teacher: Network,
-  config: config_lib.ObjectiveConfig,
+  config: settings_lib.ObjectiveConfig,
   output_ids: tuple = (),
 ) -> step_lib.Objective:
   """Trains a drafter to speak like its target.
@@ -281,8 +275,9 @@ def distillation_objective(
     draft = network.logits(params, hidden)
     whole = lax.stop_gradient(teacher.logits(frozen, known))
     values, near, agree = compare(
-      config, output_ids, training, draft, whole, labels, mask
-    )
+      config, draft, whole, labels, mask,
+      output_ids=output_ids, training=training,
+    )  # fmt: skip
     return {
       'total': jnp.sum(values),
       'acceptance': jnp.sum(jnp.where(mask, near, 0.0)),

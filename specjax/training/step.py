@@ -1,5 +1,6 @@
 """One optimiser step, compiled once."""
 
+import functools
 from typing import Callable, NamedTuple
 
 import jax
@@ -40,6 +41,22 @@ def _gradients(objective, in_use, params, frozen, batch, key):
   return grads, sums
 
 
+def _accumulated(gradients, parts, params, frozen, batch, key):
+  """`gradients` of a batch, a part of its rows at a time."""
+  if parts == 1:
+    return gradients(params, frozen, batch, key)
+  rows = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+  keys = jax.random.split(key, parts)
+  first = jax.tree.map(lambda x: x[0], (rows, keys))
+  shapes = jax.eval_shape(gradients, params, frozen, *first)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+  def add(carry, part):
+    return jax.tree.map(jnp.add, carry, gradients(params, frozen, *part)), None
+
+  return lax.scan(add, zeros, (rows, keys))[0]
+
+
 def make_train_step(
   objective: Objective,
   optimizer: optax.GradientTransformation,
@@ -71,34 +88,13 @@ def make_train_step(
     'grad_norm' before clipping, and the means of the objective's sums.
   """
 
-  def accumulate(params, frozen, batch, key):
-    if accumulation == 1:
-      return _gradients(objective, in_use, params, frozen, batch, key)
-    parts = jax.tree.map(
-      lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch
-    )
-    keys = jax.random.split(key, accumulation)
-    shapes = jax.eval_shape(
-      lambda: _gradients(
-        objective,
-        in_use,
-        params,
-        frozen,
-        jax.tree.map(lambda x: x[0], parts),
-        keys[0],
-      )
-    )
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-    def add(carry, part):
-      new = _gradients(objective, in_use, params, frozen, *part)
-      return jax.tree.map(jnp.add, carry, new), None
-
-    return lax.scan(add, zeros, (parts, keys))[0]
+  gradients = functools.partial(_gradients, objective, in_use)
 
   def train_step(state, frozen, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    grads, sums = accumulate(state.params, frozen, batch, key)
+    grads, sums = _accumulated(
+      gradients, accumulation, state.params, frozen, batch, key
+    )
     weight = jnp.maximum(sums['weight'], 1.0)
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

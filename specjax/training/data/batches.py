@@ -77,10 +77,10 @@ def _plan_epoch(config, sources, seed, epoch):
     flat,
     [sizes[:, side] for side in range(len(limits))],
     limits,
-    num_joined,
-    (config.join_min, config.join_max),
     rng,
-    cut,
+    num_joined=num_joined,
+    join=(config.join_min, config.join_max),
+    cut=cut,
   )
   examples = [examples[i] for i in rng.permutation(len(examples))]
   taken = np.stack([sizes[e].sum(0) for e in examples])
@@ -103,7 +103,7 @@ class Batches(NamedTuple):
 
 def make_batches(
   config: sources_lib.DataConfig,
-  sources: list[sources_lib.Source],
+  sources: list[sources_lib.ExampleSource],
   *,
   seed: int,
   start_id: Optional[int] = None,
@@ -126,52 +126,72 @@ def make_batches(
   plan = functools.lru_cache(_PLANS_KEPT)(
     functools.partial(_plan_epoch, config, sources, seed)
   )
-  counts = []
-  firsts = np.cumsum([0] + [len(packing.lengths(s.sides[0])) for s in sources])
-
-  def epoch_of(step):
-    epoch, before = 0, 0
-    while True:
-      if epoch == len(counts):
-        counts.append(-(-len(plan(epoch)) // config.batch_rows))
-      if step < before + counts[epoch]:
-        return epoch, step - before, counts[epoch]
-      before += counts[epoch]
-      epoch += 1
-
-  def locate(item):
-    s = int(np.searchsorted(firsts, item, 'right')) - 1
-    return sources[s], int(item - firsts[s])
-
-  def tokens(items, side):
-    parts = []
-    for item in items:
-      source, i = locate(item)
-      parts.append(packing.get(source.sides[side], i))
-    return np.concatenate([p[:-1] for p in parts[:-1]] + parts[-1:])
-
-  def text(items):
-    source, i = locate(items[0])
-    return packing.get(source.sides[0], i), int(source.given[i])
+  epoch_of = _numbering(lambda epoch: -(-len(plan(epoch)) // config.batch_rows))
 
   def get(step):
     epoch, index, _ = epoch_of(int(step))
     batch = plan(epoch)[index * config.batch_rows :]
     mine = [batch[row] if row < len(batch) else [] for row in wanted]
-    num_rows = len(mine)
     if config.kind == 'text':
       return packing.text_rows(
-        [[text(e) for e in row] for row in mine], config.target_length, num_rows
+        [[_text(sources, items) for items in row] for row in mine],
+        config.target_length,
+        len(mine),
       )
     return packing.pair_rows(
-      [[(tokens(e, 0), tokens(e, 1)) for e in row] for row in mine],
+      [
+        [tuple(_side(sources, items, side) for side in (0, 1)) for items in row]
+        for row in mine
+      ],
       config.source_length,
       config.target_length,
-      num_rows,
+      len(mine),
       start_id,
     )
 
   return Batches(get, epoch_of)
+
+
+def _numbering(count: Callable[[int], int]) -> Callable[[int], tuple]:
+  """`epoch_of` of `Batches`, for `count(epoch)` batches in each epoch."""
+  counts = []
+
+  def epoch_of(step):
+    epoch, before = 0, 0
+    while True:
+      if epoch == len(counts):
+        counts.append(count(epoch))
+      if step < before + counts[epoch]:
+        return epoch, step - before, counts[epoch]
+      before += counts[epoch]
+      epoch += 1
+
+  return epoch_of
+
+
+def _located(sources, item) -> tuple[sources_lib.ExampleSource, int]:
+  """The source of an item, counted over all sources, and its number there."""
+  for source in sources:
+    count = len(packing.lengths(source.sides[0]))
+    if item < count:
+      return source, int(item)
+    item -= count
+  raise IndexError(item)
+
+
+def _side(sources, items, side) -> np.ndarray:
+  """Tokens of one side of a passage; end tokens inside it are dropped."""
+  parts = []
+  for item in items:
+    source, number = _located(sources, item)
+    parts.append(packing.get(source.sides[side], number))
+  return np.concatenate([part[:-1] for part in parts[:-1]] + parts[-1:])
+
+
+def _text(sources, items) -> tuple[np.ndarray, int]:
+  """Tokens of a piece of text, and how many of them are given."""
+  source, number = _located(sources, items[0])
+  return packing.get(source.sides[0], number), int(source.given[number])
 
 
 def dataset(batches: Batches, num_steps: int) -> Any:

@@ -52,9 +52,10 @@ def group(
   order: np.ndarray,
   sizes: Sequence[np.ndarray],
   limits: Sequence[int],
-  num_joined: int,
-  join: tuple[int, int],
   rng: np.random.Generator,
+  *,
+  num_joined: int = 0,
+  join: tuple[int, int] = (1, 1),
   cut: Optional[np.ndarray] = None,
 ) -> list[np.ndarray]:
   """Joins the first `num_joined` of `order` to passages; the rest stay alone.
@@ -63,10 +64,10 @@ def group(
     order: int [n], items in the order they are taken.
     sizes: per side, int [number of items], the tokens an item takes there.
     limits: per side, the most tokens an example may take.
+    rng: draws the number of items of each passage.
     num_joined: how many items become parts of passages.
     join: fewest and most items of a passage; a passage also ends before it
       would pass a limit.
-    rng: draws the number of items of each passage.
     cut: bool [number of items], those that end their passage; None for none.
 
   Returns:

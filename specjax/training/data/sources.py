@@ -92,7 +92,7 @@ class DataConfig:
       )
 
 
-class Source(NamedTuple):
+class ExampleSource(NamedTuple):
   """Tokenised examples in memory.
 
   Attributes:
@@ -135,7 +135,7 @@ def load_pairs(
   paths: list[str],
   encode: Callable[[list[str]], list[list[int]]],
   eos_id: int,
-) -> Source:
+) -> ExampleSource:
   """Reads and tokenises sentence pairs.
 
   Every side ends with `eos_id`, but a target that its budget cut.
@@ -165,7 +165,7 @@ def load_pairs(
       'data.target_length.'
     )
   *sides, cut = zip(*fitting)
-  return Source(
+  return ExampleSource(
     tuple(packing.stream(side) for side in sides),
     read.skipped,
     len(pairs) - len(fitting),
@@ -182,7 +182,7 @@ def load_labelled_text(
   paths: list[str],
   encode: Callable[[list[str]], list[list[int]]],
   eos_id: int,
-) -> Source:
+) -> ExampleSource:
   """Reads prompts and a decoder-only target's continuations of them.
 
   Only the continuation carries loss; an example that is longer than a row is
@@ -206,7 +206,7 @@ def load_labelled_text(
       f'No prompt of {", ".join(paths)} fits {config.target_length} tokens; '
       'raise data.target_length.'
     )
-  return Source(
+  return ExampleSource(
     (packing.stream(examples),), read.skipped, too_long, np.asarray(given)
   )
 
@@ -216,7 +216,7 @@ def load_text(
   paths: list[str],
   encode: Callable[[list[str]], list[list[int]]],
   eos_id: int,
-) -> Source:
+) -> ExampleSource:
   """Reads and tokenises documents, cut to pieces that fit a row."""
   documents, skipped = readers.read_documents(
     paths,
@@ -231,7 +231,7 @@ def load_text(
   if not pieces:
     raise ValueError(f'No text of two tokens or more in {", ".join(paths)}.')
   given = np.ones(len(pieces), np.int64)
-  return Source((packing.stream(pieces),), skipped, 0, given)
+  return ExampleSource((packing.stream(pieces),), skipped, 0, given)
 
 
 def check_joinable(encode, texts: list[str], eos_id: int):
@@ -249,3 +249,17 @@ def check_joinable(encode, texts: list[str], eos_id: int):
       'This tokenizer spells a sentence differently after another one, so '
       'pairs cannot be joined to passages; set data.joined_fraction=0.'
     )
+
+
+def frequent_ids(
+  sources: list[ExampleSource], count: int, eos_id: int
+) -> tuple[int, ...]:
+  """The `count` most frequent ids of the targets, in rising order.
+
+  The end of a sequence is always among them.
+  """
+  tokens = np.concatenate([source.sides[-1].tokens for source in sources])
+  times = np.bincount(tokens, minlength=eos_id + 1)
+  times[eos_id] = len(tokens)
+  ranked = np.argsort(-times, kind='stable')[:count]
+  return tuple(sorted(int(i) for i in ranked if times[i]))

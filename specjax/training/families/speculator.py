@@ -1,296 +1,162 @@
-"""Group-wise training: every position of a row with its own group of masks.
+"""Drafters on a target's hidden states: their shape, and where they begin.
 
-The rule of `models.parallel` says what slot (anchor, depth) reads, where it
-stands and what it predicts. Real slots are run once for the whole row. Groups
-of masks then read the kept keys and values, a chunk of groups at a time, so
-that a row of thousands of tokens needs bounded memory. A slot counts if its
-predicted position carries loss and lies in its anchor's segment.
-
-References:
-  Xiao et al. ParallelSpec. 2024. https://arxiv.org/abs/2410.05589
-  An et al. PARD (conditional drop-token). 2025.
-    https://arxiv.org/abs/2504.18583
+What they learn is in `speculator_objective`.
 """
 
+import dataclasses
 import functools
-from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from specjax import models
-from specjax.models.common import cache as cache_lib
+from specjax.models import registry as model_registry
+from specjax.models.speculator import config as speculator_config
 from specjax.models.speculator import modeling as network_lib
-from specjax.training import config as config_lib
-from specjax.training import objectives
-from specjax.training import step as step_lib
-from specjax.training.families import speculator_rows
-from specjax.training.families import speculator_settings
-from specjax.training.families.speculator_rows import at
-from specjax.training.families.speculator_rows import is_valid
+from specjax.training.families import language_model
+from specjax.training.families import speculator_objective
+from specjax.training.families import speculator_options
+from specjax.training.families.family import BY_DEPTH
+from specjax.training.families.family import TrainingFamily
+from specjax.training.families.family import TrainingInputs
 
 
-def objective(
-  config: models.ParallelConfig,
-  teacher_module: Any,
-  settings: speculator_settings.ParallelSettings,
-  learning: config_lib.ObjectiveConfig,
-) -> step_lib.Objective:
-  """Trains a drafter network for every position and depth of a row.
+def _new_config(given: TrainingInputs) -> models.ParallelConfig:
+  config, kind = given.config, given.config.model.family
+  settings = given.options
+  target = model_registry.facts(given.teacher.config)
+  output_ids = given.output_ids()
+  if given.initial is None:
+    trunk = speculator_config.new_trunk(
+      target, kind, language_model.shape_of(config.model)
+    )
+  else:
+    found = _initial_trunk(given.initial, kind)
+    trunk = found.config
+    output_ids = output_ids if found.kind is None else found.output_ids
+  trunk = dataclasses.replace(
+    trunk,
+    vocab_size=target.vocab_size,
+    dtype=config.compute_dtype,
+    dropout_rate=config.model.dropout,
+    remat=config.remat == 'full',
+  )
+  return models.ParallelConfig(
+    trunk=trunk,
+    kind=kind,
+    masks=settings.masks,
+    num_draft=settings.num_draft,
+    feature=settings.feature_of(kind),
+    mask_embedding=settings.mask_embedding,
+    mask_feature=settings.mask_feature,
+    output_ids=output_ids,
+    **speculator_config.of_target(target, kind),
+  )
+
+
+def _check(given):
+  teacher, kind = given.teacher, given.config.model.family
+  network_lib.check_tables(
+    kind, models.abstract_params(teacher.config), teacher.name
+  )
+  if given.initial is not None:
+    _initial_trunk(given.initial, kind)
+
+
+def _initial_trunk(initial, kind):
+  """Layers and head of the weights that a run begins with."""
+  found = speculator_config.trunk_of(initial.config)
+  if found is not None and found.kind is not None and found.kind != kind:
+    raise ValueError(
+      f'{initial.name} holds a {found.kind} drafter, but model.family is '
+      f'{kind!r}.'
+    )
+  if found is None or (found.kind is None and kind != 'parallel'):
+    raise ValueError(
+      f'{initial.name} cannot become a {kind} drafter; give one of that kind'
+      + (' or a decoder-only model.' if kind == 'parallel' else '.')
+    )
+  layers = found.config
+  if found.kind is None and (layers.rope is None or layers.sliding_layers):
+    raise ValueError(
+      f'{initial.name} cannot become a parallel drafter: it needs rotary '
+      'positions and no sliding windows.'
+    )
+  return found
+
+
+def initialiser(given: TrainingInputs, config: models.ParallelConfig):
+  """Initial parameters: those of a folder, and fresh ones for what it lacks.
+
+  Masks begin as the mean of the folder's embeddings, if it has any; a head with
+  fewer tokens begins with their rows.
 
   Args:
+    given: with the folder's model as `initial`, or None there.
     config: of the network.
-    teacher_module: of the target; its parameters are the loss's `frozen`.
-    settings: `ParallelSettings`.
-    learning: `ObjectiveConfig`; 'cross_entropy' has the data's tokens as
-      labels, the others the target's distribution at the predicted position.
 
   Returns:
-    `Objective`. The loss is the mean over slots, weighted by depth; with fewer
-    groups than positions its expectation is that of all of them. Its sums are
-    'acceptance' (1 - TV) and 'agreement' (of the argmaxes), weighted alike,
-    and 'acceptance_d' for each depth d from 1 to K.
+    key -> parameters.
   """
-  module = network_lib.Parallel(config)
-  teacher = speculator_rows.teacher_of(teacher_module)
-  weights = jnp.asarray(
-    [settings.depth_decay**d for d in range(config.num_draft)], jnp.float32
+  initial = given.initial
+  fresh = functools.partial(network_lib.init, config)
+  if initial is None:
+    return fresh
+
+  def init(key):
+    params = dict(fresh(key))
+    loaded = dict(initial.params)
+    if 'head' in loaded and config.output_ids:
+      table = loaded['head']['weight']
+      if table.shape[0] != len(config.output_ids):
+        rows = np.asarray(config.output_ids, np.int32)
+        loaded['head'] = {'weight': jnp.take(table, rows, axis=0)}
+    masks = params.get('mask_embed')
+    if masks and 'embed' in loaded and 'mask_embed' not in loaded:
+      mean = jnp.mean(loaded['embed']['weight'], axis=0)
+      params['mask_embed'] = {'weight': mean + 0.1 * masks['weight']}
+    for name, value in loaded.items():
+      shapes = [
+        jax.tree.map(jnp.shape, tree) for tree in (params.get(name), value)
+      ]
+      if shapes[0] != shapes[1]:
+        raise ValueError(
+          f'{initial.name} holds {name} with other shapes than this drafter: '
+          'take weights with the same vocabulary and layers.'
+        )
+      params[name] = value
+    return params
+
+  return init
+
+
+def _objective(given, made, module):
+  del module
+  return speculator_objective.objective(
+    made,
+    given.teacher.module,
+    given.options,
+    given.config.objective,
   )
 
-  def loss(params, frozen, batch, key):
-    keys = (None, None, None) if key is None else jax.random.split(key, 3)
-    rows = speculator_rows.rows_of(
-      teacher, frozen, batch, settings.feature_noise, keys[0]
-    )
-    bound = network_lib.bind(config, params, frozen)
 
-    def score(state, where, valid):
-      return _score(
-        module, teacher, settings, learning, key is not None,
-        bound, frozen, rows, state, where, valid,
-      )  # fmt: skip
-
-    if config.is_heads:
-      found = _heads_pass(module, learning.chunk, bound, rows, score)
-    else:
-      found = _trunk_pass(
-        module, settings, learning.chunk, bound, rows, score, keys
-      )
-    return _totals(config, rows, weights, found)
-
-  return step_lib.Objective(functools.partial(network_lib.init, config), loss)
+def _measured(config, metrics):
+  """The config with the acceptance rates by depth, from which trees grow."""
+  rates = []
+  while f'{BY_DEPTH}{len(rates) + 1}' in metrics:
+    rates.append(round(float(metrics[f'{BY_DEPTH}{len(rates) + 1}']), 4))
+  return dataclasses.replace(config, acceptance=tuple(rates))
 
 
-def _score(
-  module, teacher, settings, learning, training, bound, frozen, rows, state,
-  where, valid,
-):  # fmt: skip
-  """What slots with final states [B, S, D] are worth: dict of [B, S]."""
-  known, labels = at(rows.known, where), at(rows.target, where)
-  draft = module.apply({'params': bound}, state, method='logits_from_hidden')
-  whole = lax.stop_gradient(teacher.logits(frozen, known))
-  values, near, agree = objectives.compare(
-    learning, module.config.output_ids, training, draft, whole, labels, valid
-  )
-  if settings.feature_weight:
-    apart = (state - known).astype(jnp.float32)
-    apart = jnp.where(valid[..., None], apart, 0.0)
-    size = jnp.abs(apart)
-    smooth = jnp.where(size < 1, 0.5 * size * size, size - 0.5)
-    values = values + settings.feature_weight * jnp.mean(smooth, axis=-1)
-  return {
-    'value': values,
-    'acceptance': jnp.where(valid, near, 0.0),
-    'agreement': jnp.where(valid, agree, False).astype(jnp.float32),
-    'count': valid.astype(jnp.float32),
-  }
-
-
-def _heads_pass(module, chunk, bound, rows, score):
-  """Sums by depth, dict of [K], of Medusa's heads."""
-  size = module.config.num_draft
-  place = jnp.arange(rows.tokens.shape[1], dtype=jnp.int32)
-  place = jnp.broadcast_to(place, rows.tokens.shape)
-
-  def sums(part):
-    anchor, feature = part
-    state = module.apply({'params': bound}, feature, method='head_states')
-    batch, count = anchor.shape
-    where = (anchor[..., None] + jnp.arange(size)).reshape(batch, -1)
-    whose = jnp.repeat(anchor, size, axis=1)
-    # The first token of a document has no state to draft from.
-    valid = is_valid(rows, whose, where) & (at(rows.positions, whose) > 0)
-    made = score(state.reshape(batch, count * size, -1), where, valid)
-    return {
-      k: jnp.sum(v.reshape(-1, count, size), (0, 1)) for k, v in made.items()
-    }
-
-  return objectives.sum_chunks(chunk, sums, (place, rows.features))
-
-
-def _trunk_pass(module, settings, chunk, bound, rows, score, keys):
-  """Sums by depth, dict of [K], of a network with layers."""
-  config = module.config
-  drop = {} if keys[1] is None else {'dropout': keys[1]}
-  apply = functools.partial(module.apply, {'params': bound}, rngs=drop)
-  count = rows.tokens.shape[1]
-  real = real_states(config, apply, rows, deterministic=not drop)
-
-  def first_depth(part):
-    return {k: jnp.sum(v) for k, v in score(*part).items()}
-
-  place = jnp.arange(count, dtype=jnp.int32)[None]
-  where = jnp.broadcast_to(place, rows.tokens.shape)
-  found = objectives.sum_chunks(
-    chunk, first_depth, (real.state, where, is_valid(rows, where, where))
-  )
-  found = {k: v[None] for k, v in found.items()}
-  if config.num_draft == 1 or not config.masks:
-    return found
-  anchors = min(settings.anchors or count, count)
-  ranks = speculator_rows.kept_groups(anchors, settings, config.num_draft)
-  size = min(settings.anchor_chunk or anchors, anchors)
-  chosen = where
-  if anchors < count or settings.keep < 1:
-    chosen = speculator_rows.choose_anchors(rows.segments, anchors, keys[2])
-  groups = functools.partial(
-    _group_sums, apply, rows, real, score, not drop, ranks
-  )
-  parts = speculator_rows.plan(ranks, size)
-  deeper = _over_chunks(groups, chosen, parts, size, config)
-  return {k: jnp.concatenate([v, deeper[k]]) for k, v in found.items()}
-
-
-def _over_chunks(groups, chosen, parts, size, config):
-  """Adds up `groups` over all chunks: dict of [K - 1]."""
-  batch, anchors = chosen.shape
-  total = None
-  for first, count, depth in parts:
-    ranks = jnp.arange(first * size, (first + count) * size, dtype=jnp.int32)
-    rows = jnp.take(chosen, jnp.minimum(ranks, anchors - 1), axis=1)
-    rows = jnp.moveaxis(rows.reshape(batch, count, size), 1, 0)
-    call = jax.checkpoint(functools.partial(groups, depth=depth))
-    if count == 1:
-      made = call((rows[0], ranks))
-    else:
-      made = lax.map(call, (rows, ranks.reshape(count, size)))
-      made = jax.tree.map(lambda x: jnp.sum(x, 0), made)
-    made = {
-      k: jnp.pad(v, (0, config.num_draft - 1 - depth)) for k, v in made.items()
-    }
-    total = made if total is None else jax.tree.map(jnp.add, total, made)
-  return total
-
-
-class Real(NamedTuple):
-  """What the real slots of rows leave behind.
-
-  Attributes:
-    state: [B, N, D], final states.
-    kept: (keys, values) of each layer.
-    sources: likewise of the encoded source, or None.
-  """
-
-  state: Any
-  kept: tuple
-  sources: Any
-
-
-def real_states(config, apply, rows, *, deterministic=True) -> Real:
-  """Runs the slots of depth 0; `apply(*args, method=name)` runs the module."""
-  place = jnp.arange(rows.tokens.shape[1], dtype=jnp.int32)[None]
-  real = (place, jnp.zeros_like(place))
-  sources = None
-  if config.encoder_width:
-    sources = apply(rows.encoded, method='project_source')
-  state, kept = apply(
-    apply(rows.tokens, real[1], rows.features, method='inputs'),
-    rows.positions,
-    network_lib.slot_mask(real, real, rows.segments),
-    sources=sources,
-    source_mask=rows.readable,
-    deterministic=deterministic,
-    method='run',
-  )
-  return Real(state, kept, sources)
-
-
-def group_states(apply, rows, real, anchors, depth, *, deterministic=True):
-  """Final states [B, C * depth, D] of the masks behind anchors int32 [B, C].
-
-  Groups stand one after another, each in the order of its depths.
-  """
-  batch, count = rows.tokens.shape
-  level = jnp.tile(
-    jnp.arange(1, depth + 1, dtype=jnp.int32), (batch, anchors.shape[1])
-  )
-  anchor = jnp.repeat(anchors, depth, axis=1)
-  place = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), (batch, count))
-  key = (
-    jnp.concatenate([place, anchor], axis=1),
-    jnp.concatenate([jnp.zeros_like(place), level], axis=1),
-  )
-  width = count + anchor.shape[1]
-  start = jnp.full((batch,), count, jnp.int32)
-  features = at(rows.features, anchor)
-  state, _ = apply(
-    apply(jnp.zeros_like(anchor), level, features, method='inputs'),
-    at(rows.positions, anchor) + level,
-    network_lib.slot_mask((anchor, level), key, rows.segments),
-    pasts=tuple(
-      cache_lib.Past(*cache_lib.grow(pair, width), start) for pair in real.kept
-    ),
-    sources=real.sources,
-    source_mask=None if real.sources is None else at(rows.readable, anchor),
-    deterministic=deterministic,
-    method='run',
-  )
-  return state
-
-
-def _group_sums(apply, rows, real, score, deterministic, ranks, part, *, depth):
-  """Sums by depth of one chunk of groups: dict of [depth].
-
-  `part` is (anchors int32 [B, C], their ranks int32 [C]).
-  """
-  anchors, order = part
-  batch, size = anchors.shape
-  state = group_states(
-    apply, rows, real, anchors, depth, deterministic=deterministic
-  )
-  where = anchors[:, :, None] + jnp.arange(1, depth + 1, dtype=jnp.int32)
-  where = where.reshape(batch, -1)
-  reached = order[:, None] < jnp.asarray(ranks[:depth])
-  whose = jnp.repeat(anchors, depth, axis=1)
-  valid = is_valid(rows, whose, where) & reached.reshape(1, -1)
-  made = score(state, where, valid)
-  return {
-    k: jnp.sum(v.reshape(batch, size, depth), (0, 1)) for k, v in made.items()
-  }
-
-
-def _totals(config, rows, weights, found):
-  """(total, weight, sums) of an objective, from sums by depth."""
-  place = jnp.arange(rows.tokens.shape[1], dtype=jnp.int32)
-  place = jnp.broadcast_to(place, rows.tokens.shape)
-  depths = found['count'].shape[0]
-  first = 1 if config.is_heads else 0
-  every = jnp.stack(
-    [
-      jnp.sum(
-        is_valid(rows, place, place + d) & (rows.positions >= first),
-        dtype=jnp.float32,
-      )
-      for d in range(depths)
-    ]
-  )
-  # What was left out counts as what was looked at, depth by depth.
-  scale = weights[:depths] * every / jnp.maximum(found['count'], 1.0)
-  weight = jnp.sum(weights[:depths] * every)
-  sums = {
-    name: jnp.sum(scale * found[name]) for name in ('acceptance', 'agreement')
-  }
-  rates = found['acceptance'] / jnp.maximum(found['count'], 1.0)
-  sums |= {f'acceptance_{d + 1}': weight * rates[d] for d in range(depths)}
-  return jnp.sum(scale * found['value']), weight, sums
+FAMILY = TrainingFamily(
+  name='speculator',
+  kinds=lambda: speculator_config.KINDS,
+  validate=speculator_options.validate,
+  new_config=_new_config,
+  objective=_objective,
+  initialiser=initialiser,
+  check=_check,
+  options=speculator_options.SpeculatorTraining,
+  measured=_measured,
+)

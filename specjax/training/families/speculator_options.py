@@ -1,4 +1,4 @@
-"""Settings of drafters with mask tokens and of their hosts."""
+"""Settings of drafters on a target's hidden states."""
 
 import dataclasses
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from specjax import validation
 from specjax.models.speculator import config as speculator_config
 
-FAMILIES = speculator_config.KINDS
+_HERE = 'families.speculator'
 
 
 @dataclasses.dataclass
-class ParallelSettings:
+class SpeculatorTraining:
   """How a `parallel`, `medusa` or `eagle` drafter is built and trained.
 
   Attributes:
@@ -55,7 +55,7 @@ class ParallelSettings:
       return self.feature
     return 'none' if family == 'parallel' else 'fuse'
 
-  def validate(self, family: str):
+  def validate(self) -> None:
     """Raises ValueError with one sentence for a setting that cannot work."""
     for name, value, allowed in (
       ('feature', self.feature, ('auto', *speculator_config.FEATURES)),
@@ -66,7 +66,7 @@ class ParallelSettings:
       ),
       ('mask_feature', self.mask_feature, speculator_config.MASK_FEATURES),
     ):
-      validation.one_of(f'parallel.{name}', value, allowed)
+      validation.one_of(f'{_HERE}.{name}', value, allowed)
     for name, least in (
       ('num_draft', 1),
       ('anchors', 0),
@@ -74,32 +74,39 @@ class ParallelSettings:
       ('feature_weight', 0),
       ('feature_noise', 0),
     ):
-      validation.at_least(f'parallel.{name}', getattr(self, name), least)
+      validation.at_least(f'{_HERE}.{name}', getattr(self, name), least)
     for name in ('keep', 'keep_least', 'depth_decay'):
-      validation.share(f'parallel.{name}', getattr(self, name))
-    if family == 'parallel' and not self.masks:
-      raise ValueError(
-        'parallel.masks=False makes an ordinary draft model; train model.family'
-        "='decoder' or 't5' instead."
-      )
-    if family == 'parallel' and self.feature_weight:
-      raise ValueError(
-        'parallel.feature_weight compares states of equal width: it is for '
-        'medusa and eagle drafters.'
-      )
+      validation.share(f'{_HERE}.{name}', getattr(self, name))
 
 
-def validate(config: Any):
-  """Raises ValueError if a `TrainConfig` of these families cannot work."""
-  family = config.model.family
+def validate(config: Any, settings: SpeculatorTraining) -> None:
+  """Raises ValueError if a `TrainConfig` of these drafters cannot work."""
+  kind = config.model.family
   if config.task != 'drafter':
-    raise ValueError(f"model.family={family!r} is for task='drafter'.")
+    raise ValueError(f"model.family={kind!r} is for task='drafter'.")
   if config.data.on_policy_fraction:
     raise ValueError(
       f'data.on_policy_fraction needs a drafter that generates by itself; a '
-      f'{family} drafter does not.'
+      f'{kind} drafter does not.'
     )
-  config.parallel.validate(family)
+  if kind == 'parallel' and not settings.masks:
+    raise ValueError(
+      f'{_HERE}.masks=False makes an ordinary draft model; train model.family'
+      "='decoder' or 't5' instead."
+    )
+  if kind == 'parallel' and settings.feature_weight:
+    raise ValueError(
+      f'{_HERE}.feature_weight compares states of equal width: it is for '
+      'medusa and eagle drafters.'
+    )
+  if (
+    kind == 'parallel'
+    and config.model.output_vocab
+    and (config.model.tie_embeddings)
+  ):
+    raise ValueError(
+      'model.output_vocab is for drafters with model.tie_embeddings=False.'
+    )
 
 
 # The drafters that one compares: family and what is unlike the defaults.
@@ -134,6 +141,7 @@ def apply_variant(config: Any, name: str) -> Any:
       f'Unknown variant {name!r}; known are {", ".join(VARIANTS)}.'
     )
   config.model.family, changes = VARIANTS[found]
-  config.parallel = dataclasses.replace(config.parallel, **changes)
+  settings = config.families.speculator
+  config.families.speculator = dataclasses.replace(settings, **changes)
   config.name += f' ({found})'
   return config
