@@ -13,7 +13,7 @@ References:
     https://arxiv.org/abs/2203.16487
 """
 
-from specjax.benchmark.specdec_config import SpecDecConfig
+from specjax.benchmark.specdec import SpecDecConfig
 
 
 def get_config(arg: str = '') -> SpecDecConfig:

@@ -5,17 +5,19 @@ drafts faster. It wins if its tokens a round, over the other's, exceed what its
 round costs over what the other's costs; both sides are measured.
 """
 
-from typing import Any, Sequence
+from typing import Sequence
 
+from specjax.benchmark import cost_model
 from specjax.benchmark import table
 
-
-def passes(case: Any) -> dict[str, Any]:
-  """How often a case's network runs to draft a round; {} for other drafters."""
-  source = case.source
-  if not case.drafts or source.model is None or source.entry.wraps:
-    return {}
-  return {'passes': 1 if case.assembled.plan.one_pass else case.num_draft}
+_COLUMNS = (
+  ('parallel', 'one pass', '{}'), ('sequential', 'token by token', '{}'),
+  ('num_draft', 'K', '{}'), ('temperature', 'T', '{:g}'),
+  ('verifier', 'verify', '{}'), ('needed', 'cost ratio', '{:.2f}'),
+  ('found', 'token ratio', '{:.2f}'),
+  ('predicted', 'predicted gain', '{:.2f}'),
+  ('measured', 'measured gain', '{:.2f}'),
+)  # fmt: skip
 
 
 def pairs(rows: Sequence[dict]) -> list[dict]:
@@ -41,19 +43,20 @@ def pairs(rows: Sequence[dict]) -> list[dict]:
         continue
       if not all(row.get('draft_ms') for row in (one, other)):
         continue
-      needed, tokens = (
-        (one['draft_ms'] + one['verify_ms'])
-        / (other['draft_ms'] + other['verify_ms']),
-        one['block_efficiency'] / other['block_efficiency'],
+      one_round, other_round = (
+        cost_model.Round(
+          row['block_efficiency'], row['verify_ms'], row['draft_ms']
+        )
+        for row in (one, other)
       )
       made.append(
         {name: one[name] for name in same}
         | {
           'parallel': one['drafter'],
           'sequential': other['drafter'],
-          'needed': needed,
-          'found': tokens,
-          'predicted': tokens / needed,
+          'needed': one_round.cost / other_round.cost,
+          'found': one_round.tokens / other_round.tokens,
+          'predicted': one_round.factor / other_round.factor,
           'measured': one['decode_speedup'] / other['decode_speedup'],
         }
       )
@@ -65,26 +68,14 @@ def markdown(rows: Sequence[dict]) -> str:
   found = pairs(rows)
   if not found:
     return ''
-  lines = [
-    '## One pass against token by token',
-    '',
-    "The first drafter pays where its tokens a round, over the other's, exceed "
-    "what its round costs over the other's.",
-    '',
-    '| one pass | token by token | K | T | verify | cost ratio | token ratio '
-    '| predicted gain | measured gain |',
-    '|---|---|---|---|---|---|---|---|---|',
-  ]
-  for row in found:
-    names = table.brief(row['parallel']), table.brief(row['sequential'])
-    numbers = [row[k] for k in ('needed', 'found', 'predicted', 'measured')]
-    lines.append(
-      f'| {names[0]} | {names[1]} | {row["num_draft"]} | '
-      f'{row["temperature"]:g} | {row["verifier"]} | '
-      + ' | '.join(f'{value:.2f}' for value in numbers)
-      + ' |'
+  return '\n\n'.join(
+    (
+      '## One pass against token by token',
+      "The first drafter pays where its tokens a round, over the other's, "
+      "exceed what its round costs over the other's.",
+      table.markdown(table.cells_of(found, _COLUMNS)),
     )
-  return '\n'.join(lines)
+  )
 
 
 def draft_times(rows: Sequence[dict]) -> str:
@@ -98,13 +89,8 @@ def draft_times(rows: Sequence[dict]) -> str:
   lengths = sorted({k for times in found.values() for k in times})
   if len(lengths) < 2:
     return ''
-  lines = [
-    '## Milliseconds of drafting by K',
-    '',
-    '| drafter | batch | ' + ' | '.join(map(str, lengths)) + ' |',
-    '|---|---|' + '---|' * len(lengths),
-  ]
+  lines = [['drafter', 'batch', *map(str, lengths)]]
   for (name, batch), times in found.items():
     cells = [f'{times[k]:.2f}' if k in times else '-' for k in lengths]
-    lines.append(f'| {name} | {batch} | ' + ' | '.join(cells) + ' |')
-  return '\n'.join(lines)
+    lines.append([name, str(batch), *cells])
+  return '## Milliseconds of drafting by K\n\n' + table.markdown(lines)

@@ -1,18 +1,18 @@
 """The grid of what is measured, and the batches it is measured on."""
 
 import dataclasses
-import itertools
 from typing import NamedTuple, Optional, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import options as options_lib
 from specjax import text as text_lib
 from specjax.benchmark import prompts as prompts_lib
 from specjax.checkpoints import model as model_lib
+from specjax.decoding import contract
 from specjax.decoding import generate as generate_lib
-from specjax.decoding import options as options_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters.entry import DraftData
@@ -25,7 +25,7 @@ from specjax.inference import costs as costs_lib
 _WIDTH = 64
 
 
-class Batch(NamedTuple):
+class PromptBatch(NamedTuple):
   """Rows decoded together.
 
   Attributes:
@@ -60,7 +60,7 @@ class Case(NamedTuple):
   batch_size: int
   tree: str = ''
 
-  def controls(self, batch: Batch) -> base.Controls:
+  def controls(self, batch: PromptBatch) -> base.Controls:
     """The batch's controls, with the dials of this case's rule."""
     given = batch.controls
     rows = given.temperature.shape[0]
@@ -74,6 +74,26 @@ class Case(NamedTuple):
     if not self.assembled.plan.reads_script:
       return self.params
     return self.assembled.params(self.data._replace(script=script))
+
+  def decode(
+    self,
+    batches: Sequence[PromptBatch],
+    max_new_tokens: int,
+    scripts: Optional[Sequence[base.Array]] = None,
+  ) -> list:
+    """`Generation`s of numpy arrays; `scripts` as in `params_for`, by batch.
+
+    Raises:
+      ValueError: a drafter or rule of the user's own broke its contract.
+    """
+    run = assemble.compiled(self.recipe, max_new_tokens)
+    made = []
+    for index, batch in enumerate(batches):
+      params = self.params_for(scripts[index]) if scripts else self.params
+      found = transfer.to_host(run(params, batch.prompt, self.controls(batch)))
+      contract.refuse(found.faults)
+      made.append(found)
+    return made
 
   @property
   def recipe(self) -> generate_lib.Recipe:
@@ -101,6 +121,14 @@ class Case(NamedTuple):
     return self.assembled.rule.name if self.drafts else ''
 
   @property
+  def passes(self) -> Optional[int]:
+    """Passes of its drafter network a round: 1 or K; None without one."""
+    source = self.source
+    if not self.drafts or source.model is None or source.entry.wraps:
+      return None
+    return 1 if self.assembled.plan.one_pass else self.num_draft
+
+  @property
   def exact(self) -> bool:
     """Whether the target's law is kept."""
     return self.assembled.is_exact
@@ -119,54 +147,7 @@ def plain(
   )
 
 
-def grid(
-  target: model_lib.Model,
-  sources: Sequence[Source],
-  config,
-  temperature: float,
-  batch_size: int,
-  data: DraftData,
-) -> list[Case]:
-  """Plain decoding, then every drafter, verifier and K once.
-
-  Args:
-    target: the target.
-    sources: drafters.
-    config: `BenchmarkConfig`.
-    temperature, batch_size: of all of them.
-    data: what parameters of drafters are made of.
-
-  Returns:
-    Cases; two verifiers that mean the same rule here give one.
-
-  Raises:
-    ValueError: where a drafter and a verifier do not fit.
-  """
-  cases = [plain(target, config, temperature, batch_size)]
-  for source in sources:
-    for num_draft in config.num_draft:
-      seen = set()
-      ways = itertools.product(_trees(source, config), config.verifier)
-      for tree, verifier in ways:
-        case = speculative(
-          target,
-          source,
-          config.recipe_settings(
-            temperature, num_draft=num_draft, verifier=verifier
-          ),
-          data,
-          temperature=temperature,
-          batch_size=batch_size,
-          tree=tree,
-          config=config,
-        )
-        if (tree, case.verifier) not in seen:
-          seen.add((tree, case.verifier))
-          cases.append(case)
-  return cases
-
-
-def _trees(source: Source, config) -> Sequence[str]:
+def trees_of(source: Source, config) -> Sequence[str]:
   """The trees that a drafter is measured with; '' is a chain."""
   named = (f for f in dataclasses.fields(source.entry.options))
   takes_trees = any(f.name == 'tree' and f.default == '' for f in named)
@@ -219,7 +200,7 @@ def speculative(
     tree,
   )
   decides = costs_lib.decide(assembled, mode, dtype)
-  if decides and config.is_long and data.costs.origin != 'measured':
+  if decides and config.is_long and data.costs.origin == 'rule':
     found = costs_lib.measure(assembled, case.params, batch_size, _WIDTH)
     data = data._replace(costs=found)
     case = case._replace(data=data, params=assembled.params(data))
@@ -227,12 +208,12 @@ def speculative(
 
 
 def batches(
-  prompts: Sequence[prompts_lib.Prompt],
+  prompts: Sequence[prompts_lib.EncodedPrompt],
   target: model_lib.Model,
   config,
   sampling: Sampling,
   batch_size: int,
-) -> list[Batch]:
+) -> list[PromptBatch]:
   """Groups prompts in order; the last group is filled from the beginning."""
   count = -(-len(prompts) // batch_size) * batch_size
   order = [i % len(prompts) for i in range(count)]
@@ -254,5 +235,5 @@ def batches(
       rows = target.layout.rows(batch_size)
       prompt = transfer.put(prompt, target.layout, rows)
       controls = transfer.put_controls(controls, target.layout)
-    made.append(Batch(prompt, controls, tuple(group)))
+    made.append(PromptBatch(prompt, controls, tuple(group)))
   return made

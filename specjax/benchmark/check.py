@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax.benchmark.cases import Batch
 from specjax.benchmark.cases import Case
+from specjax.benchmark.cases import PromptBatch
+from specjax.decoding import contract
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
 from specjax.decoding import warp as warp_lib
@@ -39,7 +40,7 @@ DIFFERS = 'differs'
 TOLERANCE = {'float32': 1e-3, 'bfloat16': 0.06, 'w8a8': 0.06}
 
 
-class Check(NamedTuple):
+class CheckResult(NamedTuple):
   """A verdict on a row.
 
   Attributes:
@@ -66,6 +67,13 @@ def new_tokens(generation, row: int) -> list[int]:
   return generation.tokens[row, begin:end].tolist()
 
 
+def rows_of_tokens(result) -> list[list[int]]:
+  """New tokens of every row of a `Generation`, or of what a peer gives."""
+  if isinstance(result, dict):
+    return result['tokens']
+  return [new_tokens(result, row) for row in range(len(result.num_tokens))]
+
+
 def judged_alike(case: Case) -> bool:
   """Whether the case's own tokens must be those of plain decoding."""
   if not case.recipe.warp.sampled:
@@ -79,24 +87,30 @@ def twin_verifier(case: Case) -> str:
   return 'coupled' if case.assembled.plan.has_log_probs else 'match'
 
 
-def void(ours: Sequence) -> Optional[Check]:
-  """The verdict on generations that cannot be compared; None if they can."""
+def void(ours: Sequence) -> Optional[CheckResult]:
+  """The verdict on generations that cannot be compared; None if they can.
+
+  Raises:
+    ValueError: a drafter or rule of the user's own broke its contract.
+  """
+  for generation in ours:
+    contract.refuse(generation.faults)
   if any(np.any(g.status == generate_lib.NAN) for g in ours):
-    return Check(FAILED, 'the logits of some row are not finite')
+    return CheckResult(FAILED, 'the logits of some row are not finite')
   if not sum(int(g.rounds.drafted.sum()) for g in ours):
-    return Check(INCONCLUSIVE, 'nothing was drafted')
+    return CheckResult(INCONCLUSIVE, 'nothing was drafted')
   return None
 
 
 def check(
   case: Case,
-  batches: Sequence[Batch],
+  batches: Sequence[PromptBatch],
   plain: Sequence,
   ours: Sequence,
   config,
   *,
   as_exact: bool = False,
-) -> Check:
+) -> CheckResult:
   """Compares a case's generations with those of plain decoding.
 
   Args:
@@ -108,21 +122,16 @@ def check(
     as_exact: a lossy rule is judged as if it were exact.
 
   Returns:
-    `Check`.
+    `CheckResult`.
   """
   nothing = void(ours)
   if nothing:
     return nothing
-  pairs = [
-    (index, row, new_tokens(a, row), new_tokens(b, row))
-    for index, (a, b) in enumerate(zip(plain, ours))
-    for row in range(len(a.num_tokens))
-  ]
-  unequal = [pair for pair in pairs if pair[2] != pair[3]]
+  pairs, unequal = _pairs(plain, map(rows_of_tokens, ours))
   equal = len(pairs) - len(unequal)
   if not (case.exact or as_exact):
     note = f'{equal} of {len(pairs)} rows as in plain decoding'
-    return Check(LOSSY, note, equal, 0, len(pairs))
+    return CheckResult(LOSSY, note, equal, 0, len(pairs))
   judged = config.sampler == 'gumbel' or not case.recipe.warp.sampled
   wrong = [
     pair for pair in unequal
@@ -138,18 +147,20 @@ def check(
     ties += len(saved)
     wrong = [pair for pair in wrong if pair not in saved]
   if wrong:
-    return Check(FAILED, _describe(batches, wrong), equal, ties, len(pairs))
+    return CheckResult(
+      FAILED, _describe(batches, wrong), equal, ties, len(pairs)
+    )
   note = f'{ties} of {len(pairs)} rows part at a near tie' if ties else ''
-  return Check(OK, note, equal, ties, len(pairs))
+  return CheckResult(OK, note, equal, ties, len(pairs))
 
 
 def beside(
   case: Case,
-  batches: Sequence[Batch],
+  batches: Sequence[PromptBatch],
   plain: Sequence,
   theirs: Sequence[Sequence[Sequence[int]]],
   config,
-) -> Check:
+) -> CheckResult:
   """Compares another engine's greedy tokens with our plain decoding's.
 
   Args:
@@ -160,14 +171,10 @@ def beside(
     config: `BenchmarkConfig`.
 
   Returns:
-    `Check`: 'ok' if all rows are equal or part at a near tie, else 'differs'.
+    `CheckResult`: 'ok' if all rows are equal or part at a near tie, else
+    'differs'.
   """
-  pairs = [
-    (index, row, new_tokens(plain[index], row), list(got))
-    for index, rows in enumerate(theirs)
-    for row, got in enumerate(rows)
-  ]
-  unequal = [pair for pair in pairs if pair[2] != pair[3]]
+  pairs, unequal = _pairs(plain, theirs)
   wrong = [
     pair for pair in unequal
     if not _near_tie(case, batches, pair, config)
@@ -178,7 +185,22 @@ def beside(
     note += f'; {ties} part at a near tie'
   if wrong:
     note += '; ' + _describe(batches, wrong)
-  return Check(DIFFERS if wrong else OK, note, equal, ties, len(pairs))
+  return CheckResult(DIFFERS if wrong else OK, note, equal, ties, len(pairs))
+
+
+def _pairs(plain: Sequence, theirs) -> tuple[list, list]:
+  """(batch, row, plain tokens, their tokens) of all rows, and of unequal ones.
+
+  Args:
+    plain: `Generation` of each batch.
+    theirs: new tokens of each row of each batch.
+  """
+  pairs = [
+    (index, row, expected, list(got))
+    for index, (left, right) in enumerate(zip(plain, theirs))
+    for row, (expected, got) in enumerate(zip(rows_of_tokens(left), right))
+  ]
+  return pairs, [pair for pair in pairs if pair[2] != pair[3]]
 
 
 def _near_tie(case, batches, pair, config) -> bool:
@@ -220,10 +242,11 @@ def _gap(case, batch, row, expected, got) -> Optional[float]:
   one = jax.tree.map(lambda x: x[row : row + 1], batch.prompt)
   controls = jax.tree.map(lambda x: x[row : row + 1], batch.controls)
   controls = controls.replace(eos_ids=batch.controls.eos_ids)
+  recipe = case.recipe
   scores = np.asarray(
     _scores(
-      case.recipe.target, case.recipe.warp, case.params.target, one, controls,
-      jnp.asarray(padded), jnp.int32(at),
+      recipe.target, recipe.warp, case.params.target, one, controls,
+      new=jnp.asarray(padded), at=jnp.int32(at),
     )
   )  # fmt: skip
   if not 0 <= got[at] < len(scores):
@@ -232,7 +255,7 @@ def _gap(case, batch, row, expected, got) -> Optional[float]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _scores(lm, spec, params, prompt, controls, new, at):
+def _scores(lm, spec, params, prompt, controls, *, new, at):
   """What the choice of new token `at` was made by: float32 [V]."""
   width = new.shape[1]
   capacity = prompt.tokens.shape[1] + 2 * width + 2
@@ -256,7 +279,7 @@ def _scores(lm, spec, params, prompt, controls, new, at):
   return scores[0]
 
 
-def _same_width(case: Case, batch: Batch, plain, sampler: str):
+def _same_width(case: Case, batch: PromptBatch, plain, sampler: str):
   """Plain decoding done with blocks of the case's width."""
   slots = case.recipe.drafter.num_draft
   # Tokens that plain decoding did not take: hardly any will be accepted. The

@@ -1,11 +1,13 @@
 """Settings of a benchmark: what `--config.field=value` can change."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
+from specjax import options as options_lib
 from specjax import validation
-from specjax.decoding import options as options_lib
+from specjax.benchmark import cases as cases_lib
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.sampling import SAMPLERS
@@ -39,6 +41,7 @@ class BenchmarkConfig:
     num_prompts: how many prompts are used; 0 takes all of the file.
     prompt_length: tokens of a random prompt, for targets without a tokenizer.
     max_prompt_tokens: longer prompts are cut behind this many; 0 cuts nothing.
+    join: so many sentence pairs of a .tsv file make a passage; 1 joins none.
     repetitions: timed passes over all prompts; medians are reported.
     warmup: untimed passes before them.
     ignore_eos: decode on to the budget, so that every engine makes the same
@@ -82,6 +85,7 @@ class BenchmarkConfig:
   num_prompts: int = 8
   prompt_length: int = 64
   max_prompt_tokens: int = 0
+  join: int = 1
   repetitions: int = 5
   warmup: int = 1
   ignore_eos: bool = False
@@ -146,6 +150,45 @@ class BenchmarkConfig:
         raise ValueError(f'temperature must be 0 or more, not {value}.')
     validation.share('top_p', self.top_p)
 
+  # What is measured. An experiment with other cases overrides these.
+
+  def check(self, setup) -> None:
+    """Raises ValueError where the models of a `request.Setup` do not fit."""
+
+  def cases(
+    self, setup, temperature: float, batch_size: int
+  ) -> list[cases_lib.Case]:
+    """Plain decoding, then every drafter, K, tree and verifier once.
+
+    Two verifiers that mean the same rule here give one case.
+
+    Raises:
+      ValueError: where a drafter and a verifier do not fit.
+    """
+    cases = [setup.plain(temperature, batch_size)]
+    for source, num_draft in itertools.product(setup.sources, self.num_draft):
+      seen = {}
+      for tree, verifier in itertools.product(
+        cases_lib.trees_of(source, self), self.verifier
+      ):
+        case = setup.case(
+          source, temperature, batch_size,
+          tree=tree, num_draft=num_draft, verifier=verifier,
+        )  # fmt: skip
+        seen.setdefault((tree, case.verifier), case)
+      cases += seen.values()
+    return cases
+
+  def beside(self, group) -> list[tuple]:
+    """(fields of its row, engine) pairs of what a `Group` has beside cases."""
+    del group
+    return []
+
+  def finish(self, results, log_fn):
+    """`runner.Results` with what can be judged once all is measured."""
+    del log_fn
+    return results
+
   @property
   def longest_draft(self) -> int:
     """Slots that a network made for this run needs."""
@@ -184,20 +227,10 @@ class BenchmarkConfig:
     )
 
 
+# The least that whole numbers may be.
 _WHOLE = {
-  'num_draft': 1,
-  'batch_size': 1,
-  'max_new_tokens': 1,
-  'num_prompts': 0,
-  'prompt_length': 1,
-  'max_prompt_tokens': 0,
-  'repetitions': 1,
-  'warmup': 0,
-  'top_k': 0,
-  'seed': 0,
-  'table_prompts': 0,
-  'corpus_tokens': 0,
-  'threads': 0,
-  'max_draft': 1,
-  'explore': 0,
-}
+  'num_draft': 1, 'batch_size': 1, 'max_new_tokens': 1, 'num_prompts': 0,
+  'prompt_length': 1, 'max_prompt_tokens': 0, 'join': 1, 'repetitions': 1,
+  'warmup': 0, 'top_k': 0, 'seed': 0, 'table_prompts': 0, 'corpus_tokens': 0,
+  'threads': 0, 'max_draft': 1, 'explore': 0,
+}  # fmt: skip

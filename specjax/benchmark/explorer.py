@@ -26,6 +26,7 @@ def page(results: Any, config: Any) -> str:
     'runs': [
       _run(row, batches, generations, results.setup, config.explore)
       for row, batches, generations in results.runs
+      if 'num_rounds' in row  # Of other engines no rounds are known.
     ],
   }
   text = json.dumps(data, ensure_ascii=False, separators=(',', ':'))

@@ -57,17 +57,11 @@ def estimate(case, target: model_lib.Model, width: int, config) -> int:
     config: `BenchmarkConfig`.
   """
   decode = DecodeConfig(
-    num_draft=case.num_draft,
-    temperature=case.temperature,
-    batch_size=case.batch_size,
-    max_new_tokens=config.max_new_tokens,
-    sampler=config.sampler,
-    dtype=config.dtype,
-    quantize=config.quantize[0],
-    mesh=config.mesh,
-    drafters=config.drafters,
-    verifiers=config.verifiers,
-  )
+    num_draft=case.num_draft, temperature=case.temperature,
+    batch_size=case.batch_size, max_new_tokens=config.max_new_tokens,
+    sampler=config.sampler, dtype=config.dtype, quantize=config.quantize[0],
+    mesh=config.mesh, drafters=config.drafters, verifiers=config.verifiers,
+  )  # fmt: skip
   return memory.estimate_memory(
     target.config,
     drafter=case.source,
@@ -117,6 +111,7 @@ def markdown(rows: Sequence[dict]) -> str:
   if not rows:
     return ''
   plain = [row for row in rows if not row['num_draft']]
+  shown = [_shown(row) for row in rows]
   rate = rows[0]['bytes_per_second']
   counted = {
     True: 'as the device counts it, all cases so far',
@@ -128,48 +123,44 @@ def markdown(rows: Sequence[dict]) -> str:
       f'Read at {rate / 1e9:.3g} GB/s (measured in this run). `ms a token`: in '
       'the loop, as one reader waits; `step`: the target alone over one token '
       'a row; `least`: the bytes of a step at that speed.',
-      _lines(
-        'drafter, K, batch, ms a token, step ms, MB a step, least ms, '
-        'step over least',
-        [_speed_cells(row) for row in rows],
-      ),
+      table.markdown(table.cells_of(shown, _SPEED)),
       '## Milliseconds by block width',
       'The target over blocks of so many tokens, and in steps.',
       _widths(plain),
       '## Memory of a device',
       f'In use: {counted}.',
-      _lines(
-        'drafter, K, batch, estimated MB, in use MB, ratio',
-        [_memory_cells(row) for row in rows],
-      ),
+      table.markdown(table.cells_of(shown, _MEMORY)),
     )
   )
 
 
-def _who(row) -> list[str]:
-  name = table.brief(row['drafter']) + table.int8(row)
-  return [name, str(row['num_draft']), str(row['batch_size'])]
+_WHO = (
+  ('who', 'drafter', '{}'), ('num_draft', 'K', '{}'),
+  ('batch_size', 'batch', '{}'),
+)  # fmt: skip
+_SPEED = (
+  *_WHO, ('ms_a_token', 'ms a token', '{:.3f}'),
+  ('step_ms', 'step ms', '{:.3f}'), ('step_mb', 'MB a step', '{:.1f}'),
+  ('bandwidth_ms', 'least ms', '{:.3f}'),
+  ('over_bandwidth', 'step over least', '{:.2f}'),
+)  # fmt: skip
+_MEMORY = (
+  *_WHO, ('estimated_mb', 'estimated MB', '{:.1f}'),
+  ('in_use_mb', 'in use MB', '{:.1f}'),
+  ('estimate_over_memory', 'ratio', '{:.3f}'),
+)  # fmt: skip
 
 
-def _speed_cells(row) -> list[str]:
+def _shown(row: dict) -> dict:
+  """The row with what the tables derive from it."""
   tokens = row['num_tokens'] / row['batch_size']
-  numbers = (1e3 * row['decode_seconds'] / tokens, row['step_ms'])
-  return [
-    *_who(row),
-    *(f'{value:.3f}' for value in numbers),
-    f'{row["step_bytes"] / 1e6:.1f}',
-    f'{row["bandwidth_ms"]:.3f}',
-    f'{row["over_bandwidth"]:.2f}',
-  ]
-
-
-def _memory_cells(row) -> list[str]:
-  found = (row['estimated_bytes'], in_use(row))
-  return [
-    *_who(row),
-    *(f'{value / 1e6:.1f}' for value in found),
-    table.cell(row, 'estimate_over_memory', '{:.3f}'),
-  ]
+  return row | {
+    'who': table.brief(row['drafter']) + table.int8(row),
+    'ms_a_token': 1e3 * row['decode_seconds'] / tokens,
+    'step_mb': row['step_bytes'] / 1e6,
+    'estimated_mb': row['estimated_bytes'] / 1e6,
+    'in_use_mb': in_use(row) / 1e6,
+  }
 
 
 def _widths(rows) -> str:
@@ -188,12 +179,4 @@ def _widths(rows) -> str:
         ),
       ]
     )
-  return _lines('batch, ' + ', '.join(map(str, widths)), body)
-
-
-def _lines(head: str, body) -> str:
-  titles = head.split(', ')
-  return '\n'.join(
-    '| ' + ' | '.join(cells) + ' |'
-    for cells in (titles, ['---'] * len(titles), *body)
-  )
+  return table.markdown([['batch', *map(str, widths)], *body])

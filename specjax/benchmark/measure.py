@@ -17,8 +17,9 @@ import numpy as np
 
 from specjax import base
 from specjax.benchmark import memory
-from specjax.benchmark.cases import Batch
 from specjax.benchmark.cases import Case
+from specjax.benchmark.cases import PromptBatch
+from specjax.decoding import contract
 from specjax.decoding import generate as generate_lib
 from specjax.distributed import transfer
 
@@ -119,7 +120,7 @@ def capacity(cases: Sequence[Case], width: int, config) -> int:
 
 def engine(
   case: Case,
-  batches: Sequence[Batch],
+  batches: Sequence[PromptBatch],
   config,
   room: Callable[[int], int],
   continuations: Optional[Sequence[base.Array]] = None,
@@ -142,26 +143,12 @@ def engine(
   begin = time.perf_counter()
   for batch, given in zip(batches, params):
     width = batch.prompt.tokens.shape[1]
-    if width in programs:
-      continue
-    static = dict(max_new_tokens=config.max_new_tokens, capacity=room(width))
-    inputs = case.recipe, given, batch.prompt, case.controls(batch)
-    start = _start.lower(*inputs, **static).compile()
-    state = jax.eval_shape(
-      lambda *rest, static=static: _start(case.recipe, *rest, **static),
-      *inputs[1:],
-    )
-    state = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      state,
-      start.output_shardings,
-    )
-    run = _run.lower(case.recipe, given, state, jnp.int32(0)).compile()
-    programs[width] = start, run
-    temporary = max(temporary, _temporary_bytes(run))
-    whole = max(whole, *(_whole_bytes(p, given) for p in (start, run)))
+    if width not in programs:
+      static = dict(max_new_tokens=config.max_new_tokens, capacity=room(width))
+      start, run = programs[width] = _compile(case, given, batch, static)
+      whole = max(whole, *(_bytes(p, given)[1] for p in (start, run)))
+      temporary = max(temporary, _bytes(run, given)[0])
   seconds = time.perf_counter() - begin
-
   every = jnp.int32(config.max_new_tokens)
 
   def call(index: int):
@@ -175,7 +162,9 @@ def engine(
     jax.block_until_ready(generation)
     end = time.perf_counter()
     timing = Timing(end - begin, middle - begin, end - middle)
-    return timing, transfer.to_host(generation)
+    found = transfer.to_host(generation)
+    contract.refuse(found.faults)
+    return timing, found
 
   def pause(index: int, rounds: int):
     batch = batches[index]
@@ -188,35 +177,42 @@ def engine(
   return Engine(label, call, pause, seconds, temporary, whole)
 
 
-def _temporary_bytes(program) -> int:
-  """What a compiled program holds beside its arguments and results."""
-  analysis = program.memory_analysis()  # None where the backend tells nothing
-  return 0 if analysis is None else int(analysis.temp_size_in_bytes)
+def _compile(case: Case, params, batch: PromptBatch, static: dict):
+  """Programs that start and that run a batch of this width."""
+  inputs = case.recipe, params, batch.prompt, case.controls(batch)
+  start = _start.lower(*inputs, **static).compile()
+  state = jax.eval_shape(
+    lambda *rest: _start(case.recipe, *rest, **static), *inputs[1:]
+  )
+  state = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    state,
+    start.output_shardings,
+  )
+  return start, _run.lower(case.recipe, params, state, jnp.int32(0)).compile()
 
 
-def _whole_bytes(program, params) -> int:
-  """What a device holds while a program runs.
+def _bytes(program, params) -> tuple[int, int]:
+  """(temporary memory of a compiled program, what a device holds meanwhile).
 
   All parameters lie there, whether or not this program reads them, and the
   state that it is given becomes the one that it gives.
   """
   analysis = program.memory_analysis()
-  if analysis is None:
-    return 0
+  if analysis is None:  # The backend reports nothing.
+    return 0, 0
   # A drafter may borrow arrays of its target.
   resident = {id(leaf): leaf for leaf in jax.tree.leaves(params)}
-  return int(
-    sum(map(memory.local_bytes, resident.values()))
-    + analysis.temp_size_in_bytes
-    + analysis.output_size_in_bytes
-  )
+  held = sum(map(memory.local_bytes, resident.values()))
+  temporary = int(analysis.temp_size_in_bytes)
+  return temporary, int(held + temporary + analysis.output_size_in_bytes)
 
 
 def measure(
   engines: Sequence[Engine],
   num_batches: int,
   config,
-  tell: Callable[[str], None] = lambda text: None,
+  log_fn: Callable[[str], None] = lambda text: None,
 ) -> list[Measured]:
   """Runs all engines over all batches, taking turns.
 
@@ -224,14 +220,14 @@ def measure(
     engines: at least one.
     num_batches: of each pass.
     config: `BenchmarkConfig`.
-    tell: is told of progress.
+    log_fn: called with a line about progress.
 
   Returns:
     `Measured` for each engine.
   """
   results, peaks = [], []
   for item in engines:
-    tell(f'warming up {item.label}')
+    log_fn(f'warming up {item.label}')
     memory.reset_peak()
     for _ in range(max(config.warmup, 1)):
       outputs = [item.run(index)[1] for index in range(num_batches)]
@@ -244,7 +240,7 @@ def measure(
     for repetition in range(config.repetitions):
       for offset in range(len(engines)):
         place = (repetition + offset) % len(engines)
-        tell(
+        log_fn(
           f'repetition {repetition + 1} of {config.repetitions}: '
           f'{engines[place].label}'
         )
@@ -259,7 +255,7 @@ def measure(
   ]
 
 
-def start_state(case: Case, params, batch: Batch, config, room: int):
+def start_state(case: Case, params, batch: PromptBatch, config, room: int):
   """A `generate.DecodeState` with the whole prompt and nothing generated."""
   state = _start(
     case.recipe,

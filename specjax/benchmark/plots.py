@@ -2,7 +2,7 @@
 
 import importlib.util
 import pathlib
-from typing import Sequence
+from typing import Any
 
 from specjax.benchmark.table import brief
 from specjax.benchmark.table import int8
@@ -13,6 +13,10 @@ COLOURS = (
 )  # fmt: skip
 # As many as colours and one more, so that their pairs do not soon come again.
 MARKERS = 'osD^vP*X'
+# What tells cases apart.
+_KEYS = (
+  'drafter', 'verifier', 'tree', 'num_draft', 'temperature', 'batch_size',
+)  # fmt: skip
 PARTS = (
   ('draft_ms', 'draft', '#E69F00'),
   ('verify_ms', 'verify', '#0072B2'),
@@ -25,22 +29,26 @@ def available() -> bool:
   return importlib.util.find_spec('matplotlib') is not None
 
 
-def draw(rows: Sequence[dict], folder: pathlib.Path) -> list[str]:
-  """Draws what the rows have data for; returns the files' names."""
+def draw(plots: dict, data: Any, folder: pathlib.Path) -> list[str]:
+  """Draws what the data suffice for.
+
+  Args:
+    plots: {name of the file: plot}; a plot takes axes and the data and returns
+      whether it drew something.
+    data: rows, for `PLOTS`.
+    folder: where the files go.
+
+  Returns:
+    The files' names.
+  """
   if not available():
     return []
   from matplotlib import figure
 
   drawn = []
-  for name, plot in (
-    ('speedup_by_k.png', _speedup),
-    ('acceptance_by_position.png', _acceptance),
-    ('latency_throughput.png', _latency),
-    ('round_split.png', _split),
-    ('block_width.png', _widths),
-  ):
+  for name, plot in plots.items():
     page = figure.Figure(figsize=(8, 4.8), dpi=120, layout='constrained')
-    if plot(page.add_subplot(), rows):
+    if plot(page.add_subplot(), data):
       page.savefig(folder / name)
       drawn.append(name)
   return drawn
@@ -56,6 +64,8 @@ def _ours(rows, speculative=True):
 
 def _groups(rows, keys):
   """Rows by what they share, in order, with a label that names what varies."""
+  if not rows:
+    return {}
   # A peer drafts no trees.
   rows = [row | {'tree': row.get('tree') or 'chain'} for row in rows]
   varied = [k for k in keys if len({row[k] for row in rows}) > 1]
@@ -86,7 +96,8 @@ def _finish(axes, title, x, y, count) -> None:
     axes.legend(**look)
 
 
-def _style(index: int) -> dict:
+def style_of(index: int) -> dict:
+  """Colour and marker of a plot's line."""
   return {
     'color': COLOURS[index % len(COLOURS)],
     'marker': MARKERS[index % len(MARKERS)],
@@ -105,19 +116,17 @@ def _whole_numbers(axes) -> None:
 def _speedup(axes, rows) -> bool:
   groups = _groups(
     _ours(rows), ('drafter', 'verifier', 'tree', 'temperature', 'batch_size')
-  ) if _ours(rows) else {}  # fmt: skip
+  )
   for index, (label, group) in enumerate(groups.items()):
     group = sorted(group, key=lambda row: row['num_draft'])
-    x = [row['num_draft'] for row in group]
-    axes.plot(x, [row['speedup'] for row in group], label=label,
-              **_style(index))  # fmt: skip
+    style, x = style_of(index), [row['num_draft'] for row in group]
+    axes.plot(x, [row['speedup'] for row in group], label=label, **style)
     predicted = [
       (row['num_draft'], row['predicted'])
       for row in group
       if row.get('predicted')
     ]
     if predicted:
-      style = _style(index)
       axes.plot(
         *zip(*predicted), linestyle='--', markerfacecolor='none', alpha=0.7,
         **style,
@@ -134,15 +143,12 @@ def _acceptance(axes, rows) -> bool:
   rows = [row for row in _ours(rows) if row.get('acceptance_by_position')]
   # The batch size changes no row's tokens, so one of them says it all.
   rows = [row for row in rows if row['batch_size'] == rows[0]['batch_size']]
-  groups = _groups(
-    rows,
-    ('drafter', 'verifier', 'tree', 'num_draft', 'temperature', 'batch_size'),
-  ) if rows else {}  # fmt: skip
+  groups = _groups(rows, _KEYS)
   for index, (label, group) in enumerate(groups.items()):
     rates = group[0]['acceptance_by_position']
     points = [(i + 1, r) for i, r in enumerate(rates) if r is not None]
     if points:
-      axes.plot(*zip(*points), label=label, **_style(index))
+      axes.plot(*zip(*points), label=label, **style_of(index))
   axes.set_ylim(0, 1.03)
   _whole_numbers(axes)
   _finish(axes, 'Acceptance by position in the draft', 'draft slot',
@@ -162,7 +168,7 @@ def _latency(axes, rows) -> bool:
     # What one reader waits for a token: a batch shares its seconds.
     x = [row['ms_per_token'] * row['batch_size'] for row in group]
     y = [row['tokens_per_second'] for row in group]
-    axes.plot(x, y, label=label, **_style(index))
+    axes.plot(x, y, label=label, **style_of(index))
     for row, a, b in zip(group, x, y):
       axes.annotate(
         f' {row["batch_size"]}', (a, b), fontsize=7, color='#555555'
@@ -177,10 +183,7 @@ def _latency(axes, rows) -> bool:
 
 def _split(axes, rows) -> bool:
   rows = [row for row in rows if row.get('draft_ms') is not None]
-  groups = _groups(
-    rows,
-    ('drafter', 'verifier', 'tree', 'num_draft', 'temperature', 'batch_size'),
-  ) if rows else {}  # fmt: skip
+  groups = _groups(rows, _KEYS)
   labels = list(groups)
   left = [0.0] * len(labels)
   for key, name, colour in PARTS:
@@ -204,12 +207,12 @@ def _widths(axes, rows) -> bool:
   rows = [
     row for row in rows if row.get('bandwidth_ms') and not row['num_draft']
   ]
-  groups = _groups(rows, ('batch_size',)) if rows else {}
+  groups = _groups(rows, ('batch_size',))
   for index, (label, group) in enumerate(groups.items()):
     times = sorted(
       (int(w), ms) for w, ms in group[0]['verify_ms_by_width'].items()
     )
-    style = _style(index)
+    style = style_of(index)
     axes.plot(*zip(*times), label=label, **style)
     axes.axhline(
       group[0]['bandwidth_ms'], linestyle='--', linewidth=1,
@@ -220,3 +223,12 @@ def _widths(axes, rows) -> bool:
   _finish(axes, 'The target over a block (dashed: reading its bytes once)',
           'tokens in the block', 'milliseconds', len(groups))  # fmt: skip
   return bool(rows)
+
+
+PLOTS = {
+  'speedup_by_k.png': _speedup,
+  'acceptance_by_position.png': _acceptance,
+  'latency_throughput.png': _latency,
+  'round_split.png': _split,
+  'block_width.png': _widths,
+}

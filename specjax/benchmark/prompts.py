@@ -20,25 +20,12 @@ from specjax.training.data import readers
 
 # Spec-Bench's file names MT-bench by its eight subjects.
 MT_BENCH = (
-  'writing',
-  'roleplay',
-  'reasoning',
-  'math',
-  'coding',
-  'extraction',
-  'stem',
+  'writing', 'roleplay', 'reasoning', 'math', 'coding', 'extraction', 'stem',
   'humanities',
-)
-OTHERS = (
-  'translation',
-  'summarization',
-  'qa',
-  'math_reasoning',
-  'rag',
-)
+)  # fmt: skip
 
 
-class Prompt(NamedTuple):
+class EncodedPrompt(NamedTuple):
   """One prompt.
 
   Attributes:
@@ -66,20 +53,26 @@ class Question(NamedTuple):
 
 
 # Given prompts, what the target answers greedily; for second turns.
-Answer = Callable[[Sequence[Prompt]], list[list[int]]]
+Answer = Callable[[Sequence[EncodedPrompt]], list[list[int]]]
 
 
 def collect(
-  target: model_lib.Model, path: str, config, answer: Optional[Answer] = None
-) -> list[Prompt]:
+  target: model_lib.Model,
+  path: str,
+  config,
+  answer: Optional[Answer] = None,
+  *,
+  join: int = 1,
+) -> list[EncodedPrompt]:
   """Reads or makes the prompts.
 
   Args:
     target: whose tokenizer is used.
     path: a file for `text.read_prompts`, Spec-Bench's `question.jsonl`, a .tsv
       file of sources and references, or '' for random ids (of a shape).
-    config: `BenchmarkConfig`.
+    config: `BenchmarkConfig` or `CertifyConfig`.
     answer: needed where a chat has a second turn.
+    join: so many pairs of a .tsv file make a passage.
 
   Returns:
     At least one prompt.
@@ -100,14 +93,14 @@ def collect(
     )
   questions = read_spec_bench(path)
   if path.endswith('.tsv'):
-    return _pairs(target, path, config)
+    return _pairs(target, path, config, join)
   if questions:
     prompts = _spec_bench(target, questions, config, answer)
   else:
     sources = [s for s in text_lib.read_prompts(path) if s]
     sources = sources[: config.num_prompts or None]
     prompts = [
-      Prompt(tuple(_encode(target, s, config)), text_lib.shown(s))
+      EncodedPrompt(tuple(_encode(target, s, config)), text_lib.shown(s))
       for s in sources
     ]
   if config.max_prompt_tokens:
@@ -119,8 +112,10 @@ def collect(
   return prompts
 
 
-def _pairs(target: model_lib.Model, path: str, config) -> list[Prompt]:
-  """Sentence pairs, joined to passages where `config.join` says so.
+def _pairs(
+  target: model_lib.Model, path: str, config, join: int
+) -> list[EncodedPrompt]:
+  """Sentence pairs, joined to passages of `join` of them.
 
   Each source is taken once, in an order drawn by the seed. A passage longer
   than `config.max_prompt_tokens` is left out: cut, it would not fit its
@@ -129,13 +124,13 @@ def _pairs(target: model_lib.Model, path: str, config) -> list[Prompt]:
   read = readers.read_pairs([path], fields=('source', 'target'))
   pairs = list(dict(zip(read.sources, read.targets)).items())
   order = np.random.default_rng(config.seed).permutation(len(pairs))
-  join, prompts = getattr(config, 'join', 1), []
+  prompts = []
   for first in range(0, len(pairs) - join + 1, join):
     group = [pairs[i] for i in order[first : first + join]]
     source, reference = (' '.join(side) for side in zip(*group))
     tokens = tuple(_encode(target, source, config))
     if not config.max_prompt_tokens or len(tokens) <= config.max_prompt_tokens:
-      prompts.append(Prompt(tokens, source, reference=reference))
+      prompts.append(EncodedPrompt(tokens, source, reference=reference))
     if config.num_prompts and len(prompts) == config.num_prompts:
       break
   if not prompts:
@@ -147,7 +142,7 @@ def _pairs(target: model_lib.Model, path: str, config) -> list[Prompt]:
   return prompts
 
 
-def further(target: model_lib.Model, path: str, config) -> list[Prompt]:
+def further(target: model_lib.Model, path: str, config) -> list[EncodedPrompt]:
   """The `config.table_prompts` prompts behind those that are measured.
 
   Raises:
@@ -156,7 +151,7 @@ def further(target: model_lib.Model, path: str, config) -> list[Prompt]:
   more = dataclasses.replace(
     config, num_prompts=config.num_prompts + config.table_prompts
   )
-  prompts = collect(target, path, more)
+  prompts = collect(target, path, more, join=config.join)
   rest = prompts[config.num_prompts :] if config.num_prompts else []
   if not rest:
     raise ValueError(
@@ -167,13 +162,13 @@ def further(target: model_lib.Model, path: str, config) -> list[Prompt]:
   return rest
 
 
-def random_prompts(target: model_lib.Model, config) -> list[Prompt]:
+def random_prompts(target: model_lib.Model, config) -> list[EncodedPrompt]:
   """Ids drawn evenly, for models whose text means nothing."""
   rng = np.random.default_rng(config.seed)
   shape = (config.num_prompts or 8, config.prompt_length)
   rows = rng.integers(min(3, target.lm.vocab_size - 1), target.lm.vocab_size,
                       shape)  # fmt: skip
-  return [Prompt(tuple(int(i) for i in row)) for row in rows]
+  return [EncodedPrompt(tuple(int(i) for i in row)) for row in rows]
 
 
 def read_spec_bench(path: str) -> list[Question]:
@@ -231,7 +226,7 @@ def balanced(questions: Sequence[Question], count: int) -> list[Question]:
   return chosen[:count]
 
 
-def _spec_bench(target, questions, config, answer) -> list[Prompt]:
+def _spec_bench(target, questions, config, answer) -> list[EncodedPrompt]:
   """First turns, then second turns on the target's own greedy replies."""
   questions = balanced(questions, config.num_prompts)
   firsts = []
@@ -240,7 +235,7 @@ def _spec_bench(target, questions, config, answer) -> list[Prompt]:
     tokens = tuple(_encode(target, source, config))
     tokens = tokens[: config.max_prompt_tokens or None]
     firsts.append(
-      Prompt(tokens, question.turns[0], question.category, question=i)
+      EncodedPrompt(tokens, question.turns[0], question.category, question=i)
     )
   two = [
     i
@@ -256,7 +251,9 @@ def _spec_bench(target, questions, config, answer) -> list[Prompt]:
     said = text_lib.decode(target.tokenizer, reply)
     source = _chat(target, [first, said, second])
     tokens = tuple(_encode(target, source, config))
-    seconds.append(Prompt(tokens, second, questions[i].category, 1, question=i))
+    seconds.append(
+      EncodedPrompt(tokens, second, questions[i].category, 1, question=i)
+    )
   return firsts + seconds
 
 
@@ -278,12 +275,12 @@ def _encode(target, source, config) -> list[int]:
 
 
 def fitting(
-  prompts: Sequence[Prompt],
+  prompts: Sequence[EncodedPrompt],
   target: model_lib.Model,
   config,
   longest_draft: int,
   models: Sequence[model_lib.Model] = (),
-) -> list[Prompt]:
+) -> list[EncodedPrompt]:
   """Drops prompts that the target or a drafter has no positions for.
 
   Args:
@@ -323,12 +320,12 @@ def fitting(
   return kept
 
 
-def _given(prompt: Prompt, target: model_lib.Model) -> int:
+def _given(prompt: EncodedPrompt, target: model_lib.Model) -> int:
   """Decoder positions that a prompt takes."""
   return 1 if target.lm.is_encoder_decoder else len(prompt.tokens)
 
 
-def _fits(prompt: Prompt, target, config, longest_draft: int) -> bool:
+def _fits(prompt: EncodedPrompt, target, config, longest_draft: int) -> bool:
   """Whether prompt, answer and a draft fit the target's positions."""
   most = target.lm.max_positions
   needed = _given(prompt, target) + config.max_new_tokens + longest_draft

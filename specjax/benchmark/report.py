@@ -11,6 +11,7 @@ from specjax.benchmark import break_even
 from specjax.benchmark import explorer
 from specjax.benchmark import limits
 from specjax.benchmark import plots
+from specjax.benchmark import specdec_tables
 from specjax.benchmark import table
 
 SCHEMA = {
@@ -127,14 +128,13 @@ def check_folder(folder: str) -> None:
     ) from None
 
 
-def write(folder: str, results: Any, config: Any, plan: str = '') -> list[str]:
+def write(folder: str, results: Any, config: Any) -> list[str]:
   """Writes all files.
 
   Args:
     folder: made if missing.
     results: `runner.Results`.
     config: `BenchmarkConfig`.
-    plan: text of `--plan`, for the report.
 
   Returns:
     Names of the files written. Without matplotlib there are no plots.
@@ -143,17 +143,30 @@ def write(folder: str, results: Any, config: Any, plan: str = '') -> list[str]:
   path = pathlib.Path(folder)
   settings = dataclasses.asdict(config)
   rows = [dict(row) | {'config': settings} for row in results.rows]
-  _write(
-    path / 'results.json',
-    json.dumps(
-      plain({'schema': SCHEMA, 'rows': rows}), indent=1, ensure_ascii=False
+  stored = plain({'schema': SCHEMA, 'rows': rows})
+  images = plots.draw(plots.PLOTS, results.rows, path)
+  files = {
+    'results.json': json.dumps(stored, indent=1, ensure_ascii=False) + '\n',
+    'report.md': markdown(results, config, images),
+    'explorer.html': explorer.page(results, config),
+  }
+  tables = specdec_tables.prepared(results, config)
+  if tables:
+    of_tables = plots.draw(specdec_tables.PLOTS, tables, path)
+    files[specdec_tables.NAME] = specdec_tables.markdown(
+      results, config, of_tables
     )
-    + '\n',
-  )
-  images = plots.draw(results.rows, path)
-  _write(path / 'report.md', markdown(results, config, images, plan))
-  _write(path / 'explorer.html', explorer.page(results, config))
-  return ['results.json', 'report.md', 'explorer.html', *images]
+    images += of_tables
+  for name, words in files.items():
+    _write(path / name, words)
+  return [*files, *images]
+
+
+def text(results: Any, config: Any) -> str:
+  """What the command prints: a table, and what was measured of the device."""
+  of_paper = specdec_tables.markdown(results, config)
+  parts = (table.text(results.rows), limits.markdown(results.rows))
+  return of_paper or '\n\n'.join(filter(None, parts))
 
 
 def _write(path: pathlib.Path, text: str) -> None:
@@ -176,7 +189,7 @@ def plain(value: Any) -> Any:
   return value
 
 
-def markdown(results, config, images: Sequence[str], plan: str) -> str:
+def markdown(results, config, images: Sequence[str]) -> str:
   """The report as a person reads it."""
   where = results.environment
   target = results.setup.target.name
@@ -195,8 +208,6 @@ def markdown(results, config, images: Sequence[str], plan: str) -> str:
   ratios = table.ratios(results.rows)
   if ratios:
     parts += ['## Beside other engines', '\n'.join(f'* {r}' for r in ratios)]
-  if plan:
-    parts += ['## Plan', f'```\n{plan}\n```']
   categories = _categories(results.rows)
   if categories:
     parts += ['## By category', categories]
@@ -208,7 +219,7 @@ def markdown(results, config, images: Sequence[str], plan: str) -> str:
       limits.markdown(results.rows),
     ),
   )
-  parts += ['## Acceptance', _table(results.rows, _ACCEPTANCE)]
+  parts += ['## Acceptance', _table(_accepting(results.rows), _ACCEPTANCE)]
   parts += [f'![{name}]({name})' for name in images]
   parts += [
     'The generated texts, token by token: [explorer.html](explorer.html). All '
@@ -220,59 +231,48 @@ def markdown(results, config, images: Sequence[str], plan: str) -> str:
 
 
 _ACCEPTANCE = (
-  ('drafter', 'drafter', '{}'),
-  ('verifier', 'verify', '{}'),
-  ('num_draft', 'K', '{}'),
-  ('temperature', 'T', '{:g}'),
-  ('batch_size', 'batch', '{}'),
-  ('quantize', 'int8', '{}'),
+  ('drafter', 'drafter', '{}'), ('verifier', 'verify', '{}'),
+  ('num_draft', 'K', '{}'), ('temperature', 'T', '{:g}'),
+  ('batch_size', 'batch', '{}'), ('quantize', 'int8', '{}'),
   ('acceptance_rate', 'accept', '{:.3f}'),
   ('mean_acceptance_length', 'mean length', '{:.2f}'),
   ('positions', 'by position', '{}'),
   ('histogram', 'rounds by accepted', '{}'),
-)
+)  # fmt: skip
+
+
+def _accepting(rows: Sequence[dict]) -> list[dict]:
+  """Speculative rows with their lists by slot as text."""
+  return [
+    row
+    | {
+      'positions': ' '.join(
+        '-' if rate is None else f'{rate:.2f}'
+        for rate in row['acceptance_by_position']
+      ),
+      'histogram': ' '.join(map(str, row['acceptance_histogram'])),
+    }
+    for row in rows
+    if row['num_draft'] and 'acceptance_by_position' in row
+  ]
 
 
 def _table(rows: Sequence[dict], columns) -> str:
-  if columns is _ACCEPTANCE:
-    rows = [
-      dict(row)
-      | {
-        'positions': ' '.join(
-          '-' if rate is None else f'{rate:.2f}'
-          for rate in row['acceptance_by_position']
-        ),
-        'histogram': ' '.join(map(str, row['acceptance_histogram'])),
-      }
-      for row in rows
-      if row['num_draft'] and 'acceptance_by_position' in row
-    ]
-  columns = table.filled(rows, columns)
-  shown = [
-    [table.cell(row, key, form) for key, _, form in columns] for row in rows
-  ]
-  head = '| ' + ' | '.join(title for _, title, _ in columns) + ' |'
-  rule = '|' + ' --- |' * len(columns)
-  body = ['| ' + ' | '.join(cells) + ' |' for cells in shown]
-  return '\n'.join([head, rule, *body])
+  return table.markdown(table.cells_of(rows, table.filled(rows, columns)))
 
 
 def _categories(rows: Sequence[dict]) -> str:
   names = sorted({n for row in rows for n in row.get('by_category') or {}})
   if not names:
     return ''
-  head = '| drafter | K | T | batch | ' + ' | '.join(names) + ' |'
-  lines = [head, '|' + ' --- |' * (4 + len(names))]
+  columns = [
+    ('who', 'drafter', '{}'), ('num_draft', 'K', '{}'),
+    ('temperature', 'T', '{:g}'), ('batch_size', 'batch', '{}'),
+    *((name, name, '{:.2f}') for name in names),
+  ]  # fmt: skip
+  shown = []
   for row in rows:
-    gains = row.get('by_category') or {}
-    cells = [f'{gains[n]["speedup"]:.2f}' if n in gains else '-' for n in names]
-    who = (
-      table.brief(row['drafter'])
-      if row['engine'] == 'specjax'
-      else row['engine']
-    )
-    lines.append(
-      f'| {who} | {row["num_draft"]} | {row["temperature"]:g} | '
-      f'{row["batch_size"]} | ' + ' | '.join(cells) + ' |'
-    )
-  return '\n'.join(lines)
+    gains = {n: g['speedup'] for n, g in (row.get('by_category') or {}).items()}
+    who = row['drafter'] if row['engine'] == 'specjax' else row['engine']
+    shown.append(row | gains | {'who': who})
+  return table.markdown(table.cells_of(shown, columns))

@@ -5,11 +5,9 @@ import importlib.metadata
 import os
 import platform
 import sys
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Optional, Sequence
 
-import flax
 import jax
-import jaxlib
 import numpy as np
 
 from specjax import text as text_lib
@@ -24,15 +22,16 @@ from specjax.decoding import corpus as corpus_lib
 from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import Source
 from specjax.distributed import mesh as mesh_lib
-from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import planning
 from specjax.inference import sources as sources_lib
+from specjax.models import registry as families
 
-Tell = Callable[[str], None]
+LogFn = Callable[[str], None]
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'transformers', 'numpy')
 
 
-class Request(NamedTuple):
+class BenchmarkRequest(NamedTuple):
   """What to measure.
 
   Attributes:
@@ -60,15 +59,51 @@ class Setup(NamedTuple):
     sources: drafters.
     prompts: what is decoded.
     data: what parameters of drafters are made of.
+    config: `BenchmarkConfig`, with one value of `quantize`.
   """
 
   target: model_lib.Model
   sources: list[Source]
-  prompts: list[prompts_lib.Prompt]
+  prompts: list[prompts_lib.EncodedPrompt]
   data: DraftData
+  config: BenchmarkConfig
+
+  def batches(
+    self, temperature: float, batch_size: int
+  ) -> list[cases_lib.PromptBatch]:
+    """The prompts in batches."""
+    sampling = self.config.sampling(temperature)
+    return cases_lib.batches(
+      self.prompts, self.target, self.config, sampling, batch_size
+    )
+
+  def plain(self, temperature: float, batch_size: int) -> cases_lib.Case:
+    """Plain decoding."""
+    return cases_lib.plain(self.target, self.config, temperature, batch_size)
+
+  def case(
+    self,
+    source: Source,
+    temperature: float,
+    batch_size: int,
+    *,
+    tree: str = '',
+    **changes: Any,
+  ) -> cases_lib.Case:
+    """A speculative case; `changes` as in `BenchmarkConfig.recipe_settings`."""
+    return cases_lib.speculative(
+      self.target,
+      source,
+      self.config.recipe_settings(temperature, **changes),
+      self.data,
+      temperature=temperature,
+      batch_size=batch_size,
+      config=self.config,
+      tree=tree,
+    )
 
 
-def prepare(request: Request, tell: Tell) -> Setup:
+def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
   """Loads the models and the prompts; `quantize` must have one value.
 
   Raises:
@@ -86,7 +121,7 @@ def prepare(request: Request, tell: Tell) -> Setup:
       'A peer reads the weights as they are; leave quantize at none, or --peer '
       'out.'
     )
-  tell(f'loading {request.target}')
+  log_fn(f'loading {request.target}')
   target = sources_lib.load_target(
     request.target,
     dtype=config.dtype,
@@ -98,12 +133,14 @@ def prepare(request: Request, tell: Tell) -> Setup:
   sources = load_drafters(request.drafters, target, config, int8)
   earlier = _earlier(request.corpus, sources, target, config)
   answer = _answerer(target, config)
-  prompts = prompts_lib.collect(target, request.source, config, answer)
+  prompts = prompts_lib.collect(
+    target, request.source, config, answer, join=config.join
+  )
   longest = max(config.num_draft) if sources else 0
   models = [source.model for source in sources if source.model is not None]
   kept = prompts_lib.fitting(prompts, target, config, longest, models)
   if len(kept) < len(prompts):
-    tell(f'{len(prompts) - len(kept)} prompts are too long and left out')
+    log_fn(f'{len(prompts) - len(kept)} prompts are too long and left out')
   rows = [prompt.tokens for prompt in kept]
   if config.table_prompts and request.source:
     more = prompts_lib.further(target, request.source, config)
@@ -113,7 +150,14 @@ def prepare(request: Request, tell: Tell) -> Setup:
     replies = answer(kept) if config.warm_corpus else []
     corpus = subjects_lib.corpus(earlier + replies, target, config)
     index = corpus_lib.index(corpus)
-  return Setup(target, sources, kept, DraftData(rows=rows, index=index))
+  return Setup(target, sources, kept, DraftData(rows=rows, index=index), config)
+
+
+def most_draft(source: Source) -> Optional[int]:
+  """Most tokens that a drafter was made to draft at once; None: no bound."""
+  if source.model is None or source.model.config is None:
+    return None
+  return families.facts(source.model.config).max_draft or None
 
 
 def load_drafters(
@@ -171,20 +215,18 @@ def _answerer(target: model_lib.Model, config) -> prompts_lib.Answer:
 
   def answer(prompts):
     case = cases_lib.plain(target, config, 0.0, 1)
-    decode = assemble.compiled(case.recipe, config.max_new_tokens)
-    replies = []
-    for batch in cases_lib.batches(
+    batches = cases_lib.batches(
       prompts, target, config, config.sampling(0.0), 1
-    ):
-      made = transfer.to_host(decode(case.params, batch.prompt, batch.controls))
-      tokens = check_lib.new_tokens(made, 0)
-      replies.append([t for t in tokens if t not in target.eos_ids])
-    return replies
+    )
+    return [
+      [t for t in check_lib.new_tokens(made, 0) if t not in target.eos_ids]
+      for made in case.decode(batches, config.max_new_tokens)
+    ]
 
   return answer
 
 
-def describe(request: Request) -> dict[str, Any]:
+def describe(request: BenchmarkRequest) -> dict[str, Any]:
   """Device, versions and flags, for every row."""
   device = jax.devices()[0]
   return {
@@ -194,14 +236,8 @@ def describe(request: Request) -> dict[str, Any]:
     'processor': _processor(),
     'cores': peers_lib.threads(request.config),
     'system': platform.platform(),
-    'versions': {
-      'python': platform.python_version(),
-      'jax': jax.__version__,
-      'jaxlib': jaxlib.__version__,
-      'flax': flax.__version__,
-      'transformers': importlib.metadata.version('transformers'),
-      'numpy': np.__version__,
-    },
+    'versions': {'python': platform.python_version()}
+    | {name: importlib.metadata.version(name) for name in _PACKAGES},
     'flags': {
       name: os.environ[name]
       for name in ('XLA_FLAGS', 'JAX_PLATFORMS', 'OMP_NUM_THREADS', 'NPROC')

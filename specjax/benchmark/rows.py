@@ -5,8 +5,8 @@ from typing import Any, Optional, Sequence
 import numpy as np
 
 from specjax import theory
-from specjax.benchmark import break_even
 from specjax.benchmark import check as check_lib
+from specjax.benchmark import cost_model
 from specjax.benchmark.cases import Case
 from specjax.benchmark.measure import Measured
 from specjax.benchmark.parts import Parts
@@ -34,9 +34,7 @@ def tokens_by_batch(measured: Measured) -> np.ndarray:
   """New tokens of each batch, int [batches]."""
   return np.array(
     [
-      sum(len(row) for row in result['tokens'])
-      if isinstance(result, dict)
-      else int(result.num_tokens.sum())
+      sum(map(len, check_lib.rows_of_tokens(result)))
       for result in measured.results
     ]
   )
@@ -108,49 +106,27 @@ def _or_none(value) -> Optional[float]:
 
 def drafting(counts: stats.Counts) -> dict[str, Any]:
   """How well the drafts did."""
-  return {
-    'num_target_calls': counts.num_target_calls,
-    'num_drafted': counts.num_drafted,
-    'num_accepted': counts.num_accepted,
-    'num_tested': counts.num_tested,
-    'block_efficiency': counts.block_efficiency,
-    'acceptance_rate': counts.acceptance_rate,
-    'draft_acceptance_rate': counts.draft_acceptance_rate,
-    'mean_acceptance_length': counts.mean_acceptance_length,
-    'acceptance_by_position': counts.acceptance_by_position,
-    'acceptance_histogram': list(counts.accepted_histogram),
-  }
+  found = counts.as_dict()
+  found['acceptance_histogram'] = found.pop('accepted_histogram')
+  return found
 
 
-def rounds_of(measured: Measured) -> int:
+def _rounds_of(measured: Measured) -> int:
   """Rounds that ran, over all batches (a batch's rows share a round)."""
   return sum(int(g.num_rounds) for g in measured.results)
 
 
-def parts_and_prediction(
-  case: Case,
-  measured: Measured,
-  plain: Measured,
-  counts: stats.Counts,
-  parts: Optional[Parts],
-  max_draft: int,
-) -> dict[str, Any]:
-  """Where a round's time goes, and what theory expects of it.
+def time_of_parts(measured: Measured, parts: Optional[Parts]) -> dict[str, Any]:
+  """Where a round's time goes.
 
-  `predicted_theorem` is Leviathan's theorem 3.8 with the measured acceptance
-  rate; `predicted` divides by what a block really costs as well, and counts
-  the rounds without a draft;
-  `predicted_from_counts` takes the measured tokens a round in place of the
-  formula's, so that it differs from the measured speed-up by the loop's own
-  costs alone. `loop_efficiency` is the parts' time over the round's. The best K
-  is looked for up to `max_draft`.
+  `loop_efficiency` is the parts' time over the round's.
   """
-  rounds = max(rounds_of(measured), 1)
+  rounds = max(_rounds_of(measured), 1)
   round_ms = 1e3 * float(measured.seconds[:, 2].sum()) / rounds
   found = {'num_rounds': rounds, 'round_ms': round_ms}
   if parts is None:
     return found
-  found |= {
+  return found | {
     'step_ms': parts.step,
     'draft_ms': parts.draft,
     'verify_ms': parts.verify,
@@ -158,63 +134,88 @@ def parts_and_prediction(
     'loop_efficiency': (parts.draft + parts.verify) / round_ms,
     'verify_ms_by_width': {str(k): v for k, v in parts.by_width.items()},
   }
-  if not case.drafts or counts.acceptance_rate is None:
-    return found
-  c = parts.draft / parts.step / case.num_draft
-  v = parts.verify / parts.step
+
+
+def acceptance(
+  case: Case, counts: stats.Counts, *, by_slot: bool = False
+) -> cost_model.Acceptance:
+  """What a case's drafts are worth; by slot, or every slot at the mean rate."""
+  mean = counts.acceptance_rate or 0.0
+  rates = counts.acceptance_by_position if by_slot else [mean]
+  return cost_model.Acceptance(
+    # A slot that was never tested takes the mean.
+    [mean if rate is None else rate for rate in rates],
+    counts.num_draft_rounds / max(counts.num_target_calls, 1),
+    len(case.recipe.widths) > 1,
+  )
+
+
+def prediction(
+  case: Case,
+  measured: Measured,
+  plain: Measured,
+  counts: stats.Counts,
+  parts: Optional[Parts],
+  max_draft: int,
+) -> dict[str, Any]:
+  """What theory expects of a speculative case; {} where that is not known.
+
+  `predicted_theorem` is Leviathan's theorem 3.8 with the measured acceptance
+  rate; `predicted` divides by what the rounds' blocks really cost as well, and
+  counts the rounds without a draft; `predicted_from_counts` takes the measured
+  tokens a round in place of the formula's, so that it differs from the measured
+  speed-up by the loop's own costs alone. The best K is looked for up to
+  `max_draft`.
+  """
+  if parts is None or not case.drafts or counts.acceptance_rate is None:
+    return {}
   alpha, k = counts.acceptance_rate, case.num_draft
-  # Batch rows share a round, so tokens a round of the batch count here.
-  emitted = counts.num_tokens / rounds / case.batch_size
-  measured_gain = (
+  accepted = acceptance(case, counts)
+  expected = cost_model.Round(
+    accepted.tokens(k), parts.verify / parts.step, parts.draft / parts.step
+  )
+  # Rows of a batch share a round, so tokens a round of the batch count here.
+  rounds = max(_rounds_of(measured), 1)
+  counted = expected._replace(
+    tokens=counts.num_tokens / rounds / case.batch_size
+  )
+  gain = (
     float(plain.seconds[:, 2].sum()) / float(measured.seconds[:, 2].sum())
     * counts.num_tokens / max(tokens_by_batch(plain).sum(), 1)
   )  # fmt: skip
-  share = counts.num_draft_rounds / max(counts.num_target_calls, 1)
-  tokens = 1 + share * (theory.expected_tokens(alpha, k) - 1)
-  predicted = tokens / (v + k * c)
-  return (
-    found
-    | {
-      'c': c,
-      'verify_cost': v,
-      'drafting_share': share,
-      'predicted_theorem': theory.walltime_factor(alpha, k, c),
-      'predicted': predicted,
-      'predicted_from_counts': emitted / (v + k * c),
-      'decode_speedup': measured_gain,
-      'measured_over_predicted': measured_gain / predicted,
-    }
-    | ({} if case.tree else _advice(case, alpha, parts, max_draft))
-  )
+  found = {
+    'c': expected.draft / k,
+    'verify_cost': expected.verify,
+    'drafting_share': accepted.share,
+    'predicted_theorem': theory.walltime_factor(alpha, k, expected.draft / k),
+    'predicted': expected.factor,
+    'predicted_from_counts': counted.factor,
+    'decode_speedup': gain,
+    'measured_over_predicted': gain / expected.factor,
+  }
+  if case.tree:
+    return found
+  return found | advice(case, accepted, parts, max(max_draft, k))
 
 
-def _advice(case: Case, alpha: float, parts: Parts, max_draft: int) -> dict:
+def advice(
+  case: Case, accepted: cost_model.Acceptance, parts: Parts, most: int
+) -> dict[str, Any]:
   """The best K of a chain by these parts' times, and what K computes."""
-  widths = sorted(parts.by_width)
-  known = [parts.by_width[width] / parts.step for width in widths]
-
-  def block_cost(gamma: int) -> float:
-    width = gamma + 1
-    if width <= widths[-1]:
-      return float(np.interp(width, widths, known))
-    # Beyond what was timed: the line through a token and the widest block,
-    # which noise may have made the cheaper one.
-    slope = max(known[-1] - 1, 0.0) / max(widths[-1] - 1, 1)
-    return 1 + slope * (width - 1)
-
-  draft = parts.draft / parts.step
-  one_pass = break_even.passes(case).get('passes', 1) == 1
-  best = theory.best_gamma(
-    alpha,
-    draft if one_pass else draft / case.num_draft,
-    max(max_draft, case.num_draft),
-    block_cost,
-    one_pass=one_pass,
+  drafts = cost_model.draft_times(
+    parts.draft, case.num_draft, case.passes in (None, 1)
   )
-  found = {'best_num_draft': best.gamma, 'best_predicted': best.factor}
+  best, gain = cost_model.best(
+    cost_model.in_steps(parts.step, parts.by_width, drafts),
+    accepted,
+    most,
+    case.batch_size,
+    or_plain=True,
+  )
+  found = {'best_num_draft': best, 'best_predicted': gain.factor}
   if parts.operations is not None:
     found['operations_factor'] = theory.operations_factor(
-      alpha, case.num_draft, parts.operations
+      accepted.rates[0], case.num_draft, parts.operations
     )
   return found
 
@@ -224,6 +225,7 @@ def by_category(
 ) -> dict[str, dict]:
   """Gain and tokens a round for each category; empty if there are none."""
   names = sorted({p.category for p in prompts if p.category})
+  all_tokens, all_base = tokens_by_batch(measured), tokens_by_batch(plain)
   found = {}
   for name in names:
     ours = base = tokens = base_tokens = 0.0
@@ -234,24 +236,23 @@ def by_category(
         continue
       ours += share * measured.seconds[index, 0]
       base += share * plain.seconds[index, 0]
-      tokens += share * tokens_by_batch(measured)[index]
-      base_tokens += share * tokens_by_batch(plain)[index]
-      if not isinstance(measured.results[index], dict):
-        generations.append(measured.results[index])
+      tokens += share * all_tokens[index]
+      base_tokens += share * all_base[index]
+      generations.append(measured.results[index])
     if not ours:
       continue
     found[name] = {
       'tokens_per_second': tokens / ours,
       'speedup': (tokens / ours) / (base_tokens / base),
     }
-    if case is not None and generations:
+    if case is not None:
       counts = counts_of(case, generations)
       found[name]['block_efficiency'] = counts.block_efficiency
       found[name]['acceptance_rate'] = counts.acceptance_rate
   return found
 
 
-def verdict(outcome: Optional[check_lib.Check]) -> dict[str, Any]:
+def verdict(outcome: Optional[check_lib.CheckResult]) -> dict[str, Any]:
   """A check as fields of a row."""
   if outcome is None:
     return {'check': None, 'check_note': ''}

@@ -9,92 +9,128 @@ References:
     https://arxiv.org/abs/2203.16487
 """
 
+import dataclasses
+import itertools
 import time
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Optional
 
 import jax
 import jax.numpy as jnp
 
 from specjax import base
 from specjax import text as text_lib
+from specjax import validation
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
 from specjax.benchmark import measure as measure_lib
 from specjax.benchmark import memory
 from specjax.benchmark import quality
 from specjax.benchmark import request as request_lib
-from specjax.benchmark import runner
+from specjax.benchmark.config import BenchmarkConfig
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import beam
 from specjax.decoding.verifiers.top_candidates import ENTRY as TOP_CANDIDATES
 from specjax.inference import assemble
-from specjax.inference import verifier_sources
 from specjax.models import registry as families
 
 EXACT = (1, 0.0)
 
 
-class Results(NamedTuple):
-  """What was found; the first four are those of `runner.Results`.
+@dataclasses.dataclass
+class SpecDecConfig(BenchmarkConfig):
+  """As `BenchmarkConfig`, in four tables; the first drafter is the main one.
+
+  At batch 1: the main drafter with each of `num_draft`; each (beta, tau) with
+  `table_draft` slots; each drafter with `table_draft`. Then the main drafter,
+  plain decoding and beam search at each of `batch_size`. `verifier` and
+  `temperature` keep their defaults.
 
   Attributes:
-    rows, environment, runs, setup: see there. Rows of batch 1 carry the fields
-      of `quality.compare`, and all of them 'label', 'over_greedy' and
-      'over_beam' (seconds of that over this row's).
-    alone: `quality.compare` of the main drafter without a target.
-    sizes: {drafter's name: parameters}.
+    relaxed: pairs (beta, tau) of the rule `top_candidates`; (1, 0) is exact.
+    dial: the pair used outside the table of pairs, beside the exact rule.
+    table_draft: slots in the tables that do not vary them.
+    num_beams: of the beam search; 0 leaves it out.
   """
 
-  rows: list[dict]
-  environment: dict
-  runs: list[tuple]
-  setup: request_lib.Setup
-  alone: dict
-  sizes: dict
+  relaxed: tuple = ((1, 0.0), (3, 1.0), (5, 3.0), (5, 5.0))
+  dial: tuple = (3, 1.0)
+  table_draft: int = 10
+  num_beams: int = 5
 
+  def validate(self) -> None:
+    super().validate()
+    self.batch_size = tuple(sorted({1, *self.batch_size}))
+    for field, lowest in (('table_draft', 1), ('num_beams', 0)):
+      validation.whole(field, getattr(self, field), lowest)
+    named = [('relaxed holds pairs', pair) for pair in self.relaxed]
+    for what, pair in (*named, ('dial is one pair', self.dial)):
+      if not isinstance(pair, tuple) or len(pair) != 2:
+        raise ValueError(f'{what} (beta, tau), not {pair!r}.')
+      validation.whole('beta', pair[0], 1)
+      if not validation.is_number(pair[1]) or not pair[1] >= 0:
+        raise ValueError(f'tau must be 0 or more, not {pair[1]}.')
+    if self.temperature != (0.0,):
+      raise ValueError(
+        'This experiment decodes greedily; leave temperature at (0.0,).'
+      )
+    if self.verifier != ('auto',):
+      raise ValueError(
+        "This experiment sets the rules itself; leave verifier at ('auto',) "
+        'and change relaxed and dial.'
+      )
 
-def run(
-  request: request_lib.Request, tell: Callable[[str], None] = lambda text: None
-) -> Results:
-  """Measures; `request.config` is a `SpecDecConfig`.
+  def check(self, setup) -> None:
+    if len(self.quantize) > 1:
+      raise ValueError(
+        'Only the sweep compares several values of quantize; give one here.'
+      )
+    if not setup.sources:
+      raise ValueError(
+        'Name at least one --drafter; the first is the main one.'
+      )
+    if not setup.target.lm.is_encoder_decoder:
+      raise ValueError(
+        f'This experiment needs an encoder-decoder, but {setup.target.name} is '
+        'decoder-only.'
+      )
+    check_slots(setup.sources[0], self)
+    betas = [beta for beta, _ in (self.dial, *self.relaxed)]
+    target = assemble.target_of(setup.target)
+    TOP_CANDIDATES.check(target, TOP_CANDIDATES.options(beta=max(betas)))
 
-  Raises:
-    ValueError, FileNotFoundError: one sentence naming what is wrong.
-  """
-  config = request.config
-  setup = request_lib.prepare(request, tell)
-  _check(setup, config)
-  environment = request_lib.describe(request)
-  rows, runs = [], []
-  for batch_size in sorted({1, *config.batch_size}):
-    cases = wanted_cases(setup, config, batch_size)
-    batches = cases_lib.batches(
-      setup.prompts, setup.target, config, config.sampling(0.0), batch_size
-    )
-    beside = []
-    if config.num_beams:
-      engine, kept = beam_engine(setup.target, config, batches)
-      name = f'beam-{config.num_beams}'
-      about = runner.fields(request, name, 'search', 0, 0.0, batch_size, setup)
-      beside = [(about | {'engine': 'specjax', 'mode': 'beam'}, engine)]
-    fresh, fresh_runs = [], []
-    runner.measure_cases(
-      request, setup, cases, environment, fresh, fresh_runs, tell, beside
-    )
-    beams = [(fresh[-1], batches, kept)] if beside else []
-    _add(fresh, [*fresh_runs, *beams], setup, beams)
-    rows += fresh
-    runs += fresh_runs
-  for row in rows:
-    row['environment'] = environment
-  tell('decoding with the drafter alone')
-  alone = _alone(setup, config, runs[0])
-  sizes = {
-    s.name: sum(x.size for x in jax.tree.leaves(s.model.params))
-    for s in setup.sources
-    if s.model is not None
-  }
-  return Results(rows, environment, runs, setup, alone, sizes)
+  def cases(
+    self, setup, temperature: float, batch_size: int
+  ) -> list[cases_lib.Case]:
+    """Plain decoding, then each drafter, K and pair that a table needs."""
+    main, rules = setup.sources[0], (EXACT, self.dial)
+    wanted = [(main, self.table_draft, pair) for pair in rules]
+    if batch_size == 1:
+      wanted += itertools.product((main,), self.num_draft, rules)
+      wanted += [(main, self.table_draft, pair) for pair in self.relaxed]
+      wanted += itertools.product(setup.sources[1:], (self.table_draft,), rules)
+    cases = {None: setup.plain(temperature, batch_size)}
+    for source, num_draft, (beta, tau) in wanted:
+      pair = EXACT if beta == 1 else (beta, tau)
+      key = source.name, num_draft, pair
+      too_many = num_draft > (request_lib.most_draft(source) or num_draft)
+      if key not in cases and not too_many:
+        rule = {} if pair == EXACT else _relaxed(*pair)
+        cases[key] = setup.case(
+          source, temperature, batch_size, num_draft=num_draft, **rule
+        )
+    return list(cases.values())
+
+  def beside(self, group) -> list[tuple]:
+    if not self.num_beams:
+      return []
+    about = group.fields(f'beam-{self.num_beams}', 'search', 0)
+    engine = beam_engine(group.setup.target, self, group.batches)
+    return [(about | {'engine': 'specjax', 'mode': 'beam'}, engine)]
+
+  def finish(self, results, log_fn):
+    _add_ratios(results)
+    log_fn('decoding with the drafter alone')
+    return results._replace(alone=_judge_runs(results, self))
 
 
 def label(model: Optional[model_lib.Model], name: str) -> str:
@@ -102,21 +138,6 @@ def label(model: Optional[model_lib.Model], name: str) -> str:
   if model is None or model.config is None:
     return name
   return families.family_of(model.config).label(model.config) or name
-
-
-def _check(setup, config) -> None:
-  """Raises ValueError if there is no drafter, or something does not fit."""
-  if not setup.sources:
-    raise ValueError('Name at least one --drafter; the first is the main one.')
-  if not setup.target.lm.is_encoder_decoder:
-    raise ValueError(
-      f'This experiment needs an encoder-decoder, but {setup.target.name} is '
-      'decoder-only.'
-    )
-  check_slots(setup.sources[0], config)
-  betas = [beta for beta, _ in (config.dial, *config.relaxed)]
-  target = assemble.target_of(setup.target)
-  TOP_CANDIDATES.check(target, TOP_CANDIDATES.options(beta=max(betas)))
 
 
 def check_slots(main, config) -> None:
@@ -128,79 +149,25 @@ def check_slots(main, config) -> None:
     ('table_draft', config.table_draft),
     ('num_draft', min(config.num_draft)),
   ):
-    most = _most_draft(main, least)
-    if least > most:
+    most = request_lib.most_draft(main)
+    if most and least > most:
       raise ValueError(
         f'{field} is {least}, but {main.name} was made to draft at most {most} '
         f'tokens at once; lower {field}.'
       )
 
 
-def wanted_cases(setup, config, batch_size: int) -> list[cases_lib.Case]:
-  """Plain decoding, then each drafter, K and (beta, tau) that a table needs."""
-  main, dial = setup.sources[0], config.dial
-  rules = (EXACT, dial)
-  wanted = [(main, config.table_draft, pair) for pair in rules]
-  if batch_size == 1:
-    wanted += [(main, k, pair) for k in config.num_draft for pair in rules]
-    wanted += [(main, config.table_draft, pair) for pair in config.relaxed]
-    wanted += [
-      (subject, config.table_draft, pair)
-      for subject in setup.sources[1:]
-      for pair in rules
-    ]
-  cases, seen = [cases_lib.plain(setup.target, config, 0.0, batch_size)], set()
-  for subject, num_draft, (beta, tau) in wanted:
-    pair = EXACT if beta == 1 else (beta, tau)
-    key = subject.name, num_draft, pair
-    if key in seen or num_draft > _most_draft(subject, num_draft):
-      continue
-    seen.add(key)
-    cases.append(
-      _speculative(setup, config, subject, batch_size, num_draft, pair)
-    )
-  return cases
+def _relaxed(beta: int, tau: float) -> dict[str, Any]:
+  """Settings of the relaxed rule."""
+  dials = {'beta': int(beta), 'tau': float(tau)}
+  name = TOP_CANDIDATES.name
+  return {'verifier': name, 'verifiers': {name: dials}}
 
 
-def _speculative(
-  setup, config, source, batch_size, num_draft, relaxed
-) -> cases_lib.Case:
-  """A case at temperature 0 with a pair (beta, tau)."""
-  settings = config.recipe_settings(0.0, num_draft=num_draft)
-  if relaxed != EXACT:
-    beta, tau = relaxed
-    settings = settings._replace(
-      verifier=TOP_CANDIDATES,
-      verifiers={TOP_CANDIDATES.name: {'beta': int(beta), 'tau': float(tau)}},
-    )
-  return _case(setup, config, source, batch_size, settings)
-
-
-def _case(setup, config, source, batch_size, settings) -> cases_lib.Case:
-  return cases_lib.speculative(
-    setup.target,
-    source,
-    settings,
-    setup.data,
-    temperature=0.0,
-    batch_size=batch_size,
-    config=config,
-  )
-
-
-def _most_draft(subject, otherwise: int) -> int:
-  """Most tokens that a subject drafts at once; `otherwise` without a bound."""
-  model = subject.model
-  if model is None or model.config is None:
-    return otherwise
-  return families.facts(model.config).max_draft or otherwise
-
-
-def beam_engine(target, config, batches):
-  """(engine, what it last gave for each batch), in the form of a peer's."""
+def beam_engine(target, config, batches) -> measure_lib.Engine:
+  """Beam search, in the form of a peer's engine."""
   spec = beam.BeamSpec(config.num_beams)
   search = beam.compiled(target.lm, spec, config.max_new_tokens)
-  kept = [None] * len(batches)
 
   def call(index: int):
     batch = batches[index]
@@ -209,7 +176,7 @@ def beam_engine(target, config, batches):
     made = search(target.params, batch.prompt, batch.controls, rank)
     jax.block_until_ready(made)
     seconds = time.perf_counter() - begin
-    made = kept[index] = jax.device_get(made)
+    made = jax.device_get(made)
     tokens = [check_lib.new_tokens(made, i) for i in range(len(batch.rows))]
     peak = memory.peak()
     return measure_lib.Timing(seconds), {
@@ -224,49 +191,51 @@ def beam_engine(target, config, batches):
     call(index)
   seconds = time.perf_counter() - begin
   name = f'beam search, {config.num_beams} beams'
-  return measure_lib.Engine(name, call, None, seconds), kept
+  return measure_lib.Engine(name, call, None, seconds)
 
 
-def outputs(setup, batches, generations) -> list[list[int]]:
-  """New tokens of every prompt, the end token left out."""
+def outputs(setup, batches, made) -> list[list[int]]:
+  """New tokens of every prompt, the end token left out.
+
+  Args:
+    setup: what was loaded.
+    batches: the prompts.
+    made: for each batch a `Generation` or what a peer gives.
+  """
   rows = [[] for _ in setup.prompts]
-  for batch, made in zip(batches, generations):
-    for at, number in enumerate(batch.rows):
-      tokens = check_lib.new_tokens(made, at)
+  for batch, found in zip(batches, made):
+    for number, tokens in zip(batch.rows, check_lib.rows_of_tokens(found)):
       rows[number] = [t for t in tokens if t not in setup.target.eos_ids]
   return rows
 
 
-def _texts(setup, rows) -> list[str]:
-  if setup.target.tokenizer is None:
-    return [' '.join(map(str, row)) for row in rows]
-  return [text_lib.decode(setup.target.tokenizer, row) for row in rows]
-
-
 def _judge(setup, rows, plain_rows) -> dict[str, Any]:
-  return quality.compare(
-    rows,
-    _texts(setup, rows),
-    plain_rows,
-    _texts(setup, plain_rows),
-    [p.reference for p in setup.prompts],
-  )
+  """`quality.compare` of outputs with plain decoding's."""
+
+  def text(row):
+    if setup.target.tokenizer is None:
+      return ' '.join(map(str, row))
+    return text_lib.decode(setup.target.tokenizer, row)
+
+  texts, plain_texts = ([text(row) for row in side] for side in
+                        (rows, plain_rows))  # fmt: skip
+  references = [prompt.reference for prompt in setup.prompts]
+  return quality.compare(rows, texts, plain_rows, plain_texts, references)
 
 
-def _add(rows, runs, setup, beams) -> None:
-  """Puts labels, ratios and, at batch 1, quality into the rows."""
-  by_name = {s.name: s.model for s in setup.sources}
-  plain_rows = outputs(setup, *runs[0][1:])
-  for row in rows:
+def _add_ratios(results) -> None:
+  """Puts labels, and ratios of seconds, into the rows."""
+  by_name = {s.name: s.model for s in results.setup.sources}
+  baselines = {
+    (row['batch_size'], row['mode']): row['seconds']
+    for row in reversed(results.rows)
+    if row['engine'] == 'specjax'
+  }
+  for row in results.rows:
     row['label'] = label(by_name.get(row['drafter']), row['drafter'])
-    row['over_greedy'] = rows[0]['seconds'] / row['seconds']
-    row['over_beam'] = None
-    if beams:
-      row['over_beam'] = beams[0][0]['seconds'] / row['seconds']
-  if rows[0]['batch_size'] == 1:
-    for row, batches, generations in runs:
-      made = outputs(setup, batches, generations)
-      row |= _judge(setup, made, plain_rows)
+    for name, mode in (('over_greedy', 'plain'), ('over_beam', 'beam')):
+      seconds = baselines.get((row['batch_size'], mode))
+      row[name] = None if seconds is None else seconds / row['seconds']
 
 
 def _verify_nothing(context, draft, logits) -> base.Verdict:
@@ -284,20 +253,23 @@ def _verify_nothing(context, draft, logits) -> base.Verdict:
   )
 
 
-def _alone(setup, config, plain_run) -> dict[str, Any]:
-  """Quality of the main drafter's own text, block after block."""
-  main = setup.sources[0]
-  settings = config.recipe_settings(0.0, num_draft=config.table_draft)
-  settings = settings._replace(
-    verifier=verifier_sources.resolve(base.Verifier(_verify_nothing))
+def _judge_runs(results, config) -> dict[str, Any]:
+  """Puts quality into our rows of batch 1; that of the drafter alone.
+
+  The drafter alone writes block after block of its own.
+  """
+  setup = results.setup
+  _, batches, plain = results.runs[0]
+  plain_rows = outputs(setup, batches, plain)
+  for row, batches_of_row, made in results.runs:
+    if row['batch_size'] == 1 and row['engine'] == 'specjax':
+      row |= _judge(setup, outputs(setup, batches_of_row, made), plain_rows)
+  case = setup.case(
+    setup.sources[0],
+    0.0,
+    1,
+    num_draft=config.table_draft,
+    verifier=base.Verifier(_verify_nothing),
   )
-  case = _case(setup, config, main, 1, settings)
-  decode = assemble.compiled(case.recipe, config.max_new_tokens)
-  _, batches, plain = plain_run
-  made = [
-    jax.device_get(decode(case.params, batch.prompt, batch.controls))
-    for batch in batches
-  ]
-  return _judge(
-    setup, outputs(setup, batches, made), outputs(setup, batches, plain)
-  )
+  made = case.decode(batches, config.max_new_tokens)
+  return _judge(setup, outputs(setup, batches, made), plain_rows)

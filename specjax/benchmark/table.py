@@ -1,21 +1,17 @@
-"""The table that the command prints."""
+"""Rows as tables: the one that the command prints, and Markdown."""
 
 from typing import Any, Optional, Sequence
 
+from specjax.decoding.drafters import registry as drafter_registry
+
 COLUMNS = (
-  ('engine', 'engine', '{}'),
-  ('drafter', 'drafter', '{}'),
-  ('verifier', 'verify', '{}'),
-  ('num_draft', 'K', '{}'),
-  ('tree', 'tree', '{}'),
-  ('temperature', 'T', '{:g}'),
-  ('quantize', 'int8', '{}'),
-  ('batch_size', 'batch', '{}'),
+  ('engine', 'engine', '{}'), ('drafter', 'drafter', '{}'),
+  ('verifier', 'verify', '{}'), ('num_draft', 'K', '{}'),
+  ('tree', 'tree', '{}'), ('temperature', 'T', '{:g}'),
+  ('quantize', 'int8', '{}'), ('batch_size', 'batch', '{}'),
   ('tokens_per_second', 'tokens/s', '{:.1f}'),
-  ('ms_per_token', 'ms/token', '{:.2f}'),
-  ('speedup', 'speed-up', '{:.2f}'),
-  ('speedup_spec_bench', '(Spec-Bench)', '{:.2f}'),
-  ('c', 'c', '{:.3f}'),
+  ('ms_per_token', 'ms/token', '{:.2f}'), ('speedup', 'speed-up', '{:.2f}'),
+  ('speedup_spec_bench', '(Spec-Bench)', '{:.2f}'), ('c', 'c', '{:.3f}'),
   ('verify_cost', 'block cost', '{:.2f}'),
   ('predicted_theorem', 'thm 3.8', '{:.2f}'),
   ('predicted', 'predicted', '{:.2f}'),
@@ -26,13 +22,11 @@ COLUMNS = (
   ('block_efficiency', 'tokens/call', '{:.2f}'),
   ('acceptance_rate', 'accept', '{:.3f}'),
   ('draft_acceptance_rate', 'acc/drafted', '{:.3f}'),
-  ('draft_ms', 'draft ms', '{:.2f}'),
-  ('verify_ms', 'verify ms', '{:.2f}'),
+  ('draft_ms', 'draft ms', '{:.2f}'), ('verify_ms', 'verify ms', '{:.2f}'),
   ('overhead_ms', 'other ms', '{:.2f}'),
   ('compile_seconds', 'compile s', '{:.1f}'),
-  ('peak_memory_bytes', 'peak MB', None),
-  ('check', 'check', '{}'),
-)
+  ('peak_memory_bytes', 'peak MB', None), ('check', 'check', '{}'),
+)  # fmt: skip
 
 
 def brief(name: str) -> str:
@@ -77,11 +71,25 @@ def cell(row: dict, key: str, form: Optional[str]) -> str:
   return f'{value / 1e6:.0f}' if form is None else form.format(value)
 
 
+def cells_of(rows: Sequence[dict], columns: Sequence[tuple]) -> list[list[str]]:
+  """Cells line by line, the titles first; columns are as in `COLUMNS`."""
+  return [[title for _, title, _ in columns]] + [
+    [cell(row, key, form) for key, _, form in columns] for row in rows
+  ]
+
+
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+  """A Markdown table; the first line holds the titles."""
+  titles, *body = cells
+  return '\n'.join(
+    '| ' + ' | '.join(line) + ' |'
+    for line in (titles, ['---'] * len(titles), *body)
+  )
+
+
 def text(rows: Sequence[dict]) -> str:
   """All rows in aligned columns, with notes below."""
-  columns = filled(rows, COLUMNS)
-  cells = [[title for _, title, _ in columns]]
-  cells += [[cell(row, key, form) for key, _, form in columns] for row in rows]
+  cells = cells_of(rows, filled(rows, COLUMNS))
   widths = [max(map(len, column)) for column in zip(*cells)]
   lines = [
     '  '.join(value.ljust(width) for value, width in zip(line, widths)).rstrip()
@@ -135,8 +143,10 @@ def _ratio(row: dict, peer: dict) -> str:
   """One line: what was compared, and our speed over the peer's."""
   ours, theirs, what = 'plain', 'plain', ''
   if row['num_draft']:
-    lookup = row['drafter'] == 'prompt_lookup'
-    ours, theirs = 'speculative', 'prompt lookup' if lookup else 'assisted'
+    # A drafter without a model is called the same on both sides.
+    entry = drafter_registry.find(row['drafter'])
+    ours, theirs = 'speculative', entry.name if entry else 'assisted'
+    theirs = theirs.replace('_', ' ')
     drafts = dict.fromkeys((row['num_draft'], peer['num_draft']))
     what = (
       f', drafter {brief(row["drafter"])}, {row["verifier"]}, '

@@ -1,37 +1,13 @@
-"""CTranslate2 for T5 types, in a process of its own; started by `peers`.
+"""CTranslate2 for T5 types; run by `worker`.
 
-Speaks as `transformers_worker` does. The Hugging Face folder is converted to a
-temporary one first, at the precision asked for.
+The Hugging Face folder is converted to a temporary one first, at the precision
+asked for.
 """
 
 import importlib
 import json
-import os
 import pathlib
-import sys
-import tempfile
 import time
-
-
-def main() -> None:
-  answers = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)
-
-  def answer(message) -> None:
-    answers.write(json.dumps(message) + '\n')
-    answers.flush()
-
-  job = json.loads(sys.stdin.readline())
-  try:
-    with tempfile.TemporaryDirectory() as folder:
-      begin = time.perf_counter()
-      run, versions = make(job, pathlib.Path(folder))
-      answer({'versions': versions, 'seconds': time.perf_counter() - begin})
-      for line in sys.stdin:
-        answer(run(json.loads(line)['run']))
-  except Exception as error:  # told to the reader in one line
-    text = ' '.join(str(error).split())
-    answer({'error': f'{type(error).__name__}: {text[:400]}'})
 
 
 def make(job, folder):
@@ -69,12 +45,7 @@ def make(job, folder):
     made = translator.translate_batch(batches[index], **settings)
     seconds = time.perf_counter() - begin
     tokens = [[ids[name] for name in one.hypotheses[0]] for one in made]
-    return {
-      'seconds': seconds,
-      'tokens': tokens,
-      'peak_bytes': peak_bytes(),
-      'peak_kind': 'process, ever',
-    }
+    return {'seconds': seconds, 'tokens': tokens}
 
   return run, {'ctranslate2': ctranslate2.__version__}
 
@@ -123,15 +94,3 @@ def with_tokenizer(source, copy):
     unk_token='t2',
   ).save_pretrained(copy)
   return copy
-
-
-def peak_bytes():
-  with open('/proc/self/status', encoding='ascii') as file:
-    for line in file:
-      if line.startswith('VmHWM:'):
-        return int(line.split()[1]) * 1024
-  return 0
-
-
-if __name__ == '__main__':
-  main()

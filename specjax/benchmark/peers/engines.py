@@ -15,11 +15,11 @@ import pathlib
 import signal
 import subprocess
 import sys
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from specjax.benchmark.cases import Batch
+from specjax.benchmark.cases import PromptBatch
 from specjax.benchmark.measure import Engine
 from specjax.benchmark.measure import Timing
 
@@ -28,7 +28,7 @@ class Peer(NamedTuple):
   """What a name means.
 
   Attributes:
-    worker: its file, beside this one.
+    worker: its file, beside this one; see `worker`.
     needs: packages.
     plain: whether it decodes without a drafter.
     assisted: whether it decodes with one.
@@ -92,23 +92,26 @@ def threads(config) -> int:
   return os.cpu_count() or 1
 
 
-def job(
+def job_of(
   peer: str,
   target: str,
   drafter: Optional[str],
+  *,
+  lookup: bool = False,
   num_draft: int,
   temperature: float,
-  batches: Sequence[Batch],
+  batches: Sequence[PromptBatch],
   model: Any,
   config,
   device: str,
 ) -> dict:
-  """What a worker is told, as JSON.
+  """What a worker is given, as JSON.
 
   Args:
     peer: one of `PEERS`.
     target: folder of the target.
-    drafter: a folder, 'prompt_lookup', or None for plain decoding.
+    drafter: a folder, or None.
+    lookup: drafts are looked up in the prompt.
     num_draft: K.
     temperature: 0 is greedy.
     batches: the prompts.
@@ -130,6 +133,7 @@ def job(
     'peer': peer,
     'target': target,
     'drafter': drafter,
+    'lookup': lookup,
     'num_draft': num_draft,
     'temperature': temperature,
     'top_k': config.top_k,
@@ -148,42 +152,35 @@ def job(
   }
 
 
-class Worker(NamedTuple):
-  """A started peer.
-
-  Attributes:
-    run: takes the index of a batch; returns `Timing` and what it counted.
-    versions: of its packages.
-    load_seconds: what it took to load.
-  """
-
-  run: Callable[[int], tuple[Timing, Any]]
-  versions: dict
-  load_seconds: float
-
-
 @contextlib.contextmanager
-def started(told: dict) -> Iterator[Worker]:
+def started(job: dict, label: str) -> Iterator[tuple[Engine, dict]]:
   """Starts a peer's process and ends it afterwards.
 
   Args:
-    told: from `job`.
+    job: of `job_of`.
+    label: of the engine.
+
+  Yields:
+    (the engine, versions of its packages).
 
   Raises:
     ValueError: if the peer reports an error or ends early.
   """
-  file = pathlib.Path(__file__).parent / PEERS[told['peer']].worker
+  here = pathlib.Path(__file__).parent
+  files = [
+    str(here / name) for name in ('worker.py', PEERS[job['peer']].worker)
+  ]
   environment = dict(os.environ)
-  environment['OMP_NUM_THREADS'] = str(told['threads'])
+  environment['OMP_NUM_THREADS'] = str(job['threads'])
   environment['TOKENIZERS_PARALLELISM'] = 'false'
   # Compiling in its own threads, a peer leaves no processes behind.
   environment['TORCHINDUCTOR_COMPILE_THREADS'] = '1'
-  if told['peer'].startswith('ctranslate2'):
+  if job['peer'].startswith('ctranslate2'):
     # Its threads sleep between steps otherwise, and waking them costs more
     # than the step.
     environment['OMP_WAIT_POLICY'] = 'ACTIVE'
   process = subprocess.Popen(
-    [sys.executable, '-P', str(file)],
+    [sys.executable, '-P', *files],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
@@ -192,14 +189,14 @@ def started(told: dict) -> Iterator[Worker]:
 
   def run(index: int) -> tuple[Timing, Any]:
     process.send_signal(signal.SIGCONT)
-    answer = _ask(process, told['peer'], {'run': index})
+    answer = _ask(process, job['peer'], {'run': index})
     process.send_signal(signal.SIGSTOP)
     return Timing(answer['seconds']), answer
 
   try:
-    ready = _ask(process, told['peer'], told)
+    ready = _ask(process, job['peer'], job)
     process.send_signal(signal.SIGSTOP)
-    yield Worker(run, ready['versions'], ready['seconds'])
+    yield Engine(label, run, None, ready['seconds']), ready['versions']
   finally:
     process.send_signal(signal.SIGCONT)
     with contextlib.suppress(BrokenPipeError):
@@ -225,8 +222,3 @@ def _ask(process: subprocess.Popen, peer: str, message: dict) -> dict:
   if 'error' in answer:
     raise ValueError(f'The peer {peer} failed: {answer["error"]}')
   return answer
-
-
-def engine(worker: Worker, label: str) -> Engine:
-  """A started worker as something to measure."""
-  return Engine(label, worker.run, None, worker.load_seconds, None)

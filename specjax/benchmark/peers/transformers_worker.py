@@ -1,15 +1,10 @@
-"""Hugging Face's generate in a process of its own; started by `peers`.
-
-Reads JSON lines: first the job, then {'run': index}. Answers JSON lines. Holds
-no import of this package, so that neither JAX nor its threads are started.
-"""
+"""Hugging Face's generate; run by `worker`."""
 
 import importlib
 import json
 import os
 import pathlib
 import shutil
-import sys
 import time
 
 # Share of a drafter's certainty below which transformers ends a draft, unless
@@ -17,29 +12,9 @@ import time
 _THRESHOLD = 0.4
 
 
-def main() -> None:
-  # Libraries print on standard output; keep a clean copy for the answers.
-  answers = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)
-
-  def answer(message) -> None:
-    answers.write(json.dumps(message) + '\n')
-    answers.flush()
-
-  job = json.loads(sys.stdin.readline())
-  try:
-    begin = time.perf_counter()
-    run, versions = make(job)
-    answer({'versions': versions, 'seconds': time.perf_counter() - begin})
-    for line in sys.stdin:
-      answer(run(json.loads(line)['run']))
-  except Exception as error:  # told to the reader in one line
-    text = ' '.join(str(error).split())
-    answer({'error': f'{type(error).__name__}: {text[:400]}'})
-
-
-def make(job):
+def make(job, folder=None):
   """Loads the models; returns what decodes a batch, and versions."""
+  del folder
   torch = importlib.import_module('torch')
   transformers = importlib.import_module('transformers')
   transformers.utils.logging.set_verbosity_error()
@@ -54,7 +29,7 @@ def make(job):
   settings = {'generation_config': generation_settings(job, transformers)}
   # Nothing that lies in the folder may fill what is left open.
   model.generation_config = transformers.GenerationConfig()
-  if job['drafter'] == 'prompt_lookup':
+  if job['lookup']:
     settings['prompt_lookup_num_tokens'] = job['num_draft']
   elif job['drafter']:
     assistant = load(job['drafter'], job, torch, transformers, device)
@@ -85,7 +60,7 @@ def make(job):
     seconds = time.perf_counter() - begin
     given = 1 if job['is_encoder_decoder'] else rows['input_ids'].shape[1]
     tokens = [cut(row[given:].tolist(), job['eos_ids']) for row in out]
-    return {'seconds': seconds, 'tokens': tokens} | peak(torch, device)
+    return {'seconds': seconds, 'tokens': tokens} | device_peak(torch, device)
 
   if compiled:
     compile_ahead(job, settings, run, torch, transformers)
@@ -207,20 +182,9 @@ def cut(tokens, eos_ids):
   return tokens
 
 
-def peak(torch, device):
-  """The most memory in use so far, and what counted it."""
-  if device == 'cuda':
-    return {
-      'peak_bytes': torch.cuda.max_memory_allocated(),
-      'peak_kind': 'device',
-    }
-  with open('/proc/self/status', encoding='ascii') as file:
-    for line in file:
-      if line.startswith('VmHWM:'):
-        size = int(line.split()[1]) * 1024
-        return {'peak_bytes': size, 'peak_kind': 'process, ever'}
-  return {'peak_bytes': 0, 'peak_kind': ''}
-
-
-if __name__ == '__main__':
-  main()
+def device_peak(torch, device):
+  """The most memory in use so far, where the device counts it."""
+  if device != 'cuda':
+    return {}
+  size = torch.cuda.max_memory_allocated()
+  return {'peak_bytes': size, 'peak_kind': 'device'}

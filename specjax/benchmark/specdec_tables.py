@@ -1,75 +1,74 @@
-"""SpecDec's experiment as tables, statements and plots."""
+"""The SpecDec paper's tables, statements and plots, from a benchmark's rows.
 
-import pathlib
+References:
+  Xia et al. Speculative decoding. Findings of EMNLP 2023.
+    https://arxiv.org/abs/2203.16487
+"""
+
 from typing import Any, Optional, Sequence
 
+import jax
+
+from specjax.benchmark import cost_model
 from specjax.benchmark import plots
-from specjax.benchmark import specdec
 from specjax.benchmark import table
 
 NAME = 'specdec.md'
 SPEED = (
   ('block_efficiency', 'tokens/round', '{:.2f}'),
-  ('draft_ms', 'draft ms', '{:.2f}'),
-  ('verify_ms', 'verify ms', '{:.2f}'),
-  ('step_ms', 'step ms', '{:.2f}'),
-  ('over_greedy', 'x greedy', '{:.2f}'),
+  ('draft_ms', 'draft ms', '{:.2f}'), ('verify_ms', 'verify ms', '{:.2f}'),
+  ('step_ms', 'step ms', '{:.2f}'), ('over_greedy', 'x greedy', '{:.2f}'),
   ('over_beam', 'x beam', '{:.2f}'),
   ('predicted_from_counts', 'ceiling', '{:.2f}'),
-)
+)  # fmt: skip
 QUALITY = (
-  ('bleu', 'BLEU', '{:.2f}'),
-  ('relative_bleu', 'BLEU to target', '{:.2f}'),
+  ('bleu', 'BLEU', '{:.2f}'), ('relative_bleu', 'BLEU to target', '{:.2f}'),
   ('exact_match', 'equal', '{:.3f}'),
   ('edit_distance', 'edits/token', '{:.3f}'),
-)
+)  # fmt: skip
 RULE = (('rule', 'beta, tau', '{}'),)
-TABLES = (
-  ('Slots', (('num_draft', 'k', '{}'), *RULE, *SPEED, QUALITY[0])),
-  ('Rules', (*RULE, *SPEED, *QUALITY)),
-  (
-    'Drafters',
-    (
-      ('label', 'drafter', '{}'),
-      ('million', 'million', '{:.2f}'),
-      *RULE,
-      *SPEED,
-      QUALITY[0],
-    ),
+TABLES = {
+  'Slots': (('num_draft', 'k', '{}'), *RULE, *SPEED, QUALITY[0]),
+  'Rules': (*RULE, *SPEED, *QUALITY),
+  'Drafters': (
+    ('label', 'drafter', '{}'), ('million', 'million', '{:.2f}'),
+    *RULE, *SPEED, QUALITY[0],
   ),
-  (
-    'Batches',
-    (
-      ('batch_size', 'batch', '{}'),
-      ('way', 'decoding', '{}'),
-      ('latency', 's/batch', '{:.3f}'),
-      ('tokens_per_second', 'tokens/s', '{:.1f}'),
-      ('over_greedy', 'x greedy', '{:.2f}'),
-      ('over_beam', 'x beam', '{:.2f}'),
-      ('peak_memory_bytes', 'peak MB', None),
-    ),
+  'Batches': (
+    ('batch_size', 'batch', '{}'), ('way', 'decoding', '{}'),
+    ('latency', 's/batch', '{:.3f}'),
+    ('tokens_per_second', 'tokens/s', '{:.1f}'),
+    ('over_greedy', 'x greedy', '{:.2f}'), ('over_beam', 'x beam', '{:.2f}'),
+    ('peak_memory_bytes', 'peak MB', None),
   ),
-  ('Behaviour', (('way', 'decoding', '{}'), *QUALITY)),
-)
+  'Behaviour': (('way', 'decoding', '{}'), *QUALITY),
+}  # fmt: skip
 
 
 def _rule(row) -> str:
   if not row['num_draft']:
     return '-'
-  exact = row['verifier'] == 'greedy'
+  exact = row['beta'] == 1
   return '1, -' if exact else f'{row["beta"]}, {row["tau"]:g}'
 
 
-def prepared(results: specdec.Results, config) -> dict[str, list[dict]]:
-  """The rows of each table, by its title."""
-  rows = []
+def prepared(results, config) -> dict[str, list[dict]]:
+  """The rows of each table, by its title; {} of another experiment.
+
+  Args:
+    results: `runner.Results`.
+    config: `BenchmarkConfig`.
+  """
+  if results.alone is None:
+    return {}
+  rows, sizes = [], _sizes(results.setup)
   for row in results.rows:
     extra = {'rule': _rule(row), 'way': row['label']}
     if row['mode'] == 'plain':
       extra['way'] = 'greedy'
     elif row['num_draft']:
       extra['way'] = f'speculative, {extra["rule"]}'
-    size = results.sizes.get(row['drafter'])
+    size = sizes.get(row['drafter'])
     extra['million'] = None if size is None else size / 1e6
     count = -(-row['num_prompts'] // row['batch_size'])
     extra['latency'] = row['seconds'] / count
@@ -103,8 +102,17 @@ def prepared(results: specdec.Results, config) -> dict[str, list[dict]]:
   }
 
 
+def _sizes(setup) -> dict[str, int]:
+  """Parameters of the drafters' models by name."""
+  return {
+    source.name: sum(x.size for x in jax.tree.leaves(source.model.params))
+    for source in setup.sources
+    if source.model is not None
+  }
+
+
 def _dial_order(row):
-  return row['verifier'] != 'greedy', row['beta'], row['tau']
+  return row['beta'], row['tau']
 
 
 def statements(tables: dict[str, list[dict]]) -> list[str]:
@@ -168,35 +176,25 @@ def _ordering(rows) -> list[str]:
 def _limits(row) -> str:
   """What bounds a row's speed."""
   step = row['step_ms']
-  cost = (row['draft_ms'] + row['verify_ms']) / step
-  parts = {
-    'the draft': row['draft_ms'] / step,
-    'the verification': row['verify_ms'] / step,
-  }
+  made = cost_model.Round(
+    row['block_efficiency'], row['verify_ms'] / step, row['draft_ms'] / step
+  )
+  parts = {'the draft': made.draft, 'the verification': made.verify}
   dear = max(parts, key=parts.get)
   return (
     f'beta, tau = {row["rule"]}, k = {row["num_draft"]}: a round costs '
-    f'{cost:.2f} plain steps, most of it {dear} ({parts[dear]:.2f}), and '
-    f'yields {row["block_efficiency"]:.2f} tokens: at most '
+    f'{made.cost:.2f} plain steps, most of it {dear} ({parts[dear]:.2f}), and '
+    f'yields {made.tokens:.2f} tokens: at most '
     f'{row["predicted_from_counts"]:.2f}x, measured {row["over_greedy"]:.2f}x.'
   )
 
 
-def _table(rows: Sequence[dict], columns) -> str:
-  cells = [
-    [table.cell(row, key, form) for key, _, form in columns] for row in rows
-  ]
-  head = '| ' + ' | '.join(title for _, title, _ in columns) + ' |'
-  rule = '|' + ' --- |' * len(columns)
-  return '\n'.join([head, rule, *('| ' + ' | '.join(c) + ' |' for c in cells)])
-
-
-def markdown(
-  results: specdec.Results, config, images: Sequence[str] = ()
-) -> str:
-  """All of it as Markdown."""
+def markdown(results, config, images: Sequence[str] = ()) -> str:
+  """All of it as Markdown, or '' where `prepared` has no tables."""
   where = results.environment
   tables = prepared(results, config)
+  if not tables:
+    return ''
   prompts = results.setup.prompts
   length = sum(len(p.tokens) for p in prompts) / len(prompts)
   parts = [
@@ -209,38 +207,14 @@ def markdown(
     '`ceiling` is what the measured draft and verify times would allow over '
     "greedy; tokens a round count the verifier's own.",
   ]
-  for title, columns in TABLES:
-    parts += [f'## {title}', _table(tables[title], columns)]
+  for title, columns in TABLES.items():
+    parts += [
+      f'## {title}',
+      table.markdown(table.cells_of(tables[title], columns)),
+    ]
   parts += ['## In words', '\n'.join(f'* {s}' for s in statements(tables))]
   parts += [f'![{name}]({name})' for name in images]
   return '\n\n'.join(parts) + '\n'
-
-
-def write(folder: str, results: specdec.Results, config) -> list[str]:
-  """Writes the Markdown and its plots into a folder; returns their names."""
-  path = pathlib.Path(folder)
-  images = draw(prepared(results, config), path)
-  text = markdown(results, config, images)
-  (path / NAME).write_text(text, encoding='utf-8')
-  return [NAME, *images]
-
-
-def draw(tables: dict[str, list[dict]], folder: pathlib.Path) -> list[str]:
-  """Draws speed and accepted tokens by slots, and quality against speed."""
-  if not plots.available():
-    return []
-  from matplotlib import figure
-
-  drawn = []
-  for name, plot in (
-    ('specdec_slots.png', _slots),
-    ('specdec_dial.png', _dial),
-  ):
-    page = figure.Figure(figsize=(8, 4.8), dpi=120, layout='constrained')
-    if plot(page.add_subplot(), tables):
-      page.savefig(folder / name)
-      drawn.append(name)
-  return drawn
 
 
 def _slots(axes, tables) -> bool:
@@ -249,7 +223,7 @@ def _slots(axes, tables) -> bool:
   for index, rule in enumerate(sorted({r['rule'] for r in rows})):
     own = [r for r in rows if r['rule'] == rule]
     x = [r['num_draft'] for r in own]
-    style = {'color': plots.COLOURS[index % 7], 'marker': plots.MARKERS[index]}
+    style = plots.style_of(index)
     axes.plot(x, [r['over_greedy'] for r in own], label=rule, **style)
     other.plot(
       x, [r['block_efficiency'] for r in own], linestyle=':', alpha=0.6, **style
@@ -290,3 +264,6 @@ def _dial(axes, tables) -> bool:
   axes.grid(alpha=0.25)
   axes.margins(x=0.15)
   return bool(rows)
+
+
+PLOTS = {'specdec_slots.png': _slots, 'specdec_dial.png': _dial}
