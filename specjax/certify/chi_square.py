@@ -14,7 +14,7 @@ from scipy import stats
 SMALLEST_EXPECTED = 5.0
 
 
-class Difference(NamedTuple):
+class CellDifference(NamedTuple):
   """The smallest disagreement found.
 
   Attributes:
@@ -40,7 +40,7 @@ def compare(probability: dict, longest: int, counts: dict, false_alarm: float):
     false_alarm: of all tests of this law together.
 
   Returns:
-    (smallest corrected p-value, `Difference` of the shortest beginning that
+    (smallest corrected p-value, `CellDifference` of the shortest beginning that
     fails, or None).
   """
   smallest, found = 1.0, None
@@ -52,7 +52,7 @@ def compare(probability: dict, longest: int, counts: dict, false_alarm: float):
     smallest = min(smallest, p_value)
     if p_value < false_alarm and found is None:
       total = sum(observed.values())
-      found = Difference(
+      found = CellDifference(
         worst, expected.get(worst, 0.0), observed.get(worst, 0) / total, p_value
       )
   return smallest, found

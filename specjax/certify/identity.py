@@ -112,7 +112,7 @@ def _decode_both(subject, temperature, assembled):
   """(case, batches, plain generations, the method's)."""
   config = subject.config
   prompts = [
-    prompts_lib.Prompt(tuple(row))
+    prompts_lib.EncodedPrompt(tuple(row))
     for row in subject.prompts[: config.num_prompts or None]
   ]
   batches = cases_lib.batches(

@@ -13,6 +13,7 @@ import numpy as np
 
 from specjax import base
 from specjax.certify import controls as controls_lib
+from specjax.certify import exact_law
 from specjax.certify import law as law_lib
 from specjax.certify.identity import Progress
 from specjax.certify.identity import Subject
@@ -56,7 +57,7 @@ class Trial(NamedTuple):
   who: str
   number: int
   prompt: Sequence[int]
-  law: law_lib.Law
+  law: exact_law.Law
   assembled: assemble.Assembled
   recipe: generate_lib.Recipe
   params: generate_lib.Params
@@ -77,11 +78,13 @@ def make(subject: Subject, progress: Progress) -> list[Trial]:
   config, target = subject.config, subject.target
   scored = []
   for number, prompt in enumerate(subject.prompts[:CANDIDATES]):
-    law = law_lib.next_law(target.lm, target.params, prompt, config.temperature)
+    law = exact_law.next_law(
+      target.lm, target.params, prompt, config.temperature
+    )
     entropy = -np.sum(law * np.log(np.maximum(law, 1e-30)))
     scored.append((-entropy, number, law))
   chosen = sorted(scored, key=lambda row: row[:2])[: config.law_prompts]
-  symbols = law_lib.choose_symbols(
+  symbols = exact_law.choose_symbols(
     sum(law for _, _, law in chosen), config.symbols, target.eos_ids
   )
   assembled = _shortened(subject, symbols)
@@ -106,7 +109,7 @@ def make(subject: Subject, progress: Progress) -> list[Trial]:
 def _confined(assembled, symbols) -> generate_lib.Recipe:
   """The recipe whose target knows the symbols alone."""
   recipe = assembled.recipe
-  return recipe._replace(target=law_lib.confined(recipe.target, symbols))
+  return recipe._replace(target=exact_law.confined(recipe.target, symbols))
 
 
 def _shortened(subject: Subject, symbols) -> assemble.Assembled:
@@ -150,16 +153,16 @@ def changes(subject: Subject, trials: Sequence[Trial]) -> list[str]:
   return lines
 
 
-def _law(subject, number, symbols, longest, progress) -> law_lib.Law:
+def _law(subject, number, symbols, longest, progress) -> exact_law.Law:
   progress(f'enumerating the law of prompt {number + 1}')
-  return law_lib.enumerate_law(
+  return exact_law.enumerate_law(
     subject.target.lm,
     subject.target.params,
     subject.config.sampling_at(subject.config.temperature),
     subject.prompts[number],
-    symbols,
-    longest + 2,
-    subject.target.eos_ids,
+    symbols=symbols,
+    length=longest + 2,
+    end_ids=subject.target.eos_ids,
   )
 
 
@@ -239,7 +242,7 @@ def run(
   trial: Trial,
   broken: Optional[generate_lib.Recipe] = None,
   mistake: Optional[int] = None,
-) -> law_lib.Outcome:
+) -> law_lib.LawOutcome:
   """Draws, counts and compares.
 
   Args:

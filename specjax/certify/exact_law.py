@@ -1,0 +1,175 @@
+"""The target's law of the next few tokens, computed path by path."""
+
+import functools
+import itertools
+from typing import NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specjax import base
+from specjax import text as text_lib
+from specjax.decoding import warp as warp_lib
+from specjax.decoding.controls import row_keys
+from specjax.decoding.controls import Sampling
+
+# Numbers held at once: rows times slots times vocabulary.
+MOST_NUMBERS = 2**23
+
+
+class Law(NamedTuple):
+  """Exact probabilities of continuations.
+
+  Attributes:
+    symbols: ids the target is confined to; end tokens among them end a text.
+    length: tokens of a continuation that does not end before.
+    probability: {tuple of ids: probability}, of whole continuations.
+  """
+
+  symbols: tuple[int, ...]
+  length: int
+  probability: dict
+
+
+@functools.lru_cache(maxsize=None)
+def confined(lm: base.CachedLM, symbols: tuple[int, ...]) -> base.CachedLM:
+  """The model with every other token's probability at 0; () changes nothing."""
+  if not symbols:
+    return lm
+
+  def extend(params, cache, tokens, tree=None, slots=None):
+    scored, cache = lm.extend(params, cache, tokens, tree, slots)
+    allowed = jnp.zeros((scored.logits.shape[-1],), bool)
+    allowed = allowed.at[jnp.asarray(symbols)].set(True)
+    logits = jnp.where(allowed, scored.logits, -jnp.inf)
+    return scored.replace(logits=logits), cache
+
+  return lm._replace(extend=extend)
+
+
+def next_law(lm, params, prompt: Sequence[int], temperature: float):
+  """The target's law of the next token, float64 [V]."""
+  logits = _first_logits(lm, params, repeat(prompt, 1))[0, 0]
+  logits = np.asarray(logits, np.float64) / (temperature or 1.0)
+  weights = np.exp(logits - logits.max())
+  return weights / weights.sum()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _first_logits(lm, params, prompt):
+  width = prompt.tokens.shape[1]
+  prefilled = lm.prefill(params, prompt, capacity=width + 4)
+  block = prefilled.last_token[:, None]
+  return lm.extend(params, prefilled.cache, block)[0].logits
+
+
+def choose_symbols(
+  law: np.ndarray, count: int, end_ids: Sequence[int]
+) -> tuple[int, ...]:
+  """The likeliest tokens, and one end token if the model has any."""
+  ends = [i for i in end_ids if 0 <= i < len(law)]
+  ends = sorted(ends, key=lambda i: -law[i])[:1]
+  order = [int(i) for i in np.argsort(-law, kind='stable') if i not in end_ids]
+  return tuple(order[: count - len(ends)] + ends)
+
+
+def enumerate_law(
+  lm: base.CachedLM,
+  params: base.PyTree,
+  sampling: Sampling,
+  prompt: Sequence[int],
+  *,
+  symbols: tuple[int, ...],
+  length: int,
+  end_ids: Sequence[int] = (),
+) -> Law:
+  """Computes the exact law of plain decoding, one path at a time.
+
+  Args:
+    lm: the target.
+    params: its parameters.
+    sampling: temperature above 0, filters and penalties.
+    prompt: ids.
+    symbols: what the target is confined to.
+    length: of the continuations.
+    end_ids: of the model.
+  """
+  ends = set(end_ids)
+  inner = [s for s in symbols if s not in ends]
+  paths = np.array(
+    list(itertools.product(inner, repeat=length - 1)), np.int32
+  ).reshape(-1, length - 1)
+  small = confined(lm, symbols)
+  most = MOST_NUMBERS // (length * lm.vocab_size)
+  rows = max(1, min(len(paths), 256, most))
+  steps = {}
+  for start in range(0, len(paths), rows):
+    part = paths[start : start + rows]
+    filled = np.concatenate([part, np.repeat(part[:1], rows - len(part), 0)])
+    laws = _path_laws(
+      small,
+      sampling.warp_spec(),
+      params,
+      repeat(prompt, rows),
+      jnp.asarray(filled),
+      sampling.controls(row_keys(0, np.zeros(rows)), length, end_ids),
+    )
+    laws = np.asarray(laws, np.float64)
+    for path, law in zip(part, laws):
+      for t in range(length):
+        steps[tuple(path[:t].tolist())] = law[t, list(symbols)]
+  law = Law(symbols, length, {})
+  _walk(law, steps, ends, (), 1.0)
+  return law
+
+
+def _walk(law: Law, steps, ends, prefix, mass) -> None:
+  """Multiplies the steps' probabilities out, into `law.probability`."""
+  here = steps[prefix] / steps[prefix].sum()
+  for symbol, p in zip(law.symbols, here):
+    text = prefix + (symbol,)
+    if symbol in ends or len(text) == law.length:
+      law.probability[text] = mass * p
+    else:
+      _walk(law, steps, ends, text, mass * p)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _path_laws(lm, spec, params, prompt, paths, controls):
+  """Laws after each prefix of each path, float32 [rows, length, V].
+
+  The context of every prefix is written out as plain decoding would have it.
+  """
+  batch, steps = paths.shape
+  width = prompt.tokens.shape[1]
+  capacity = width + steps + 4
+  prefilled = lm.prefill(params, prompt, capacity=capacity)
+  block = jnp.concatenate([prefilled.last_token[:, None], paths], axis=1)
+  logits = lm.extend(params, prefilled.cache, block)[0].logits
+  tokens = jnp.zeros((batch, capacity), jnp.int32)
+  if lm.is_encoder_decoder:
+    tokens = tokens.at[:, 0].set(lm.start_id)
+    given = jnp.ones((batch,), jnp.int32)
+  else:
+    inside = jnp.arange(width) < prompt.length[:, None]
+    given = jnp.where(inside, prompt.tokens, 0)
+    tokens = tokens.at[:, :width].set(given)
+    given = prompt.length
+  laws = []
+  for t in range(steps + 1):
+    written = tokens
+    if t:
+      at = given[:, None] + jnp.arange(t)
+      written = tokens.at[jnp.arange(batch)[:, None], at].set(paths[:, :t])
+    context = base.Context(written, given + t, given, controls)
+    scores = warp_lib.warp(spec, logits[:, t : t + 1], context)[:, 0]
+    laws.append(jax.nn.softmax(scores))
+  return jnp.stack(laws, axis=1)
+
+
+def repeat(prompt: Sequence[int], rows: int) -> base.Prompt:
+  """Rows of one prompt, padded so that few widths occur."""
+  width = text_lib.bucket(len(prompt))
+  tokens, lengths = text_lib.pad([prompt] * rows, width)
+  return base.Prompt(jnp.asarray(tokens), jnp.asarray(lengths))
