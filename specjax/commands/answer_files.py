@@ -17,21 +17,12 @@ Write = Callable[[Sequence[Answer]], None]
 
 def record(answer: Answer) -> dict[str, Any]:
   """The fields of one JSON line; the README defines them."""
-  counts = answer.counts
   return {
     'prompt': answer.prompt,
     'text': answer.text,
     'tokens': list(answer.tokens),
     'finish_reason': answer.finish_reason,
-    'num_tokens': counts.num_tokens,
-    'num_target_calls': counts.num_target_calls,
-    'num_drafted': counts.num_drafted,
-    'num_accepted': counts.num_accepted,
-    'num_tested': counts.num_tested,
-    'block_efficiency': counts.block_efficiency,
-    'acceptance_rate': counts.acceptance_rate,
-    'draft_acceptance_rate': counts.draft_acceptance_rate,
-    'mean_acceptance_length': counts.mean_acceptance_length,
+    **answer.counts.as_dict(by_position=False),
   }
 
 

@@ -1,21 +1,15 @@
 """The command `decode.benchmark`: measured speed beside predicted speed."""
 
 from collections.abc import Sequence
-import pathlib
 
 from absl import flags
 
-from specjax.benchmark import limits
 from specjax.benchmark import plan
 from specjax.benchmark import plots
 from specjax.benchmark import report
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
-from specjax.benchmark import specdec
-from specjax.benchmark import specdec_report
-from specjax.benchmark import table
 from specjax.benchmark.peers import engines as peers
-from specjax.benchmark.specdec_config import SpecDecConfig
 from specjax.commands import cli
 from specjax.commands import parsing
 from specjax.decoding.drafters import registry
@@ -60,20 +54,9 @@ def split(values: Sequence[str]) -> tuple[str, ...]:
   return tuple(part for value in values for part in value.split(',') if part)
 
 
-def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> None:
-  """Measures, prints the table and writes the report.
-
-  Args:
-    argv: arguments, the program's name first.
-    doc: of the command, for --help.
-    config_file: used without --config.
-  """
-  cli.prepare_process()
-  values, config = parsing.parse(
-    argv, doc=doc, define=define_flags, default_config=config_file
-  )
-  if not values.target:
-    raise flags.Error('--target is needed; --help shows all options.')
+def _run(values: flags.FlagValues, config) -> None:
+  """Measures, prints the table and writes the report."""
+  parsing.require(values, 'target')
   if values.plan and (values.peer or values.output):
     raise flags.Error(
       '--plan prints advice, writes no report and runs no other engine; leave '
@@ -83,7 +66,7 @@ def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> None:
   first = processes.is_first()
   if values.output and first:
     report.check_folder(values.output)
-  request = request_lib.Request(
+  request = request_lib.BenchmarkRequest(
     target=values.target,
     drafters=split(values.drafter),
     source=values.input,
@@ -96,21 +79,17 @@ def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> None:
     if first:
       print(advice, flush=True)
     return
-  is_specdec = isinstance(config, SpecDecConfig)
-  results = (specdec if is_specdec else runner).run(request, cli.note)
+  results = runner.run(request, cli.note)
   if first:
-    about_device = limits.markdown(results.rows)
-    shown = '\n\n'.join(filter(None, (table.text(results.rows), about_device)))
-    if is_specdec:
-      shown = specdec_report.markdown(results, config)
-    print(shown, flush=True)
+    print(report.text(results, config), flush=True)
   if values.output and first:
     files = report.write(values.output, results, config)
-    if is_specdec:
-      files += specdec_report.write(values.output, results, config)
     cli.note(f'wrote {", ".join(files)} in {values.output}')
     if not plots.available():
       cli.note('no plots: pip install matplotlib, or specjax[plots]')
   failed = runner.failures(results.rows)
   if failed:
     raise ValueError(f'{len(failed)} rows failed their check; see the notes.')
+
+
+main = parsing.command(define_flags, _run)

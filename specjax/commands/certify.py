@@ -1,8 +1,6 @@
 """The command `decode.certify`: is this drafter and rule lossless here?"""
 
-from collections.abc import Sequence
 import os
-import pathlib
 
 from absl import flags
 
@@ -36,22 +34,11 @@ def define_flags(values: flags.FlagValues) -> None:
   )
 
 
-def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> int:
-  """Certifies; returns the exit status of the verdict.
-
-  Args:
-    argv: arguments, the program's name first.
-    doc: of the command, for --help.
-    config_file: used without --config.
-  """
-  cli.prepare_process()
-  values, config = parsing.parse(
-    argv, doc=doc, define=define_flags, default_config=config_file
-  )
-  for name in ('target', 'drafter'):
-    if not values[name].value:
-      raise flags.Error(f'--{name} is needed; --help shows all options.')
-  if values.drafter == 'none':
+def _run(values: flags.FlagValues, config) -> int:
+  """Certifies; returns the exit status of the verdict."""
+  parsing.require(values, 'target', 'drafter')
+  entry = registry.find(values.drafter)
+  if entry is not None and not entry.drafts:
     raise flags.Error('Without a drafter there is nothing to certify.')
   target = sources.load_target(
     values.target,
@@ -94,3 +81,6 @@ def _corpus(path: str, target, config):
     raise FileNotFoundError(f'There is no corpus file {path}.')
   found = planning.open_corpus(path, target.tokenizer, config.corpus_tokens)
   return corpus_lib.index(found)
+
+
+main = parsing.command(define_flags, _run)

@@ -20,6 +20,7 @@ import jax
 
 from specjax import cache
 from specjax.distributed import processes as processes_lib
+from specjax.distributed import watch
 
 # Signals that asked the running command to stop.
 _arrived: list[int] = []
@@ -69,8 +70,7 @@ def call(
     status = _fail(error if error.args else 'interrupted.', failure or 1)
     if argv is None:
       # JAX may be compiling in threads that do not survive a tidy end.
-      sys.stdout.flush()
-      os._exit(status)
+      _end(status)
     return status
   except BrokenPipeError:
     # Whoever read the output has seen enough.
@@ -97,10 +97,25 @@ def _unexpected(error: Exception) -> str:
 
 
 def _fail(error: Any, status: int) -> int:
-  processes_lib.before_failure()
+  watch.before_failure()
   print('error:', ' '.join(str(error).split()), file=sys.stderr, flush=True)
-  processes_lib.after_failure(status)
+  if not watch.is_alone():
+    # JAX's own farewell would wait for the others.
+    _end(status)
   return status
+
+
+def _end(status: int) -> None:
+  """Ends this process at once, whatever its other threads wait for."""
+  sys.stdout.flush()
+  os._exit(status)
+
+
+def lost(sentence: str) -> None:
+  """Ends a process whose job lost another one."""
+  # A progress bar may stand on the line.
+  print(f'\nerror: {sentence}', file=sys.stderr, flush=True)
+  _end(1)
 
 
 @contextlib.contextmanager

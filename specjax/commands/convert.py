@@ -57,7 +57,7 @@ def main(argv: Sequence[str], doc: str) -> None:
     if not values[name].value:
       raise flags.Error(f'--{name} is needed; --help shows all options.')
   plan = convert.plan(
-    convert.Request(
+    convert.Conversion(
       source=values.input,
       target=values.output,
       to=values.to,

@@ -1,15 +1,18 @@
 """The command `decode.main`: prompts in, answers out."""
 
 from collections.abc import Sequence
-import pathlib
 
 from absl import flags
 
-from specjax.commands import cli
 from specjax.commands import decode_file
 from specjax.commands import demo
 from specjax.commands import parsing
 from specjax.decoding.drafters import registry
+
+# Flags that a request takes as they are.
+_GIVEN = (
+  'target', 'drafter', 'output', 'stats', 'resume', 'baseline', 'corpus',
+)  # fmt: skip
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -43,50 +46,36 @@ def define_flags(values: flags.FlagValues) -> None:
   )
 
 
-def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> None:
-  """Decodes a file, or runs the demo.
-
-  Args:
-    argv: arguments, the program's name first.
-    doc: of the command, for --help.
-    config_file: used without --config.
-  """
-  cli.prepare_process()
-  argv = ['--demo=' if arg in ('--demo', '-demo') else arg for arg in argv]
-  values, config = parsing.parse(
-    argv, doc=doc, define=define_flags, default_config=config_file
-  )
+def _run(values: flags.FlagValues, config) -> None:
+  """Decodes a file, or runs the demo."""
   if values.demo is not None:
     _check_demo(values)
     drafter = None if values['drafter'].using_default_value else values.drafter
-    asked = any(arg.startswith('--config.dtype') for arg in argv)
     demo.run(
       values.demo,
       config,
       values.target,
       drafter,
-      dtype=config.dtype if asked else None,
+      # Only overrides have a flag.
+      dtype=config.dtype if 'config.dtype' in values else None,
     )
     return
-  for name in ('target', 'input'):
-    if not values[name].value:
-      raise flags.Error(f'--{name} is needed; --help shows all options.')
+  parsing.require(values, 'target', 'input')
   if values.resume and values.output == '-':
     raise flags.Error('--resume needs an --output file to go on with.')
   parsing.join_processes(values, config)
   decode_file.decode_file(
-    decode_file.Request(
-      target=values.target,
-      drafter=values.drafter,
+    decode_file.DecodeRequest(
       source=values.input,
-      output=values.output,
-      stats=values.stats,
-      resume=values.resume,
-      baseline=values.baseline,
       config=config,
-      corpus=values.corpus,
+      **{name: values[name].value for name in _GIVEN},
     )
   )
+
+
+def _bare_demo(argv: Sequence[str]) -> list[str]:
+  """`--demo` alone is short for `--demo=`."""
+  return ['--demo=' if arg in ('--demo', '-demo') else arg for arg in argv]
 
 
 def _check_demo(values: flags.FlagValues) -> None:
@@ -96,3 +85,6 @@ def _check_demo(values: flags.FlagValues) -> None:
         f'--demo brings its own sentences and prints to standard output; '
         f'leave --{name} out.'
       )
+
+
+main = parsing.command(define_flags, _run, rewrite=_bare_demo)

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import statistics
-import time
 from typing import Any, Optional
 
 import tqdm
@@ -15,11 +13,13 @@ from specjax.checkpoints import load as loading
 from specjax.checkpoints import model as model_lib
 from specjax.commands import answer_files
 from specjax.commands import cli
+from specjax.commands import comparison
 from specjax.commands import statistics as run_statistics
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding.drafters.entry import Source
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import processes
+from specjax.distributed import watch
 from specjax.inference import batching
 from specjax.inference import generate as inference
 from specjax.inference import memory
@@ -30,15 +30,12 @@ from specjax.inference.config import DecodeConfig
 
 BASELINES = ('first', 'all', 'none')
 
-# A first batch is repeated this often, or for about so long; medians count.
-REPEATS = 5
-SECONDS_OF_REPEATS = 4.0
 # Bytes below which nobody asks whether a job fits.
 WORTH_TELLING = 1e8
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class DecodeRequest:
   """What to decode.
 
   Attributes:
@@ -65,7 +62,7 @@ class Request:
   corpus: str = ''
 
 
-def decode_file(request: Request) -> None:
+def decode_file(request: DecodeRequest) -> None:
   """Does it; prints answers to the output and numbers to standard error.
 
   Args:
@@ -118,14 +115,15 @@ def decode_file(request: Request) -> None:
       # Read anew: other runs may have ended meanwhile.
       corpus = _open_corpus(request, target)
       corpus_lib.save(corpus_lib.remember(corpus, new), request.corpus)
-  found |= _compare(request, job, target, prompts, skip, answers)
+  found |= comparison.compare(request, job, target, prompts, skip, answers)
   if request.stats and is_first:
-    found |= {'request': _plain(request)} | run_statistics.environment()
+    found |= {'request': dataclasses.asdict(request)}
+    found |= run_statistics.environment()
     with open(request.stats, 'w', encoding='utf-8') as file:
       file.write(json.dumps(found, indent=2, default=str) + '\n')
 
 
-def _open_corpus(request: Request, target) -> corpus_lib.Corpus:
+def _open_corpus(request: DecodeRequest, target) -> corpus_lib.Corpus:
   return planning.open_corpus(
     request.corpus, target.tokenizer, request.config.corpus_tokens
   )
@@ -159,7 +157,7 @@ def load_models(
     )
 
 
-def _estimate(request: Request, prompts: list) -> memory.MemoryEstimate:
+def _estimate(request: DecodeRequest, prompts: list) -> memory.MemoryEstimate:
   """Memory that the run takes of each device, by the longest prompt."""
   sources.check_name(request.drafter)
   tokens = ()
@@ -181,9 +179,9 @@ def _estimate(request: Request, prompts: list) -> memory.MemoryEstimate:
   )
 
 
-def _read_prompts(request: Request) -> list:
+def _read_prompts(request: DecodeRequest) -> list:
   """The prompts, which must be the same in all processes."""
-  if request.source == '-' and not processes.is_alone():
+  if request.source == '-' and not watch.is_alone():
     raise ValueError(
       'Several processes cannot share standard input; give --input=FILE, the '
       'same one on every host.'
@@ -237,7 +235,7 @@ def _note_doubts(job: batching.Job) -> None:
       )
 
 
-def _note_what_runs(request: Request, job: batching.Job) -> None:
+def _note_what_runs(request: DecodeRequest, job: batching.Job) -> None:
   assembled = job.assembled
   how = 'plain decoding'
   if request.config.num_beams > 1:
@@ -251,7 +249,7 @@ def _note_what_runs(request: Request, job: batching.Job) -> None:
 
 
 def _run(
-  request: Request,
+  request: DecodeRequest,
   job: batching.Job,
   keep_bytes: int,
   compile_seconds: float,
@@ -279,83 +277,3 @@ def _run(
   found = run_statistics.numbers(answers, seconds, compile_seconds)
   cli.note(run_statistics.table(found))
   return found
-
-
-def _compare(request, job, target, prompts, skip, answers) -> dict[str, Any]:
-  """Plain decoding beside it, and the reason of the ratio."""
-  if not job.assembled.drafts or not job.batches:
-    return {}
-  added: dict[str, Any] = {}
-  if request.baseline != 'none' and any(a.tokens for a in answers):
-    added['baseline'] = _baseline(request, job, target, prompts, skip, answers)
-  if request.config.explain:
-    begin = time.perf_counter()
-    times = run_statistics.measure_steps(job)
-    found = run_statistics.numbers(answers, 1.0, 0.0)
-    plan = job.assembled.plan
-    parts, sentences = run_statistics.explain(
-      found,
-      times,
-      plan.num_draft,
-      bool(plan.widths),
-      plan.one_pass,
-      plan.is_tree,
-    )
-    parts['measuring_seconds'] = time.perf_counter() - begin
-    added['explanation'] = parts
-    cli.note(sentences)
-  return added
-
-
-def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
-  """Decodes plainly what was decoded speculatively, and compares."""
-  plain_job = planning.plan(target, prompts, config=request.config, skip=skip)
-  if request.baseline == 'first':
-    job, plain_job = batching.first_batch(job), batching.first_batch(plain_job)
-  compile_seconds = inference.warm_up(plain_job)
-  # The two take turns, so that both see the same state of the machine.
-  plain, speculative, begin = [], [], time.perf_counter()
-  while not plain or (
-    request.baseline == 'first'
-    and len(plain) < REPEATS
-    # Processes must not disagree on when to stop.
-    and processes.from_first(time.perf_counter() - begin < SECONDS_OF_REPEATS)
-  ):
-    batches = list(zip(inference.stream(plain_job), inference.stream(job)))
-    plain.append(sum(one.seconds for one, _ in batches))
-    speculative.append(sum(two.seconds for _, two in batches))
-  plain_answers = [answer for one, _ in batches for answer in one.answers]
-  plain, speculative = statistics.median(plain), statistics.median(speculative)
-  found = run_statistics.numbers(plain_answers, plain, compile_seconds)
-  same = run_statistics.same_tokens(plain_answers, answers)
-  total = len(plain_answers)
-  tokens = sum(answer.counts.num_tokens for answer in answers[:total])
-  speed = tokens / speculative
-  found |= {
-    'speculative_tokens_per_second': speed,
-    'measured_factor': speed / found['tokens_per_second'],
-    'identical': same,
-    'compared': total,
-  }
-  cli.note(
-    f'Plain decoding of {total} answers: {found["tokens_per_second"]:.1f} '
-    f'tokens/s, speculative {speed:.1f}: measured factor '
-    f'{found["measured_factor"]:.2f}; identical tokens: {same} of {total}'
-    f'{_about_identity(job)}.'
-  )
-  return found
-
-
-def _about_identity(job: batching.Job) -> str:
-  rule = job.assembled.rule
-  if rule.keeps_target_sample:
-    return ''
-  if not job.assembled.is_exact:
-    return f' ({rule.name} is lossy: they need not be the same)'
-  return (
-    f' ({rule.name} draws with noise of its own: the same law, other tokens)'
-  )
-
-
-def _plain(request: Request) -> dict[str, Optional[Any]]:
-  return dataclasses.asdict(request)

@@ -6,13 +6,13 @@ speculatively by turns. What is printed are measurements of this run.
 
 import dataclasses
 import pathlib
-import statistics
 from typing import Any, Optional
 
 import jax
 
 from specjax.checkpoints import load as loading
 from specjax.commands import cli
+from specjax.commands import comparison
 from specjax.commands import statistics as run_statistics
 from specjax.inference import batching
 from specjax.inference import generate as inference
@@ -89,26 +89,27 @@ def run(
   )
   device = jax.devices()[0].device_kind
   cli.note(f'English to German on {device}, {dtype}, batch size 1.')
+  found = _measure(job, plain_job)
+  print(_table(found, job, dtype), flush=True)
+  return found
+
+
+def _measure(job: batching.Job, plain_job: batching.Job) -> dict[str, Any]:
+  """Decodes both ways by turns, showing the answers; the numbers."""
   compile_seconds = inference.warm_up(job)
-  answers, _ = _decode(job, show=True)
+  _show(job)
   compile_seconds += inference.warm_up(plain_job)
-  plain, speculative = [], []
-  for _ in range(REPEATS):
-    plain_answers, seconds = _decode(plain_job)
-    plain.append(seconds)
-    answers, seconds = _decode(job)
-    speculative.append(seconds)
-  found = run_statistics.numbers(
-    answers, statistics.median(speculative), compile_seconds
+  plain_answers, answers, plain, speculative = comparison.by_turns(
+    plain_job, job, lambda times: times == REPEATS
   )
-  found['plain_tokens_per_second'] = sum(
-    answer.counts.num_tokens for answer in plain_answers
-  ) / statistics.median(plain)
+  found = run_statistics.numbers(answers, speculative, compile_seconds)
+  found['plain_tokens_per_second'] = (
+    sum(answer.counts.num_tokens for answer in plain_answers) / plain
+  )
   found['speed_up'] = (
     found['tokens_per_second'] / found['plain_tokens_per_second']
   )
   found['identical'] = run_statistics.same_tokens(answers, plain_answers)
-  print(_table(found, job, dtype), flush=True)
   return found
 
 
@@ -139,17 +140,12 @@ def _one_width(job: batching.Job) -> batching.Job:
   return dataclasses.replace(job, batches=batches)
 
 
-def _decode(job: batching.Job, show: bool = False):
-  """(answers, seconds spent decoding)."""
-  answers, seconds = [], 0.0
+def _show(job: batching.Job) -> None:
+  """Prints each answer as soon as it is there."""
   for batch in inference.stream(job):
-    answers += batch.answers
-    seconds += batch.seconds
-    if show:
-      for answer in batch.answers:
-        print(f'  {answer.prompt}\n> {answer.text}\n', flush=True)
+    for answer in batch.answers:
+      print(f'  {answer.prompt}\n> {answer.text}\n', flush=True)
     cli.check_interrupt()
-  return answers, seconds
 
 
 def _table(found: dict[str, Any], job: batching.Job, mode: str) -> str:
@@ -159,15 +155,12 @@ def _table(found: dict[str, Any], job: batching.Job, mode: str) -> str:
     ('plain', f'{found["plain_tokens_per_second"]:.0f} tokens/s ({mode})'),
     ('speculative', f'{found["tokens_per_second"]:.0f} tokens/s ({mode})'),
     ('speed-up', f'{found["speed_up"]:.2f}'),
-    ('block efficiency', _number(found['block_efficiency'], 2)),
+    ('block efficiency', run_statistics.number(found['block_efficiency'], 2)),
     (
       'acceptance rate',
-      f'{_number(found["acceptance_rate"], 3)} ({slots} draft slots)',
+      run_statistics.number(found['acceptance_rate'], 3)
+      + f' ({slots} draft slots)',
     ),
     ('identical tokens', f'{found["identical"]} of {total}'),
   ]
   return '\n'.join(f'{name + ":":<18}{value}' for name, value in rows)
-
-
-def _number(value: Optional[float], digits: int) -> str:
-  return '-' if value is None else f'{value:.{digits}f}'

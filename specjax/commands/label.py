@@ -5,9 +5,7 @@ out is JSON lines of `output.record`; training reads their `prompt` and
 `tokens` (`config.data.labelled`).
 """
 
-from collections.abc import Sequence
 import dataclasses
-import pathlib
 import time
 from typing import Callable, Optional
 
@@ -28,7 +26,7 @@ from specjax.training.data import readers
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class LabelRequest:
   """What to label.
 
   Attributes:
@@ -61,7 +59,7 @@ class LabelSummary:
 
 
 def label(
-  request: Request, progress: Optional[Callable[[int, int], None]] = None
+  request: LabelRequest, progress: Optional[Callable[[int, int], None]] = None
 ) -> LabelSummary:
   """Writes the answers of all inputs that have none yet.
 
@@ -135,23 +133,11 @@ def _define(values: flags.FlagValues):
   )
 
 
-def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> None:
-  """Labels the inputs.
-
-  Args:
-    argv: arguments, the program's name first.
-    doc: of the command, for --help.
-    config_file: used without --config.
-  """
-  cli.prepare_process()
-  values, config = parsing.parse(
-    argv, doc=doc, define=_define, default_config=config_file
-  )
-  for name in ('target', 'input', 'output'):
-    if not values[name].value:
-      raise flags.Error(f'--{name} is needed; --help shows all options.')
+def _run(values: flags.FlagValues, config) -> None:
+  """Labels the inputs."""
+  parsing.require(values, 'target', 'input', 'output')
   parsing.join_processes(values, config)
-  request = Request(
+  request = LabelRequest(
     target=values.target,
     drafter=values.drafter,
     inputs=tuple(values.input),
@@ -185,3 +171,6 @@ def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> None:
       else '.'
     )
   )
+
+
+main = parsing.command(_define, _run)

@@ -18,12 +18,18 @@ from absl import flags
 from ml_collections import config_flags
 
 from specjax import user_files
+from specjax.base import Drafter
+from specjax.base import Verifier
+from specjax.checkpoints.model import Model
+from specjax.commands import cli
 from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.drafters.entry import DrafterEntry
+from specjax.decoding.drafters.entry import Source
 from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.decoding.verifiers.entry import VerifierEntry
 from specjax.distributed import processes as processes_lib
-from specjax.inference.config import MOVED
+from specjax.inference import config as decode_config
+from specjax.training import config as train_config
 
 DefineFlags = Callable[[flags.FlagValues], None]
 
@@ -59,9 +65,44 @@ def join_processes(values: flags.FlagValues, config: Any) -> None:
     if name not in own and not name.startswith('config.')
   }
   plain = dataclasses.asdict(config)
-  processes_lib.start(
-    processes, json.loads(json.dumps(given | {'config': plain}, default=str))
-  )
+  settings = json.loads(json.dumps(given | {'config': plain}, default=str))
+  processes_lib.start(processes, settings, on_lost=cli.lost)
+
+
+def command(
+  define: DefineFlags,
+  body: Callable[[flags.FlagValues, Any], Any],
+  *,
+  rewrite: Callable[[Sequence[str]], Sequence[str]] = list,
+) -> Callable[[Sequence[str], str, pathlib.Path], Any]:
+  """Makes the `main` of a command that has a config.
+
+  Args:
+    define: adds the command's own flags.
+    body: does the work with the flags and the config; may return an exit
+      status.
+    rewrite: changes the arguments before they are read.
+
+  Returns:
+    A function of the arguments (the program's name first), the text for --help
+    and the config file used without --config.
+  """
+
+  def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> Any:
+    cli.prepare_process()
+    values, config = parse(
+      rewrite(argv), doc=doc, define=define, default_config=config_file
+    )
+    return body(values, config)
+
+  return main
+
+
+def require(values: flags.FlagValues, *names: str) -> None:
+  """Raises flags.Error if one of these flags has no value."""
+  for name in names:
+    if not values[name].value:
+      raise flags.Error(f'--{name} is needed; --help shows all options.')
 
 
 def parse(
@@ -96,6 +137,7 @@ def parse(
     _print_help(doc, values, config)
     raise SystemExit(0)
   _check_overrides(rest, config)
+  rest = [_with_quotes(arg, config) for arg in rest]
   try:
     config_flags.DEFINE_config_dataclass(
       'config', config, flag_values=values, sys_argv=rest
@@ -187,12 +229,18 @@ def _load_config(where: str, shipped: pathlib.Path) -> Any:
 
 def _register_own(arguments: Sequence[str]) -> None:
   """Registers entries of FILE.py:NAME, so that their options can be set."""
-  for reference in user_files.references(' '.join(arguments)):
-    found = user_files.load(reference)
-    if isinstance(found, DrafterEntry):
-      drafter_registry.register(found)
-    elif isinstance(found, VerifierEntry):
-      verifier_registry.register(found)
+  for argument in arguments:
+    for reference in user_files.references(argument):
+      found = user_files.load(reference)
+      if isinstance(found, DrafterEntry):
+        drafter_registry.register(found)
+      elif isinstance(found, VerifierEntry):
+        verifier_registry.register(found)
+      elif not isinstance(found, (Drafter, Verifier, Source, Model)):
+        raise flags.Error(
+          f'{reference} must be a drafter or a verification rule, not '
+          f'{type(found).__name__}.'
+        )
 
 
 def _check_overrides(argv: Sequence[str], config: Any) -> None:
@@ -202,11 +250,7 @@ def _check_overrides(argv: Sequence[str], config: Any) -> None:
     if not arg.startswith('-') or not name.startswith(('config.', 'noconfig.')):
       continue
     holder, path = config, name.split('.')[1:]
-    if '.'.join(path) in MOVED and path[0] not in _fields(config):
-      raise flags.Error(
-        f'--config.{".".join(path)} has moved: give '
-        f'--config.{MOVED[".".join(path)]} instead.'
-      )
+    _check_moved(path, config)
     for depth, part in enumerate(path):
       known = _fields(holder)
       if part not in known:
@@ -217,6 +261,33 @@ def _check_overrides(argv: Sequence[str], config: Any) -> None:
           f'Unknown config field {full}; {hint}Known: {", ".join(known)}.'
         )
       holder = getattr(holder, part)
+
+
+def _with_quotes(arg: str, config: Any) -> str:
+  """Words of a list in quotes: `--config.verifier=match,FILE.py:NAME`."""
+  name, equals, value = arg.partition('=')
+  holder = config
+  for part in name.lstrip('-').split('.')[1:]:
+    holder = getattr(holder, part, None)
+  is_words = isinstance(holder, tuple) and any(
+    isinstance(word, str) for word in holder
+  )
+  if not equals or not is_words or value[:1] in '([\'"':
+    return arg
+  return f'{name}={tuple(value.split(","))!r}'
+
+
+def _check_moved(path: Sequence[str], config: Any) -> None:
+  """Refuses an option of version 0.1, naming the one of today."""
+  known = _fields(config)
+  group, *field = path
+  new = decode_config.MOVED.get('.'.join(path), decode_config.MOVED.get(group))
+  if group in train_config.MOVED:
+    new = '.'.join((train_config.MOVED[group], *field))
+  if new and group not in known and new.split('.')[0] in known:
+    raise flags.Error(
+      f'--config.{".".join(path)} has moved: give --config.{new} instead.'
+    )
 
 
 def _fields(holder: Any) -> list[str]:

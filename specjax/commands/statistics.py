@@ -6,7 +6,7 @@ from typing import Any, Optional, Sequence
 import jax
 import numpy as np
 
-from specjax import theory
+from specjax.benchmark import cost_model
 from specjax.decoding import stats
 from specjax.inference import costs as costs_lib
 from specjax.inference import timing
@@ -16,7 +16,7 @@ from specjax.inference.generate import Answer
 
 @dataclasses.dataclass(frozen=True)
 class StepTimes:
-  """Seconds of the parts of a round, and their ratios.
+  """Seconds of the parts of a round.
 
   Attributes:
     target: a target step with one token a row.
@@ -28,15 +28,13 @@ class StepTimes:
   block: float
   drafter: float
 
-  @property
-  def cost_ratio(self) -> float:
-    """c: drafter step over target step."""
-    return self.drafter / self.target
-
-  @property
-  def block_cost(self) -> float:
-    """The block's pass over a target step."""
-    return self.block / self.target
+  def costs(self, num_draft: int, one_pass: bool) -> cost_model.RoundCosts:
+    """The same for the cost model; `block` is of `num_draft` + 1 tokens."""
+    return cost_model.in_steps(
+      self.target,
+      {num_draft + 1: self.block},
+      cost_model.draft_times(num_draft * self.drafter, num_draft, one_pass),
+    )
 
 
 def numbers(answers: Sequence[Answer], seconds: float, compile_seconds: float):
@@ -51,24 +49,17 @@ def numbers(answers: Sequence[Answer], seconds: float, compile_seconds: float):
     A JSON-able dict; the README defines its fields.
   """
   total = stats.add([answer.counts for answer in answers])
+  counts = {
+    name.removeprefix('num_'): value for name, value in total.as_dict().items()
+  }
   return {
     'prompts': len({answer.prompt_index for answer in answers}),
     'answers': len(answers),
-    'tokens': total.num_tokens,
+    'tokens': counts.pop('tokens'),
     'seconds': seconds,
     'tokens_per_second': total.num_tokens / seconds if seconds else None,
     'compile_seconds': compile_seconds,
-    'target_calls': total.num_target_calls,
-    'drafted': total.num_drafted,
-    'accepted': total.num_accepted,
-    'tested': total.num_tested,
-    'block_efficiency': total.block_efficiency,
-    'acceptance_rate': total.acceptance_rate,
-    'draft_acceptance_rate': total.draft_acceptance_rate,
-    'mean_acceptance_length': total.mean_acceptance_length,
-    'acceptance_by_position': total.acceptance_by_position,
-    'accepted_histogram': list(total.accepted_histogram),
-  }
+  } | counts
 
 
 def table(found: dict[str, Any]) -> str:
@@ -76,20 +67,21 @@ def table(found: dict[str, Any]) -> str:
   rows = [
     ('prompts', f'{found["prompts"]}'),
     ('tokens', f'{found["tokens"]}'),
-    ('tokens/s', _number(found['tokens_per_second'], 1)),
+    ('tokens/s', number(found['tokens_per_second'], 1)),
     ('compile seconds', f'{found["compile_seconds"]:.1f}'),
     ('target calls', f'{found["target_calls"]}'),
-    ('block efficiency', _number(found['block_efficiency'], 3)),
-    ('acceptance rate', _number(found['acceptance_rate'], 3)),
+    ('block efficiency', number(found['block_efficiency'], 3)),
+    ('acceptance rate', number(found['acceptance_rate'], 3)),
     (
       'by position',
-      ' '.join(_number(x, 3) for x in found['acceptance_by_position']) or '-',
+      ' '.join(number(x, 3) for x in found['acceptance_by_position']) or '-',
     ),
   ]
   return '\n'.join(f'  {name:<17} {value}' for name, value in rows)
 
 
-def _number(value: Optional[float], digits: int) -> str:
+def number(value: Optional[float], digits: int) -> str:
+  """A figure as a person reads it; '-' for None."""
   return '-' if value is None else f'{value:.{digits}f}'
 
 
@@ -134,11 +126,12 @@ def explain(
   found: dict[str, Any],
   times: StepTimes,
   num_draft: int,
+  *,
   adaptive: bool = False,
   one_pass: bool = False,
   tree: bool = False,
 ) -> tuple[dict[str, Any], str]:
-  """Says what speed the measured parts predict, and what limits it.
+  """Predicts the speed from the measured parts, and names what limits it.
 
   Args:
     found: from `numbers`.
@@ -152,76 +145,65 @@ def explain(
       bring cannot be read off their acceptance, so no better K is named.
 
   Returns:
-    (the numbers, a few sentences). The predicted factor is the block
-    efficiency over what a round costs in target steps (Leviathan et al. 2023,
-    theorem 3.8, with the measured efficiency and the block's real cost).
+    (the numbers, a few sentences).
   """
   alpha = found['acceptance_rate']
   if alpha is None:
     return {}, 'Nothing was drafted, so the speed is that of plain decoding.'
-  c, block = times.cost_ratio, times.block_cost
-  efficiency = found['block_efficiency']
-
-  def block_cost(gamma: float) -> float:
-    return 1 + (block - 1) * gamma / num_draft
-
-  drafted = num_draft
-  if adaptive:
-    drafted = found['drafted'] / found['target_calls']
-  round_cost = block_cost(drafted)
-  factor = efficiency / (round_cost + drafted * c)
-
-  parts = {
-    'target_step_seconds': times.target,
-    'block_seconds': times.block,
-    'drafter_step_seconds': times.drafter,
-    'cost_ratio': c,
-    'block_cost': block,
-    'predicted_factor': factor,
-  }
-  drafting = f'A draft step costs c = {c:.2f} of a target step'
+  costs = times.costs(num_draft, one_pass)
+  mean = found['drafted'] / found['target_calls'] if adaptive else num_draft
+  made = cost_model.Round(
+    found['block_efficiency'], costs.block(mean), costs.draft(mean)
+  )
+  c, block = times.drafter / times.target, times.block / times.target
+  parts = dict(
+    target_step_seconds=times.target,
+    block_seconds=times.block,
+    drafter_step_seconds=times.drafter,
+    cost_ratio=c,
+    block_cost=block,
+    predicted_factor=made.factor,
+  )
+  what = f'step costs c = {c:.2f}'
   if one_pass or tree:
-    drafting = f'A draft costs {num_draft * c:.2f} of a target step'
-    drafting += ' in one pass' * one_pass
+    what = f'costs {num_draft * c:.2f}'
+  what += ' of a target step' + ' in one pass' * one_pass
   sentences = [
-    f'{drafting} and a block of '
-    f'{num_draft + 1} costs {block:.2f}; with {drafted:.1f} tokens drafted and '
-    f'{efficiency:.2f} emitted a round (acceptance {alpha:.3f}) the predicted '
-    f'factor is {factor:.2f}.',
-    _reason(factor, efficiency, round_cost, drafted * c),
+    f'A draft {what} and a block of {num_draft + 1} costs {block:.2f}; with '
+    f'{mean:.1f} tokens drafted and {made.tokens:.2f} emitted a round '
+    f'(acceptance {alpha:.3f}) the predicted factor is {made.factor:.2f}.',
+    _reason(made),
   ]
   if times.drafter and not adaptive and not tree:
-    if one_pass:
-      best = theory.best_gamma(
-        alpha, num_draft * c, num_draft, block_cost, one_pass=True
-      )
-    else:
-      best = theory.best_gamma(alpha, c, max(num_draft, 8), block_cost)
-    parts |= {
-      'best_num_draft': best.gamma,
-      'best_predicted_factor': best.factor,
-    }
-    if best.gamma == 0:
-      sentences.append('By such costs no num_draft gains with this drafter.')
-    elif best.gamma != num_draft:
-      sentences.append(
-        f'By such costs the best num_draft is {best.gamma}, with '
-        f'{best.factor:.2f}.'
-      )
+    # A draft in one pass has no more slots than its network.
+    most = num_draft if one_pass else max(num_draft, 8)
+    accepted = cost_model.Acceptance([alpha])
+    best, gain = cost_model.best(costs, accepted, most, or_plain=True)
+    parts |= dict(best_num_draft=best, best_predicted_factor=gain.factor)
+    sentences += _advice(best, gain.factor) if best != num_draft else []
   return parts, ' '.join(sentences)
 
 
-def _reason(factor, efficiency, block, drafting) -> str:
-  if factor >= 1:
+def _advice(num_draft: int, factor: float) -> list[str]:
+  """A sentence on a draft length better than the one that ran."""
+  if not num_draft:
+    return ['By such costs no num_draft gains with this drafter.']
+  return [
+    f'By such costs the best num_draft is {num_draft}, with {factor:.2f}.'
+  ]
+
+
+def _reason(made: cost_model.Round) -> str:
+  if made.factor >= 1:
     return 'A round yields more tokens than it costs target steps: a gain.'
-  if efficiency <= block:
+  if made.tokens <= made.verify:
     return (
       'That is a loss: too few drafted tokens are accepted to pay even for the '
       'wider block.'
     )
   return (
     'That is a loss: the drafter is too expensive for its acceptance '
-    f'({drafting:.2f} target steps of drafting a round).'
+    f'({made.draft:.2f} target steps of drafting a round).'
   )
 
 

@@ -63,7 +63,7 @@ def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> None:
     values.workdir,
     command=_command(argv),
     export_only=values.export_only,
-    report=cli.note,
+    log_fn=cli.note,
   )
   if outcome.stopped and not values.export_only:
     cli.note(

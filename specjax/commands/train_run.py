@@ -23,8 +23,10 @@ from specjax.decoding.controls import Sampling
 from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import generate as inference
+from specjax.models import registry
 from specjax.models import sharded
 from specjax.training import build
+from specjax.training import checkpoints
 from specjax.training import config as config_lib
 from specjax.training import export
 from specjax.training import loop
@@ -34,8 +36,7 @@ from specjax.training import placement
 from specjax.training import state as state_lib
 from specjax.training import workdir as workdir_lib
 from specjax.training.data import packing
-
-Report = Callable[[str], None]
+from specjax.training.families.family import BY_DEPTH
 
 
 def run(
@@ -44,8 +45,8 @@ def run(
   *,
   command: str = '',
   export_only: bool = False,
-  report: Report = print,
-) -> loop.Outcome:
+  log_fn: Callable[[str], None] = print,
+) -> checkpoints.Outcome:
   """Trains until the end or a signal; a finished run is exported.
 
   Args:
@@ -54,16 +55,16 @@ def run(
       and a finished one is exported anew.
     command: what the user typed, for the model card.
     export_only: train nothing; export the newest checkpoint as it is.
-    report: takes lines of information.
+    log_fn: takes lines of information.
 
   Returns:
-    `train.Outcome`.
+    `training.checkpoints.Outcome`.
 
   Raises:
     OSError, ValueError, FloatingPointError: one sentence.
   """
   try:
-    return _run(config, workdir, command, export_only, report)
+    return _run(config, workdir, command, export_only, log_fn)
   except OSError as error:
     if error.errno is None or error.filename:
       raise
@@ -71,13 +72,13 @@ def run(
     raise OSError(f'Cannot write to {workdir}: {error.strerror}.') from None
 
 
-def _run(config, workdir, command, export_only, report):
+def _run(config, workdir, command, export_only, log_fn):
   workdir_lib.check(workdir, config)
   parts = build.build(config)
-  _tell_left_out(parts, report)
+  _log_left_out(parts, log_fn)
   if export_only:
-    outcome = loop.newest(parts, workdir)
-    report(f'Exported to {_export(parts, outcome, workdir, command)}.')
+    outcome = checkpoints.newest(parts, workdir)
+    log_fn(f'Exported to {_export(parts, outcome, workdir, command)}.')
     return outcome
   rewrite = None
   if config.data.on_policy_fraction:
@@ -85,22 +86,22 @@ def _run(config, workdir, command, export_only, report):
       generator(parts), config.seed, config.data.on_policy_fraction
     )
   outcome = loop.train(
-    parts, workdir, measure=measurer(parts), on_policy=rewrite, report=report
+    parts, workdir, measure=measurer(parts), on_policy=rewrite, log_fn=log_fn
   )
   if not outcome.stopped:
     folder = _export(parts, outcome, workdir, command)
-    report(f'Exported to {folder}.')
+    log_fn(f'Exported to {folder}.')
   return outcome
 
 
-def _tell_left_out(parts, report):
+def _log_left_out(parts, log_fn):
   held_out = [] if parts.valid_source is None else [parts.valid_source]
   for source in parts.sources + held_out:
     where = ' of the held-out data' if source is parts.valid_source else ''
     if source.skipped:
-      report(f'Left out {source.skipped} bad lines{where}.')
+      log_fn(f'Left out {source.skipped} bad lines{where}.')
     if source.too_long:
-      report(
+      log_fn(
         f'Left out {source.too_long} examples{where} longer than a row (see '
         'data.source_length and data.target_length).'
       )
@@ -110,11 +111,11 @@ def _export(parts, outcome, workdir, command):
   config = parts.config
   params = state_lib.best_params(outcome.state)
   if config.average_last > 1:
-    manager = loop.open_checkpoints(workdir, config, read_only=True)
+    manager = checkpoints.open_checkpoints(workdir, config, read_only=True)
     like = orbax.abstract(
       outcome.state, jax.tree.map(lambda x: x.sharding, outcome.state)
     )
-    planned = functools.partial(loop.is_planned, config)
+    planned = functools.partial(checkpoints.is_planned, config)
     params = export.final_params(manager, like, config.average_last, planned)
     manager.close()
   measured = outcome.metrics or _last_metrics(workdir)
@@ -142,6 +143,7 @@ def _last_metrics(workdir):
 def as_model(parts: build.Run, params: base.PyTree) -> model_lib.Model:
   """The trained model with these parameters, as `specjax.load` gives one."""
   config = parts.model_config
+  facts = registry.facts(config)
   vocab_size = model_lib.vocabulary_size(config, parts.tokenizer)
   return model_lib.Model(
     params=params,
@@ -151,8 +153,8 @@ def as_model(parts: build.Run, params: base.PyTree) -> model_lib.Model:
     lm=models.make_lm(config, vocab_size=vocab_size)
     if models.is_language_model(config)
     else None,
-    eos_ids=tuple(config.eos_token_id),
-    pad_id=config.pad_token_id,
+    eos_ids=facts.eos_ids,
+    pad_id=facts.pad_id,
     name=parts.config.name,
   )
 
@@ -188,8 +190,8 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
     return None
   config = parts.config
   # A drafter with masks is measured at no more slots than it learns.
-  slots = getattr(parts.model_config, 'num_draft', config.eval_draft)
-  slots = min(config.eval_draft, slots)
+  most = registry.facts(parts.model_config).max_draft or config.eval_draft
+  slots = min(config.eval_draft, most)
   _check_budget(parts, prompts, slots)
 
   def measure(params):
@@ -207,7 +209,7 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
     )
     counts = stats.add([answer.counts for answer in answers])
     by_depth = {
-      f'{export.BY_DEPTH}{depth}': rate
+      f'{BY_DEPTH}{depth}': rate
       for depth, rate in enumerate(counts.acceptance_by_position, 1)
       if rate is not None
     }
@@ -253,7 +255,9 @@ def generator(parts: build.Run) -> on_policy.Generate:
   def generate(params, prompt, key):
     rows = prompt.tokens.shape[0]
     controls = sampling.controls(
-      jax.random.split(key, rows), most, parts.model_config.eos_token_id
+      jax.random.split(key, rows),
+      most,
+      registry.facts(parts.model_config).eos_ids,
     )
     controls = transfer.put_controls(controls, layout)
     out = sample(generate_lib.Params(params), prompt, controls)
