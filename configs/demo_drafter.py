@@ -43,7 +43,30 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
   if arg not in _OBJECTIVES:
     known = ', '.join(filter(None, _OBJECTIVES))
     raise ValueError(f'Unknown variant {arg!r}; known are {known}.')
-  config = config_lib.TrainConfig(
+  config = _base(arg)
+  if arg:
+    config.steps, config.eval_every = 2000, 0
+  else:
+    config.steps, config.eval_every = 12000, 3000
+    config.data.joined_fraction = 0.0
+    config.optimizer.name, config.optimizer.learning_rate = 'muon', 4e-3
+    config.optimizer.warmup_steps, config.optimizer.ema = 50, 0.999
+  if arg == 'ce_ground_truth':
+    config.data.labelled_fraction = 0.0
+    config.data.train, config.data.labelled = 'train.en-de.tsv', ''
+  if arg == 'on_policy':
+    # One source a row; as many tokens a batch as the packed ones hold.
+    config.data.pack = False
+    config.data.joined_fraction = 0.0
+    config.data.batch_rows = 128
+    config.data.source_length = config.data.target_length = 24
+    config.data.on_policy_fraction = 0.5
+  return config
+
+
+def _base(arg: str) -> config_lib.TrainConfig:
+  """What all variants share."""
+  return config_lib.TrainConfig(
     task='drafter',
     name='specjax demo drafter, English to German',
     teacher='demo_target/export',
@@ -83,21 +106,3 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     ),
     objective=config_lib.ObjectiveConfig(name=_OBJECTIVES[arg]),
   )
-  if arg:
-    config.steps, config.eval_every = 2000, 0
-  else:
-    config.steps, config.eval_every = 12000, 3000
-    config.data.joined_fraction = 0.0
-    config.optimizer.name, config.optimizer.learning_rate = 'muon', 4e-3
-    config.optimizer.warmup_steps, config.optimizer.ema = 50, 0.999
-  if arg == 'ce_ground_truth':
-    config.data.labelled_fraction = 0.0
-    config.data.train, config.data.labelled = 'train.en-de.tsv', ''
-  if arg == 'on_policy':
-    # One source a row; as many tokens a batch as the packed ones hold.
-    config.data.pack = False
-    config.data.joined_fraction = 0.0
-    config.data.batch_rows = 128
-    config.data.source_length = config.data.target_length = 24
-    config.data.on_policy_fraction = 0.5
-  return config

@@ -12,7 +12,7 @@ default), `:eagle` (the same layer, token by token), `:medusa_parallel`,
 
 from specjax.training import config as config_lib
 from specjax.training.data import sources
-from specjax.training.families import speculator_settings
+from specjax.training.families import speculator_options
 
 
 def get_config(arg: str = '') -> config_lib.TrainConfig:
@@ -61,4 +61,4 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
   config.model.width = (
     128  # of `:parallel`; the others are as wide as the target
   )
-  return speculator_settings.apply_variant(config, arg)
+  return speculator_options.apply_variant(config, arg)

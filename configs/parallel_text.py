@@ -11,7 +11,7 @@ run of minutes that shows the mechanics.
 
 from specjax.training import config as config_lib
 from specjax.training.data import sources
-from specjax.training.families import speculator_settings
+from specjax.training.families import speculator_options
 
 
 def get_config(arg: str = '') -> config_lib.TrainConfig:
@@ -55,10 +55,10 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     ),
     objective=config_lib.ObjectiveConfig(name='forward_kl', chunk=64),
   )
-  config.parallel.anchors = 64
-  config.parallel.anchor_chunk = 32
+  config.families.speculator.anchors = 64
+  config.families.speculator.anchor_chunk = 32
   if arg == 'quick':
     config.steps, config.eval_every = 100, 0
     config.data.max_examples = 300
     arg = ''
-  return speculator_settings.apply_variant(config, arg)
+  return speculator_options.apply_variant(config, arg)

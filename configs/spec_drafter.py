@@ -25,6 +25,7 @@ References:
 
 from specjax.training import config as config_lib
 from specjax.training.data import sources
+from specjax.training.families.spec_drafter import SlotOptions
 
 _NAMES = {
   '': 'Spec-Drafter, 12 + 2 layers',
@@ -40,7 +41,29 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
   if arg not in _NAMES:
     known = ', '.join(filter(None, _NAMES))
     raise ValueError(f'Unknown variant {arg!r}; known are {known}.')
-  config = config_lib.TrainConfig(
+  config = _base(arg)
+  config.families.spec_drafter = SlotOptions(
+    block=30, block_min=5, window=16, cuts=4
+  )
+  if arg == 'head':
+    config.model.family = 'blockwise'
+    config.model.mlp = 128
+  elif arg == 'reduced':
+    config.model.width, config.model.mlp = 64, 128
+    config.model.head_dim = 32
+    config.model.encoder_layers, config.model.layers = 6, 1
+  elif arg == 'six_six':
+    config.model.encoder_layers = config.model.layers = 6
+  elif arg == 'quick':
+    config.model.encoder_layers, config.model.layers = 2, 1
+    config.steps, config.eval_every, config.save_every = 60, 0, 6
+    config.data.max_examples = 2000
+  return config
+
+
+def _base(arg: str) -> config_lib.TrainConfig:
+  """What all variants share."""
+  return config_lib.TrainConfig(
     task='drafter',
     name=_NAMES[arg],
     teacher='demo_target/export',
@@ -90,19 +113,4 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
       clip=5.0,
     ),
     objective=config_lib.ObjectiveConfig(label_smoothing=0.1),
-    slots=config_lib.SlotsConfig(block=30, block_min=5, window=16, cuts=4),
   )
-  if arg == 'head':
-    config.model.family = 'blockwise'
-    config.model.mlp = 128
-  elif arg == 'reduced':
-    config.model.width, config.model.mlp = 64, 128
-    config.model.head_dim = 32
-    config.model.encoder_layers, config.model.layers = 6, 1
-  elif arg == 'six_six':
-    config.model.encoder_layers = config.model.layers = 6
-  elif arg == 'quick':
-    config.model.encoder_layers, config.model.layers = 2, 1
-    config.steps, config.eval_every, config.save_every = 60, 0, 6
-    config.data.max_examples = 2000
-  return config
