@@ -1,12 +1,10 @@
 """A file imports only from lower floors; the table here is the design."""
 
-import ast
-import pathlib
-
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-LEAVES = ('configs', 'decode', 'train')
+from tests.helpers import source_code
+from tests.helpers.source_code import LEAVES
+from tests.helpers.source_code import Source
 
 # A room is a folder below specjax/, or one of its modules at the top. A file
 # imports from its own room and from rooms on lower floors; rooms of one floor
@@ -14,6 +12,7 @@ LEAVES = ('configs', 'decode', 'train')
 FLOORS = {
   'specjax.base': 0,
   'specjax.cache': 0,
+  'specjax.options': 0,
   'specjax.theory': 0,
   'specjax.user_files': 0,
   'specjax.validation': 0,
@@ -45,47 +44,13 @@ def room(module: str) -> str:
   return name
 
 
-def module_name(path: pathlib.Path) -> str:
-  parts = path.relative_to(ROOT).with_suffix('').parts
-  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
-
-
-def source_files() -> list[pathlib.Path]:
-  return sorted(
-    path for top in ('specjax',) + LEAVES for path in (ROOT / top).rglob('*.py')
-  )
-
-
-def is_module(name: str) -> bool:
-  path = ROOT.joinpath(*name.split('.'))
-  return path.with_suffix('.py').exists() or (path / '__init__.py').exists()
-
-
-def imports(source: str, module: str, is_package: bool) -> set[str]:
-  """Full names of what a file imports, also inside functions."""
-  found = set()
-  for node in ast.walk(ast.parse(source)):
-    if isinstance(node, ast.Import):
-      found |= {alias.name for alias in node.names}
-    elif isinstance(node, ast.ImportFrom):
-      base = node.module or ''
-      if node.level:
-        above = module.split('.')
-        above = above[: len(above) - node.level + int(is_package)]
-        base = '.'.join(above + ([base] if base else []))
-      for alias in node.names:
-        inner = f'{base}.{alias.name}'
-        local = inner.split('.')[0] in ('specjax',) + LEAVES
-        found.add(inner if not local or is_module(inner) else base)
-  return found
-
-
-def complaints(module: str, source: str, is_package: bool = False) -> list[str]:
-  """What a file with this text imports against the table."""
+def complaints(source: Source) -> list[str]:
+  """What a file imports against the table."""
+  module = source.module
   mine = room(module)
   floor = FLOORS[mine]
   found = []
-  for name in sorted(imports(source, module, is_package)):
+  for name in sorted(source_code.imports(source)):
     top = name.split('.')[0]
     if top in FORBIDDEN:
       found.append(f'{module} imports {name}, which is no dependency.')
@@ -102,11 +67,13 @@ def complaints(module: str, source: str, is_package: bool = False) -> list[str]:
   return found
 
 
-@pytest.mark.parametrize('path', source_files(), ids=module_name)
+@pytest.mark.parametrize(
+  'path',
+  source_code.files('specjax', *LEAVES),
+  ids=source_code.module_name,
+)
 def test_imports_only_from_lower_floors(path):
-  source = path.read_text(encoding='utf-8')
-  is_package = path.name == '__init__.py'
-  assert complaints(module_name(path), source, is_package) == []
+  assert complaints(source_code.read(path)) == []
 
 
 @pytest.mark.parametrize(
@@ -126,7 +93,7 @@ def test_imports_only_from_lower_floors(path):
   ],
 )
 def test_the_walk_sees_a_forbidden_import(module, source):
-  assert complaints(module, source)
+  assert complaints(Source(module, source))
 
 
 @pytest.mark.parametrize(
@@ -146,4 +113,4 @@ def test_the_walk_sees_a_forbidden_import(module, source):
   ],
 )
 def test_the_walk_allows_lower_floors(module, source):
-  assert complaints(module, source) == []
+  assert complaints(Source(module, source)) == []

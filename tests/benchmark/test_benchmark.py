@@ -1,9 +1,6 @@
 """The benchmark measures what it says, and notices what is wrong."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +24,7 @@ from specjax.commands import cli
 from specjax.decoding import generate as generate_lib
 from specjax.inference import sources
 from tests.helpers import tiny
+from tests.helpers.benchmarks import command
 from tests.helpers.benchmarks import config
 from tests.helpers.benchmarks import lookup_case
 from tests.helpers.benchmarks import markov
@@ -137,7 +135,7 @@ def test_nothing_drafted_is_inconclusive(fake_models, monkeypatch):
   monkeypatch.setattr(
     request_lib.prompts_lib,
     'collect',
-    lambda *_: [prompts.Prompt((1, 2, 3, 4, 5))],
+    lambda *_, **__: [prompts.EncodedPrompt((1, 2, 3, 4, 5))],
   )
   results = runner.run(
     request(config(max_new_tokens=1), 'prompt_lookup', 'none')
@@ -170,7 +168,7 @@ def test_near_ties_are_told_from_errors(gap, other, verdict):
   settings = config(max_new_tokens=4)
   case = lookup_case(target, settings)
   batches = cases.batches(
-    [prompts.Prompt((0,))], target, settings, settings.sampling(0.0), 1
+    [prompts.EncodedPrompt((0,))], target, settings, settings.sampling(0.0), 1
   )
   outcome = check.check(
     case,
@@ -198,7 +196,7 @@ def test_another_engines_tokens_are_compared(tokens, verdict, words):
   settings = config(max_new_tokens=4)
   plain = cases.plain(target, settings, 0.0, 1)
   batches = cases.batches(
-    [prompts.Prompt((0,))], target, settings, settings.sampling(0.0), 1
+    [prompts.EncodedPrompt((0,))], target, settings, settings.sampling(0.0), 1
   )
   ours = [_generation([2, 2, 2, 2], [0, 0, 0, 0])]
   outcome = check.beside(plain, batches, ours, [[tokens]], settings)
@@ -224,8 +222,12 @@ def test_widths_used_weighs_rounds():
 
 
 def test_by_category(fake_models, monkeypatch):
-  given = [prompts.Prompt((1, 2), category=c) for c in ('qa', 'rag', 'qa')]
-  monkeypatch.setattr(request_lib.prompts_lib, 'collect', lambda *_: given)
+  given = [
+    prompts.EncodedPrompt((1, 2), category=c) for c in ('qa', 'rag', 'qa')
+  ]
+  monkeypatch.setattr(
+    request_lib.prompts_lib, 'collect', lambda *_, **__: given
+  )
   results = runner.run(request(config(), 'simulated:0.5'))
   found = results.rows[1]['by_category']
   assert set(found) == {'qa', 'rag'}
@@ -246,7 +248,7 @@ def test_a_corpus_of_earlier_answers_is_read(tmp_path, capsys):
   before = path.read_bytes()
 
   def measured(corpus, *names):
-    given = request_lib.Request(
+    given = request_lib.BenchmarkRequest(
       folder, names, str(asked), (), config(max_new_tokens=30), corpus
     )
     return runner.run(given).rows[1:]
@@ -271,20 +273,11 @@ def test_plan_of_fakes(fake_models, monkeypatch):
   assert 'Temperature 0' in text
 
 
-def _command(*arguments, **environment):
-  return subprocess.run(
-    [sys.executable, '-m', 'decode.benchmark', *arguments],
-    capture_output=True,
-    text=True,
-    env=os.environ | environment,
-  )
-
-
 @pytest.mark.slow
 def test_command_beside_transformers(torch):
   """The same weights give the same tokens in the other engine."""
   del torch
-  made = _command(
+  made = command(
     '--target=shape:llama-tiny',
     '--drafter=shape:llama-tiny,prompt_lookup',
     '--peer=transformers',

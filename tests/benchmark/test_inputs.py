@@ -3,10 +3,6 @@
 import dataclasses
 import functools
 import importlib
-import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +11,10 @@ import pytest
 
 from specjax import base
 from specjax import models
-from specjax import theory
 from specjax.benchmark import cases
 from specjax.benchmark import explorer
 from specjax.benchmark import measure
 from specjax.benchmark import memory
-from specjax.benchmark import plan
 from specjax.benchmark import prompts
 from specjax.benchmark import rows
 from specjax.benchmark.peers import engines as peers
@@ -28,67 +22,10 @@ from specjax.decoding.controls import Sampling
 from specjax.inference import random_models
 from specjax.inference import sources
 from specjax.inference import timing
-from specjax.models import SpecDrafterConfig
-from tests.helpers import fakes
-from tests.helpers import recipes
+from tests.helpers.benchmarks import CharacterTokenizer
+from tests.helpers.benchmarks import command
 from tests.helpers.benchmarks import config
 from tests.helpers.benchmarks import markov
-from tests.helpers.benchmarks import VOCAB
-
-SPEC_BENCH = (
-  ('writing', 2), ('translation', 1), ('summarization', 1), ('qa', 1),
-  ('math_reasoning', 1), ('rag', 1), ('coding', 2),
-)  # fmt: skip
-
-
-class _Tokenizer:
-  """A character a token; stands in for a tokenizer without a template."""
-
-  chat_template = None
-
-  def __call__(self, text, **_):
-    class Encoded:
-      input_ids = [ord(c) % VOCAB for c in text]
-
-    return Encoded
-
-  def decode(self, tokens, **_):
-    return ''.join(chr(97 + t) for t in tokens)
-
-
-def test_spec_bench_has_six_categories_and_two_turns(tmp_path):
-  path = tmp_path / 'question.jsonl'
-  path.write_text(
-    '\n'.join(
-      json.dumps(
-        {'question_id': i, 'category': name, 'turns': ['first', 'second'][:n]}
-      )
-      for i, (name, n) in enumerate(SPEC_BENCH)
-    )
-  )
-  target = markov('folder', 0)._replace(tokenizer=_Tokenizer())
-  asked = []
-
-  def answer(firsts):
-    asked.extend(firsts)
-    return [[1, 2]] * len(firsts)
-
-  made = prompts.collect(target, str(path), config(num_prompts=0), answer)
-  assert len({p.category for p in made}) == 6
-  assert [p.turn for p in made] == [0] * 7 + [1] * 2
-  assert [p.question for p in made] == [*range(7), 0, 6]
-  assert len(asked) == 2
-  # The second turn stands behind the first and the target's own reply.
-  text = 'first\n\nbc\n\nsecond'
-  assert made[-1].tokens == tuple(ord(c) % VOCAB for c in text)
-  # Where the first turn does not fit there is no reply, and no second turn.
-  short = target._replace(lm=target.lm._replace(max_positions=24))
-  asked.clear()
-  settings = config(num_prompts=0, max_new_tokens=20)
-  made = prompts.collect(short, str(path), settings, answer)
-  assert not asked and [p.turn for p in made] == [0] * 7
-  few = prompts.balanced(prompts.read_spec_bench(str(path)), 6)
-  assert len({q.category for q in few}) == 6
 
 
 def test_origins_of_tokens():
@@ -104,49 +41,8 @@ def test_origins_of_tokens():
 
 def test_pieces_join_to_the_text():
   tokens = [1, 2, 3] * 30
-  assert ''.join(explorer.pieces(_Tokenizer(), tokens)) == 'bcd' * 30
+  assert ''.join(explorer.pieces(CharacterTokenizer(), tokens)) == 'bcd' * 30
   assert explorer.pieces(None, [5, 6]) == ['5 ', '6 ']
-
-
-def test_plan_advises():
-  rates = {
-    ('good', 'greedy'): plan.Accepted([0.8] * 4),
-    ('poor', 'greedy'): plan.Accepted([0.1] * 4),
-  }
-  cheap = plan.Costs(
-    10.0, np.full(5, 10.0), {'good': np.zeros(5), 'poor': np.zeros(5)}
-  )
-  best, worst = plan.choices(rates, cheap, 1)
-  assert best.drafter == 'good' and best.num_draft == 4
-  assert best.factor == pytest.approx(theory.expected_tokens(0.8, 4))
-  assert worst.factor < best.factor
-  assert '--config.num_draft=4' in plan.advise(rates, cheap, 1)[-1]
-  dear = cheap._replace(blocks=10.0 * np.arange(1, 6))
-  assert 'will not help at batch 8' in plan.advise(rates, dear, 8)[-1]
-
-
-def test_a_plan_keeps_to_what_drafters_were_made_for():
-  told = []
-  subject = recipes.network(SpecDrafterConfig(9, 16, 8, 16, 1, 1, 2, block=6))
-  other = sources.resolve('suffix')
-  assert plan._longest([other, subject], 8, told.append) == 6
-  assert len(told) == 1 and 'max_draft is 8' in told[0]
-  assert plan._longest([other, subject], 4, told.append) == 4
-  assert plan._longest([other], 8, told.append) == 8 and len(told) == 1
-
-
-def test_a_plan_counts_rounds_without_a_draft():
-  """They cost a plain step where only drafts are verified as blocks."""
-  costs = plan.Costs(1.0, np.array([1.0, 3.0]), {'found': np.zeros(2)})
-  always = plan.Accepted([0.5], share=0.2)
-  (dear,) = plan.choices({('found', 'greedy'): always}, costs, 1)
-  assert dear.factor == pytest.approx(1.1 / 3)
-  rates = {('found', 'greedy'): always._replace(adaptive=True)}
-  (cheap,) = plan.choices(rates, costs, 1)
-  assert cheap.factor == pytest.approx(1.1 / 1.4)
-  # In a batch of two a round drafts where one of its rows does.
-  (both,) = plan.choices(rates, costs, 2)
-  assert both.factor == pytest.approx(1.1 / (1 + 2 * 0.36))
 
 
 def test_shapes_have_the_sizes_they_are_named_after():
@@ -209,70 +105,10 @@ def test_a_missing_peer_is_named(monkeypatch):
     peers.check(('ctranslate2',))
 
 
-@pytest.mark.parametrize('turns', ([], ['first', ' '], 'first', [1]))
-def test_turns_that_are_none(tmp_path, turns):
-  path = tmp_path / 'question.jsonl'
-  good = {'category': 'qa', 'turns': ['what']}
-  path.write_text('\n'.join(map(json.dumps, (good, good | {'turns': turns}))))
-  with pytest.raises(ValueError, match='line 2: "turns" must be a list'):
-    prompts.read_spec_bench(str(path))
-
-
-@pytest.mark.parametrize(
-  'line', ('{"turns": ["cut o', '{"prompt": "what"}', '3')
-)
-def test_a_line_that_is_no_question_is_named(tmp_path, line):
-  path = tmp_path / 'question.jsonl'
-  path.write_text(f'{{"turns": ["what"]}}\n\n{line}\n')
-  with pytest.raises(ValueError, match='line 3 is no question of Spec-Bench'):
-    prompts.read_spec_bench(str(path))
-
-
-def test_questions_as_editors_write_them(tmp_path):
-  path = tmp_path / 'question.jsonl'
-  rows = [
-    {'category': None, 'turns': ['a\u2028b\x85c']},
-    {'category': 'writing', 'turns': ['d', 'e']},
-  ]
-  text = '\r\n'.join(json.dumps(row, ensure_ascii=False) for row in rows)
-  path.write_bytes(f'\ufeff{text}\r\n'.encode())
-  assert prompts.read_spec_bench(str(path)) == [
-    prompts.Question('', ('a\u2028b\x85c',)),
-    prompts.Question('mt_bench', ('d', 'e')),
-  ]
-
-
-def test_sources_that_a_drafter_does_not_know():
-  target = markov('m', 0)
-  short, long = prompts.Prompt((1,) * 6), prompts.Prompt((1,) * 12)
-
-  def network(most):
-    return target._replace(
-      config=models.SpecDrafterConfig(
-        VOCAB, 16, 8, 16, 1, 1, 2, max_source_positions=most
-      )
-    )
-
-  networks = [target, network(99), network(8)]
-  kept = prompts.fitting([short, long], target, config(), 3, networks)
-  assert kept == [short]
-  with pytest.raises(ValueError, match='longer than the drafters .*8 tokens'):
-    prompts.fitting([long], target, config(), 3, networks)
-
-
-def test_prompts_that_do_not_fit():
-  lm = fakes.markov_lm(VOCAB)._replace(max_positions=30)
-  target = markov('m', 0)._replace(lm=lm)
-  short, long = prompts.Prompt((1,) * 6), prompts.Prompt((1,) * 12)
-  assert prompts.fitting([short, long], target, config(), 3) == [short]
-  with pytest.raises(ValueError, match='No prompt fits'):
-    prompts.fitting([long], target, config(), 3)
-
-
 def test_turns_of_a_chat_are_one_sample():
   target = markov('m', 0)
   given = [
-    prompts.Prompt((1,), question=q, turn=t)
+    prompts.EncodedPrompt((1,), question=q, turn=t)
     for q, t in ((0, 0), (1, 0), (0, 1))
   ]
   batches = cases.batches(given, target, config(), Sampling(), 1)
@@ -299,7 +135,7 @@ def test_turns_of_a_chat_are_one_sample():
 
 def test_batches_are_filled():
   target = markov('m', 0)
-  given = [prompts.Prompt((1,) * n) for n in (3, 4, 5)]
+  given = [prompts.EncodedPrompt((1,) * n) for n in (3, 4, 5)]
   made = cases.batches(given, target, config(), Sampling(), 2)
   assert [b.rows for b in made] == [(0, 1), (2, 0)]
   assert isinstance(made[0].prompt, base.Prompt)
@@ -309,15 +145,6 @@ def test_batches_are_filled():
   assert len(np.unique(np.asarray(keys), axis=0)) == 4
 
 
-def _command(*arguments, **environment):
-  return subprocess.run(
-    [sys.executable, '-m', 'decode.benchmark', *arguments],
-    capture_output=True,
-    text=True,
-    env=os.environ | environment,
-  )
-
-
 def test_command_with_bad_input():
   for arguments, status, word in (
     ((), 2, '--target is needed'),
@@ -325,7 +152,7 @@ def test_command_with_bad_input():
     (('--target=shape:t5-tiny', '--config.batches=1'), 2, 'batch_size'),
     (('--target=shape:t5-tiny', '--plan', '--output=x'), 2, 'leave --output'),
   ):
-    made = _command(*arguments)
+    made = command(*arguments)
     assert made.returncode == status, made.stderr
     assert made.stdout == '' and word in made.stderr
     assert 'Traceback' not in made.stderr

@@ -48,7 +48,9 @@ def test_shapes_are_measured_against_the_device(tmp_path):
   settings.max_new_tokens, settings.dtype = 8, 'float32'
   settings.validate()
   results = runner.run(
-    request_lib.Request('shape:t5-tiny', ('simulated:0.8',), '', (), settings)
+    request_lib.BenchmarkRequest(
+      'shape:t5-tiny', ('simulated:0.8',), '', (), settings
+    )
   )
   assert not runner.failures(results.rows)
   for row in results.rows:

@@ -15,6 +15,7 @@ from specjax.benchmark import config as config_lib
 from specjax.benchmark import table
 from specjax.benchmark.peers import engines as peers
 from specjax.benchmark.peers import transformers_worker
+from specjax.benchmark.peers import worker
 
 VOCAB, NEW = 48, 12
 KNOWN = [1, 3, 4, 7, 8, 11, 12, 20, 21, 30, 33, 40]
@@ -77,7 +78,7 @@ def folders(torch, tmp_path_factory):
 def _job(folders, peer, kind, drafter=None, eos=(), widths=(6, 8, 6)):
   rng = np.random.default_rng(0)
   batches = [
-    cases.Batch(
+    cases.PromptBatch(
       base.Prompt(
         np.pad(rng.integers(3, VOCAB, (1, w - 1)), ((0, 0), (0, 1))),
         np.array([w - 1]),
@@ -91,15 +92,20 @@ def _job(folders, peer, kind, drafter=None, eos=(), widths=(6, 8, 6)):
   lm = types.SimpleNamespace(is_encoder_decoder=pairs, start_id=0 * pairs)
   model = types.SimpleNamespace(eos_ids=eos, pad_id=0, lm=lm)
   settings = config_lib.BenchmarkConfig(max_new_tokens=NEW, threads=1)
-  return peers.job(
-    peer, folders[kind], drafter, 3, 0.0, batches, model, settings, 'cpu'
-  )
+  lookup = drafter == 'prompt_lookup'
+  return peers.job_of(
+    peer, folders[kind], None if lookup else drafter, lookup=lookup,
+    num_draft=3, temperature=0.0,
+    batches=batches, model=model, config=settings, device='cpu',
+  )  # fmt: skip
 
 
 def _tokens(job):
   run, versions = transformers_worker.make(job)
   assert {'torch', 'transformers'} <= set(versions)
-  found = [run(index) for index in range(len(job['batches']))]
+  found = [
+    worker.process_peak() | run(index) for index in range(len(job['batches']))
+  ]
   assert all(one['peak_bytes'] > 0 and one['seconds'] > 0 for one in found)
   return [one['tokens'] for one in found]
 

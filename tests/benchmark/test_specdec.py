@@ -1,16 +1,19 @@
 """SpecDec's experiment: what is measured, how it is judged, what is said."""
 
 import json
+import types
 
 import jax
+import numpy as np
 import pytest
 
 from decode import benchmark
 from specjax import models
 from specjax.benchmark import quality
+from specjax.benchmark import runner
 from specjax.benchmark import specdec
-from specjax.benchmark import specdec_report
-from specjax.benchmark.specdec_config import SpecDecConfig
+from specjax.benchmark import specdec_tables
+from specjax.benchmark.specdec import SpecDecConfig
 from specjax.checkpoints import hf
 from specjax.inference import sources
 from tests.helpers import recipes
@@ -61,12 +64,14 @@ def row(drafter, num_draft, seconds, tokens, batch=1, rule=(1, 0.0), **more):
 
 
 def results(rows):
-  class Setup:
-    sources = [type('Source', (), {'name': 'm'})]
+  def source(name, size):
+    model = types.SimpleNamespace(params={'weight': np.zeros(size)})
+    return types.SimpleNamespace(name=name, model=model)
 
-  return specdec.Results(
-    rows, {}, [], Setup, {'exact_match': 0.25}, {'m': 900, 's': 300, 'h': 100}
+  setup = types.SimpleNamespace(
+    sources=[source('m', 900), source('s', 300), source('h', 100)]
   )
+  return runner.Results(rows, {}, [], setup, {'exact_match': 0.25})
 
 
 def test_statements_say_what_the_tables_hold():
@@ -82,10 +87,10 @@ def test_statements_say_what_the_tables_hold():
     row('m', 10, 2.5, 4.0, batch=8),
     row('m', 10, 1.9, 4.0, batch=8, rule=(3, 1.0)),
   ]
-  tables = specdec_report.prepared(results(rows), config)
+  tables = specdec_tables.prepared(results(rows), config)
   assert [r['num_draft'] for r in tables['Slots']] == [5, 10, 10]
   assert len(tables['Drafters']) == 4 and len(tables['Batches']) == 6
-  said = '\n'.join(specdec_report.statements(tables))
+  said = '\n'.join(specdec_tables.statements(tables))
   for words in (
     'beta, tau = 1, - greedy decoding overtakes at batch 8',
     'beta, tau = 3, 1 speculative decoding is faster than greedy at every',
@@ -97,8 +102,10 @@ def test_statements_say_what_the_tables_hold():
   ):
     assert words in said, words
   rows[5]['block_efficiency'] = 3.5
-  tables = specdec_report.prepared(results(rows), config)
-  assert 'does not hold' in '\n'.join(specdec_report.statements(tables))
+  tables = specdec_tables.prepared(results(rows), config)
+  million = {r['label']: r['million'] for r in tables['Drafters']}
+  assert million == {'full': 9e-4, 'small': 3e-4, 'head-based': 1e-4}
+  assert 'does not hold' in '\n'.join(specdec_tables.statements(tables))
 
 
 def test_settings_in_one_sentence():

@@ -13,8 +13,10 @@ import pytest
 from specjax.certify import chi_square
 from specjax.certify import config as config_lib
 from specjax.certify import controls
+from specjax.certify import exact_law
 from specjax.certify import identity
 from specjax.certify import law as law_lib
+from specjax.certify import mistakes
 from specjax.certify import runner
 from specjax.certify import verdict
 from specjax.checkpoints import model as model_lib
@@ -166,7 +168,7 @@ def test_mistakes_in_a_round_without_a_draft(name):
     jax.eval_shape(
       assemble.compiled(broken, 8),
       generate_lib.Params(target.params),
-      law_lib._repeat((1, 2, 1), 2),
+      exact_law.repeat((1, 2, 1), 2),
       sampling.controls(row_keys(0, np.arange(2)), 8, (END,)),
     )
 
@@ -174,7 +176,7 @@ def test_mistakes_in_a_round_without_a_draft(name):
 def test_a_missed_control_is_told(few_controls, monkeypatch):
   """What the tests cannot see must not be called lossless."""
   few_controls()
-  monkeypatch.setitem(controls._MAKERS, 'accept_all', lambda recipe, _: recipe)
+  monkeypatch.setitem(mistakes.MAKERS, 'accept_all', lambda recipe, _: recipe)
   made = certify(config(temperature=0.0, num_prompts=1))
   assert made.verdict == verdict.INCONCLUSIVE and made.status == 3
   assert made.flagged == {'accept_all': False}
@@ -253,13 +255,19 @@ def test_the_enumerated_law_is_that_of_plain_decoding():
   target = model(0)
   sampling = Sampling(temperature=0.8, top_k=3)
   symbols = (0, 1, 3, END)
-  law = law_lib.enumerate_law(
-    target.lm, target.params, sampling, (1, 2), symbols, 3, (END,)
+  law = exact_law.enumerate_law(
+    target.lm,
+    target.params,
+    sampling,
+    (1, 2),
+    symbols=symbols,
+    length=3,
+    end_ids=(END,),
   )
   assert sum(law.probability.values()) == pytest.approx(1, abs=1e-6)
   assert all(t[-1] == END or len(t) == 3 for t in law.probability)
   recipe = recipes.recipe(
-    law_lib.confined(target.lm, symbols), warp=sampling.warp_spec()
+    exact_law.confined(target.lm, symbols), warp=sampling.warp_spec()
   )
   counts, drafted, _ = law_lib.sample(
     recipe, generate_lib.Params(target.params), sampling, (1, 2), law, (END,),
@@ -268,38 +276,6 @@ def test_the_enumerated_law_is_that_of_plain_decoding():
   assert drafted == 0 and sum(counts.values()) == 4000
   p_value, difference = chi_square.compare(law.probability, 3, counts, 1e-3)
   assert difference is None, p_value
-
-
-def test_chi_square_keeps_its_false_alarm_rate():
-  rng = np.random.default_rng(0)
-  cells = [(a, b) for a in range(3) for b in range(3)]
-  law = dict(zip(cells, rng.dirichlet(np.ones(9))))
-  alarms = 0
-  for _ in range(400):
-    counts = rng.multinomial(2000, list(law.values()))
-    seen = {cell: int(n) for cell, n in zip(cells, counts) if n}
-    alarms += chi_square.compare(law, 2, seen, 0.05)[1] is not None
-  assert alarms <= 400 * 0.05 + 4 * np.sqrt(400 * 0.05 * 0.95)
-
-
-def test_the_stated_power_holds():
-  """A law off by the stated distance is flagged nine times out of ten."""
-  law = {(0,): 0.5, (1,): 0.5}
-  distance = chi_square.detectable(law, 1, 1, 2000, 1e-3)
-  rng = np.random.default_rng(1)
-  flagged = 0
-  for _ in range(300):
-    zeros = rng.binomial(2000, 0.5 + distance)
-    counts = {(0,): int(zeros), (1,): int(2000 - zeros)}
-    flagged += chi_square.compare(law, 1, counts, 1e-3)[1] is not None
-  assert flagged / 300 > 0.83
-
-
-def test_an_impossible_token_is_the_counter_example():
-  law = {(0,): 1.0, (1,): 0.0}
-  p_value, difference = chi_square.compare(law, 1, {(0,): 99, (1,): 1}, 1e-3)
-  assert p_value == 0
-  assert difference.tokens == (1,) and difference.expected == 0
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_t5x_complaints(tmp_path):
   hf.save_hf(str(tmp_path / 'model'), params, config)
   folder = tmp_path / 't5x'
   save_t5x(folder, config, params, True)
-  request = convert.Request(
+  request = convert.Conversion(
     str(folder), str(tmp_path / 'out'), model=str(tmp_path / 'model')
   )
   with pytest.raises(ValueError, match='does not describe its model'):
@@ -202,7 +202,7 @@ def test_complaints(tmp_path):
   tiny.save(source)
   whole = tensors(source)
   write(source, whole, shard_bytes=4000)
-  request = convert.Request(str(source), str(tmp_path / 'out'))
+  request = convert.Conversion(str(source), str(tmp_path / 'out'))
   shards = sorted(source.glob('model-*'))
   assert len(shards) > 2
   index = source / 'model.safetensors.index.json'
@@ -230,7 +230,7 @@ def test_complaints(tmp_path):
 @pytest.mark.parametrize('to', convert.FORMATS)
 def test_a_disk_that_takes_no_more(to, tmp_path):
   source = tiny.save(tmp_path / 'source')
-  plan = convert.plan(convert.Request(source, str(tmp_path / 'out'), to))
+  plan = convert.plan(convert.Conversion(source, str(tmp_path / 'out'), to))
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
   try:

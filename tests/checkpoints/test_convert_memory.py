@@ -45,7 +45,7 @@ def big_folder(folder, megabytes):
   made = []
   abstract = models.abstract_params(config)
   shapes = dict(tensor_names.flat(abstract))
-  for path, source in tensor_names.sources(config, abstract).items():
+  for path, source in tensor_names.of_parameters(config, abstract).items():
     one = safetensors.Tensor(source.name, 'BF16', shapes[path].shape, None)
     made.append(one._replace(chunks=lambda size=one.size: chunks(size)))
   safetensors.write(str(folder), made, shard_bytes=100_000_000)

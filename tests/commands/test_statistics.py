@@ -1,12 +1,9 @@
 """Totals of a run and the reason of its speed."""
 
-import types
-
 import pytest
 
-from specjax.benchmark import break_even
-from specjax.benchmark import parts as parts_lib
-from specjax.benchmark import rows as rows_lib
+from specjax.benchmark import rows
+from specjax.commands import answer_files
 from specjax.commands import statistics as run_statistics
 from specjax.decoding import stats
 from specjax.inference import generate as inference
@@ -30,6 +27,25 @@ def test_numbers_add_up_and_empty_ratios_are_none():
   assert found['acceptance_rate'] == 4 / 7
   assert found['draft_acceptance_rate'] is None
   assert 'block efficiency  2.000' in run_statistics.table(found)
+
+
+def test_all_files_write_the_same_counts():
+  counts = stats.Counts(5, 2, 2, 6, 3, 4, (2, 2, 0), (2, 1, 0), (0, 1, 1, 0))
+  written = counts.as_dict()
+  assert written['acceptance_by_position'] == [1.0, 0.5, None]
+  assert written['accepted_histogram'] == [0, 1, 1, 0]
+  one = inference.Answer('', '', (), 'eos', counts, 0)
+  lists = {'acceptance_by_position', 'accepted_histogram'}
+  record = answer_files.record(one)
+  assert {k: record[k] for k in written.keys() - lists} == counts.as_dict(
+    by_position=False
+  )
+  assert not lists & record.keys()
+  found = run_statistics.numbers([one], 1.0, 0.0)
+  assert {k: found[k.removeprefix('num_')] for k in written} == written
+  row = rows.drafting(counts)
+  assert row.pop('acceptance_histogram') == written.pop('accepted_histogram')
+  assert row == written
 
 
 @pytest.mark.parametrize(
@@ -72,40 +88,3 @@ def test_without_drafts_there_is_nothing_to_explain():
     found, run_statistics.StepTimes(1, 1, 0), 4
   )
   assert parts == {} and 'Nothing was drafted' in sentences
-
-
-def test_chains_in_one_pass_are_compared_with_chains():
-  setting = dict(
-    num_draft=4, temperature=0.0, batch_size=1, verifier='greedy',
-    dtype='float32', quantize='none', verify_ms=2.0,
-  )  # fmt: skip
-
-  def row(drafter, passes, draft_ms, tokens, speed, tree=''):
-    return setting | dict(
-      drafter=drafter, passes=passes, draft_ms=draft_ms, tree=tree,
-      block_efficiency=tokens, decode_speedup=speed,
-    )  # fmt: skip
-
-  rows = [
-    setting | dict(drafter='none', tree='', decode_speedup=1.0),
-    row('masks', 1, 1.0, 1.8, 1.2),
-    row('masks', 1, 1.0, 2.2, 1.1, 'grown:16'),
-    row('steps', 4, 4.0, 2.0, 0.8),
-    row('steps', 4, 5.0, 2.4, 0.9, 'grown:16'),
-  ]
-  (pair,) = break_even.pairs(rows)
-  assert (pair['parallel'], pair['sequential']) == ('masks', 'steps')
-  assert pair['needed'] == 0.5 and pair['found'] == pytest.approx(0.9)
-  assert pair['predicted'] == pytest.approx(1.8)
-  assert pair['measured'] == pytest.approx(1.5)
-
-
-def test_a_block_timed_below_a_step_still_gets_advice():
-  """Noise must not end a run; beyond it no block is taken to be cheaper."""
-  case = types.SimpleNamespace(
-    num_draft=1, drafts=False, source=types.SimpleNamespace(model=None)
-  )
-  parts = parts_lib.Parts(1.0, 0.9, 0.1, {1: 1.0, 2: 0.9}, 0.1)
-  found = rows_lib._advice(case, 0.5, parts, 40)
-  assert 0 < found['best_num_draft'] <= 40
-  assert 1 < found['best_predicted'] < 2

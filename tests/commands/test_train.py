@@ -14,7 +14,7 @@ from specjax.commands import tokenizer as tokenizer_lib
 from specjax.commands import train_run
 from specjax.inference.config import DecodeConfig
 from specjax.training import build
-from specjax.training import export
+from specjax.training import model_card
 from specjax.training import on_policy
 from specjax.training.data import packing
 from tests.helpers import toy
@@ -41,7 +41,7 @@ def target_fixture(files):
     save_every=0,
     data__batch_rows=16,
   )
-  train_run.run(config, str(files / 'target'), report=quiet)
+  train_run.run(config, str(files / 'target'), log_fn=quiet)
   return files / 'target' / 'export'
 
 
@@ -69,7 +69,7 @@ def test_distillation_beats_a_random_drafter(files, target, tmp_path):
   parts = build.build(config)
   measure = train_run.measurer(parts)
   before = measure(parts.init(jax.random.key(0)))
-  out = train_run.run(config, str(tmp_path), report=quiet)
+  out = train_run.run(config, str(tmp_path), log_fn=quiet)
   after = out.metrics
   assert before['acceptance_rate'] < 0.2
   assert after['acceptance_rate'] > before['acceptance_rate'] + 0.3
@@ -88,7 +88,7 @@ def test_distillation_beats_a_random_drafter(files, target, tmp_path):
 
 def test_labels_are_the_targets_own_and_resumable(files, target, tmp_path):
   out = tmp_path / 'own.jsonl'
-  request = label_command.Request(
+  request = label_command.LabelRequest(
     target=str(target),
     drafter='prompt_lookup',
     inputs=(str(files / 'valid.tsv'),),
@@ -185,7 +185,7 @@ def test_what_is_left_out_is_counted(files, tmp_path):
   said = []
   with pytest.raises(FileNotFoundError, match='no checkpoint yet'):
     workdir = str(tmp_path / 'run')
-    train_run.run(config, workdir, export_only=True, report=said.append)
+    train_run.run(config, workdir, export_only=True, log_fn=said.append)
   assert said == [
     'Left out 2 bad lines.',
     'Left out 1 bad lines of the held-out data.',
@@ -239,7 +239,7 @@ def test_the_card_names_the_files_that_were_read(files):
       config.data, labelled_fraction=share, **settings
     )
     run = types.SimpleNamespace(config=config)
-    assert export._file_names(run) == wanted
+    assert model_card._file_names(run) == wanted
 
 
 def test_transformers_reads_an_export(target, torch):
@@ -272,7 +272,7 @@ def test_decoder_only_target_and_drafter(files, tmp_path):
     'save_every': 0,
   }
   config = toy.config(files, steps=60, **shape)
-  out = train_run.run(config, str(tmp_path / 'target'), report=quiet)
+  out = train_run.run(config, str(tmp_path / 'target'), log_fn=quiet)
   assert out.metrics['loss'] < 4.0
   config = toy.config(
     files,
@@ -286,8 +286,8 @@ def test_decoder_only_target_and_drafter(files, tmp_path):
   )
   with pytest.raises(ValueError, match='2048 positions; lower eval_new_tokens'):
     changed = dataclasses.replace(config, eval_new_tokens=2048)
-    train_run.run(changed, str(tmp_path / 'none'), report=quiet)
+    train_run.run(changed, str(tmp_path / 'none'), log_fn=quiet)
   assert not (tmp_path / 'none').exists()
-  out = train_run.run(config, str(tmp_path / 'drafter'), report=quiet)
+  out = train_run.run(config, str(tmp_path / 'drafter'), log_fn=quiet)
   assert 0 <= out.metrics['acceptance_rate'] <= 1
   assert specjax.load(tmp_path / 'drafter' / 'export').config.vocab_size

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -13,13 +12,14 @@ from safetensors import numpy as safetensors
 
 from decode import main
 import specjax
-from specjax import text as text_lib
-from specjax.commands import cli
-from specjax.decoding import corpus as corpus_lib
-from specjax.inference import generate as inference
-from tests.helpers import tiny
+from tests.helpers.decode_main import call
+from tests.helpers.decode_main import decode
+from tests.helpers.decode_main import LINES
+from tests.helpers.decode_main import QUICK
+from tests.helpers.decode_main import SHAPE
 
-LINES = ['the cat', '', 'a dog ran to the', 'one two three', 'the red house']
+pytestmark = pytest.mark.usefixtures('no_cache_of_the_users')
+
 FIELDS = {
   'prompt',
   'text',
@@ -35,43 +35,6 @@ FIELDS = {
   'draft_acceptance_rate',
   'mean_acceptance_length',
 }
-QUICK = ('--baseline=none', '--config.explain=false')
-SHAPE = ('--config.max_new_tokens=12', '--config.batch_size=2')
-
-
-@pytest.fixture(scope='module')
-def folders(tmp_path_factory):
-  root = tmp_path_factory.mktemp('models')
-  return {
-    'target': tiny.save(root / 'target', seed=0),
-    'drafter': tiny.save(root / 'drafter', seed=1),
-    'swapped': tiny.save(root / 'swapped', seed=1, swap=('cat', 'dog')),
-    't5': tiny.save(root / 't5', tiny.T5, seed=2),
-  }
-
-
-@pytest.fixture
-def source(tmp_path):
-  path = tmp_path / 'prompts.txt'
-  path.write_text('\n'.join(LINES) + '\n')
-  return str(path)
-
-
-@pytest.fixture(autouse=True)
-def no_cache_of_the_users(monkeypatch):
-  monkeypatch.setattr(cli, 'prepare_process', lambda: None)
-
-
-def call(*argv):
-  return cli.call(main.main, ['decode.main', *argv])
-
-
-def decode(folders, source, *argv):
-  return call(
-    f'--target={folders["target"]}', f'--input={source}', *SHAPE, *argv
-  )
-
-
 TOP = ('verifiers.top_candidates.beta=3', 'verifiers.top_candidates.tau=9')
 
 
@@ -175,89 +138,6 @@ def test_coupled_sampling_equals_plain_sampling(folders, source, capsys):
     outputs.append(capsys.readouterr().out)
   assert outputs[0] == outputs[1]
   assert len(set(outputs[0].split('\n'))) > 3
-
-
-def test_resume_continues_whole_lines(folders, source, tmp_path, capsys):
-  more = ('--config.num_return_sequences=2', '--config.temperature=1', *QUICK)
-  for name in ('whole.txt', 'whole.jsonl'):
-    whole = tmp_path / name
-    assert decode(folders, source, f'--output={whole}', *more) == 0
-    data = whole.read_bytes()
-    assert data.count(b'\n') == 10
-    ends = [i + 1 for i, byte in enumerate(data) if byte == ord('\n')]
-    for cut in (0, ends[0], ends[1] - 1, ends[4] + 1, ends[-1]):
-      part = tmp_path / f'part{cut}{whole.suffix}'
-      part.write_bytes(data[:cut])
-      assert decode(folders, source, f'--output={part}', '--resume', *more) == 0
-      assert part.read_bytes() == data
-  capsys.readouterr()
-  (tmp_path / 'other.txt').write_text('something else\n')
-  status = decode(
-    folders, tmp_path / 'other.txt', f'--output={whole}', '--resume', *more
-  )
-  assert status == 1
-  assert 'cannot be resumed' in capsys.readouterr().err
-  assert whole.read_bytes() == data
-
-
-@pytest.mark.parametrize('name', ['out.txt', 'out.jsonl'])
-def test_an_interrupt_leaves_whole_lines(
-  folders, source, tmp_path, capsys, monkeypatch, name
-):
-  path = tmp_path / name
-  real = inference.stream
-
-  def interrupted(job, progress):
-    for batch in real(job, progress):
-      yield batch
-      os.kill(os.getpid(), signal.SIGTERM)
-
-  monkeypatch.setattr(inference, 'stream', interrupted)
-  corpus = tmp_path / 'answers.corpus'
-  status = decode(
-    folders,
-    source,
-    f'--output={path}',
-    '--drafter=suffix',
-    f'--corpus={corpus}',
-    *QUICK,
-  )
-  assert status == 1
-  assert '--resume continues it' in capsys.readouterr().err
-  data = path.read_bytes()
-  assert data.endswith(b'\n') and 2 <= data.count(b'\n') < 5
-  tokenizer = specjax.load(folders['target']).tokenizer
-  kept = corpus_lib.load(corpus, 1000, text_lib.fingerprint(tokenizer))
-  # A blank line's empty answer is in the output but not in the corpus.
-  assert len(corpus_lib.sequences(kept)) == data.count(b'\n') - 1
-  monkeypatch.setattr(inference, 'stream', real)
-  assert decode(folders, source, f'--output={path}', '--resume', *QUICK) == 0
-  assert path.read_bytes().startswith(data)
-  assert path.read_bytes().count(b'\n') == 5
-
-
-def test_runs_that_overlap_share_a_corpus(
-  folders, source, tmp_path, monkeypatch
-):
-  corpus = tmp_path / 'answers.corpus'
-  theirs = [5, 6, 7]
-  tokenizer = specjax.load(folders['target']).tokenizer
-  real = inference.stream
-
-  def another_ends(job, progress):
-    empty = corpus_lib.empty(1000, text_lib.fingerprint(tokenizer))
-    corpus_lib.save(corpus_lib.add(empty, [theirs]), corpus)
-    yield from real(job, progress)
-
-  monkeypatch.setattr(inference, 'stream', another_ends)
-  flags = ('--drafter=suffix', f'--corpus={corpus}', *QUICK)
-  assert decode(folders, source, *flags) == 0
-  kept = corpus_lib.load(corpus, 1000, text_lib.fingerprint(tokenizer))
-  kept = corpus_lib.sequences(kept)
-  assert (
-    kept[0].tolist() == theirs
-    and len(kept) == len(list(filter(None, LINES))) + 1
-  )
 
 
 def test_logits_that_are_not_finite_end_the_run(

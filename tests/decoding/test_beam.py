@@ -12,14 +12,14 @@ from specjax import models
 from specjax.decoding import beam
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
-from tests.decoding import test_identity
 from tests.helpers import fakes
+from tests.helpers import networks
 from tests.helpers import tiny
 
 NEW = 12
 
 
-def run(lm, params, prompt, spec, new=NEW, budgets=None, eos=(1,)):
+def run(lm, params, prompt, spec, *, new=NEW, budgets=None, eos=(1,)):
   controls = Sampling().controls(
     row_keys(0, range(prompt.tokens.shape[0])),
     new if budgets is None else budgets,
@@ -57,7 +57,7 @@ def reference(torch, tmp_path_factory):
 def test_equals_transformers_on_t5(torch, reference, penalty, stopping):
   """50 random sources, five beams: the same sequences and scores."""
   made, model = reference
-  prompt = test_identity._prompt(50, seed=4, vocab=37, width=9)
+  prompt = networks.prompt(50, seed=4, vocab=37, width=9)
   mask = np.arange(9)[None] < np.asarray(prompt.length)[:, None]
   with torch.no_grad():
     want = made.generate(
@@ -104,7 +104,7 @@ def test_wide_beams_find_the_best_of_all_sequences():
   params = {'table': jnp.asarray(table), 'source': jnp.zeros((vocab, vocab))}
   prompt = base.Prompt(jnp.array([[0, 1], [1, 0]]), jnp.array([2, 1]))
   found = run(
-    lm, params, prompt, beam.BeamSpec(27, 0.0, 'never'), new, eos=(eos,)
+    lm, params, prompt, beam.BeamSpec(27, 0.0, 'never'), new=new, eos=(eos,)
   ).finished
   for row, start in enumerate(([0, 1], [1])):
     scores = {}
@@ -129,12 +129,10 @@ def _log_prob(table, start, tokens):
 
 def test_one_beam_is_greedy_and_rows_are_their_own():
   kind = 'decoder'
-  config = test_identity.CONFIGS[kind]
-  lm, params = models.make_lm(config), test_identity._params(kind, 1)
-  prompt = test_identity._prompt(4, seed=3)
-  greedy = test_identity._decode(
-    lm, params, prompt, Sampling(), eos=(1,), new=NEW
-  )
+  config = networks.CONFIGS[kind]
+  lm, params = models.make_lm(config), networks.params(kind, 1)
+  prompt = networks.prompt(4, seed=3)
+  greedy = networks.decode(lm, params, prompt, Sampling(), eos=(1,), new=NEW)
   one = run(lm, params, prompt, beam.BeamSpec(1)).finished
   assert [
     np.asarray(t[0, : n[0]]).tolist() for t, n in zip(one.tokens, one.length)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from specjax.decoding import corpus as corpus_lib
-from tests.decoding import test_suffix
+from tests.helpers import texts
 
 
 def test_corpus_is_saved_and_loaded(tmp_path):
@@ -58,9 +58,7 @@ def test_corpus_refuses_what_it_cannot_hold():
 
 def test_backward_order_is_sorted():
   rng = np.random.default_rng(3)
-  rows = [
-    test_suffix._sequence(rng, int(rng.integers(1, 200))) for _ in range(20)
-  ]
+  rows = [texts.sequence(rng, int(rng.integers(1, 200))) for _ in range(20)]
   corpus = corpus_lib.add(corpus_lib.empty(5000, 'x'), rows)
   index = corpus_lib.index(corpus)
   text = corpus.text.tolist()

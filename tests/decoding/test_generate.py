@@ -13,53 +13,8 @@ from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.inference import assemble
 from tests.helpers import fakes
+from tests.helpers import loops
 from tests.helpers import recipes
-
-VOCAB = 11
-NEW = 13
-
-
-def _prompt(batch, seed=0, width=9):
-  rng = np.random.default_rng(seed)
-  length = rng.integers(1, width + 1, batch)
-  # Junk behind the length must not matter.
-  tokens = rng.integers(0, VOCAB, (batch, width))
-  return base.Prompt(
-    jnp.asarray(tokens, jnp.int32), jnp.asarray(length, jnp.int32)
-  )
-
-
-def _controls(batch, *, eos=(3,), new=NEW, seed=0, **sampling):
-  settings = Sampling(**sampling)
-  keys = row_keys(seed, range(batch))
-  return settings, settings.controls(keys, new, eos)
-
-
-def _decode(
-  target,
-  params,
-  prompt,
-  controls,
-  settings,
-  drafter=None,
-  drafter_params=None,
-  new=NEW,
-  **kwargs,
-):
-  recipe = recipes.recipe(target, drafter, warp=settings.warp_spec(), **kwargs)
-  call = assemble.compiled(recipe, new)
-  return jax.device_get(
-    call(generate_lib.Params(params, drafter_params), prompt, controls)
-  )
-
-
-def _new_tokens(generation):
-  return [
-    row[p : p + n].tolist()
-    for row, p, n in zip(
-      generation.tokens, generation.prompt_length, generation.num_tokens
-    )
-  ]
 
 
 def _greedy_reference(params, prompt, encoder_decoder, eos, new):
@@ -71,7 +26,7 @@ def _greedy_reference(params, prompt, encoder_decoder, eos, new):
     history = [0] if encoder_decoder else list(tokens[:length])
     out = []
     while len(out) < new:
-      before = history[-2] if len(history) > 1 else VOCAB
+      before = history[-2] if len(history) > 1 else loops.VOCAB
       logits = table[before, history[-1]]
       if encoder_decoder:
         logits = logits + source[first]
@@ -83,21 +38,6 @@ def _greedy_reference(params, prompt, encoder_decoder, eos, new):
   return rows
 
 
-def _drafter(name, encoder_decoder):
-  lm = fakes.markov_lm(VOCAB, encoder_decoder=encoder_decoder)
-  good = fakes.markov_params(0, VOCAB)
-  noisy = jax.tree.map(
-    lambda x, y: x + 0.3 * y, good, fakes.markov_params(5, VOCAB)
-  )
-  return {
-    'none': (None, None),
-    'itself': (lm, good),
-    'good': (lm, noisy),
-    'random': (lm, fakes.markov_params(9, VOCAB)),
-    'prompt_lookup': ('prompt_lookup', None),
-  }[name]
-
-
 @pytest.mark.parametrize('encoder_decoder', [False, True])
 @pytest.mark.parametrize(
   'name', ['none', 'itself', 'good', 'random', 'prompt_lookup']
@@ -106,23 +46,22 @@ def _drafter(name, encoder_decoder):
   ('num_draft', 'batch'), [(1, 7), (2, 1), (3, 4), (5, 7), (8, 7)]
 )
 def test_greedy_equals_the_tables(encoder_decoder, name, num_draft, batch):
-  target = fakes.markov_lm(VOCAB, encoder_decoder=encoder_decoder)
-  params = fakes.markov_params(0, VOCAB)
-  prompt = _prompt(batch, seed=num_draft)
-  settings, controls = _controls(batch, eos=(3, 7))
-  drafter, drafter_params = _drafter(name, encoder_decoder)
-  got = _decode(
+  target = fakes.markov_lm(loops.VOCAB, encoder_decoder=encoder_decoder)
+  params = fakes.markov_params(0, loops.VOCAB)
+  prompt = loops.prompt(batch, seed=num_draft)
+  settings, controls = loops.controls(batch, eos=(3, 7))
+  drafting = loops.drafting(name, encoder_decoder)
+  got = loops.decode(
     target,
     params,
     prompt,
     controls,
     settings,
-    drafter,
-    drafter_params,
+    drafting,
     num_draft=num_draft,
   )
-  want = _greedy_reference(params, prompt, encoder_decoder, (3, 7), NEW)
-  assert _new_tokens(got) == want
+  want = _greedy_reference(params, prompt, encoder_decoder, (3, 7), loops.NEW)
+  assert loops.new_tokens(got) == want
   for row, status in zip(want, got.status):
     ended = row[-1] in (3, 7)
     assert status == (generate_lib.EOS if ended else generate_lib.LENGTH)
@@ -138,55 +77,55 @@ def test_greedy_equals_the_tables(encoder_decoder, name, num_draft, batch):
 def test_target_sample_rules_equal_plain_sampling(
   verify, temperature, sampler, name
 ):
-  target = fakes.markov_lm(VOCAB)
-  params = fakes.markov_params(0, VOCAB)
-  prompt = _prompt(6)
-  settings, controls = _controls(
+  target = fakes.markov_lm(loops.VOCAB)
+  params = fakes.markov_params(0, loops.VOCAB)
+  prompt = loops.prompt(6)
+  settings, controls = loops.controls(
     6,
     temperature=[temperature, 0.0, 1.0, temperature, 0.5, 2.0],
     top_p=0.95,
     repetition_penalty=1.2,
     no_repeat_ngram_size=3,
   )
-  plain = _decode(target, params, prompt, controls, settings, sampler=sampler)
-  drafter, drafter_params = _drafter(name, False)
+  plain = loops.decode(
+    target, params, prompt, controls, settings, sampler=sampler
+  )
+  drafting = loops.drafting(name)
   for num_draft in (1, 4):
-    got = _decode(
+    got = loops.decode(
       target,
       params,
       prompt,
       controls,
       settings,
-      drafter,
-      drafter_params,
+      drafting,
       num_draft=num_draft,
       verify=verify,
       sampler=sampler,
     )
-    assert _new_tokens(got) == _new_tokens(plain)
+    assert loops.new_tokens(got) == loops.new_tokens(plain)
 
 
 @pytest.mark.parametrize('verify', ['sampling', 'block', 'coupled', 'match'])
 def test_rows_do_not_depend_on_mates_order_or_padding(verify):
-  target = fakes.markov_lm(VOCAB)
-  params = fakes.markov_params(0, VOCAB)
-  drafter, drafter_params = _drafter('good', False)
-  prompt = _prompt(7)
+  target = fakes.markov_lm(loops.VOCAB)
+  params = fakes.markov_params(0, loops.VOCAB)
+  drafting = loops.drafting('good')
+  prompt = loops.prompt(7)
   settings = Sampling(temperature=0.9)
   decode = functools.partial(
-    _decode,
+    loops.decode,
     target,
     params,
     settings=settings,
-    drafter=drafter,
-    drafter_params=drafter_params,
+    drafting=drafting,
     num_draft=3,
     verify=verify,
   )
-  whole = _new_tokens(
+  whole = loops.new_tokens(
     decode(
       prompt=prompt,
-      controls=settings.controls(row_keys(1, range(7)), NEW, (3,)),
+      controls=settings.controls(row_keys(1, range(7)), loops.NEW, (3,)),
     )
   )
   order = [4, 2, 6]
@@ -196,10 +135,10 @@ def test_rows_do_not_depend_on_mates_order_or_padding(verify):
     ),
     prompt.length[jnp.array(order)],
   )
-  part = _new_tokens(
+  part = loops.new_tokens(
     decode(
       prompt=padded,
-      controls=settings.controls(row_keys(1, order), NEW, (3,)),
+      controls=settings.controls(row_keys(1, order), loops.NEW, (3,)),
     )
   )
   assert part == [whole[i] for i in order]
@@ -207,48 +146,46 @@ def test_rows_do_not_depend_on_mates_order_or_padding(verify):
 
 @pytest.mark.parametrize('name', ['itself', 'random'])
 def test_budgets_of_rows(name):
-  target = fakes.markov_lm(VOCAB)
-  params = fakes.markov_params(0, VOCAB)
-  budgets = [0, 1, 2, 5, NEW, NEW + 9]
-  prompt = _prompt(6)
-  settings, controls = _controls(6, eos=(), new=budgets)
-  drafter, drafter_params = _drafter(name, False)
-  got = _decode(
+  target = fakes.markov_lm(loops.VOCAB)
+  params = fakes.markov_params(0, loops.VOCAB)
+  budgets = [0, 1, 2, 5, loops.NEW, loops.NEW + 9]
+  prompt = loops.prompt(6)
+  settings, controls = loops.controls(6, eos=(), new=budgets)
+  drafting = loops.drafting(name)
+  got = loops.decode(
     target,
     params,
     prompt,
     controls,
     settings,
-    drafter,
-    drafter_params,
+    drafting,
     num_draft=4,
   )
-  want = _greedy_reference(params, prompt, False, (), NEW)
+  want = _greedy_reference(params, prompt, False, (), loops.NEW)
   want = [row[:n] for row, n in zip(want, budgets)]
-  assert _new_tokens(got) == want
+  assert loops.new_tokens(got) == want
   assert set(got.status) == {generate_lib.LENGTH}
 
 
 def test_nan_stops_its_row_alone():
-  target = fakes.markov_lm(VOCAB)
-  params = fakes.markov_params(0, VOCAB)
-  prompt = _prompt(5)
-  settings, controls = _controls(5, eos=())
-  want = _greedy_reference(params, prompt, False, (), NEW)
+  target = fakes.markov_lm(loops.VOCAB)
+  params = fakes.markov_params(0, loops.VOCAB)
+  prompt = loops.prompt(5)
+  settings, controls = loops.controls(5, eos=())
+  want = _greedy_reference(params, prompt, False, (), loops.NEW)
   token = want[2][4]
   params['table'] = params['table'].at[:, token].set(jnp.nan)
-  drafter, drafter_params = _drafter('good', False)
-  got = _decode(
+  drafting = loops.drafting('good')
+  got = loops.decode(
     target,
     params,
     prompt,
     controls,
     settings,
-    drafter,
-    drafter_params,
+    drafting,
     num_draft=3,
   )
-  for row, tokens, status in zip(_new_tokens(got), want, got.status):
+  for row, tokens, status in zip(loops.new_tokens(got), want, got.status):
     if token in tokens:
       assert status == generate_lib.NAN
       assert row == tokens[: len(row)] and len(row) <= tokens.index(token) + 1
@@ -257,12 +194,12 @@ def test_nan_stops_its_row_alone():
 
 
 def test_one_program_for_all_values_and_acceptance_patterns():
-  target = fakes.markov_lm(VOCAB)
-  params = fakes.markov_params(0, VOCAB)
-  drafter, _ = _drafter('good', False)
+  target = fakes.markov_lm(loops.VOCAB)
+  params = fakes.markov_params(0, loops.VOCAB)
+  drafting = loops.drafting('good')
   settings = Sampling(temperature=1.0, top_p=0.9)
   recipe = recipes.recipe(
-    target, drafter, num_draft=3, warp=settings.warp_spec()
+    target, drafting.drafter, num_draft=3, warp=settings.warp_spec()
   )
   traces = []
 
@@ -270,7 +207,7 @@ def test_one_program_for_all_values_and_acceptance_patterns():
   def decode(params, prompt, controls):
     traces.append(1)
     return generate_lib.generate(
-      recipe, params, prompt, controls, max_new_tokens=NEW
+      recipe, params, prompt, controls, max_new_tokens=loops.NEW
     )
 
   for i in range(5):
@@ -279,15 +216,17 @@ def test_one_program_for_all_values_and_acceptance_patterns():
       top_p=0.5 + 0.1 * i,
     )
     dials = {'beta': np.int32(i + 1), 'tau': np.float32(i / 2)}
-    controls = settings.controls(row_keys(i, range(4)), NEW, (3,), dials)
-    draft_params = fakes.markov_params(i, VOCAB)
+    controls = settings.controls(row_keys(i, range(4)), loops.NEW, (3,), dials)
+    draft_params = fakes.markov_params(i, loops.VOCAB)
     decode(
-      generate_lib.Params(params, draft_params), _prompt(4, seed=i), controls
+      generate_lib.Params(params, draft_params),
+      loops.prompt(4, seed=i),
+      controls,
     )
   assert len(traces) == 1
   text = (
     decode.lower(
-      generate_lib.Params(params, draft_params), _prompt(4), controls
+      generate_lib.Params(params, draft_params), loops.prompt(4), controls
     )
     .compile()
     .as_text()
@@ -296,33 +235,35 @@ def test_one_program_for_all_values_and_acceptance_patterns():
 
 
 def test_capacity_too_small_is_refused():
-  target = fakes.markov_lm(VOCAB)
-  settings, controls = _controls(2)
+  target = fakes.markov_lm(loops.VOCAB)
+  settings, controls = loops.controls(2)
   recipe = recipes.recipe(target, warp=settings.warp_spec())
   with pytest.raises(ValueError, match='capacity of 4 is too small'):
     generate_lib.generate(
       recipe,
-      generate_lib.Params(fakes.markov_params(0, VOCAB)),
-      _prompt(2),
+      generate_lib.Params(fakes.markov_params(0, loops.VOCAB)),
+      loops.prompt(2),
       controls,
-      max_new_tokens=NEW,
+      max_new_tokens=loops.NEW,
       capacity=4,
     )
 
 
 def test_rounds_end_with_the_last_row():
   """A batch costs its longest row, and nothing once all rows are done."""
-  target = fakes.markov_lm(VOCAB)
-  drafter, drafter_params = _drafter('itself', False)
-  params = generate_lib.Params(fakes.markov_params(0, VOCAB), drafter_params)
-  _, controls = _controls(3, eos=(-1,))
+  target = fakes.markov_lm(loops.VOCAB)
+  drafting = loops.drafting('itself')
+  params = generate_lib.Params(
+    fakes.markov_params(0, loops.VOCAB), drafting.params
+  )
+  _, controls = loops.controls(3, eos=(-1,))
   controls = controls.replace(max_new_tokens=jnp.array([2, 7, 4]))
-  recipe = recipes.recipe(target, drafter, num_draft=2)
+  recipe = recipes.recipe(target, drafting.drafter, num_draft=2)
   state = generate_lib.start(
-    recipe, params, _prompt(3), controls, max_new_tokens=NEW
+    recipe, params, loops.prompt(3), controls, max_new_tokens=loops.NEW
   )
   done = generate_lib.run(recipe, params, state)
-  assert done.num_rounds == 3 < NEW
+  assert done.num_rounds == 3 < loops.NEW
   assert generate_lib.finish(done).num_tokens.tolist() == [2, 7, 4]
   again = generate_lib.run(recipe, params, done)
   assert again.num_rounds == done.num_rounds
@@ -332,19 +273,21 @@ def test_rounds_end_with_the_last_row():
 
 
 def test_a_state_can_be_run_in_pieces():
-  target = fakes.markov_lm(VOCAB)
-  drafter, drafter_params = _drafter('good', False)
-  params = generate_lib.Params(fakes.markov_params(0, VOCAB), drafter_params)
-  settings, controls = _controls(4)
-  recipe = recipes.recipe(target, drafter, num_draft=2)
-  prompt = _prompt(4)
+  target = fakes.markov_lm(loops.VOCAB)
+  drafting = loops.drafting('good')
+  params = generate_lib.Params(
+    fakes.markov_params(0, loops.VOCAB), drafting.params
+  )
+  settings, controls = loops.controls(4)
+  recipe = recipes.recipe(target, drafting.drafter, num_draft=2)
+  prompt = loops.prompt(4)
   whole = generate_lib.generate(
-    recipe, params, prompt, controls, max_new_tokens=NEW
+    recipe, params, prompt, controls, max_new_tokens=loops.NEW
   )
   state = generate_lib.start(
-    recipe, params, prompt, controls, max_new_tokens=NEW
+    recipe, params, prompt, controls, max_new_tokens=loops.NEW
   )
-  for _ in range(NEW):
+  for _ in range(loops.NEW):
     state = generate_lib.run(recipe, params, state, max_rounds=1)
   pieces = generate_lib.finish(state)
   np.testing.assert_array_equal(whole.tokens, pieces.tokens)
@@ -353,15 +296,15 @@ def test_a_state_can_be_run_in_pieces():
 
 @pytest.mark.parametrize('widths', [(0, 5), (0, 1, 3, 5), (2, 5)])
 def test_narrower_blocks_change_nothing(widths):
-  target = fakes.markov_lm(VOCAB)
-  params = fakes.markov_params(0, VOCAB)
-  prompt = _prompt(4)
-  settings, controls = _controls(4, eos=(), new=30)
+  target = fakes.markov_lm(loops.VOCAB)
+  params = fakes.markov_params(0, loops.VOCAB)
+  prompt = loops.prompt(4)
+  settings, controls = loops.controls(4, eos=(), new=30)
   recipe = recipes.recipe(target, 'prompt_lookup', num_draft=5)
   call = assemble.compiled(recipe._replace(widths=widths), 30)
   got = jax.device_get(call(generate_lib.Params(params), prompt, controls))
   want = _greedy_reference(params, prompt, False, (), 30)
-  assert _new_tokens(got) == want
+  assert loops.new_tokens(got) == want
   plain = assemble.compiled(recipe, 30)(
     generate_lib.Params(params), prompt, controls
   )
@@ -371,18 +314,18 @@ def test_narrower_blocks_change_nothing(widths):
 
 @pytest.mark.parametrize('temperature', [0.0, 0.8])
 def test_the_baseline_is_the_loop_without_drafts(temperature):
-  target = fakes.markov_lm(VOCAB)
-  params = fakes.markov_params(0, VOCAB)
-  prompt = _prompt(4)
-  settings, controls = _controls(4, temperature=temperature)
+  target = fakes.markov_lm(loops.VOCAB)
+  params = fakes.markov_params(0, loops.VOCAB)
+  prompt = loops.prompt(4)
+  settings, controls = loops.controls(4, temperature=temperature)
   got = assemble.generate_autoregressive(
     target,
     params,
     prompt,
     controls,
-    max_new_tokens=NEW,
+    max_new_tokens=loops.NEW,
     warp=settings.warp_spec(),
   )
-  want = _decode(target, params, prompt, controls, settings)
-  assert _new_tokens(got) == _new_tokens(want)
+  want = loops.decode(target, params, prompt, controls, settings)
+  assert loops.new_tokens(got) == loops.new_tokens(want)
   np.testing.assert_array_equal(got.rounds.emitted.sum(1), got.num_tokens)

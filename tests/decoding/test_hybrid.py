@@ -13,10 +13,10 @@ from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import drawing
-from specjax.decoding.drafters.hybrid import hybrid_drafter
-from specjax.decoding.drafters.hybrid import HybridParams
-from specjax.decoding.drafters.hybrid import HybridSpec
-from specjax.decoding.drafters.suffix import SuffixSpec
+from specjax.decoding.drafters.hybrid_loop import hybrid_drafter
+from specjax.decoding.drafters.hybrid_loop import HybridParams
+from specjax.decoding.drafters.hybrid_loop import HybridSpec
+from specjax.decoding.drafters.suffix_search import SuffixSpec
 from specjax.inference import assemble
 from tests.helpers import fakes
 from tests.helpers import recipes

@@ -16,15 +16,11 @@ import pytest
 import specjax
 from specjax import base
 from specjax import models
-from specjax.decoding import generate as generate_lib
-from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters.nothing import nothing
-from specjax.inference import assemble
-from tests.helpers import recipes
+from tests.helpers import networks
 from tests.helpers import shared
 
-NEW = 14
 GAP = 1e-3
 DRAFTERS = ('itself', 'good', 'random', 'prompt_lookup')
 # Every K and every batch size by default; their full product is slow.
@@ -34,35 +30,6 @@ GRID = [
   for k in (1, 2, 3, 5, 8)
   for b in (1, 4, 7)
 ]
-CONFIGS = {
-  'decoder': models.DecoderConfig(
-    vocab_size=61,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=1,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=128,
-  ),
-  't5': models.T5Config(
-    vocab_size=61,
-    d_model=32,
-    d_kv=8,
-    d_ff=48,
-    num_layers=1,
-    num_decoder_layers=1,
-    num_heads=4,
-  ),
-}
-
-
-def _params(kind, seed):
-  """Random weights, large enough for clear winners and varied text."""
-  params = models.init_params(CONFIGS[kind], jax.random.key(seed))
-  return jax.tree.map(
-    lambda x: np.asarray(x) * np.float32(3 if x.ndim > 1 else 1), params
-  )
 
 
 def _blend(params, other, share):
@@ -85,45 +52,6 @@ def blank(num_draft):
 
 
 blank = functools.lru_cache(maxsize=None)(blank)
-
-
-def _prompt(batch, seed, vocab=61, width=10):
-  rng = np.random.default_rng(seed)
-  return base.Prompt(
-    jnp.asarray(rng.integers(2, vocab, (batch, width)), jnp.int32),
-    jnp.asarray(rng.integers(1, width + 1, batch), jnp.int32),
-  )
-
-
-def _decode(
-  lm,
-  params,
-  prompt,
-  settings,
-  *,
-  seed=0,
-  rows=None,
-  eos=(5,),
-  new=NEW,
-  drafter=None,
-  draft_params=None,
-  swap=None,
-  **kwargs,
-):
-  """New tokens of every row; `swap` takes the place of the drafter."""
-  recipe = recipes.recipe(lm, drafter, warp=settings.warp_spec(), **kwargs)
-  if swap is not None:
-    recipe = recipe._replace(drafter=swap)
-  rows = range(prompt.tokens.shape[0]) if rows is None else rows
-  controls = settings.controls(row_keys(seed, rows), new, eos)
-  made = assemble.compiled(recipe, new)(
-    generate_lib.Params(params, draft_params), prompt, controls
-  )
-  made = jax.device_get(made)
-  return [
-    row[p : p + n].tolist()
-    for row, p, n in zip(made.tokens, made.prompt_length, made.num_tokens)
-  ]
 
 
 def _gaps(lm, params, prompt, rows):
@@ -158,7 +86,7 @@ def assert_same_but_for_near_ties(got, want, gaps):
 def _drafter(kind, lm, params, name):
   if name == 'prompt_lookup':
     return 'prompt_lookup', None
-  other = _params(kind, 9)
+  other = networks.params(kind, 9)
   draft = {
     'itself': params,
     'good': _blend(params, other, 0.15),
@@ -170,10 +98,10 @@ def _drafter(kind, lm, params, name):
 @pytest.mark.parametrize('kind', ['decoder', 't5'])
 @pytest.mark.parametrize(('num_draft', 'batch'), GRID)
 def test_greedy_identity(kind, num_draft, batch):
-  lm, params = models.make_lm(CONFIGS[kind]), _params(kind, 1)
-  prompt = _prompt(batch, seed=num_draft)
+  lm, params = models.make_lm(networks.CONFIGS[kind]), networks.params(kind, 1)
+  prompt = networks.prompt(batch, seed=num_draft)
   settings = Sampling()
-  decode = functools.partial(_decode, lm, params, prompt, settings)
+  decode = functools.partial(networks.decode, lm, params, prompt, settings)
   plain = decode()
   gaps = _gaps(lm, params, prompt, plain)
   same_width = decode(
@@ -192,11 +120,11 @@ def test_greedy_identity(kind, num_draft, batch):
 @pytest.mark.parametrize('kind', ['decoder', 't5'])
 @pytest.mark.parametrize('temperature', [0.0, 0.7, 1.3])
 def test_coupled_equals_plain_sampling(kind, temperature):
-  lm, params = models.make_lm(CONFIGS[kind]), _params(kind, 1)
-  prompt = _prompt(5, seed=2)
+  lm, params = models.make_lm(networks.CONFIGS[kind]), networks.params(kind, 1)
+  prompt = networks.prompt(5, seed=2)
   # Another row samples, so that temperature 0 stands in a mixed batch too.
   settings = Sampling(temperature=[temperature] * 4 + [1.0])
-  decode = functools.partial(_decode, lm, params, prompt, settings)
+  decode = functools.partial(networks.decode, lm, params, prompt, settings)
   plain = decode()
   for name, num_draft in (('good', 3), ('random', 1), ('itself', 5)):
     drafter, draft_params = _drafter(kind, lm, params, name)
@@ -212,11 +140,11 @@ def test_coupled_equals_plain_sampling(kind, temperature):
 @pytest.mark.parametrize('kind', ['decoder', 't5'])
 @pytest.mark.parametrize('temperature', [0.0, 0.9])
 def test_rows_do_not_depend_on_mates_order_or_padding(kind, temperature):
-  lm, params = models.make_lm(CONFIGS[kind]), _params(kind, 1)
+  lm, params = models.make_lm(networks.CONFIGS[kind]), networks.params(kind, 1)
   drafter, draft_params = _drafter(kind, lm, params, 'good')
-  prompt = _prompt(7, seed=3)
+  prompt = networks.prompt(7, seed=3)
   decode = functools.partial(
-    _decode,
+    networks.decode,
     lm,
     params,
     settings=Sampling(temperature=temperature),
@@ -264,7 +192,7 @@ def test_greedy_equals_transformers_on_stories(torch, capsys):
   prompt = base.Prompt(
     jnp.asarray(ids, jnp.int32), jnp.full((len(ids),), 24, jnp.int32)
   )
-  _compare(model.lm, model.params, prompt, want, model.eos_ids, 64, capsys)
+  _compare(model, prompt, want, 64, capsys)
 
 
 def test_greedy_equals_transformers_on_t5(torch, tmp_path, capsys):
@@ -287,7 +215,7 @@ def test_greedy_equals_transformers_on_t5(torch, tmp_path, capsys):
   reference = transformers.T5ForConditionalGeneration(config).eval()
   reference.save_pretrained(tmp_path)
   model = specjax.load(tmp_path, dtype='float32')
-  prompt = _prompt(50, seed=4, vocab=67, width=12)
+  prompt = networks.prompt(50, seed=4, vocab=67, width=12)
   source = torch.tensor(np.asarray(prompt.tokens), dtype=torch.long)
   mask = (
     torch.arange(12)[None] < torch.tensor(np.asarray(prompt.length))[:, None]
@@ -297,7 +225,7 @@ def test_greedy_equals_transformers_on_t5(torch, tmp_path, capsys):
       source, attention_mask=mask.long(), max_new_tokens=32, do_sample=False
     )[:, 1:].tolist()
   want = [_cut(row, model.eos_ids) for row in want]
-  _compare(model.lm, model.params, prompt, want, model.eos_ids, 32, capsys)
+  _compare(model, prompt, want, 32, capsys)
 
 
 def _cut(row, eos):
@@ -308,18 +236,18 @@ def _cut(row, eos):
   return row
 
 
-def _compare(lm, params, prompt, want, eos, new, capsys):
+def _compare(model, prompt, want, new, capsys):
   """Plain and speculative tokens against the reference's, up to near ties."""
-  gaps = _gaps(lm, params, prompt, want)
+  gaps = _gaps(model.lm, model.params, prompt, want)
   for num_draft in (0, 4):
-    got = _decode(
-      lm,
-      params,
+    got = networks.decode(
+      model.lm,
+      model.params,
       prompt,
       Sampling(),
       drafter='prompt_lookup',
       num_draft=num_draft,
-      eos=eos,
+      eos=model.eos_ids,
       new=new,
     )
     assert_same_but_for_near_ties(got, want, gaps)

@@ -12,7 +12,7 @@ from specjax import models
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
-from tests.decoding import test_identity
+from tests.helpers import networks
 from tests.helpers import recipes
 
 pytestmark = pytest.mark.usefixtures('fresh_compilation')
@@ -22,7 +22,7 @@ BATCH, NEW = 3, 40
 
 def _compile(kind, drafter, widths=(), **sampling):
   """`run` compiled with its state donated, as a streaming caller would."""
-  config = test_identity.CONFIGS[kind]
+  config = networks.CONFIGS[kind]
   # Deep enough that the caches outweigh the scratch space of one layer.
   layers = 'num_decoder_layers' if kind == 't5' else 'num_hidden_layers'
   config = dataclasses.replace(config, **{layers: 4})

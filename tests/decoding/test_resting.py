@@ -9,7 +9,7 @@ from specjax import base
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
-from specjax.decoding.drafters.hybrid import HybridParams
+from specjax.decoding.drafters.hybrid_loop import HybridParams
 from specjax.decoding.drafters.suffix import SuffixOptions
 from specjax.inference import assemble
 from tests.helpers import fakes

@@ -34,7 +34,8 @@ def _models(seed, size=3, zeros=True):
 @pytest.mark.parametrize('seed', range(3))
 def test_rounds_have_the_targets_law(name, num_draft, seed):
   p, q = _models(seed)
-  got = references.decoded_law(EXACT_RULES[name], p, q, (), num_draft, 4, 0)
+  rule = EXACT_RULES[name]
+  got = references.decoded_law(rule, p, q, (), num_draft, length=4, end=0)
   want = references.sequence_law(p, (), 4, 0)
   assert sum(want.values()) == pytest.approx(1)
   assert references.total_variation(got, want) < 1e-12
@@ -48,7 +49,7 @@ def test_a_point_mass_is_a_draft_like_any_other():
 
   want = references.sequence_law(p, (), 4, 0)
   for rule in EXACT_RULES.values():
-    got = references.decoded_law(rule, p, q, (), 2, 4, 0)
+    got = references.decoded_law(rule, p, q, (), 2, length=4, end=0)
     assert references.total_variation(got, want) < 1e-12
 
 
@@ -74,9 +75,9 @@ def test_draft_lengths_may_depend_on_what_came_before_only():
         q,
         (),
         3,
-        3,
-        0,
-        lambda m, prefix, k, b=look_back: stop(m, prefix, k, b),
+        length=3,
+        end=0,
+        propose=lambda m, prefix, k, b=look_back: stop(m, prefix, k, b),
       )
       distance = references.total_variation(got, want)
       assert distance < 1e-12 if exact else distance > 0.01
@@ -92,7 +93,7 @@ def test_draft_lengths_may_depend_on_what_came_before_only():
 )
 def test_wrong_rules_are_seen(rule):
   p, q = _models(3, zeros=False)
-  got = references.decoded_law(rule, p, q, (), 2, 4, 0)
+  got = references.decoded_law(rule, p, q, (), 2, length=4, end=0)
   want = references.sequence_law(p, (), 4, 0)
   assert references.total_variation(got, want) > 0.01
 

@@ -26,8 +26,9 @@ from specjax.decoding.drafters.simulated import simulated
 from specjax.decoding.drafters.slots import SlotSpec
 from specjax.decoding.drafters.spec_drafter import spec_drafter
 from specjax.inference import assemble
-from tests.decoding import test_law as law_lib
 from tests.helpers import fakes
+from tests.helpers import laws
+from tests.helpers import loops
 from tests.helpers import recipes
 
 VOCAB, EOS, NEW = 11, 1, 24
@@ -76,18 +77,11 @@ def decode(drafter, prompt, num_draft, settings=Sampling(), **kwargs):
   return jax.device_get(made)
 
 
-def tokens_of(made):
-  return [
-    row[p : p + n].tolist()
-    for row, p, n in zip(made.tokens, made.prompt_length, made.num_tokens)
-  ]
-
-
 @functools.lru_cache(maxsize=None)
 def plainly():
   """Plain tokens of all eight prompts."""
   made = decode(None, prompts(list(range(8))), 0)
-  rows = tokens_of(made)
+  rows = loops.new_tokens(made)
   assert len(set(map(tuple, rows))) > 4 and max(map(len, rows)) == NEW
   return rows
 
@@ -106,7 +100,7 @@ def test_any_weights_any_batch_the_same_tokens(num_draft, rows, width):
     draft_params=params_of(CONFIG, 1),
   )
   want = [plainly()[i] for i in rows]
-  assert tokens_of(made) == want
+  assert loops.new_tokens(made) == want
   drafted, emitted = made.rounds.drafted, made.rounds.emitted
   live = emitted > 0
   assert (emitted[live] <= num_draft + 1).all()
@@ -135,7 +129,7 @@ def test_the_oracle_needs_as_few_rounds_as_can_be():
   made = jax.device_get(
     assemble.compiled(recipe, NEW)(params, prompts(list(range(8))), controls)
   )
-  assert tokens_of(made) == rows
+  assert loops.new_tokens(made) == rows
   # The end token is one of them: ceil((L + 1) / (k + 1)).
   assert (made.rounds.emitted > 0).sum(1).tolist() == [
     -(-len(row) // (num_draft + 1)) for row in rows
@@ -152,7 +146,7 @@ def test_relaxed_tokens_satisfy_the_rule_on_the_final_output():
     verifiers={'top_candidates': {'beta': beta, 'tau': tau}},
     draft_params=params_of(CONFIG, 1),
   )
-  rows, plain = tokens_of(made), plainly()
+  rows, plain = loops.new_tokens(made), plainly()
   prompt = prompts(list(range(8)))
   width = max(map(len, rows))
   given = np.zeros((8, width), np.int32)
@@ -224,11 +218,10 @@ def test_cached_equals_recomputed_at_every_bifurcation():
 WARP = warp_lib.WarpSpec(sampled=True, top_k=True)
 
 
-def law(monkeypatch, verify, **changes):
+def law(verify, **changes):
   """p-value of the target's law for a random Spec-Drafter of four tokens."""
   warps = (dict(temperature=1.0), dict(temperature=0.6, top_k=2),
            dict(temperature=0.0))  # fmt: skip
-  monkeypatch.setattr(law_lib, 'WARPS', warps)
   config = dataclasses.replace(
     CONFIG, vocab_size=4, window=3, num_decoder_layers=1, eos_token_id=(0,),
     max_positions=6, **changes,
@@ -240,15 +233,15 @@ def law(monkeypatch, verify, **changes):
     verify=verify,
     warp=WARP,
   )
-  tables = (law_lib.TARGET, params_of(config, 2, 1.0))
-  return law_lib._p_value(law_lib._program(recipe), True, tables=tables)
+  tables = (laws.TARGET, params_of(config, 2, 1.0))
+  return laws.p_value(laws.program(recipe), True, tables=tables, warps=warps)
 
 
 @pytest.mark.parametrize('verify', ['sampling', 'block', 'coupled'])
-def test_law(verify, monkeypatch):
+def test_law(verify):
   """Its softmax is an honest q: the loop has the target's law."""
-  p_value = law(monkeypatch, verify, source_copy=verify != 'block')
-  assert p_value > law_lib.ALARM
+  p_value = law(verify, source_copy=verify != 'block')
+  assert p_value > laws.ALARM
 
 
 def test_a_round_costs_the_same_whatever_the_buffer_holds():
@@ -290,11 +283,11 @@ def test_heads_on_the_target_know_the_last_state():
   made = decode(
     recipes.network(config), prompts(rows), 3, lm=lm, draft_params=params
   )
-  assert tokens_of(made) == [plainly()[i] for i in rows]
+  assert loops.new_tokens(made) == [plainly()[i] for i in rows]
   assert (made.rounds.drafted[:, 0] == 0).all()  # nothing is known yet
   # A head says what the state said: right where the target repeats itself.
   repeats = [
-    any(a == b for a, b in zip(row[1:], row)) for row in tokens_of(made)
+    any(a == b for a, b in zip(row[1:], row)) for row in loops.new_tokens(made)
   ]
   assert any(repeats)
   assert ((made.rounds.accepted.sum(1) > 0) == repeats).all()

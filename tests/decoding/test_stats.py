@@ -10,22 +10,22 @@ from specjax.decoding import stats
 from specjax.decoding.drafters.simulated import Script
 from specjax.decoding.drafters.simulated import simulated
 from specjax.inference import assemble
-from tests.decoding import test_generate as loop
 from tests.helpers import fakes
+from tests.helpers import loops
 from tests.helpers import recipes
 
 
 def test_simulated_acceptance_is_what_was_asked_for():
-  target = fakes.markov_lm(loop.VOCAB)
-  params = fakes.markov_params(0, loop.VOCAB)
+  target = fakes.markov_lm(loops.VOCAB)
+  params = fakes.markov_params(0, loops.VOCAB)
   batch, new = 64, 40
-  prompt = loop._prompt(batch)
-  settings, controls = loop._controls(batch, eos=(), new=new)
-  plain = loop._decode(target, params, prompt, controls, settings, new=new)
-  continuation = np.array(loop._new_tokens(plain))
+  prompt = loops.prompt(batch)
+  settings, controls = loops.controls(batch, eos=(), new=new)
+  plain = loops.decode(target, params, prompt, controls, settings, new=new)
+  continuation = np.array(loops.new_tokens(plain))
   recipe = recipes.recipe(target, 'prompt_lookup', num_draft=4)
   recipe = recipe._replace(
-    drafter=simulated(num_draft=4, vocab_size=loop.VOCAB)
+    drafter=simulated(num_draft=4, vocab_size=loops.VOCAB)
   )
   script = Script(jnp.asarray(continuation), jnp.float32(0.8))
   got = jax.device_get(
@@ -33,7 +33,7 @@ def test_simulated_acceptance_is_what_was_asked_for():
       generate_lib.Params(params, script), prompt, controls
     )
   )
-  assert loop._new_tokens(got) == continuation.tolist()
+  assert loops.new_tokens(got) == continuation.tolist()
   total = stats.add(
     [
       stats.count_row(d, a, e, n, 4)

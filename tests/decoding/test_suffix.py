@@ -9,12 +9,13 @@ import pytest
 
 from specjax import base
 from specjax.decoding import corpus as corpus_lib
-from specjax.decoding.drafters.suffix import learn
-from specjax.decoding.drafters.suffix import search
 from specjax.decoding.drafters.suffix import suffix
-from specjax.decoding.drafters.suffix import SuffixSpec
-from specjax.decoding.drafters.suffix import SuffixState
-from specjax.decoding.drafters.suffix import worthwhile
+from specjax.decoding.drafters.suffix_search import learn
+from specjax.decoding.drafters.suffix_search import search
+from specjax.decoding.drafters.suffix_search import SuffixSpec
+from specjax.decoding.drafters.suffix_search import SuffixState
+from specjax.decoding.drafters.suffix_search import worthwhile
+from tests.helpers.texts import sequence
 
 # The oracle: occurrences counted one by one, straight from the definition.
 
@@ -112,25 +113,6 @@ def _tree_oracle(spec, texts, context):
   return best, by_m
 
 
-# Helpers.
-
-
-def _sequence(rng, length):
-  """Random, periodic, or made of a few phrases."""
-  kind = rng.integers(3)
-  vocab = int(rng.integers(2, 9))
-  if kind == 0:
-    return rng.integers(0, vocab, length)
-  if kind == 1:
-    period = rng.integers(0, vocab, int(rng.integers(1, 8)))
-    row = np.resize(period, length)
-    spoiled = rng.random(length) < 0.05
-    return np.where(spoiled, rng.integers(0, vocab, length), row)
-  phrases = [rng.integers(0, vocab, int(rng.integers(2, 7))) for _ in range(3)]
-  row = np.concatenate([phrases[i] for i in rng.integers(0, 3, length)])
-  return row[:length]
-
-
 def _context(rows, capacity):
   tokens = np.full((len(rows), capacity), 3, np.int32)  # junk behind the end
   for tokens_row, row in zip(tokens, rows):
@@ -161,7 +143,7 @@ def test_chains_equal_the_counting_oracle(settings):
   capacity, num_rows = 40, 1000
   spec = SuffixSpec(max_matches=capacity, **settings)
   rows = [
-    _sequence(rng, int(rng.integers(1, capacity + 1))).tolist()
+    sequence(rng, int(rng.integers(1, capacity + 1))).tolist()
     for _ in range(num_rows)
   ]
   for at in range(0, num_rows, 100):
@@ -179,7 +161,7 @@ def test_corpus_drafts_equal_the_counting_oracle(settings):
   rng = np.random.default_rng(7)
   spec = SuffixSpec(max_matches=128, **settings)
   # The ring drops the oldest sequences.
-  added = [_sequence(rng, int(rng.integers(1, 30))).tolist() for _ in range(9)]
+  added = [sequence(rng, int(rng.integers(1, 30))).tolist() for _ in range(9)]
   corpus = corpus_lib.add(corpus_lib.empty(100, 'x'), added)
   kept = [row.tolist() for row in corpus_lib.sequences(corpus)]
   assert kept == added[-len(kept) :] and len(kept) < len(added)
@@ -219,7 +201,7 @@ def _is_most_frequent(texts, row, tokens, score):
 def test_trees_equal_the_counting_oracle():
   rng = np.random.default_rng(5)
   spec = SuffixSpec(num_draft=10, max_path=4, max_matches=40, factor=2.0)
-  rows = [_sequence(rng, int(rng.integers(2, 41))).tolist() for _ in range(300)]
+  rows = [sequence(rng, int(rng.integers(2, 41))).tolist() for _ in range(300)]
   got = jax.device_get(_search(spec, None, None, _context(rows, 40)))
   for i, row in enumerate(rows):
     want, by_m = _tree_oracle(spec, [row], row)

@@ -8,34 +8,13 @@ from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters.suffix import suffix
-from specjax.decoding.drafters.suffix import SuffixSpec
+from specjax.decoding.drafters.suffix_search import SuffixSpec
 from specjax.inference import assemble
 from tests.helpers import fakes
+from tests.helpers import loops
 from tests.helpers import recipes
 
 VOCAB = 11
-
-
-def _decode(
-  target, params, prompt, controls, settings, drafter, rule, new, max_path=0
-):
-  recipe = recipes.of(
-    target,
-    drafter,
-    recipes.rule(rule, max_path=max_path),
-    settings.warp_spec(),
-  )
-  call = assemble.compiled(recipe, new)
-  return jax.device_get(call(params, prompt, controls))
-
-
-def _new(generation):
-  return [
-    row[p : p + n].tolist()
-    for row, p, n in zip(
-      generation.tokens, generation.prompt_length, generation.num_tokens
-    )
-  ]
 
 
 @pytest.mark.parametrize(
@@ -70,11 +49,11 @@ def test_output_is_that_of_plain_decoding(
   assert recipe.widths == ((0, 6) if max_path else (0, 2, 6))
   index = None
   if with_corpus:
-    corpus = corpus_lib.add(corpus_lib.empty(300, 'x'), _new(want))
+    corpus = corpus_lib.add(corpus_lib.empty(300, 'x'), loops.new_tokens(want))
     index = corpus_lib.index(corpus)
   given = generate_lib.Params(params, recipes.suffix_params(index))
   got = jax.device_get(assemble.compiled(recipe, new)(given, prompt, controls))
-  assert _new(got) == _new(want)
+  assert loops.new_tokens(got) == loops.new_tokens(want)
   assert got.num_rounds <= want.num_rounds
   if with_corpus:
     assert got.num_rounds < want.num_rounds
@@ -87,14 +66,10 @@ def test_a_loop_is_drafted_whole():
   prompt = fakes.prompts(1, VOCAB)
   controls = settings.controls(row_keys(0, [0]), 200)
   drafter = suffix(SuffixSpec(num_draft=8))
-  got = _decode(
-    target,
-    generate_lib.Params(params, recipes.suffix_params()),
-    prompt,
-    controls,
-    settings,
-    drafter,
-    'greedy',
-    200,
+  recipe = recipes.of(
+    target, drafter, recipes.rule('greedy'), settings.warp_spec()
   )
+  given = generate_lib.Params(params, recipes.suffix_params())
+  call = assemble.compiled(recipe, 200)
+  got = jax.device_get(call(given, prompt, controls))
   assert got.num_rounds < 60  # greedy decoding of a Markov chain loops

@@ -22,8 +22,8 @@ from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
 from specjax.inference import assemble
-from tests.decoding import test_law
 from tests.helpers import fakes
+from tests.helpers import laws
 from tests.helpers import recipes
 from tests.helpers import references
 from tests.helpers import tree_references as oracle
@@ -96,7 +96,7 @@ def test_the_wrong_rules_by_enumeration(rule, drafts):
 TREE = trees.parse('0 1 00 01 10 000', 3)
 
 
-def _drafter(topology=TREE, noise='round', needs=True, warp=test_law.SPEC):
+def _drafter(topology=TREE, noise='round', needs=True, warp=laws.SPEC):
   """Draws from fixed logits by depth, near to nothing in particular."""
   rows = np.random.default_rng(3).normal(0, 1, (topology.max_depth, 4))
 
@@ -125,17 +125,17 @@ def _recipe(name, **changes):
   verifier = recipes.rule(name, max_path=TREE.max_depth)
   style = dict(noise=verifier.noise, needs=verifier.needs_log_probs) | changes
   return recipes.of(
-    fakes.markov_lm(test_law.VOCAB),
+    fakes.markov_lm(laws.VOCAB),
     _drafter(**style),
     verifier,
-    test_law.SPEC,
+    laws.SPEC,
   )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['sampling', 'traversal'])
 def test_law_of_the_loop(name):
-  assert test_law._p_value(test_law._program(_recipe(name))) > test_law.ALARM
+  assert laws.p_value(laws.program(_recipe(name))) > laws.ALARM
 
 
 @pytest.mark.slow
@@ -148,8 +148,8 @@ def test_law_of_the_loop(name):
   ],
 )
 def test_wrong_loops_are_found_out(name, changes):
-  decode = test_law._program(_recipe(name, **changes))
-  assert test_law._p_value(decode) < test_law.ALARM
+  decode = laws.program(_recipe(name, **changes))
+  assert laws.p_value(decode) < laws.ALARM
 
 
 def _verdict(rule, draft, logits):

@@ -23,13 +23,12 @@ NEG = -np.inf
 CHAIN_RULES = [name for name in registry.names() if name != 'traversal']
 
 
-def _statistic(rule, got, cases, rows, logits, tokens, q, drafted):
+def _statistic(rule, got, rows, given):
   """p-value of all cases together; (count, next token) given the draft."""
   accepted, following = got
   total = freedom = 0
-  p = references.softmax(logits)
-  for case in range(cases):
-    keep = drafted[case]
+  p, q, tokens = references.softmax(given.logits), given.q, given.tokens
+  for case, keep in enumerate(given.drafted):
     law = {
       (t, token): stop * chance
       for t, (stop, row) in enumerate(
@@ -57,9 +56,7 @@ def _statistic(rule, got, cases, rows, logits, tokens, q, drafted):
 )
 def test_verdicts_have_the_rules_law(name, point_mass):
   cases, rows, num_draft, size = 24, 2500, 3, 5
-  logits, tokens, log_q, q, drafted = verdicts.cases(
-    1, cases, num_draft, size, point_mass
-  )
+  given = verdicts.cases(1, cases, num_draft, size, point_mass)
   lenience = np.where(np.arange(cases) % 3, 0.5, 0.9)
   context = verdicts.context(
     cases * rows,
@@ -68,13 +65,13 @@ def test_verdicts_have_the_rules_law(name, point_mass):
     lenience=np.repeat(lenience, rows),
   )
   draft = base.Draft(
-    jnp.asarray(np.repeat(tokens, rows, axis=0), jnp.int32),
+    jnp.asarray(np.repeat(given.tokens, rows, axis=0), jnp.int32),
     None
     if point_mass
-    else jnp.asarray(np.repeat(log_q, rows, axis=0), jnp.float32),
+    else jnp.asarray(np.repeat(given.log_q, rows, axis=0), jnp.float32),
   )
-  got = verdicts.verify(name, context, draft, np.repeat(logits, rows, axis=0))
-  arguments = got, cases, rows, logits, tokens, q, drafted
+  logits = np.repeat(given.logits, rows, axis=0)
+  got = verdicts.verify(name, context, draft, logits)
   rules = {
     'sampling': lambda _: references.sampling,
     'block': lambda _: references.block,
@@ -82,8 +79,8 @@ def test_verdicts_have_the_rules_law(name, point_mass):
     'match': lambda _: references.match,
     'coupled': lambda _: references.match,
   }
-  assert _statistic(rules[name], *arguments) > ALARM
-  assert (got[0] <= np.repeat(drafted, rows)).all()
+  assert _statistic(rules[name], got, rows, given) > ALARM
+  assert (got[0] <= np.repeat(given.drafted, rows)).all()
   # The same counts must refute every law they do not have.
   wrong = [lambda _: references.resample_from_p]
   if name != 'block' and not point_mass:
@@ -93,7 +90,7 @@ def test_verdicts_have_the_rules_law(name, point_mass):
   if name != 'sampling' and not point_mass:
     wrong.append(rules['sampling'])
   for rule in wrong:
-    assert _statistic(rule, *arguments) < ALARM
+    assert _statistic(rule, got, rows, given) < ALARM
 
 
 @pytest.mark.parametrize('name', [*RATIO_RULES, 'match'])

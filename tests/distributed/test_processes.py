@@ -14,6 +14,7 @@ import time
 import pytest
 
 from specjax.distributed import processes as processes_lib
+from specjax.distributed import watch
 from specjax.training import optimizers
 from tests.helpers import mesh_training
 from tests.helpers import tiny
@@ -303,13 +304,13 @@ def test_other_hosts_get_an_address_that_is_theirs_to_reach(named, monkeypatch):
   probe.enter_result = probe
   monkeypatch.setattr(socket, 'socket', lambda *kind: probe)
   wanted = named if named == '10.0.0.3' else '10.0.0.7'
-  assert processes_lib._own_address() == wanted
+  assert watch._own_address() == wanted
 
 
 def test_a_port_that_nobody_may_reach(monkeypatch):
-  monkeypatch.setattr(processes_lib.jax, 'process_index', lambda: 1)
+  monkeypatch.setattr(watch.jax, 'process_index', lambda: 1)
   with pytest.raises(TimeoutError, match='found no connection to process 0'):
-    processes_lib._connect('127.0.0.1', free_port())
+    watch.connect('127.0.0.1', free_port(), print)
 
 
 def test_the_first_difference_is_named():

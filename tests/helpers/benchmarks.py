@@ -1,4 +1,8 @@
-"""A benchmark's settings and models made of arrays."""
+"""A benchmark's settings, command, and models made of arrays."""
+
+import os
+import subprocess
+import sys
 
 from specjax.benchmark import cases
 from specjax.benchmark import config as config_lib
@@ -36,7 +40,9 @@ def config(**changes):
 
 
 def request(settings, *drafters):
-  return request_lib.Request('shape:target', drafters, '', (), settings)
+  return request_lib.BenchmarkRequest(
+    'shape:target', drafters, '', (), settings
+  )
 
 
 def lookup_case(target, settings):
@@ -50,3 +56,28 @@ def lookup_case(target, settings):
     batch_size=1,
     config=settings,
   )
+
+
+def command(*arguments, **environment):
+  """Runs `decode.benchmark` in a process of its own."""
+  return subprocess.run(
+    [sys.executable, '-m', 'decode.benchmark', *arguments],
+    capture_output=True,
+    text=True,
+    env=os.environ | environment,
+  )
+
+
+class CharacterTokenizer:
+  """A character a token; stands in for a tokenizer without a template."""
+
+  chat_template = None
+
+  def __call__(self, text, **_):
+    class Encoded:
+      input_ids = [ord(c) % VOCAB for c in text]
+
+    return Encoded
+
+  def decode(self, tokens, **_):
+    return ''.join(chr(97 + t) for t in tokens)

@@ -6,6 +6,7 @@ is exactly computable and any mistake in positions, caches or rollback shows.
 """
 
 import functools
+from typing import NamedTuple
 
 from flax import struct
 import jax
@@ -25,6 +26,15 @@ class Cache:
   length: base.Array  # int32 [B]
 
 
+class _Kind(NamedTuple):
+  """What distinguishes a tabular model."""
+
+  vocab: int
+  encoder_decoder: bool
+  start_id: int
+  hidden: bool
+
+
 @functools.lru_cache(maxsize=None)
 def markov_lm(
   vocab: int,
@@ -39,77 +49,80 @@ def markov_lm(
   `table[before_last, last]` (before_last = V if there is none), plus
   `source[first source token]` for an encoder-decoder.
   """
-
-  def prefill(params, prompt, *, capacity):
-    del params
-    batch, width = prompt.tokens.shape
-    tokens = jnp.zeros((batch, capacity), jnp.int32)
-    if encoder_decoder:
-      last = jnp.full((batch,), start_id, jnp.int32)
-      length = jnp.zeros((batch,), jnp.int32)
-    else:
-      tokens = tokens.at[:, :width].set(prompt.tokens)
-      length = prompt.length - 1
-      last = jnp.take_along_axis(prompt.tokens, length[:, None], 1)[:, 0]
-    return base.Prefilled(Cache(tokens, prompt.tokens[:, 0], length), last)
-
-  def extend(params, cache, tokens, tree=None, slots=None):
-    batch, width = tokens.shape
-    written = jax.vmap(
-      lambda row, new, at: lax.dynamic_update_slice(row, new, (at,))
-    )(cache.tokens, tokens, cache.length)
-    before = jnp.take_along_axis(
-      cache.tokens, jnp.maximum(cache.length - 1, 0)[:, None], 1
-    )
-    before = jnp.where(cache.length[:, None] > 0, before, vocab)
-    if tree is None:
-      parent = jnp.broadcast_to(
-        jnp.maximum(jnp.arange(width) - 1, 0), (batch, width)
-      )
-    else:
-      parent = tree.parent
-    previous = jnp.take_along_axis(tokens, parent, 1)
-    previous = previous.at[:, :1].set(before)
-    logits = params['table'][previous, tokens]
-    if encoder_decoder:
-      logits += params['source'][cache.source][:, None]
-    states = (jax.nn.one_hot(tokens, vocab),) if hidden else ()
-    if slots is not None:
-      logits = jnp.take_along_axis(logits, slots[..., None], 1)
-    scored = base.Scored(logits.astype(jnp.float32), states)
-    return scored, cache.replace(tokens=written)
-
-  def commit(cache, num_tokens, path=None):
-    if path is not None:
-      width = path.shape[1]
-
-      def move(row, slots, at):
-        return lax.dynamic_update_slice(row, row[at + slots], (at + 1,))
-
-      del width
-      tokens = jax.vmap(move)(cache.tokens, path, cache.length)
-      cache = cache.replace(tokens=tokens)
-    return cache.replace(length=cache.length + num_tokens)
-
-  def select(cache, rows, *, same_prompt=False):
-    del same_prompt
-    return jax.tree.map(lambda x: x[rows], cache)
-
-  def keys_values(cache, layer):
-    del layer
-    return cache.tokens, cache.tokens
-
+  kind = _Kind(vocab, encoder_decoder, start_id, hidden)
   return base.CachedLM(
-    prefill,
-    extend,
-    commit,
-    select,
-    keys_values,
+    functools.partial(_prefill, kind),
+    functools.partial(_extend, kind),
+    _commit,
+    _select,
+    _keys_values,
     vocab,
     None,
     encoder_decoder,
     start_id if encoder_decoder else None,
   )
+
+
+def _prefill(kind, params, prompt, *, capacity):
+  del params
+  batch, width = prompt.tokens.shape
+  tokens = jnp.zeros((batch, capacity), jnp.int32)
+  if kind.encoder_decoder:
+    last = jnp.full((batch,), kind.start_id, jnp.int32)
+    length = jnp.zeros((batch,), jnp.int32)
+  else:
+    tokens = tokens.at[:, :width].set(prompt.tokens)
+    length = prompt.length - 1
+    last = jnp.take_along_axis(prompt.tokens, length[:, None], 1)[:, 0]
+  return base.Prefilled(Cache(tokens, prompt.tokens[:, 0], length), last)
+
+
+def _extend(kind, params, cache, tokens, tree=None, slots=None):
+  batch, width = tokens.shape
+  written = jax.vmap(
+    lambda row, new, at: lax.dynamic_update_slice(row, new, (at,))
+  )(cache.tokens, tokens, cache.length)
+  before = jnp.take_along_axis(
+    cache.tokens, jnp.maximum(cache.length - 1, 0)[:, None], 1
+  )
+  before = jnp.where(cache.length[:, None] > 0, before, kind.vocab)
+  if tree is None:
+    parent = jnp.broadcast_to(
+      jnp.maximum(jnp.arange(width) - 1, 0), (batch, width)
+    )
+  else:
+    parent = tree.parent
+  previous = jnp.take_along_axis(tokens, parent, 1)
+  previous = previous.at[:, :1].set(before)
+  logits = params['table'][previous, tokens]
+  if kind.encoder_decoder:
+    logits += params['source'][cache.source][:, None]
+  states = (jax.nn.one_hot(tokens, kind.vocab),) if kind.hidden else ()
+  if slots is not None:
+    logits = jnp.take_along_axis(logits, slots[..., None], 1)
+  scored = base.Scored(logits.astype(jnp.float32), states)
+  return scored, cache.replace(tokens=written)
+
+
+def _commit(cache, num_tokens, path=None):
+  if path is not None:
+
+    def move(row, slots, at):
+      return lax.dynamic_update_slice(row, row[at + slots], (at + 1,))
+
+    tokens = jax.vmap(move)(cache.tokens, path, cache.length)
+    cache = cache.replace(tokens=tokens)
+  return cache.replace(length=cache.length + num_tokens)
+
+
+def _select(cache, rows, *, same_prompt=False):
+  del same_prompt
+  return jax.tree.map(lambda x: x[rows], cache)
+
+
+def _keys_values(cache, layer):
+  del layer
+  return cache.tokens, cache.tokens
 
 
 def prompts(batch: int, vocab: int, width: int = 9) -> base.Prompt:

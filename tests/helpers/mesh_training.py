@@ -3,7 +3,7 @@
 import jax
 
 from specjax.training import build
-from specjax.training import loop
+from specjax.training import checkpoints
 from specjax.training import placement
 from specjax.training import step as step_lib
 from tests.helpers import toy
@@ -14,7 +14,7 @@ def losses(files, optimizer, shape, steps):
   config = toy.config(files, mesh__shape=shape)
   parts = build.build(config)
   place = placement.placement(config, parts.model_config)
-  state, _ = loop.fresh_state(parts, optimizer, place)
+  state, _ = checkpoints.fresh_state(parts, optimizer, place)
   before = jax.tree.map(lambda x: x.sharding, state)
   step = step_lib.make_train_step(
     parts.objective,

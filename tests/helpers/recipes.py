@@ -9,7 +9,7 @@ from specjax.decoding.drafters.draft_model import ENTRY as DRAFT_MODEL
 from specjax.decoding.drafters.entry import Source
 from specjax.decoding.drafters.entry import Target
 from specjax.decoding.drafters.hybrid import ENTRY as HYBRID
-from specjax.decoding.drafters.suffix import SuffixParams
+from specjax.decoding.drafters.suffix_search import SuffixParams
 from specjax.decoding.verifiers import registry
 from specjax.inference import assemble
 from specjax.inference import sources

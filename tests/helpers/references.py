@@ -172,7 +172,7 @@ def _cut(tokens, length, end):
 
 
 def decoded_law(
-  rule, p_model, q_model, prefix, num_draft, length, end, propose=drafts
+  rule, p_model, q_model, prefix, num_draft, *, length, end, propose=drafts
 ):
   """Law of what repeated rounds emit, cut at an end token and at a length."""
   law = {}
@@ -188,9 +188,9 @@ def decoded_law(
       q_model,
       prefix + kept,
       num_draft,
-      length - len(kept),
-      end,
-      propose,
+      length=length - len(kept),
+      end=end,
+      propose=propose,
     )
     for tail, more in rest.items():
       law[kept + tail] = law.get(kept + tail, 0.0) + mass * more

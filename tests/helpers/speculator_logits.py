@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from specjax import models
-from specjax.training.families import speculator as training_lib
+from specjax.training.families import speculator_objective as training_lib
 from tests.helpers import speculators
 
 

@@ -12,15 +12,7 @@ from specjax.training.families import speculator_rows
 
 WIDTH, VOCAB, SLOTS = 16, 23, 4
 TRUNK = models.DecoderConfig(
-  vocab_size=VOCAB,
-  hidden_size=WIDTH,
-  intermediate_size=24,
-  num_hidden_layers=2,
-  num_attention_heads=2,
-  num_key_value_heads=1,
-  head_dim=8,
-  max_position_embeddings=64,
-  eos_token_id=(2,),
+  VOCAB, WIDTH, 24, 2, 2, 1, 8, 64, eos_token_id=(2,)
 )
 TOKEN_ONLY = models.ParallelConfig(
   TRUNK, WIDTH, 1, kind='parallel', num_draft=SLOTS, mask_embedding='shared'

@@ -11,13 +11,13 @@ from specjax.checkpoints import convert
 from specjax.checkpoints import safetensors
 
 T5_GATED = models.T5Config(
-  vocab_size=24,
-  d_model=16,
-  d_kv=4,
-  d_ff=12,
-  num_layers=2,
-  num_decoder_layers=3,
-  num_heads=2,
+  24,
+  16,
+  4,
+  12,
+  2,
+  3,
+  2,
   relative_attention_num_buckets=8,
   gated=True,
   hidden_act='gelu_new',
@@ -26,7 +26,7 @@ T5_GATED = models.T5Config(
 
 
 def run(**options):
-  request = convert.Request(**{k: str(v) for k, v in options.items()})
+  request = convert.Conversion(**{k: str(v) for k, v in options.items()})
   made = convert.plan(request)
   convert.execute(made)
   return made

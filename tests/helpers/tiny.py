@@ -58,29 +58,13 @@ def tokenizer(kind: str = 'decoder', swap=None, size: int = 96):
   )
 
 
+# Vocabulary, width, feed-forward, layers, heads, key heads, width of a head and
+# positions; of a T5 vocabulary, width, width of a head, feed-forward, layers of
+# encoder and decoder, heads.
 DECODER = models_lib.DecoderConfig(
-  vocab_size=96,
-  hidden_size=32,
-  intermediate_size=48,
-  num_hidden_layers=1,
-  num_attention_heads=4,
-  num_key_value_heads=2,
-  head_dim=8,
-  max_position_embeddings=128,
-  eos_token_id=(2,),
-  bos_token_id=1,
-  pad_token_id=0,
+  96, 32, 48, 1, 4, 2, 8, 128, eos_token_id=(2,), bos_token_id=1, pad_token_id=0
 )
-T5 = models_lib.T5Config(
-  vocab_size=96,
-  d_model=32,
-  d_kv=8,
-  d_ff=48,
-  num_layers=1,
-  num_decoder_layers=1,
-  num_heads=4,
-  eos_token_id=(2,),
-)
+T5 = models_lib.T5Config(96, 32, 8, 48, 1, 1, 4, eos_token_id=(2,))
 
 
 def save(folder, config=DECODER, *, seed: int = 0, swap=None) -> str:

@@ -5,6 +5,7 @@ import itertools
 from specjax.commands import tokenizer as tokenizer_lib
 from specjax.training import config as config_lib
 from specjax.training.data import sources as sources_lib
+from tests.helpers import settings
 
 _WORDS = ('ba', 'do', 'fe', 'gi', 'ku', 'lo', 'mi', 'nu', 'pa', 'ra')
 _OTHER = ('ban', 'den', 'fon', 'gun', 'kin', 'lan', 'men', 'nin', 'pon', 'ren')
@@ -62,11 +63,4 @@ def config(folder, **changes):
     ),
     optimizer=config_lib.OptimizerConfig(learning_rate=5e-3, warmup_steps=4),
   )
-  for name, value in changes.items():
-    holder, field = made, name
-    if '__' in name:
-      part, field = name.split('__')
-      holder = getattr(made, part)
-    assert hasattr(holder, field), name
-    setattr(holder, field, value)
-  return made
+  return settings.assign(made, **changes)

@@ -19,7 +19,7 @@ def run(files, workdir, stop_at=None, **changes):
     return batch
 
   return loop.train(
-    parts, str(workdir), on_policy=interrupt, report=lambda line: None
+    parts, str(workdir), on_policy=interrupt, log_fn=lambda line: None
   )
 
 

@@ -1,5 +1,7 @@
 """Contexts, drafts and verdicts for tests of the verification rules."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,8 +86,18 @@ def verify(name, context, draft, logits, sampler='gumbel'):
   )
 
 
+class Cases(NamedTuple):
+  """Blocks to judge; each case has its own draft length."""
+
+  logits: np.ndarray  # [cases, K + 1, V]
+  tokens: np.ndarray  # int [cases, K]
+  log_q: np.ndarray  # [cases, K, V]
+  q: np.ndarray  # [cases, K, V], what the drafts are drawn from
+  drafted: np.ndarray  # int [cases], filled slots
+
+
 def cases(seed, cases, num_draft, size, point_mass):
-  """Logits, draft tokens, log q; each case has its own draft length."""
+  """Random `Cases`, with some tokens of probability 0."""
   rng = np.random.default_rng(seed)
   logits = rng.normal(0, 1.5, (cases, num_draft + 1, size))
   logits[rng.random(logits.shape) < 0.15] = NEG
@@ -104,4 +116,4 @@ def cases(seed, cases, num_draft, size, point_mass):
     log_q = np.where(empty[..., None], NEG, np.log(q))
   if point_mass:
     q = np.eye(size)[np.maximum(tokens, 0)]
-  return logits, tokens, log_q, q, drafted
+  return Cases(logits, tokens, log_q, q, drafted)

@@ -72,7 +72,7 @@ def _run(folders, corpus, drafter='suffix', target='target', **changes):
   with open(prompts, 'w', encoding='utf-8') as file:
     file.write('\n'.join(PROMPTS) + '\n')
   out = prompts + '.out'
-  request = decode_file.Request(
+  request = decode_file.DecodeRequest(
     target=folders[target],
     drafter=drafter,
     source=prompts,

@@ -16,21 +16,11 @@ from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.models import sharded
-from specjax.models.common import cpu_layout
 from specjax.models.common import quantize
 from tests.helpers import recipes
 from tests.helpers import tiny
 
-DECODER = models.DecoderConfig(
-  vocab_size=4000,
-  hidden_size=256,
-  intermediate_size=688,
-  num_hidden_layers=3,
-  num_attention_heads=8,
-  num_key_value_heads=4,
-  head_dim=32,
-  max_position_embeddings=2048,
-)
+DECODER = models.DecoderConfig(4000, 256, 688, 3, 8, 4, 32, 2048)
 T5 = models.T5Config(4000, 256, 32, 1024, 3, 3, 8)
 
 
@@ -49,7 +39,7 @@ def abstract(config, dtype, layout, int8=False):
       shapes = jax.eval_shape(
         lambda x: quantize.tree(x, quantize.WEIGHTS), shapes
       )
-    shapes = jax.eval_shape(lambda x: cpu_layout.prepare(config, x), shapes)
+    shapes = jax.eval_shape(lambda x: models.prepare(config, x), shapes)
     place = jax.tree.map(
       lambda x: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes
     )

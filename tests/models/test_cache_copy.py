@@ -20,25 +20,8 @@ BLOCK = 4
 
 def config_of(kind):
   if kind == 't5':
-    return models.T5Config(
-      vocab_size=32,
-      d_model=16,
-      d_kv=16,
-      d_ff=16,
-      num_layers=1,
-      num_decoder_layers=2,
-      num_heads=4,
-    )
-  return models.DecoderConfig(
-    vocab_size=32,
-    hidden_size=16,
-    intermediate_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    max_position_embeddings=CAPACITY,
-  )
+    return models.T5Config(32, 16, 16, 16, 1, 2, 4)
+  return models.DecoderConfig(32, 16, 16, 2, 4, 2, 16, CAPACITY)
 
 
 def loop(lm, tree, params, cache, tokens):

@@ -245,7 +245,7 @@ def test_the_language_model_of_one_with_images(spelling, torch, tmp_path):
   check_decoder(model, theirs, torch)
   # What is made of it is the language model alone.
   out = str(tmp_path / 'out')
-  convert.execute(convert.plan(convert.Request(str(folder), out)))
+  convert.execute(convert.plan(convert.Conversion(str(folder), out)))
   alone, info = transformers.AutoModelForCausalLM.from_pretrained(
     out, output_loading_info=True, attn_implementation='eager'
   )

@@ -8,10 +8,10 @@ import numpy as np
 
 from specjax import base
 from specjax.checkpoints import convert
+from specjax.checkpoints import hf
 from specjax.checkpoints import load as loading
 from specjax.distributed import mesh as mesh_lib
 from specjax.models.common import quantize
-from tests.checkpoints import test_convert
 from tests.helpers import t5x_folders
 from tests.helpers import tiny
 
@@ -78,7 +78,7 @@ def test_models_run_on_them(tmp_path):
 def test_every_kind_of_folder_goes_onto_a_mesh(tmp_path):
   config = dataclasses.replace(t5x_folders.T5_GATED, tie_word_embeddings=False)
   params = t5x_folders.drawn(config)
-  test_convert.hf.save_hf(str(tmp_path / 'hf'), params, config)
+  hf.save_hf(str(tmp_path / 'hf'), params, config)
   t5x_folders.run(source=tmp_path / 'hf', target=tmp_path / 'orbax', to='orbax')
   t5x_folders.save_t5x(tmp_path / 't5x', config, params, True)
   text = (tmp_path / 'hf' / 'config.json').read_text()

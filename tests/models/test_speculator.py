@@ -17,7 +17,7 @@ from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters.speculator import speculator
 from specjax.models.speculator import config as speculator_config
 from specjax.models.speculator import modeling as network_lib
-from specjax.training.families import speculator as training_lib
+from specjax.training.families import speculator_objective as training_lib
 from tests.helpers import speculators
 from tests.helpers import verdicts
 from tests.helpers.speculator_logits import trained_logits

@@ -123,7 +123,7 @@ def blank_fixture(tmp_path_factory):
   ],
 )
 def test_one_line_for_each_mistake(
-  module, arguments, code, words, capsys, monkeypatch, tmp_path, blank
+  module, arguments, code, words, *, capsys, monkeypatch, tmp_path, blank
 ):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'argv', list(sys.argv))

@@ -9,7 +9,7 @@ from specjax import models
 from specjax.models.spec_drafter import modeling as spec_drafter
 from specjax.training.data import packing
 from specjax.training.families import block_mask
-from specjax.training.families import spec_drafter as spec_drafter_family
+from specjax.training.families import slot_objective
 
 EOS = 1
 SPEC = block_mask.Spec(
@@ -142,9 +142,7 @@ def test_training_sees_what_decoding_sees():
     examples = block_mask.at_cuts(
       made['target'], made['target_segments'], cuts, jnp.full((3, 3), 4), SPEC
     )
-    return spec_drafter_family.passes(module, params, made, examples, None)(
-      examples
-    )
+    return slot_objective.passes(module, params, made, examples, None)(examples)
 
   @jax.jit
   def draft(source, tokens, length):

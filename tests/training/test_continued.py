@@ -13,8 +13,8 @@ SLOTS = {
   'task': 'drafter',
   'tokenizer': '',
   'model__tie_embeddings': False,
-  'slots__block': 8,
-  'slots__window': 6,
+  'families__spec_drafter__block': 8,
+  'families__spec_drafter__window': 6,
 }
 
 ADDED = ('mask_embed', 'mask_feature')
@@ -66,8 +66,8 @@ def test_drafters_that_fill_slots_go_on(files, tmp_path, family):
 
 
 def test_masks_are_added_to_a_layer_that_drafts_token_by_token(files, tmp_path):
-  shape = {'model__family': 'eagle', 'parallel__num_draft': 4}
-  alone = settings(files, parallel__masks=False, **shape)
+  shape = {'model__family': 'eagle', 'families__speculator__num_draft': 4}
+  alone = settings(files, families__speculator__masks=False, **shape)
   folder, params = save(build.build(alone), tmp_path / 'eagle', 1)
   masked = settings(files, init_from=folder, **shape)
   found = dict(build.build(masked).init(jax.random.key(2)))

@@ -15,6 +15,7 @@ import pytest
 
 from specjax.checkpoints import orbax
 from specjax.training import build
+from specjax.training import checkpoints
 from specjax.training import config as config_lib
 from specjax.training import export
 from specjax.training import loop
@@ -102,7 +103,7 @@ def test_killed_in_the_middle_of_a_save(files, whole, tmp_path):
     [sys.executable, '-c', code], capture_output=True, text=True
   )
   assert done.returncode == -signal.SIGKILL, done.stderr
-  folder = tmp_path / loop.CHECKPOINTS
+  folder = tmp_path / checkpoints.CHECKPOINTS
   manager = orbax.open_manager(str(folder), read_only=True)
   # Whole or absent: the one before is there in any case.
   assert set(manager.all_steps()) in ({4}, {4, 8})
@@ -143,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops(files, tmp_path, capsys):
 
   poisoned = parts._replace(objective=parts.objective._replace(loss=loss))
   with pytest.raises(FloatingPointError) as error:
-    loop.train(poisoned, str(tmp_path), on_policy=poison, report=lambda s: None)
+    loop.train(poisoned, str(tmp_path), on_policy=poison, log_fn=lambda s: None)
   # What is told next does not stand behind the progress bar.
   assert capsys.readouterr().err.endswith('\n')
   told = str(error.value)
@@ -165,7 +166,7 @@ def test_rows_must_divide_by_the_devices(files):
 
 def test_several_devices_train_alike(files, whole, tmp_path):
   parts = build.build(toy.config(files, mesh__shape=(-1, 1), **VARIED))
-  out = loop.train(parts, str(tmp_path), report=lambda line: None)
+  out = loop.train(parts, str(tmp_path), log_fn=lambda line: None)
   # Dropout draws the same noise wherever a row lies.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-3, atol=5e-4),
@@ -177,10 +178,10 @@ def test_several_devices_train_alike(files, whole, tmp_path):
 def test_readers_leave_alone_what_a_run_is_writing(files, tmp_path):
   parts = build.build(toy.config(files))
   run(files, tmp_path, stop_at=2)
-  folder = tmp_path / loop.CHECKPOINTS
+  folder = tmp_path / checkpoints.CHECKPOINTS
   half = folder / '3.orbax-checkpoint-tmp'
   half.mkdir()
-  loop.newest(parts, str(tmp_path))
+  checkpoints.newest(parts, str(tmp_path))
   for read_only in (True, False):
     manager = orbax.open_manager(str(folder), read_only=read_only)
     assert manager.all_steps() == [2]
@@ -193,16 +194,16 @@ def test_readers_leave_alone_what_a_run_is_writing(files, tmp_path):
 def test_the_newest_checkpoint_can_be_had_without_training(files, tmp_path):
   parts = build.build(toy.config(files))
   with pytest.raises(FileNotFoundError, match='no checkpoint yet'):
-    loop.newest(parts, str(tmp_path))
+    checkpoints.newest(parts, str(tmp_path))
   stopped = run(files, tmp_path, stop_at=2)
-  found = loop.newest(parts, str(tmp_path))
+  found = checkpoints.newest(parts, str(tmp_path))
   assert found.stopped and found.step == 2
   assert_same(found.state, stopped.state)
 
 
 def test_the_last_checkpoints_are_averaged(files, whole):
   workdir, outcome = whole
-  manager = orbax.open_manager(str(workdir / loop.CHECKPOINTS))
+  manager = orbax.open_manager(str(workdir / checkpoints.CHECKPOINTS))
   like = orbax.abstract(outcome.state)
   steps = sorted(manager.all_steps())[-2:]
   wanted = [
@@ -221,13 +222,13 @@ def test_a_stop_changes_no_average(files, tmp_path):
   """The checkpoint of a stop neither counts nor displaces one that does."""
   changes = dict(keep_last=2, average_last=2, save_every=4, steps=10)
   run(files, tmp_path, stop_at=9, **changes)
-  folder = tmp_path / loop.CHECKPOINTS
+  folder = tmp_path / checkpoints.CHECKPOINTS
   assert {path.name for path in folder.iterdir()} >= {'4', '8', '9'}
   run(files, tmp_path, **changes)
   config = toy.config(files, **changes)
-  manager = loop.open_checkpoints(str(tmp_path), config, read_only=True)
+  manager = checkpoints.open_checkpoints(str(tmp_path), config, read_only=True)
   assert {8, 10} <= set(manager.all_steps()) and 9 not in manager.all_steps()
-  planned = functools.partial(loop.is_planned, config)
+  planned = functools.partial(checkpoints.is_planned, config)
   assert [step for step in range(1, 11) if planned(step)] == [4, 8, 10]
   like = orbax.abstract(run(files, tmp_path, **changes).state)
   got = export.final_params(manager, like, 2, planned)

@@ -16,7 +16,9 @@ from specjax.inference.config import DecodeConfig
 from specjax.training import build
 from tests.helpers import tiny
 from tests.helpers import toy
+from tests.helpers.settings import assign
 
+SLOTS = 'families__spec_drafter__'
 DRAFTER = {
   'task': 'drafter',
   'tokenizer': '',
@@ -32,10 +34,10 @@ DRAFTER = {
   'optimizer__warmup_steps': 40,
   'objective__label_smoothing': 0.1,
   'eval_draft': 6,
-  'slots__block': 8,
-  'slots__block_min': 3,
-  'slots__window': 6,
-  'slots__cuts': 4,
+  SLOTS + 'block': 8,
+  SLOTS + 'block_min': 3,
+  SLOTS + 'window': 6,
+  SLOTS + 'cuts': 4,
 }
 
 
@@ -54,9 +56,9 @@ def files_fixture(tmp_path_factory):
   toy.write(folder)
   config = toy.config(folder, steps=450, save_every=0, data__batch_rows=16)
   config.data.valid = ''
-  train_run.run(config, str(folder / 'target'), report=quiet)
+  train_run.run(config, str(folder / 'target'), log_fn=quiet)
   label_command.label(
-    label_command.Request(
+    label_command.LabelRequest(
       target=str(folder / 'target' / 'export'),
       drafter='',
       inputs=(str(folder / 'train.tsv'),),
@@ -89,7 +91,7 @@ def test_a_trained_drafter_saves_target_calls(files, tmp_path):
     average_last=2,
     data__valid=str(files / 'train.tsv'),
   )
-  out = train_run.run(config, str(tmp_path), report=quiet)
+  out = train_run.run(config, str(tmp_path), log_fn=quiet)
   assert out.metrics['acceptance_rate'] > 0.8
   assert out.metrics['block_efficiency'] > 4
   assert digest(export) == before
@@ -110,7 +112,9 @@ def test_a_trained_drafter_saves_target_calls(files, tmp_path):
 
 
 def test_an_encoder_may_begin_as_the_targets(files):
-  parts = build.build(settings(files, slots__init_encoder=True))
+  parts = build.build(
+    settings(files, families__spec_drafter__init_encoder=True)
+  )
   params = parts.init(jax.random.key(0))
   teacher = parts.teacher.params
   np.testing.assert_array_equal(
@@ -162,7 +166,7 @@ def test_heads_learn_from_the_frozen_state_of_another_size(files, tmp_path):
     model__encoder_layers=2,
   )
   larger.data.valid = ''
-  train_run.run(larger, str(tmp_path / 'target'), report=quiet)
+  train_run.run(larger, str(tmp_path / 'target'), log_fn=quiet)
   config = settings(
     files,
     steps=60,
@@ -176,7 +180,7 @@ def test_heads_learn_from_the_frozen_state_of_another_size(files, tmp_path):
   )
   parts = build.build(config)
   before = jax.tree.map(np.array, parts.frozen)
-  out = train_run.run(config, str(tmp_path / 'heads'), report=quiet)
+  out = train_run.run(config, str(tmp_path / 'heads'), log_fn=quiet)
   assert out.metrics['block_efficiency'] > 1.15
   jax.tree.map(np.testing.assert_array_equal, before, parts.frozen)
   heads = specjax.load(tmp_path / 'heads' / 'export')
@@ -193,26 +197,22 @@ def test_heads_learn_from_the_frozen_state_of_another_size(files, tmp_path):
 def test_settings_that_cannot_work(files, tmp_path):
   text = tiny.save(tmp_path / 'text', tiny.DECODER)
   for changes, words in (
-    ({'slots__block': 0}, 'slots.block must be at least 1'),
-    ({'slots__block': 40, 'eval_draft': 4}, 'exceeds data.target_length'),
-    ({'eval_draft': 9}, 'eval_draft=9 exceeds slots.block=8'),
-    ({'slots__block_min': 9}, 'slots.block_min must lie between'),
-    ({'slots__reveal_first': 1.5}, 'slots.reveal_first must lie'),
+    ({SLOTS + 'block': 0}, 'spec_drafter.block must be at least 1'),
+    ({SLOTS + 'block': 40, 'eval_draft': 4}, 'exceeds data.target_length'),
+    ({'eval_draft': 9}, 'eval_draft=9 exceeds families.spec_drafter.block=8'),
+    ({SLOTS + 'block_min': 9}, 'spec_drafter.block_min must lie between'),
+    ({SLOTS + 'reveal_first': 1.5}, 'spec_drafter.reveal_first must lie'),
     ({'objective__name': 'forward_kl'}, "needs objective.name='cross_entropy'"),
     ({'data__kind': 'text'}, "needs data.kind='pairs'"),
     ({'task': 'target', 'tokenizer': 'x', 'model__output_vocab': 0},
      "needs task='drafter'"),
     ({'teacher': text}, 'drafts for T5 targets'),
-    ({'slots__init_encoder': True, 'model__mlp': 32}, 'd_ff is 64 there'),
+    ({SLOTS + 'init_encoder': True, 'model__mlp': 32}, 'd_ff is 64 there'),
     ({'init_from': str(files / 'target' / 'export')}, 'init_from names a t5'),
   ):  # fmt: skip
     changes.setdefault('model__output_vocab', 60)
     with pytest.raises(ValueError, match=words):
-      config = settings(files)
-      for name, value in changes.items():
-        holder, _, field = name.rpartition('__')
-        setattr(getattr(config, holder) if holder else config, field, value)
-      build.build(config)
+      build.build(assign(settings(files), **changes))
 
 
 def test_old_runs_know_nothing_of_slots(files):

@@ -1,7 +1,6 @@
 """Group-wise training: what counts, in which layout, and that it learns."""
 
 import itertools
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -9,23 +8,18 @@ import numpy as np
 import optax
 import pytest
 
-import specjax
 from specjax import models
-from specjax.commands import train_run
-from specjax.inference import assemble
-from specjax.inference import memory
-from specjax.inference import sources
 from specjax.models.speculator import modeling as network_lib
 from specjax.training import config as config_lib
 from specjax.training.data import sources as sources_lib
-from specjax.training.families import speculator as speculator_family
+from specjax.training.families import speculator_objective
+from specjax.training.families import speculator_options
 from specjax.training.families import speculator_rows
-from specjax.training.families import speculator_settings
+from tests.helpers import settings
 from tests.helpers import speculator_logits
 from tests.helpers import speculators
-from tests.helpers import tiny
 
-Settings = speculator_settings.ParallelSettings
+Settings = speculator_options.SpeculatorTraining
 TEACHER = models.Decoder(speculators.TRUNK)
 
 
@@ -45,7 +39,7 @@ def _batch(rng, segments, vocab=speculators.VOCAB):
 
 def _loss(config, learning=None, **settings):
   learning = learning or config_lib.ObjectiveConfig()
-  made = speculator_family.objective(
+  made = speculator_objective.objective(
     config, TEACHER, Settings(**settings), learning
   )
   return jax.jit(made.loss)
@@ -134,34 +128,38 @@ def test_a_kept_slot_keeps_its_group():
   assert sorted(chosen[0]) == [0, 1, 2] and len(set(chosen[1])) == 3
 
 
+def _texts(rng, law, periodic):
+  """150 batches of 8 rows of 25 tokens: periodic ones, or noise of a law."""
+  if not periodic:
+    return rng.choice(speculators.VOCAB, (150, 8, 25), p=law)
+  motif = rng.permuted(np.tile(np.arange(8), (150, 8, 1)), axis=-1)[..., :3]
+  return np.tile(motif, 9)[..., :25]
+
+
+def _batch_of(text):
+  """Batches in which every row is one segment and every token counts."""
+  ones = jnp.ones(text[..., 1:].shape, jnp.int32)
+  places = jnp.arange(24, dtype=jnp.int32) * ones
+  return {
+    'tokens': text[..., :-1],
+    'target': text[..., 1:],
+    'segments': ones,
+    'positions': places,
+    'weight': ones.astype(jnp.float32),
+  }
+
+
 @pytest.mark.slow
 def test_it_learns_what_can_be_learnt():
   """Periodic text is known at every depth; noise at none, but its law."""
   config = speculators.TOKEN_ONLY
-  learner = speculator_family.objective(
+  learner = speculator_objective.objective(
     config, TEACHER, Settings(num_draft=4), config_lib.ObjectiveConfig()
   )
   frozen = models.init_params(speculators.TRUNK, jax.random.key(9))
   optimizer = optax.adam(1e-2)
   rng = np.random.default_rng(5)
   law = rng.dirichlet(np.full(speculators.VOCAB, 0.5))
-
-  def texts(periodic):
-    if not periodic:
-      return rng.choice(speculators.VOCAB, (150, 8, 25), p=law)
-    motif = rng.permuted(np.tile(np.arange(8), (150, 8, 1)), axis=-1)[..., :3]
-    return np.tile(motif, 9)[..., :25]
-
-  def batch_of(text):
-    ones = jnp.ones(text[..., 1:].shape, jnp.int32)
-    places = jnp.arange(24, dtype=jnp.int32) * ones
-    return {
-      'tokens': text[..., :-1],
-      'target': text[..., 1:],
-      'segments': ones,
-      'positions': places,
-      'weight': ones.astype(jnp.float32),
-    }
 
   @jax.jit
   def fit(params, text):
@@ -175,14 +173,13 @@ def test_it_learns_what_can_be_learnt():
       updates, state = optimizer.update(jax.grad(mean)(params), state)
       return (optax.apply_updates(params, updates), state), None
 
-    return jax.lax.scan(step, (params, optimizer.init(params)), batch_of(text))[
-      0
-    ][0]
+    carry = (params, optimizer.init(params))
+    return jax.lax.scan(step, carry, _batch_of(text))[0][0]
 
   start = network_lib.init(config, jax.random.key(0))
   for periodic in (True, False):
-    trained = fit(start, jnp.asarray(texts(periodic)))
-    text = texts(periodic)[0]
+    trained = fit(start, jnp.asarray(_texts(rng, law, periodic)))
+    text = _texts(rng, law, periodic)[0]
     rows = speculators.rows(config, ['1' * 24] * 8)
     rows = rows._replace(tokens=jnp.asarray(text[:, :-1]))
     anchors = jnp.broadcast_to(jnp.arange(24), (8, 24))
@@ -209,18 +206,15 @@ def test_settings_that_cannot_work():
       model=config_lib.ModelConfig(family=family),
       data=sources_lib.DataConfig(train='x'),
     )
-    for name, value in changes.items():
-      holder, _, field = name.rpartition('__')
-      setattr(getattr(made, holder) if holder else made, field, value)
-    return made
+    return settings.assign(made, **changes)
 
   config('eagle').validate()
   for made, message in (
-    (config(parallel__masks=False), 'ordinary draft model'),
-    (config(parallel__feature_weight=1.0), 'feature_weight'),
-    (config(parallel__keep=0.0), 'parallel.keep'),
-    (config(parallel__num_draft=0), 'num_draft'),
-    (config('medusa', parallel__mask_feature='x'), 'mask_feature'),
+    (config(families__speculator__masks=False), 'ordinary draft model'),
+    (config(families__speculator__feature_weight=1.0), 'feature_weight'),
+    (config(families__speculator__keep=0.0), 'speculator.keep'),
+    (config(families__speculator__num_draft=0), 'num_draft'),
+    (config('medusa', families__speculator__mask_feature='x'), 'mask_feature'),
     (config('eagle', task='target'), "task='drafter'"),
     (
       config('eagle', data__on_policy_fraction=0.5, data__pack=False),
@@ -232,119 +226,8 @@ def test_settings_that_cannot_work():
       made.validate()
   # A run begun before these settings existed goes on.
   old = config_lib.to_dict(config('t5'))
-  del old['parallel']
+  del old['families']
   assert not config_lib.difference(old, config_lib.to_dict(config('t5')))
   assert config_lib.difference(
-    old, config_lib.to_dict(config(parallel__keep=0.5))
+    old, config_lib.to_dict(config(families__speculator__keep=0.5))
   )
-
-
-def _run(folder, family, **changes):
-  """Trains a drafter on a random target; (target, drafter, what was told)."""
-  is_pairs = family == 'medusa'
-  shape = tiny.T5 if is_pairs else tiny.DECODER
-  target = tiny.save(folder / 'target', shape)
-  lines = [f'{a}\t{a}' if is_pairs else f'{a}\n' for a in tiny.CORPUS * 4]
-  data = folder / ('train.tsv' if is_pairs else 'train.txt')
-  data.write_text('\n'.join(lines), encoding='utf-8')
-  config = config_lib.TrainConfig(
-    task='drafter',
-    teacher=target,
-    steps=2,
-    save_every=0,
-    eval_batches=1,
-    eval_prompts=2,
-    eval_new_tokens=8,
-    model=config_lib.ModelConfig(
-      family=family, width=16, layers=1, heads=2, head_dim=8, mlp=24,
-      output_vocab=40, tie_embeddings=False,
-    ),
-    data=sources_lib.DataConfig(
-      kind='pairs' if is_pairs else 'text', train=str(data), valid=str(data),
-      source_length=32, target_length=32, batch_rows=2,
-    ),
-    parallel=Settings(num_draft=3, **changes),
-  )  # fmt: skip
-  with warnings.catch_warnings():
-    # Nobody asked for more slots than are learned.
-    warnings.filterwarnings('error', message='.* slots')
-    out = train_run.run(config, str(folder / 'run'), report=lambda line: None)
-  assert set(out.metrics) >= {'acceptance_rate', 'acceptance_1', 'loss'}
-  drafter = specjax.load(folder / 'run' / 'export')
-  assert drafter.config.acceptance[0] == pytest.approx(
-    out.metrics['accepted_at_1'], abs=1e-4
-  )
-  return specjax.load(target), drafter
-
-
-_PROMPTS = ['the cat sat', 'a dog', 'one two three four', 'once upon']
-
-
-def _answers(target, drafter=None, **settings):
-  made = specjax.generate(
-    target, _PROMPTS, drafter=drafter, max_new_tokens=12, **settings
-  )
-  return [answer.tokens for answer in made], made
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  'family, changes, tree',
-  [
-    ('medusa', dict(feature='add'), '0 1 2 00 01 10 000'),
-    (
-      'eagle',
-      dict(masks=False, feature_weight=1.0, feature_noise=0.1),
-      '0 1 00 10',
-    ),
-    ('parallel', dict(mask_embedding='shared'), 'eagle'),
-  ],
-)
-def test_from_a_run_to_exact_answers(tmp_path, family, changes, tree):
-  target, drafter = _run(tmp_path, family, **changes)
-  assert drafter.lm is None and drafter.config.kind == family
-  assert len(drafter.config.output_ids) <= 40
-  lent = {'embed', 'head'} & set(drafter.params)
-  assert lent == ({'embed', 'head'} if family == 'parallel' else set())
-  plain = _answers(target)[0]
-  drawn = {'speculator': {'tree': tree}}
-  made, answers = _answers(target, drafter, num_draft=3, drafters=drawn)
-  assert made == plain
-  counts = answers[0].counts
-  kept = np.cumprod([rate or 0 for rate in counts.acceptance_by_position])
-  mean = counts.num_accepted / counts.num_draft_rounds
-  if counts.num_tokens < 12:  # not cut by the budget
-    assert mean == pytest.approx(kept.sum())
-  if family != 'medusa':
-    return  # the rules know nothing of the network
-  hot = dict(temperature=1.0, seed=3)
-  coupled = dict(hot, verifier='coupled', num_draft=3, drafters=drawn)
-  assert _answers(target, drafter, **coupled)[0] == _answers(target, **hot)[0]
-
-
-def _assemble(target, drafter, num_draft):
-  return assemble.assemble(
-    assemble.target_of(target),
-    sources.of_model(drafter),
-    assemble.Settings(num_draft),
-  )
-
-
-def test_another_target_and_too_many_slots(tmp_path):
-  drafter = specjax.load(tiny.save(tmp_path / 'a'))._replace(
-    config=speculators.EAGLE, params={}, lm=None, name='mine'
-  )
-  target = specjax.load(tiny.save(tmp_path / 'a'))
-  with pytest.raises(ValueError, match='mine was trained for another target'):
-    _assemble(target, drafter, 4)
-  fitting = drafter._replace(
-    config=models.ParallelConfig(
-      tiny.DECODER, 32, 1, kind='eagle', num_draft=4, feature='fuse'
-    )
-  )
-  _assemble(target, fitting, 4)
-  with pytest.warns(UserWarning, match='trained for 4 slots'):
-    _assemble(target, fitting, 6)
-  alone = memory.estimate_memory(target.config)
-  both = memory.estimate_memory(target.config, drafter=fitting.config)
-  assert both.parameters > alone.parameters and both.state >= alone.state

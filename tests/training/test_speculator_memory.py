@@ -10,8 +10,8 @@ from specjax import models
 from specjax.training import config as config_lib
 from specjax.training import state as state_lib
 from specjax.training import step as step_lib
-from specjax.training.families import speculator as speculator_family
-from specjax.training.families import speculator_settings
+from specjax.training.families import speculator_objective
+from specjax.training.families import speculator_options
 from tests.helpers import speculators
 
 # Memory is planned before code is made, which therefore need not be good.
@@ -23,10 +23,10 @@ QUICK = {
 
 def _working_memory(config, length, **settings):
   """Bytes that a compiled step needs beside its arguments; nothing is run."""
-  learner = speculator_family.objective(
+  learner = speculator_objective.objective(
     config,
     models.Decoder(speculators.TRUNK),
-    speculator_settings.ParallelSettings(num_draft=4, **settings),
+    speculator_options.SpeculatorTraining(num_draft=4, **settings),
     config_lib.ObjectiveConfig(name='forward_kl', chunk=64),
   )
   optimizer = optax.sgd(0.1)

@@ -17,25 +17,9 @@ from specjax.training import step as step_lib
 from specjax.training.data import packing
 
 VOCAB = 24
-T5 = models.T5Config(
-  vocab_size=VOCAB,
-  d_model=16,
-  d_kv=8,
-  d_ff=32,
-  num_layers=1,
-  num_decoder_layers=1,
-  num_heads=2,
-)
+T5 = models.T5Config(VOCAB, 16, 8, 32, 1, 1, 2)
 DECODER = models.DecoderConfig(
-  model_type='llama',
-  vocab_size=VOCAB,
-  hidden_size=16,
-  intermediate_size=32,
-  num_hidden_layers=1,
-  num_attention_heads=2,
-  num_key_value_heads=1,
-  head_dim=8,
-  max_position_embeddings=256,
+  VOCAB, 16, 32, 1, 2, 1, 8, 256, model_type='llama'
 )
 
 
@@ -61,11 +45,7 @@ def text_batch(packed=True):
 
 
 def network(config):
-  return (
-    objectives.t5_network
-    if isinstance(config, models.T5Config)
-    else objectives.decoder_network
-  )(models.make_module(config))
+  return objectives.network_of(config, models.make_module(config))
 
 
 KINDS = [(T5, pair_batch), (DECODER, text_batch)]

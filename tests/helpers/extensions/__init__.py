@@ -1,0 +1,1 @@
+"""Dummies of everything that can be registered, none of them like ours."""
