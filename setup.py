@@ -52,7 +52,9 @@ setuptools.setup(
   python_requires='>=3.11',
   packages=packages(),
   package_dir={f'specjax.{leaf}': leaf for leaf in LEAVES},
-  package_data={'specjax': ['assets/**/*', 'benchmark/*.html']},
+  package_data={
+    'specjax': ['assets/**/*', 'benchmark/*.html', '*.md', 'decoding/*.md']
+  },
   entry_points={
     'console_scripts': [f'{name}={where}' for name, where in COMMANDS.items()]
   },
