@@ -1,4 +1,4 @@
-"""The folder of what is kept between runs: one owner, whole files, bounded.
+"""The cache folder: files kept between runs, written whole, bounded.
 
 `$SPECJAX_CACHE_DIR`, by default `~/.cache/specjax`. Nothing in it is needed: a
 missing, damaged or read-only folder costs time and nothing else.
@@ -7,10 +7,9 @@ missing, damaged or read-only folder costs time and nothing else.
 import os
 import pathlib
 import tempfile
-from typing import Optional
 
 VARIABLE = 'SPECJAX_CACHE_DIR'
-# Of everything that is kept.
+# Bound of all files together.
 LARGEST_BYTES = 8 * 10**9
 
 
@@ -19,7 +18,7 @@ def root() -> pathlib.Path:
   return pathlib.Path(os.environ.get(VARIABLE) or '~/.cache/specjax')
 
 
-def folder(*parts: str) -> Optional[pathlib.Path]:
+def folder(*parts: str) -> pathlib.Path | None:
   """The folder, or one inside it, made if missing; None if it cannot be.
 
   Args:
@@ -35,7 +34,7 @@ def folder(*parts: str) -> Optional[pathlib.Path]:
   return path
 
 
-def read(*parts: str) -> Optional[bytes]:
+def read(*parts: str) -> bytes | None:
   """The contents of a file, or None where there is none to be read.
 
   Args:
@@ -98,6 +97,7 @@ def write(data: bytes, *parts: str) -> bool:
   try:
     with os.fdopen(number, 'wb') as file:
       file.write(data)
+    # A reader finds the old file or the new one, never half of one.
     os.replace(part, where / parts[-1])
   except OSError:
     pathlib.Path(part).unlink(missing_ok=True)

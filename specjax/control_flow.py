@@ -1,6 +1,7 @@
 """Work that is done once or not at all, inside a compiled program."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import lax

@@ -1,15 +1,16 @@
-"""Options that drafters and rules bring along, as `--config.*.NAME.FIELD`.
+"""Options of drafters and rules, as `--config.*.NAME.FIELD`.
 
 An entry of a registry names a dataclass of its options. A configuration holds
 one instance for each registered entry, in a container whose fields are the
-entries' names; from Python, `{'NAME': {'FIELD': value}}` says the same.
+entries' names; from Python, `{'NAME': {'FIELD': value}}` has the same meaning.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 import functools
 import typing
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,32 +32,36 @@ def container(entries: Sequence[Any]) -> Any:
   """Default options of all entries that have any.
 
   Args:
-    entries: have a `name` and `options`, a dataclass without required fields.
+    entries: entries with a `name`, `options` (a dataclass without required
+      fields) and a `summary`, for help.
 
   Returns:
     A dataclass instance with a field for each entry, named like it.
   """
   kinds = tuple(
-    (entry.name, entry.options)
+    (entry.name, entry.options, entry.summary)
     for entry in entries
     if dataclasses.fields(entry.options)
   )
   return _container_type(kinds)()
 
 
-@functools.lru_cache(maxsize=None)
+def _group(kind: type, summary: str) -> Any:
+  """A field that holds the options of an entry."""
+  about = {'summary': summary}
+  return dataclasses.field(default_factory=kind, metadata=about)
+
+
+@functools.cache
 def _container_type(kinds) -> type:
-  for _, kind in kinds:
+  for _, kind, _ in kinds:
     # Flags need types, where `from __future__ import annotations` leaves text.
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
       field.type = hints[field.name]
   made = dataclasses.make_dataclass(
     'Options',
-    [
-      (name, kind, dataclasses.field(default_factory=kind))
-      for name, kind in kinds
-    ],
+    [(name, kind, _group(kind, summary)) for name, kind, summary in kinds],
   )
   made.__doc__ = 'Options by name.'
   return made
@@ -67,8 +72,8 @@ def of(given: Any, entry: Any) -> Any:
 
   Args:
     given: a container, or {entry's name: {field: value}}.
-    entry: whose options are wanted; an entry that `given` does not know has
-      its defaults.
+    entry: entry whose options are wanted; one that `given` lacks has its
+      defaults.
 
   Raises:
     ValueError: an unknown field.
@@ -97,9 +102,9 @@ def check_names(given: Any, entries: Sequence[Any], kind: str) -> None:
   """Raises ValueError for options of an entry that does not exist.
 
   Args:
-    given: as in `of`.
+    given: options, as in `of`.
     entries: those that exist.
-    kind: what they are, in the plural.
+    kind: noun for them, in the plural.
   """
   if not isinstance(given, Mapping):
     return
@@ -117,11 +122,23 @@ def _nearest(name: str, known: Sequence[str]) -> str:
   return f' (did you mean {close[0]}?)' if close else ''
 
 
+def changed(given: Any) -> list[str]:
+  """Names of the entries whose options are given, or are not the defaults.
+
+  Args:
+    given: options, as in `of`.
+  """
+  if isinstance(given, Mapping):
+    return list(given)
+  names = [field.name for field in dataclasses.fields(given)]
+  return [x for x in names if getattr(given, x) != type(getattr(given, x))()]
+
+
 def validate_all(given: Any, entries: Sequence[Any]) -> None:
   """Validates the options of entries that are given.
 
   Args:
-    given: as in `of`.
+    given: options, as in `of`.
     entries: the registered ones; others are validated where they are used.
   """
   for entry in entries:

@@ -4,19 +4,23 @@ Tokenizers are those of transformers; anything with `__call__`, `decode` and
 `get_vocab` of the same meaning serves.
 """
 
+from collections.abc import Sequence
 import hashlib
 import json
 import pathlib
 import sys
-from typing import Any, Optional, Sequence, Union
+from typing import Any
 
 import numpy as np
 
 from specjax import validation
 
-# A prompt as a person gives it: text, or a chat as [{'role', 'content'}, ...].
+# A prompt: text, or a chat as [{'role', 'content'}, ...].
 Messages = list[dict[str, str]]
-Source = Union[str, Messages]
+Source = str | Messages
+
+# English sentences, for whoever names no file of prompts.
+BUNDLED_PROMPTS = pathlib.Path(__file__).parent / 'assets' / 'demo_prompts.txt'
 
 SMALLEST_WIDTH = 16
 MAX_SHOWN = 80
@@ -138,17 +142,17 @@ def _is_message(message: Any) -> bool:
 
 
 def shown(prompt: Source) -> str:
-  """A prompt as one string, to show it: of a chat, the last message."""
+  """A prompt as one string, to show it; a chat gives its last message."""
   return prompt if isinstance(prompt, str) else prompt[-1]['content']
 
 
 def encode(
   tokenizer: Any, prompt: Source, *, chat: bool = False, prefix: str = ''
 ) -> list[int]:
-  """Tokenises one prompt as the tokenizer's own settings say.
+  """Tokenises one prompt by the tokenizer's own settings.
 
   Args:
-    tokenizer: of the target.
+    tokenizer: tokenizer of the target.
     prompt: text or messages.
     chat: wrap text as a user's message in the tokenizer's chat template;
       messages are wrapped in any case.
@@ -197,14 +201,14 @@ def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
 
 def find_stop(
   tokenizer: Any, tokens: Sequence[int], stops: Sequence[str]
-) -> Optional[tuple[int, str]]:
+) -> tuple[int, str] | None:
   """Finds the first stop string in generated tokens.
 
   The search is over the decoded text, so a stop string may begin and end
   inside tokens and run across several.
 
   Args:
-    tokenizer: of the target.
+    tokenizer: tokenizer of the target.
     tokens: generated ids.
     stops: strings, none of them empty.
 
@@ -219,6 +223,7 @@ def find_stop(
 
   if not stops or not found(len(tokens)):
     return None
+  # A longer prefix keeps its stop strings, so halving finds the shortest.
   low, high = 0, len(tokens)
   while high - low > 1:
     middle = (low + high) // 2
@@ -242,16 +247,40 @@ def bucket(length: int) -> int:
   return size
 
 
+def budget(tokens: int) -> int:
+  """The smallest of 32, 64, 128, 192, 256, 384, ... that is at least `tokens`.
+
+  The static bound of every row's own budget: coarse where memory is small, so
+  that another number of tokens seldom asks for another program.
+  """
+  return bucket(tokens) if tokens > 128 else max(32, _power_of_two(tokens))
+
+
+def row_count(rows: int) -> int:
+  """The smallest of 1, 4, 8, 16, 32, ... that is at least `rows`.
+
+  One row alone is decoded alone; from two on, rows that are filled up cost
+  little beside another program.
+  """
+  return 1 if rows <= 1 else max(4, _power_of_two(rows))
+
+
+def _power_of_two(number: int) -> int:
+  """The smallest power of two that is at least `number`."""
+  return 1 << max(number - 1, 0).bit_length()
+
+
 def widths(lengths: Sequence[int]) -> list[int]:
   """Padded widths for rows or batches of the given lengths.
 
   Args:
-    lengths: at least one.
+    lengths: token counts, at least one.
 
   Returns:
     A width for each, from three at most: the bucket of the longest, its half
     and its quarter. Few widths mean few compiled programs.
   """
+  # lengths [40 12]: choices [24 48], widths [48 24]
   longest = bucket(max(lengths))
   choices = [longest]
   while len(choices) < 3 and choices[0] // 2 >= SMALLEST_WIDTH:
@@ -269,6 +298,7 @@ def pad(rows: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, ...]:
   Returns:
     (tokens int32 [B, S], lengths int32 [B], each at least 1).
   """
+  # rows [5 6] and [], width 3: [[5 6 0] [0 0 0]], lengths [2 1]
   tokens = np.zeros((len(rows), width), np.int32)
   for index, row in enumerate(rows):
     tokens[index, : len(row)] = row
@@ -287,12 +317,12 @@ def check_same_vocabulary(
   drafter: Any,
   names: tuple[str, str] = ('the target', 'the drafter'),
 ) -> None:
-  """Refuses a drafter whose tokens mean something else than the target's.
+  """Raises ValueError unless drafter and target have the same vocabulary.
 
   Args:
     target: a tokenizer, or None if the model has none.
-    drafter: likewise.
-    names: whose tokenizers they are.
+    drafter: a tokenizer, or None.
+    names: names of their owners.
 
   Raises:
     ValueError: naming the first id that differs.

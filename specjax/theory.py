@@ -1,4 +1,4 @@
-"""What speculative decoding should gain, in closed form.
+"""Expected gains of speculative decoding, in closed form.
 
 Symbols: alpha, the mean probability that a draft token is accepted; gamma,
 draft tokens a round; c, the time of one drafter step over that of one target
@@ -14,14 +14,15 @@ References:
     decoding. 2024. https://arxiv.org/abs/2410.05589
 """
 
-from typing import Callable, NamedTuple, Sequence, Union
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 # Time of the target's pass over a block of gamma + 1 tokens over that of one
 # token: a number for every gamma alike, a table indexed by gamma, a function of
 # gamma, or None where the pass is as cheap as a single token's.
-VerifyCost = Union[None, float, Sequence[float], Callable[[int], float]]
+BlockCost = float | Sequence[float] | Callable[[int], float] | None
 
 
 class Best(NamedTuple):
@@ -43,22 +44,22 @@ def _check_ratio(name: str, value: float) -> None:
     raise ValueError(f'{name} is a ratio of at least 0, not {value}.')
 
 
-def _verify_cost(verify_cost: VerifyCost, gamma: int) -> float:
-  if verify_cost is None:
+def _block_cost(block_cost: BlockCost, gamma: int) -> float:
+  if block_cost is None:
     return 1.0
-  if callable(verify_cost):
-    cost = float(verify_cost(gamma))
-  elif np.ndim(verify_cost) == 0:
-    cost = float(verify_cost)
+  if callable(block_cost):
+    cost = float(block_cost(gamma))
+  elif np.ndim(block_cost) == 0:
+    cost = float(block_cost)
   else:
-    if gamma >= len(verify_cost):
+    if gamma >= len(block_cost):
       raise ValueError(
-        f'verify_cost has {len(verify_cost)} entries, so it says nothing '
+        f'block_cost has {len(block_cost)} entries, so it says nothing '
         f'about gamma = {gamma}; it is indexed by gamma from 0.'
       )
-    cost = float(verify_cost[gamma])
+    cost = float(block_cost[gamma])
   if not cost > 0:
-    raise ValueError(f'A verify cost must be positive, not {cost}.')
+    raise ValueError(f'A block cost must be positive, not {cost}.')
   return cost
 
 
@@ -69,8 +70,8 @@ def expected_tokens(alpha: float, gamma: int) -> float:
   mean of a capped geometric variable, the target's own token included.
 
   Args:
-    alpha: in [0, 1].
-    gamma: at least 0.
+    alpha: acceptance probability, in [0, 1].
+    gamma: draft tokens a round, at least 0.
 
   Returns:
     Tokens a run, in [1, gamma + 1].
@@ -79,6 +80,7 @@ def expected_tokens(alpha: float, gamma: int) -> float:
     ValueError: outside these ranges.
   """
   _check(alpha, gamma)
+  # alpha .8, gamma 4: 1 + .8 + .64 + .512 + .41 = 3.36
   return float(np.sum(float(alpha) ** np.arange(gamma + 1)))
 
 
@@ -86,8 +88,8 @@ def expected_tokens_by_position(rates: Sequence[float]) -> float:
   """Mean tokens a run yields when slot i is accepted with its own rate.
 
   Args:
-    rates: for each draft slot, the probability of being accepted given that all
-      slots before it were.
+    rates: probability of each draft slot to be accepted, given that all slots
+      before it were.
 
   Returns:
     1 + r_1 + r_1 r_2 + ...; equal rates give `expected_tokens`.
@@ -97,6 +99,7 @@ def expected_tokens_by_position(rates: Sequence[float]) -> float:
   """
   for rate in rates:
     _check(rate, 0)
+  # rates [.8 .5]: 1 + .8 + .4 = 2.2
   return 1.0 + float(np.sum(np.cumprod(np.asarray(rates, float))))
 
 
@@ -113,18 +116,18 @@ def accepted_over_drafted(alpha: float, gamma: int) -> float:
 
 
 def walltime_factor(
-  alpha: float, gamma: int, c: float, verify_cost: VerifyCost = None
+  alpha: float, gamma: int, c: float, block_cost: BlockCost = None
 ) -> float:
   """Predicted speed over plain decoding, for a drafter of gamma steps.
 
   Leviathan et al. 2023, theorem 3.8, E / (gamma c + 1), with the 1 replaced by
-  what a block of gamma + 1 tokens really costs the target.
+  the target's real cost of a block of gamma + 1 tokens.
 
   Args:
-    alpha: in [0, 1].
+    alpha: acceptance probability, in [0, 1].
     gamma: draft steps a round, at least 0.
     c: drafter step time over target step time.
-    verify_cost: see `VerifyCost`.
+    block_cost: cost of the target's pass, see `BlockCost`.
 
   Returns:
     The factor; above 1 is faster.
@@ -134,11 +137,12 @@ def walltime_factor(
   """
   _check_ratio('c', c)
   tokens = expected_tokens(alpha, gamma)
-  return tokens / (_verify_cost(verify_cost, gamma) + gamma * c)
+  # alpha .8, gamma 4, c .1: 3.36 / (1 + .4) = 2.4
+  return tokens / (_block_cost(block_cost, gamma) + gamma * c)
 
 
 def one_pass_factor(
-  alpha: float, gamma: int, c: float, verify_cost: VerifyCost = None
+  alpha: float, gamma: int, c: float, block_cost: BlockCost = None
 ) -> float:
   """Predicted speed for a drafter that proposes all gamma tokens in one pass.
 
@@ -148,7 +152,7 @@ def one_pass_factor(
   _check_ratio('c', c)
   tokens = expected_tokens(alpha, gamma)
   drafting = c if gamma else 0.0
-  return tokens / (_verify_cost(verify_cost, gamma) + drafting)
+  return tokens / (_block_cost(block_cost, gamma) + drafting)
 
 
 def operations_factor(alpha: float, gamma: int, c_hat: float) -> float:
@@ -158,11 +162,12 @@ def operations_factor(alpha: float, gamma: int, c_hat: float) -> float:
   (1 - alpha) (gamma c_hat + gamma + 1) / (1 - alpha^(gamma+1)).
 
   Args:
-    alpha: in [0, 1].
-    gamma: at least 0.
+    alpha: acceptance probability, in [0, 1].
+    gamma: draft tokens a round, at least 0.
     c_hat: operations a token of the drafter over those of the target.
   """
   _check_ratio('c_hat', c_hat)
+  # alpha .8, gamma 4, c_hat .1: (.4 + 5) / 3.36 = 1.61
   return (gamma * c_hat + gamma + 1) / expected_tokens(alpha, gamma)
 
 
@@ -170,20 +175,21 @@ def best_gamma(
   alpha: float,
   c: float,
   max_gamma: int,
-  verify_cost: VerifyCost = None,
+  block_cost: BlockCost = None,
   *,
   one_pass: bool = False,
 ) -> Best:
   """The draft length of the largest predicted factor.
 
-  With `verify_cost=None` some length gains whenever alpha > c, and the factor
+  With `block_cost=None` some length gains whenever alpha > c, and the factor
   is then at least (1 + alpha) / (1 + c) (Leviathan et al. 2023, corollary 3.9).
 
   Args:
-    alpha: in [0, 1].
-    c: as in `walltime_factor` or, with `one_pass`, as in `one_pass_factor`.
+    alpha: acceptance probability, in [0, 1].
+    c: cost of `walltime_factor` or, with `one_pass`, of `one_pass_factor`.
     max_gamma: longest draft considered, at least 0.
-    verify_cost: see `VerifyCost`; a table needs max_gamma + 1 entries.
+    block_cost: cost of the target's pass, see `BlockCost`; a table needs
+      max_gamma + 1 entries.
     one_pass: whether the drafter needs one pass for all its tokens.
 
   Returns:
@@ -193,13 +199,13 @@ def best_gamma(
   factor = one_pass_factor if one_pass else walltime_factor
   best = Best(0, 1.0)
   for gamma in range(1, max_gamma + 1):
-    gain = factor(alpha, gamma, c, verify_cost)
+    gain = factor(alpha, gamma, c, block_cost)
     if gain > best.factor:
       best = Best(gamma, gain)
   return best
 
 
-def divergence(p, q) -> np.ndarray:
+def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
   """D_LK(p, q) = sum |p - (p + q) / 2|, the total variation distance.
 
   Leviathan et al. 2023, definition 3.2: symmetric, in [0, 1], 0 only for p = q
@@ -213,28 +219,31 @@ def divergence(p, q) -> np.ndarray:
     float64 [...].
   """
   p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
+  # p [.5 .5], q [.8 .2]: .15 + .15 = .3
   return np.abs(p - (p + q) / 2).sum(axis=-1)
 
 
-def acceptance(p, q) -> np.ndarray:
+def acceptance(p: np.ndarray, q: np.ndarray) -> np.ndarray:
   """Acceptance probability of a ratio rule, sum min(p, q): [..., V] -> [...].
 
   Leviathan et al. 2023, theorem 3.5.
   """
   p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
+  # p [.5 .5], q [.8 .2]: .5 + .2 = .7
   return np.minimum(p, q).sum(axis=-1)
 
 
-def match_acceptance(p, q) -> np.ndarray:
+def match_acceptance(p: np.ndarray, q: np.ndarray) -> np.ndarray:
   """Acceptance probability of independent samples, sum p q: [..., V] -> [...].
 
   For a point mass q it is p of that token.
   """
   p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
+  # p [.5 .5], q [.8 .2]: .4 + .1 = .5
   return (p * q).sum(axis=-1)
 
 
-def coupled_acceptance(p, q) -> np.ndarray:
+def coupled_acceptance(p: np.ndarray, q: np.ndarray) -> np.ndarray:
   """Acceptance probability under shared Gumbel noise: [..., V] -> [...].
 
   sum_x 1 / sum_y max(p_y / p_x, q_y / q_x) over tokens of positive p and q;

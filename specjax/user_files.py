@@ -69,7 +69,7 @@ def _split(reference: str) -> tuple[pathlib.Path, str]:
   return pathlib.Path(file).expanduser(), name
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _module(path: pathlib.Path) -> Any:
   # Two files of one name in different folders are two modules.
   place = hashlib.sha256(str(path).encode()).hexdigest()[:8]

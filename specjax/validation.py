@@ -1,16 +1,17 @@
-"""Checks of settings: each complaint is one sentence that names the field."""
+"""Checks of settings: each error is one sentence that names the field."""
 
+from collections.abc import Callable, Collection, Sequence
 import dataclasses
 import math
 import numbers
 import typing
-from typing import Any, Callable, Collection, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-# What a nested dict has at a path that it lacks.
+# Value at a path that a nested dict lacks.
 ABSENT = object()
-# Of whole numbers that go into int32 arrays.
+# Largest whole number of an int32 array.
 LARGEST = 2**31 - 1
 
 
@@ -23,15 +24,53 @@ def one_of(
   """Raises ValueError unless a value is among those allowed.
 
   Args:
-    name: of the field.
-    value: given.
+    name: name of the field.
+    value: value to check.
     allowed: values.
-    show: how the sentence spells the allowed ones.
+    show: function that spells an allowed value.
   """
   if value not in allowed:
     raise ValueError(
       f'{name} must be one of {", ".join(map(show, allowed))}, not {value!r}.'
     )
+
+
+def choice(default: Any, allowed: Any, *, checked: bool = True) -> Any:
+  """A dataclass field whose value is one of several words.
+
+  Args:
+    default: a word, or a tuple of them for a field that holds several.
+    allowed: the words, or a function that returns them.
+    checked: whether `check_choices` refuses other values; without it the words
+      are those that help shows.
+  """
+  about = {'choices': allowed, 'checked': checked}
+  return dataclasses.field(default=default, metadata=about)
+
+
+def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
+  """The words that a field of `choice` takes; () for other fields."""
+  allowed = field.metadata.get('choices', ())
+  return tuple(allowed() if callable(allowed) else allowed)
+
+
+def check_choices(
+  settings: Any, prefix: str = '', show: Callable[[str], str] = repr
+) -> None:
+  """Raises ValueError where a field of `choice` holds another word.
+
+  Args:
+    settings: dataclass instance.
+    prefix: names of the groups that it stands in, a dot behind each.
+    show: function that spells an allowed word.
+  """
+  for field in dataclasses.fields(settings):
+    if not field.metadata.get('checked'):
+      continue
+    value = getattr(settings, field.name)
+    values = (value or ('nothing',)) if isinstance(value, tuple) else (value,)
+    for word in values:
+      one_of(prefix + field.name, word, choices_of(field), show)
 
 
 def at_least(name: str, value: Any, least: float) -> None:
@@ -119,7 +158,7 @@ class Difference(NamedTuple):
 
   Attributes:
     path: keys joined by '.'.
-    one, other: the values there; `ABSENT` where there is none.
+    one, other: values there; `ABSENT` where there is none.
   """
 
   path: str
@@ -129,13 +168,14 @@ class Difference(NamedTuple):
 
 def difference(
   one: dict, other: dict, free: Collection[str] = (), prefix: str = ''
-) -> Optional[Difference]:
+) -> Difference | None:
   """The first difference of two nested dicts in the order of their keys.
 
   Args:
-    one, other: with keys that are strings.
+    one: dict with keys that are strings.
+    other: dict likewise.
     free: paths that may differ.
-    prefix: of paths.
+    prefix: text that paths begin with.
   """
   for key in sorted(set(one) | set(other)):
     path = prefix + key
@@ -156,10 +196,10 @@ def each(
   """Raises ValueError unless a number, or each of several, is good.
 
   Args:
-    name: of the field.
+    name: name of the field.
     value: a number, or a sequence or array of numbers.
     good: whether a number may stand.
-    what: what it must be, in words.
+    what: requirement in words.
   """
   for item in np.ravel(np.asarray(value, dtype=object)):
     is_real = isinstance(item, (numbers.Real, np.number))

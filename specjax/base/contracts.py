@@ -5,7 +5,7 @@ that arguments, shapes and results are written down once. Shape letters: see
 `specjax.base`.
 """
 
-from typing import NamedTuple, Optional, Protocol
+from typing import NamedTuple, Protocol
 
 from specjax.base.data import Array
 from specjax.base.data import Context
@@ -45,8 +45,8 @@ class Extend(Protocol):
     params: PyTree,
     cache: PyTree,
     tokens: Array,
-    tree: Optional[Tree] = None,
-    slots: Optional[Array] = None,
+    tree: Tree | None = None,
+    slots: Array | None = None,
   ) -> tuple[Scored, PyTree]: ...
 
 
@@ -59,7 +59,7 @@ class Commit(Protocol):
   """
 
   def __call__(
-    self, cache: PyTree, num_tokens: Array, path: Optional[Array] = None
+    self, cache: PyTree, num_tokens: Array, path: Array | None = None
   ) -> PyTree: ...
 
 
@@ -84,9 +84,9 @@ class CachedLM(NamedTuple):
   bundle is a target, and the model inside an autoregressive drafter.
 
   Attributes:
-    prefill, extend, commit, select, keys_values: see the protocols above.
-      `select` and `keys_values` may be None: without the first there is no
-      beam search, without the second no drafter reads the target's cache.
+    prefill, extend, commit, select, keys_values: functions of the protocols
+      above. `select` and `keys_values` may be None. Without the first there is
+      no beam search; without the second no drafter reads the target's cache.
     vocab_size: V of the logits, padded table entries cut off.
     max_positions: most decoder positions the model was made for, or None.
     is_encoder_decoder: whether a prompt is a source for an encoder.
@@ -96,12 +96,12 @@ class CachedLM(NamedTuple):
   prefill: Prefill
   extend: Extend
   commit: Commit
-  select: Optional[Select]
-  keys_values: Optional[KeysValues]
+  select: Select | None
+  keys_values: KeysValues | None
   vocab_size: int
-  max_positions: Optional[int] = None
+  max_positions: int | None = None
   is_encoder_decoder: bool = False
-  start_id: Optional[int] = None
+  start_id: int | None = None
 
 
 class Init(Protocol):
@@ -126,7 +126,7 @@ class Propose(Protocol):
 
 
 class Observe(Protocol):
-  """Takes note of what the round committed."""
+  """Updates the state by the tokens that the round committed."""
 
   def __call__(
     self, params: PyTree, state: PyTree, observation: Observation
@@ -146,15 +146,15 @@ class Insert(Protocol):
 
 
 class Drafter(NamedTuple):
-  """Something that proposes tokens.
+  """A proposer of tokens, as pure functions.
 
   Attributes:
-    init, propose, observe: see the protocols above.
+    init, propose, observe: functions of the protocols above.
     num_draft: K, the static number of draft slots (nodes for a tree).
     max_path: P, the longest path of a draft; K for a chain.
-    is_idle: while it is true of all live rows, `propose` is left out. None:
-      it always has to be asked.
-    insert: for rows that are replaced while others go on. None: this drafter
+    is_idle: function of the protocol above; `propose` is skipped while it is
+      true of all live rows. None: `propose` runs in every round.
+    insert: replacement of finished rows while others go on. None: the drafter
       decodes whole batches.
   """
 
@@ -163,14 +163,15 @@ class Drafter(NamedTuple):
   observe: Observe
   num_draft: int
   max_path: int
-  is_idle: Optional[IsIdle] = None
-  insert: Optional[Insert] = None
+  is_idle: IsIdle | None = None
+  insert: Insert | None = None
 
 
 class Verify(Protocol):
   """Decides on a draft, given the target's logits *after* `warp`.
 
-  `logits` is float32 [B, T, V]; row t is the law of what follows block slot t.
+  `logits` is float32 [B, T, V]; row t is the law of the token after block slot
+  t.
   """
 
   def __call__(
@@ -182,8 +183,8 @@ class Verifier(NamedTuple):
   """A verification rule and what it needs from a drafter.
 
   Attributes:
-    verify: see the protocol above.
-    noise: how a drafter that can sample must draw its tokens:
+    verify: function of the protocol above.
+    noise: way in which a drafter that samples must draw its tokens:
       'argmax'    take the most probable token;
       'round'     independent noise keyed by round, node and role (ratio rules);
       'position'  the target's own position-keyed noise (`coupled`);

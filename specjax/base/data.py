@@ -3,7 +3,7 @@
 Shape letters: see `specjax.base`.
 """
 
-from typing import Any, Optional
+from typing import Any
 
 from flax import struct
 import jax
@@ -28,14 +28,16 @@ class Prompt:
     length: int32 [B], each at least 1.
   """
 
+  # [p q r] and [s]: tokens [[p q r] [s 0 0]], length [3 1]
   tokens: Array
   length: Array
 
 
 @struct.dataclass
 class Controls:
-  """What each request of a batch asks for. Traced: changing it recompiles
-  nothing.
+  """Settings of each request of a batch.
+
+  Traced: changing a value recompiles nothing.
 
   Attributes:
     row_key: typed PRNG keys [B]; a row's only source of randomness.
@@ -64,7 +66,7 @@ class Controls:
 
 @struct.dataclass
 class Context:
-  """What is committed so far.
+  """The committed tokens of a batch.
 
   Attributes:
     tokens: int32 [B, L]; for an encoder-decoder these are decoder tokens,
@@ -74,6 +76,8 @@ class Context:
     controls: `Controls`.
   """
 
+  # Prompt [p q], one new token a:
+  #   tokens [p q a 0 ..], length 3, prompt_length 2
   tokens: Array
   length: Array
   prompt_length: Array
@@ -82,7 +86,7 @@ class Context:
 
 @struct.dataclass
 class Tree:
-  """Who follows whom inside a block. `None` in its place means a chain.
+  """Parents and depths of a block's slots. `None` in its place: a chain.
 
   Attributes:
     parent: int32 [B, T]; a slot's parent stands before it; slot 0, the last
@@ -91,6 +95,8 @@ class Tree:
       `cache.length + depth`.
   """
 
+  # Block [x a b c], a and b below x, c below a:
+  #   parent [0 0 0 1], depth [0 1 1 2]
   parent: Array
   depth: Array
 
@@ -110,14 +116,15 @@ class Draft:
     tree: `Tree`, or None for a chain.
   """
 
+  # A chain of 2 tokens in 4 slots: [a b EMPTY EMPTY]
   tokens: Array
-  log_probs: Optional[Array] = None
-  tree: Optional[Tree] = None
+  log_probs: Array | None = None
+  tree: Tree | None = None
 
 
 @struct.dataclass
 class Verdict:
-  """What a verifier decided.
+  """A verifier's decision.
 
   Attributes:
     num_accepted: int32 [B], accepted draft tokens, 0..P.
@@ -126,9 +133,11 @@ class Verdict:
       arbitrary after `num_accepted`; None for a chain.
   """
 
+  # In the block of `Tree`, a and c accepted and e drawn after them:
+  #   num_accepted 2, next_token e, path [1 3]
   num_accepted: Array
   next_token: Array
-  path: Optional[Array] = None
+  path: Array | None = None
 
 
 @struct.dataclass
@@ -151,7 +160,7 @@ class Prefilled:
 
 @struct.dataclass
 class Scored:
-  """What one pass over a block yields.
+  """The outputs of one pass over a block.
 
   Attributes:
     logits: float32 [B, n, V], next-token logits of the scored slots.
@@ -164,7 +173,7 @@ class Scored:
 
 @struct.dataclass
 class View:
-  """What a drafter may look at when it proposes. Read-only.
+  """The inputs of a proposal. Read-only.
 
   Attributes:
     context: `Context`, with the rows' keys and controls.
@@ -182,7 +191,7 @@ class View:
 
 @struct.dataclass
 class Observation:
-  """What a round committed, as drafters see it afterwards.
+  """The commit of a round, as drafters see it afterwards.
 
   Attributes:
     tokens: int32 [B, P + 1], the tokens emitted in this round, from the left.
@@ -193,6 +202,7 @@ class Observation:
     num_accepted: int32 [B], how many of the emitted tokens were drafted.
   """
 
+  # P = 3, 2 accepted, then x: tokens [a b x 0], num_tokens 3, num_accepted 2
   tokens: Array
   num_tokens: Array
   hidden: tuple
