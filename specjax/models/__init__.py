@@ -5,7 +5,7 @@ them all.
 """
 
 import functools
-from typing import Any, Optional
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -63,10 +63,10 @@ def make_module(config: Any) -> nn.Module:
 
 
 def replace(config: Any, **settings: Any) -> Any:
-  """A config with other settings of the running process.
+  """Returns a config with other settings of the running process.
 
   Args:
-    config: of any family.
+    config: config of any family.
     **settings: `dtype`, `dropout_rate`, `remat`.
   """
   return registry.family_of(config).replace(config, **settings)
@@ -75,14 +75,14 @@ def replace(config: Any, **settings: Any) -> Any:
 def make_lm(
   config: Any,
   *,
-  vocab_size: Optional[int] = None,
+  vocab_size: int | None = None,
   hidden_layers: tuple = (),
-  dtype: Optional[str] = None,
+  dtype: str | None = None,
 ) -> CachedLM:
   """Returns the `CachedLM` of `config`; the same one for equal arguments.
 
   Args:
-    config: of a language model.
+    config: config of a language model.
     vocab_size: V of the logits; the embedding table's rows if None.
     hidden_layers: states to return: i in 0..n-1 is the output of layer i, n or
       -1 the state after the final norm.
@@ -93,21 +93,23 @@ def make_lm(
   return _make_lm(config, vocab_size, tuple(hidden_layers), dtype)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _make_lm(config, vocab_size, hidden_layers, dtype):
   return registry.family_of(config).as_cached_lm(
     config, vocab_size=vocab_size, hidden_layers=hidden_layers, dtype=dtype
   )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def abstract_params(config: Any) -> PyTree:
   """Returns the parameter tree as shapes, float32, computing nothing."""
   init = registry.family_of(config).init
   return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
 
 
-def init_params(config: Any, key, *, dtype: Optional[str] = None) -> PyTree:
+def init_params(
+  config: Any, key: jax.Array, *, dtype: str | None = None
+) -> PyTree:
   """Returns randomly initialised parameters, the tree under 'params'.
 
   Where the family knows the distribution of each tensor, they are drawn on the
@@ -116,7 +118,7 @@ def init_params(config: Any, key, *, dtype: Optional[str] = None) -> PyTree:
   draws them. For a model that fills the devices see `placement.draw`.
 
   Args:
-    config: of any family.
+    config: config of any family.
     key: a PRNG key.
     dtype: dtype of the parameters; float32 if None.
   """
@@ -146,7 +148,7 @@ def is_prepared(config: Any) -> bool:
   """Whether a model on one device of this backend is prepared to decode.
 
   Args:
-    config: of any family; its dtype is the compute dtype.
+    config: config of any family; its dtype is the compute dtype.
   """
   return (
     jax.default_backend() == 'cpu'
@@ -156,10 +158,10 @@ def is_prepared(config: Any) -> bool:
 
 
 def prepare(config: Any, params: PyTree) -> PyTree:
-  """Puts matrices in the order in which this machine decodes fastest.
+  """Transposes matrices to the layout in which this backend decodes fastest.
 
   Args:
-    config: of the model.
+    config: config of the model.
     params: its parameter tree on one device, as it is stored.
 
   Returns:

@@ -1,4 +1,4 @@
-"""What a network architecture states about itself, once, for every room.
+"""The record that describes a network architecture to every room.
 
 A family is a folder below `models/` that ends in a `FAMILY` of this type and
 has one line in `registry`. Loading, saving, converting, training, placing on
@@ -6,8 +6,9 @@ a mesh and decoding read these fields; none of them looks at a config's type or
 at its fields.
 """
 
+from collections.abc import Callable, Mapping
 import dataclasses
-from typing import Any, Callable, Mapping, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from specjax.base import Array
 from specjax.base import CachedLM
@@ -34,7 +35,7 @@ class StoredTensors(NamedTuple):
   """The tensors of a checkpoint, as far as they decide settings.
 
   Attributes:
-    names: of all tensors.
+    names: names of all tensors.
     equal: two names -> whether both tensors hold the same values.
   """
 
@@ -83,7 +84,7 @@ class T5XArray(NamedTuple):
   """
 
   name: str
-  layer: Optional[int]
+  layer: int | None
   transpose: bool
 
 
@@ -102,7 +103,7 @@ class T5XFormat(NamedTuple):
 
 
 class Sharding(NamedTuple):
-  """How a family's network is cut over the model axis of a mesh.
+  """Sharding of a family's network over the model axis of a mesh.
 
   Its parameters are named as in `mesh.PARAMETER_AXES` and its cache is a
   `common.cache.Cache`. Networks without this lie whole on every device, which
@@ -125,16 +126,17 @@ class Sharding(NamedTuple):
 
 
 class Shape(NamedTuple):
-  """Sizes of a new network, in words that all families share.
+  """Sizes of a new network, under names that all families share.
 
   Attributes:
-    width: D.
-    layers: of the decoder.
-    encoder_layers: of an encoder; 0 takes `layers`.
+    width: model width D.
+    layers: number of layers of the decoder.
+    encoder_layers: number of layers of an encoder; 0 takes `layers`.
     heads, kv_heads, head_dim: attention heads, key heads (0 takes `heads`) and
       their width.
     mlp: width of the feed-forward layer.
-    activation, gated: of the feed-forward layer.
+    activation: function in the feed-forward layer, or of its gate.
+    gated: whether the feed-forward layer has a gate.
     tie_embeddings: whether the head is the embedding table.
     positions: most positions.
   """
@@ -174,8 +176,8 @@ class ModelFamily(NamedTuple):
   `model_type`, and `validate()`, which raises ValueError naming a bad field.
 
   Attributes:
-    name: as registries and messages call it.
-    config: its dataclass.
+    name: name in registries and messages.
+    config: dataclass of its settings.
     role: 'target' for language models, 'drafter' for networks that only draft.
     facts: config -> `ModelFacts`.
     network: config -> Flax module, as training calls it: a language model has
@@ -199,7 +201,7 @@ class ModelFamily(NamedTuple):
       settings of the running process.
     new: (`Shape`, `TokenIds`) -> config of a new language model; None for other
       networks.
-    label: config -> what it is, in words of its paper; '' takes its name.
+    label: config -> name of the network in its paper; '' takes `name`.
   """
 
   name: str
@@ -209,14 +211,14 @@ class ModelFamily(NamedTuple):
   network: Callable[[Any], Any]
   init: Callable[[Any, Array], PyTree]
   files: FileFormat
-  as_cached_lm: Optional[Callable[..., CachedLM]] = None
-  initial: Optional[Callable[[Any, tuple, tuple], tuple]] = None
-  t5x: Optional[T5XFormat] = None
-  sharding: Optional[Sharding] = None
+  as_cached_lm: Callable[..., CachedLM] | None = None
+  initial: Callable[[Any, tuple, tuple], tuple] | None = None
+  t5x: T5XFormat | None = None
+  sharding: Sharding | None = None
   has_common_layers: bool = False
-  reduce_head: Optional[Callable[[Any, tuple], Any]] = None
+  reduce_head: Callable[[Any, tuple], Any] | None = None
   replace: Callable[..., Any] = dataclasses.replace
-  new: Optional[Callable[[Shape, TokenIds], Any]] = None
+  new: Callable[[Shape, TokenIds], Any] | None = None
   label: Callable[[Any], str] = lambda config: ''
 
   @property

@@ -1,6 +1,7 @@
 """The model families: one line each, looked up by a config or a config.json."""
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from specjax.models.decoder.family import FAMILY as DECODER
 from specjax.models.facts import ModelFacts

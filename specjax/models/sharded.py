@@ -4,7 +4,7 @@ Inside a `jax.shard_map` each device runs the ordinary network on its part of
 the weights and on its rows, and adds the others' partial sums: one sum after
 the attention's output projection, one after the feed-forward, one for the
 embedding, and one gathering of logits. Outside, a cache is a pytree of global
-arrays like any other, and who calls `extend` need not know of devices.
+arrays, and a caller of `extend` sees no devices.
 
 References:
   Shoeybi et al. Megatron-LM. 2019. https://arxiv.org/abs/1909.08053
@@ -12,9 +12,10 @@ References:
     https://arxiv.org/abs/2211.05102
 """
 
+from collections.abc import Callable
 import functools
 import math
-from typing import Callable, Optional
+from typing import Any
 
 import jax
 from jax import lax
@@ -32,8 +33,10 @@ from specjax.models.common.cache import Cache
 _SPLIT = ('heads', 'mlp', 'vocab')
 
 
-def fit(config, layout: mesh_lib.Layout) -> mesh_lib.Layout:
-  """The layout with the rules that a model can follow.
+def fit(
+  config: Any, layout: mesh_lib.Layout, batch: int = 0
+) -> mesh_lib.Layout:
+  """Returns the layout with the rules that a model can follow.
 
   A network whose family has no `Sharding`, such as one that only drafts, and a
   model of the user's own (config None) lie whole on every device. A table whose
@@ -41,11 +44,12 @@ def fit(config, layout: mesh_lib.Layout) -> mesh_lib.Layout:
   stays whole.
 
   Args:
-    config: of any family.
-    layout: as asked for.
+    config: config of any family.
+    layout: mesh and rules of the settings.
+    batch: rows decoded together, as in `check`.
 
   Raises:
-    ValueError: as `check`; or a rule that decoding cannot follow.
+    MeshError: as `check`; or a rule that decoding cannot follow.
   """
   sharding = None if config is None else registry.family_of(config).sharding
   if sharding is None:
@@ -55,7 +59,7 @@ def fit(config, layout: mesh_lib.Layout) -> mesh_lib.Layout:
   for name in _SPLIT:
     axes = layout.axes(name)
     if axes not in ((), ('model',)):
-      raise ValueError(
+      raise mesh_lib.MeshError(
         f'{name} can lie on the axis model or nowhere in decoding, not on '
         f'{", ".join(axes)}.'
       )
@@ -64,7 +68,7 @@ def fit(config, layout: mesh_lib.Layout) -> mesh_lib.Layout:
       rules[name] = None
   rules['kv_heads'] = rules['heads']
   layout = mesh_lib.with_rules(layout, rules)
-  check(config, layout)
+  check(config, layout, batch)
   return layout
 
 
@@ -75,15 +79,32 @@ _NAMES = {
 }
 
 
-def check(config, layout: mesh_lib.Layout) -> None:
-  """Refuses a mesh that does not divide a model.
+def fits(config: Any, batch: int, shape: tuple) -> bool:
+  """Whether a mesh divides a model and a batch, under the rules for decoding.
 
   Args:
-    config: of any family.
-    layout: where the model is to go.
+    config: config of any family, or None for a model of the user's own.
+    batch: rows decoded together.
+    shape: (data, model), or (data, fsdp, model).
+  """
+  *rows, parts = shape
+  sharding = None if config is None else registry.family_of(config).sharding
+  sizes = {} if sharding is None else sharding.sizes(config)
+  cut = (*sizes.get('heads', ()), *sizes.get('mlp', ()))
+  return batch % math.prod(rows) == 0 and not any(n % parts for n in cut)
+
+
+def check(config: Any, layout: mesh_lib.Layout, batch: int = 0) -> None:
+  """Raises MeshError if a mesh does not divide a model.
+
+  Args:
+    config: config of any family.
+    layout: mesh and rules for the model.
+    batch: rows decoded together, which the proposed shapes divide; 0 if not
+      known.
 
   Raises:
-    ValueError: names the axis, what it does not divide, and shapes that do.
+    MeshError: names the axis, what it does not divide, and shapes that do.
   """
   sharding = registry.family_of(config).sharding
   if sharding is None:
@@ -94,28 +115,25 @@ def check(config, layout: mesh_lib.Layout) -> None:
     if not any(size % parts for size in sizes[name]):
       continue
     count = layout.mesh.size
-    both = (*sizes['heads'], *sizes['mlp'])
-    good = [
-      (count // n, n)
-      for n in range(1, count + 1)
-      if count % n == 0 and not any(size % n for size in both)
-    ]
-    raise ValueError(
+    every = [(count // n, n) for n in range(1, count + 1) if count % n == 0]
+    good = [shape for shape in every if fits(config, batch, shape)]
+    shapes = ', '.join(map(str, good)) or 'none'
+    raise mesh_lib.MeshError(
       f'the {" and ".join(layout.axes(name))} axis of {parts} devices does not '
       f'divide the {words} of {config.model_type}, {sizes[name][0]}; shapes '
-      f'(data, model) for {count} devices: {", ".join(map(str, good))}.'
+      f'(data, model) for {count} devices: {shapes}.'
     )
 
 
-def expanded(config, layout: mesh_lib.Layout):
-  """The config of the parameters as they lie on the mesh.
+def expanded(config: Any, layout: mesh_lib.Layout) -> Any:
+  """Returns the config of the parameters as they lie on the mesh.
 
   Where there are fewer key heads than devices, each device holds a copy of the
   one its query heads read, so that the mesh sees more key heads.
 
   Args:
-    config: of any family.
-    layout: of `fit`.
+    config: config of any family.
+    layout: layout of `fit`.
   """
   family = registry.family_of(config)
   ours = family.facts(config).kv_heads
@@ -125,7 +143,7 @@ def expanded(config, layout: mesh_lib.Layout):
   return family.sharding.with_key_heads(config, kv_heads)
 
 
-def head_copies(config, layout: mesh_lib.Layout, path) -> int:
+def head_copies(config: Any, layout: mesh_lib.Layout, path: tuple) -> int:
   """How often each key head's rows are repeated in a parameter; 1 for most."""
   if len(path) < 2 or path[-2] not in ('k', 'v'):
     return 1
@@ -133,7 +151,7 @@ def head_copies(config, layout: mesh_lib.Layout, path) -> int:
   return ours // registry.facts(config).kv_heads
 
 
-def cache_specs(layout: mesh_lib.Layout, batch: int, seq2seq: bool):
+def cache_specs(layout: mesh_lib.Layout, batch: int, seq2seq: bool) -> Cache:
   """A `Cache` of specs: merged rows of batch and heads lie by device."""
   rows = layout.rows(batch)
   first = rows[0] if rows else None
@@ -150,22 +168,24 @@ def cache_specs(layout: mesh_lib.Layout, batch: int, seq2seq: bool):
   )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def make_lm(
-  config,
+  config: Any,
   layout: mesh_lib.Layout,
   *,
-  vocab_size: Optional[int] = None,
+  vocab_size: int | None = None,
   hidden_layers: tuple = (),
-  dtype: Optional[str] = None,
+  dtype: str | None = None,
 ) -> CachedLM:
   """As `models.make_lm`, for parameters that `place` put on a mesh.
 
   Args:
-    config: of a language model as it is stored.
+    config: config of a language model as it is stored.
     layout: where it runs; a batch that its rows do not divide is computed by
       all of them alike.
-    vocab_size, hidden_layers, dtype: as in `models.make_lm`.
+    vocab_size: V of the logits, as in `models.make_lm`.
+    hidden_layers: states to return, as in `models.make_lm`.
+    dtype: precision, as in `models.make_lm`.
 
   Raises:
     ValueError: an axis does not divide the model.
@@ -259,6 +279,9 @@ def _select(lm, layout, cache, rows, *, same_prompt=False):
       'take a multiple of it.'
     )
 
+  # Rows 2 and 3 lie on device 1, which numbers them 0 and 1:
+  # In:  rows [1 1 | 3 2], two data devices of two rows
+  # Out: local rows [1 1 | 1 0]
   def gather(cache, rows):
     if apart:
       first = lax.axis_index(layout.axes('batch')) * (old // parts)
@@ -283,6 +306,9 @@ def _select(lm, layout, cache, rows, *, same_prompt=False):
 
 def _keys_values(layout, cache, layer):
   """One layer's keys and values with the rows in a single device's order."""
+  # Two rows with two heads on a model axis of 2: a device has one head of all.
+  # In:  [r0h0 r1h0 | r0h1 r1h1]
+  # Out: [r0h0 r0h1 r1h0 r1h1]
   batch, heads = cache.length.shape[0], layout.size('heads')
   parts = 1 if batch % layout.size('batch') else layout.size('batch')
 

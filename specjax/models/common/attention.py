@@ -12,9 +12,9 @@ References:
     https://arxiv.org/abs/1805.02867
 """
 
+from collections.abc import Callable
 import functools
 import math
-from typing import Callable, Optional
 
 import jax
 from jax import lax
@@ -30,7 +30,7 @@ MASKED = -1e30
 _STRETCH = 256
 
 
-def as_kept(keys, values):
+def as_kept(keys: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Turns both [B, T, H, Dh] into the cache's [B * H, Dh, T], [B * H, T, Dh].
 
   These are what the two products of attention read fastest on a CPU.
@@ -43,17 +43,17 @@ def as_kept(keys, values):
 
 
 def attend(
-  query,
-  keys,
-  values,
-  mask=None,
-  bias=None,
+  query: jax.Array,
+  keys: jax.Array,
+  values: jax.Array,
+  mask: jax.Array | None = None,
+  bias: jax.Array | None = None,
   *,
   scale: float = 1.0,
-  softcap: Optional[float] = None,
-  drop: Optional[Callable] = None,
-  live=None,
-):
+  softcap: float | None = None,
+  drop: Callable | None = None,
+  live: jax.Array | None = None,
+) -> jax.Array:
   """Attention of query heads over keys in the cache's layout.
 
   Args:
@@ -76,6 +76,10 @@ def attend(
   b, t, h, d = query.shape
   groups = keys.shape[0] // b
   per = h // groups
+  # One product reads each key head once, for all query heads that share it.
+  # B = 1, T = 2, H = 4, Hkv = 2: q is [2, 4, Dh], with the rows (head, slot)
+  #   key head 0: (0, 0) (0, 1) (1, 0) (1, 1)
+  #   key head 1: (2, 0) (2, 1) (3, 0) (3, 1)
   q = query.reshape(b, t, groups, per, d).transpose(0, 2, 3, 1, 4)
   q = q.reshape(b * groups, per * t, d)
   score = functools.partial(_scores, q, (b, groups, per, t), scale, softcap)
@@ -139,6 +143,10 @@ def _read_live(score, whole, kept, q, live):
   keys, values, mask, bias = kept
   length = keys.shape[-1]
 
+  # Online softmax: `top` is the largest score so far, `total` the sum of
+  # exp(score - top) and `out` the values weighted by it. Two columns a stretch,
+  # scores [1 3 | 4 .]:
+  #   top 3, total e^-2 + 1;  then top 4, total (e^-2 + 1) e^-1 + 1
   def stretch(carry):
     first, top, total, out = carry
 
@@ -169,7 +177,13 @@ def _read_live(score, whole, kept, q, live):
   return control_flow.run_if(~few, lambda _: whole(), out)
 
 
-def relative_buckets(distance, *, bidirectional, num_buckets, max_distance):
+def relative_buckets(
+  distance: np.ndarray,
+  *,
+  bidirectional: bool,
+  num_buckets: int,
+  max_distance: int,
+) -> np.ndarray:
   """T5's buckets of key position minus query position.
 
   Runs in numpy, in float32 and in the reference's order of operations: on a
@@ -184,6 +198,9 @@ def relative_buckets(distance, *, bidirectional, num_buckets, max_distance):
   Returns:
     int32 numpy array of the same shape, in [0, num_buckets).
   """
+  # With 8 buckets and max_distance 16, in a decoder:
+  # In:  [1 0 -1 -2 -3 -4 -6 -8 -12 -99]
+  # Out: [0 0  1  2  3  4  5  6   7   7]
   offset = 0
   if bidirectional:
     num_buckets //= 2

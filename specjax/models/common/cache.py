@@ -1,4 +1,4 @@
-"""The explicit key-value cache and the few things one does with it.
+"""The explicit key-value cache, and the functions on it.
 
 Keys of a layer are `[B * Hkv, Dh, L]` and values `[B * Hkv, L, Dh]`, the
 operands of the two products of attention: anything between the in-place write
@@ -8,7 +8,8 @@ shifted; a rollback is a smaller `length`, and what stands at or after `length`
 is masked and later written over.
 """
 
-from typing import NamedTuple, Optional
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from flax import struct
 import jax
@@ -21,7 +22,7 @@ from specjax.base import Tree
 
 @struct.dataclass
 class Cache:
-  """What a model remembers of the committed tokens.
+  """Keys and values that a model keeps of the committed tokens.
 
   Attributes:
     keys, values: a tuple with one array [B * Hkv, Dh, L], or [B * Hkv, L, Dh],
@@ -31,7 +32,7 @@ class Cache:
       S columns.
     source_mask: bool [B, S], encoder-decoder only.
     bias_table: float32 [H, 2 * L], encoder-decoder only: the decoder's
-      relative bias by distance, nearest last (see `t5.distance_table`).
+      relative bias by distance, nearest last (see `T5.prefill`).
   """
 
   keys: tuple
@@ -39,8 +40,8 @@ class Cache:
   length: Array
   cross_keys: tuple = ()
   cross_values: tuple = ()
-  source_mask: Optional[Array] = None
-  bias_table: Optional[Array] = None
+  source_mask: Array | None = None
+  bias_table: Array | None = None
 
 
 # The axis along which the columns of (keys, values) lie.
@@ -60,11 +61,11 @@ class Past(NamedTuple):
   keys: Array
   values: Array
   start: Array
-  live: Optional[Array] = None
+  live: Array | None = None
 
 
 def pasts(cache: Cache, size: int) -> tuple[Past, ...]:
-  """What each layer needs to write and read a block of `size` slots."""
+  """Returns each layer's `Past`, to write and read a block of `size` slots."""
   live = jnp.max(cache.length) + size
   return tuple(
     Past(keys, values, cache.length, live)
@@ -72,7 +73,7 @@ def pasts(cache: Cache, size: int) -> tuple[Past, ...]:
   )
 
 
-def check_capacity(capacity: int, needed: int, what: str):
+def check_capacity(capacity: int, needed: int, what: str) -> None:
   """Raises ValueError if `capacity` columns cannot hold `needed` rows."""
   if capacity < needed:
     raise ValueError(
@@ -81,7 +82,7 @@ def check_capacity(capacity: int, needed: int, what: str):
     )
 
 
-def grow(kept, capacity: int):
+def grow(kept: tuple[Array, Array], capacity: int) -> tuple[Array, Array]:
   """Pads the columns of a layer with zeros.
 
   Args:
@@ -100,19 +101,24 @@ def grow(kept, capacity: int):
   return tuple(map(pad, kept, _COLUMNS))
 
 
-def write(past: Past, new):
-  """Writes a block's columns where `past` says.
+def write(past: Past, new: tuple[Array, Array]) -> tuple[Array, Array]:
+  """Writes a block's columns at each row's `past.start`.
 
   `dynamic_update_slice` moves a write that does not fit to the left, over
   committed columns; the caller makes sure that start + T <= L.
 
   Args:
-    past: of a layer, with L columns.
+    past: `Past` of a layer, with L columns.
     new: (keys [B * H, Dh, T], values [B * H, T, Dh]) of the block.
 
   Returns:
     (keys, values), shaped as those of `past`.
   """
+  # Two rows of one head, L = 5, T = 2, start [2 0]:
+  # In:  past [[a0 a1 .  .  . ]    new [[x0 x1]
+  #            [.  .  .  .  . ]]        [y0 y1]]
+  # Out:      [[a0 a1 x0 x1 . ]
+  #            [y0 y1 .  .  . ]]
   old = (past.keys, past.values)
   return tuple(
     _write(x, y, past.start, axis)
@@ -134,8 +140,13 @@ def _write(x, new, start, axis):
   )(x, new, starts)
 
 
-def ancestors(tree: Tree):
+def ancestors(tree: Tree) -> Array:
   """Returns bool [B, T, T], True where slot j is slot i or above it."""
+  # In:  parent [0 0 0 1], slots 1 and 2 behind slot 0, slot 3 behind slot 1
+  # Out: [[1 0 0 0]
+  #       [1 1 0 0]
+  #       [1 0 1 0]
+  #       [1 1 0 1]]
   size = tree.parent.shape[-1]
   seen = jnp.eye(size, dtype=bool) | jax.nn.one_hot(
     tree.parent, size, dtype=bool
@@ -149,15 +160,21 @@ def ancestors(tree: Tree):
   return seen
 
 
-def block_depth(tree: Optional[Tree], size: int):
+def block_depth(tree: Tree | None, size: int) -> Array:
   """Returns int32 [1 or B, T], each slot's depth; a chain without a tree."""
   if tree is None:
     return jnp.arange(size, dtype=jnp.int32)[None]
   return tree.depth.astype(jnp.int32)
 
 
-def block_mask(length, size: int, capacity: int, tree=None, window=None):
-  """Which cache columns each slot of a block may read.
+def block_mask(
+  length: Array,
+  size: int,
+  capacity: int,
+  tree: Tree | None = None,
+  window: int | None = None,
+) -> Array:
+  """Returns the cache columns that each slot of a block may read.
 
   Args:
     length: int32 [B], committed columns.
@@ -169,6 +186,11 @@ def block_mask(length, size: int, capacity: int, tree=None, window=None):
   Returns:
     bool [B, T, L].
   """
+  # In:  length [1], size 3, capacity 5
+  # Out: chain         window 2      tree, parent [0 0 0]
+  #      [[1 1 0 0 0]  [[1 1 0 0 0]  [[1 1 0 0 0]
+  #       [1 1 1 0 0]   [0 1 1 0 0]   [1 1 1 0 0]
+  #       [1 1 1 1 0]]  [0 0 1 1 0]]  [1 1 0 1 0]]
   column = jnp.arange(capacity, dtype=jnp.int32)
   start = length[:, None, None]
   slot = jnp.arange(size, dtype=jnp.int32)[:, None]
@@ -190,12 +212,15 @@ def block_mask(length, size: int, capacity: int, tree=None, window=None):
   return mask
 
 
-def commit(cache: Cache, num_tokens, path=None) -> Cache:
+def commit(cache: Cache, num_tokens: Array, path: Array | None = None) -> Cache:
   """Moves `length` by `num_tokens` [B]; see `CachedLM.commit`.
 
   With `path` int32 [B, P] the columns of the accepted slots are first moved to
   follow slot 0; entries after the accepted ones may hold anything.
   """
+  # Two committed columns a b, a block of five slots, slots 0, 2, 4 accepted:
+  # In:  length [2], columns [a b s0 s1 s2 s3 s4], num_tokens [3], path [[2 4]]
+  # Out: length [5], columns [a b s0 s2 s4 s3 s4], of which five count
   if path is not None:
     moved = [
       tuple(_compact(x, cache.length, path, axis) for x in kept)
@@ -215,7 +240,7 @@ def _compact(x, length, path, axis):
   return _write(x, moved, length + 1, axis)
 
 
-def select(cache: Cache, rows, *, same_prompt: bool = False) -> Cache:
+def select(cache: Cache, rows: Array, *, same_prompt: bool = False) -> Cache:
   """Gathers batch rows: row i of the result is row `rows[i]` [B'].
 
   With `same_prompt` row i and row `rows[i]` have the same prompt, and what
@@ -223,6 +248,8 @@ def select(cache: Cache, rows, *, same_prompt: bool = False) -> Cache:
   """
   batch = cache.length.shape[0]
 
+  # In:  rows [1 1 0], x of two rows with two heads [r0h0 r0h1 r1h0 r1h1]
+  # Out: [r1h0 r1h1 r1h0 r1h1 r0h0 r0h1]
   def gather(x):
     heads = x.shape[0] // batch
     index = rows[:, None] * heads + jnp.arange(heads, dtype=rows.dtype)
@@ -245,19 +272,19 @@ def select(cache: Cache, rows, *, same_prompt: bool = False) -> Cache:
   )
 
 
-def keys_values(cache: Cache, layer: int):
+def keys_values(cache: Cache, layer: int) -> tuple[Array, Array]:
   """One layer's (keys [B * Hkv, Dh, L], values [B * Hkv, L, Dh])."""
   return cache.keys[layer], cache.values[layer]
 
 
-def pick_slots(hidden, slots):
+def pick_slots(hidden: Array, slots: Array | None) -> Array:
   """Gathers [B, n, D] of `hidden` [B, T, D]; all of it if `slots` is None."""
   if slots is None:
     return hidden
   return jnp.take_along_axis(hidden, slots[:, :, None], axis=1, mode='clip')
 
 
-def check_hidden_layers(hidden_layers, num_layers: int):
+def check_hidden_layers(hidden_layers: Sequence[int], num_layers: int) -> None:
   """Raises ValueError unless every entry is -1 or in 0..num_layers."""
   for index in hidden_layers:
     if not -1 <= index <= num_layers:
@@ -268,7 +295,9 @@ def check_hidden_layers(hidden_layers, num_layers: int):
       )
 
 
-def collect(outputs, final, hidden_layers):
+def collect(
+  outputs: Sequence[Array], final: Array, hidden_layers: Sequence[int]
+) -> tuple[Array, ...]:
   """Picks the states asked for: layer outputs, or `final` for -1 and n."""
   count = len(outputs)
   return tuple(final if i in (-1, count) else outputs[i] for i in hidden_layers)

@@ -1,8 +1,9 @@
 """The `CachedLM` of a network whose cache is a `common.cache.Cache`."""
 
+from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -13,11 +14,11 @@ from specjax.models.common.output_ids import spread
 
 
 class Request(NamedTuple):
-  """What is asked of a network as a language model; see `models.make_lm`."""
+  """Options of a network's `CachedLM`; see `models.make_lm`."""
 
-  vocab_size: Optional[int] = None
+  vocab_size: int | None = None
   hidden_layers: tuple = ()
-  dtype: Optional[str] = None
+  dtype: str | None = None
 
 
 class _Net(NamedTuple):
@@ -43,10 +44,10 @@ def make(
     network: config -> module, with a method `extend(tokens, cache, tree, slots,
       hidden_layers)` that returns logits, states and every layer's (keys,
       values).
-    config: of the network.
-    request: what is asked of it.
+    config: config of the network.
+    request: options of the `CachedLM`.
     prefill: (module, hidden_layers, params, prompt, capacity=) -> `Prefilled`.
-    layers: of its decoder.
+    layers: number of layers of its decoder.
     output_ids: ids of the logits, see `output_ids.spread`.
     **facts: further fields of `CachedLM`.
 

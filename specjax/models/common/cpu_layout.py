@@ -1,12 +1,12 @@
-"""Parameters in the order in which this machine multiplies by them fastest.
+"""Weight matrices as [in, out] on a CPU, where small products are faster.
 
 A matrix `weight` [out, in] becomes `kernel` [in, out]. A CPU's float32 product
-of a few rows, such as a block under verification, is 1.1 to 2 times as fast
-that way, and that of a single row no slower. Where a table is both looked up
-and multiplied by, both orders are kept.
+of a few rows, such as a block under verification, is then 1.1 to 2 times as
+fast. The product of a single row is no slower. A table that is both looked up
+and multiplied by is kept in both orders.
 
-Only what decodes is prepared; training, converting and meshes work on weights
-as they are stored.
+Only models that decode on one device are prepared. Training, conversion and
+meshes work on weights as they are stored.
 """
 
 import jax
@@ -45,6 +45,9 @@ def tree(params: dict, is_tied: bool, path: tuple = ()) -> dict:
     is_tied: whether the head is the embedding table.
     path: where `params` stands in its tree.
   """
+  # In:  {'q': {'weight': [out, in]}, 'embed': {'weight': [V, D]}}
+  # Out: {'q': {'kernel': [in, out]}, 'embed': {'weight': [V, D]}}, and also
+  #      'kernel': [D, V] in 'embed' where the head is tied to it
   made = {}
   for name, value in params.items():
     here = (*path, name)

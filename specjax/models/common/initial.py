@@ -1,7 +1,5 @@
 """Distributions that weights are drawn from, by a parameter's name."""
 
-from typing import Optional
-
 
 def normal(
   path: tuple,
@@ -9,17 +7,17 @@ def normal(
   *,
   norm: float = 1.0,
   table: float,
-  query: Optional[float] = None,
+  query: float | None = None,
 ) -> tuple[float, float]:
   """(mean, standard deviation) of a parameter named as in `common.layers`.
 
   Args:
     path: keys of the parameter in its tree.
-    shape: of the parameter.
+    shape: shape of the parameter.
     norm: value of the norms' weights.
     table: standard deviation of tables of embeddings.
-    query: standard deviation of query projections; like all matrices if None,
-      whose deviation is `in ** -0.5`.
+    query: standard deviation of query projections; None takes `in ** -0.5`, as
+      for all other matrices.
   """
   module, leaf = path[-2:]
   if leaf == 'bias':

@@ -2,10 +2,10 @@
 
 Weights are stored `[out, in]`, as Hugging Face stores them, so that loading is
 pure renaming; every matrix product runs in the compute dtype and accumulates
-in float32. What decodes may hold them turned, see `cpu_layout`.
+in float32. Models that decode on a CPU hold them transposed, see `cpu_layout`.
 """
 
-from typing import Optional
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -30,16 +30,16 @@ _TURNED = (((1,), (0,)), ((), ()))
 
 
 def dense(
-  x,
-  weight,
-  bias=None,
+  x: jax.Array,
+  weight: jax.Array,
+  bias: jax.Array | None = None,
   *,
-  dtype,
-  out_dtype=None,
-  integer=False,
-  turned=False,
-  reduce=None,
-):
+  dtype: Any,
+  out_dtype: Any = None,
+  integer: bool = False,
+  turned: bool = False,
+  reduce: str | None = None,
+) -> jax.Array:
   """Multiplies by a `[out, in]` matrix, accumulating in float32.
 
   Args:
@@ -161,7 +161,7 @@ class Linear(nn.Module):
   """A dense layer with parameters `weight` [out, in] and `bias` [out].
 
   A scale [out] beside the weight, as `quantize` makes one, multiplies the
-  product; its name tells whether activations are rounded to integers too.
+  product; its name decides whether activations are rounded to integers too.
 
   Attributes:
     features: size of the output axis.
@@ -174,9 +174,9 @@ class Linear(nn.Module):
 
   features: int
   use_bias: bool = False
-  std: Optional[float] = None
+  std: float | None = None
   dtype: str = 'float32'
-  reduce: Optional[str] = None
+  reduce: str | None = None
 
   @nn.compact
   def __call__(self, x):
@@ -217,7 +217,7 @@ class Embedding(nn.Module):
   """A table `weight` [rows, width]; `attend` projects back onto its rows.
 
   Attributes:
-    rows, width: of the table, or of this device's part of it.
+    rows, width: sizes of the table, or of this device's part of it.
     std: standard deviation of the initial weights.
     dtype: compute dtype.
     axis: mesh axis along which parts of the rows lie, or None.
@@ -227,9 +227,9 @@ class Embedding(nn.Module):
   width: int
   std: float = 1.0
   dtype: str = 'float32'
-  axis: Optional[str] = None
+  axis: str | None = None
 
-  def setup(self):
+  def setup(self) -> None:
     self.kernel = None
     if self.has_variable('params', cpu_layout.KERNEL):
       self.kernel = self.get_variable('params', cpu_layout.KERNEL)
@@ -254,7 +254,7 @@ class Embedding(nn.Module):
       return lax.psum(rows, self.axis)
     return rows.astype(self.dtype)
 
-  def attend(self, x):
+  def attend(self, x: jax.Array) -> jax.Array:
     """Returns float32 products [..., rows] of `x` [..., width]."""
     kind = dict(dtype=jnp.dtype(self.dtype), out_dtype=jnp.float32)
     if self.kernel is not None:
@@ -283,7 +283,7 @@ class Norm(nn.Module):
   centered: bool = False
   offset: float = 0.0
   dtype: str = 'float32'
-  axis: Optional[str] = None
+  axis: str | None = None
 
   @nn.compact
   def __call__(self, x):

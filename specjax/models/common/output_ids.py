@@ -1,4 +1,4 @@
-"""Heads that know only some tokens of the vocabulary (`output_ids`)."""
+"""Heads that score only some tokens of the vocabulary (`output_ids`)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +34,9 @@ def check_output_ids(
 
 
 def spread(logits: Array, output_ids: tuple, vocab_size: int) -> Array:
-  """A head's logits over the vocabulary, -inf for tokens it does not know.
+  """Returns a head's logits over the vocabulary, -inf where it has none.
 
-  By gathering: a scatter goes through its entries one by one on a CPU.
+  It gathers: a scatter goes through its entries one by one on a CPU.
 
   Args:
     logits: [..., V'], of the whole vocabulary or of `output_ids`.
@@ -48,6 +48,8 @@ def spread(logits: Array, output_ids: tuple, vocab_size: int) -> Array:
   """
   if not output_ids:
     return logits[..., :vocab_size]
+  # In:  logits [x y], output_ids (3, 1), vocab_size 5
+  # Out: [-inf y -inf x -inf]
   place = np.full(max(vocab_size, max(output_ids) + 1), -1, np.int32)
   place[list(output_ids)] = np.arange(len(output_ids))
   place = place[:vocab_size]

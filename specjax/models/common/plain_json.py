@@ -3,8 +3,9 @@
 It holds the fields of the config dataclass under their own names.
 """
 
+from collections.abc import Mapping
 import dataclasses
-from typing import Any, Mapping
+from typing import Any
 
 # Of the running process, and not of the weights.
 _NOT_STORED = ('dtype', 'remat')

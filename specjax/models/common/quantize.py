@@ -1,19 +1,20 @@
 """Weights in eight bits, one scale for each output channel.
 
-Only what is stored shrinks: products are computed in the compute dtype, on
-weights that are converted on the way into them. A row `w` of a matrix becomes
+Only the stored weights shrink. Products are computed in the compute dtype, on
+weights that are converted on the way. A row `w` of a matrix becomes
 `round(w / s)` with `s = max |w| / 127`, and `s` multiplies the product.
 
 With "w8a8" the activations are rounded to eight bits as well, each row by its
-own largest value, and the products are of integers, which CPUs with VNNI or AMX
-compute several times as fast. The name of the scale tells which of the two it
-is.
+own largest value. The products are then of integers, which CPUs with VNNI or
+AMX compute several times as fast. The name of the scale, `WEIGHTS` or `W8A8`,
+decides between the two.
 
 References:
   Dettmers et al. LLM.int8(). 2022. https://arxiv.org/abs/2208.07339
 """
 
-from typing import Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ _LARGEST = 127
 _KEPT = ('relative_bias', 'positions')
 
 
-def applies(path, array) -> bool:
+def applies(path: tuple, array: Any) -> bool:
   """Whether a parameter is quantised: the matrices, not norms and biases."""
   return (
     path[-1] == 'weight'
@@ -82,8 +83,10 @@ def each_layer(params: dict, change: Callable[[dict], dict]) -> dict:
 
 
 @jax.jit
-def split(weight):
+def split(weight: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns (int8 [out, in], float32 scale [out]) of a matrix [out, in]."""
+  # In:  [[1.27 -0.5] [0 0]]
+  # Out: [[127 -50] [0 0]], scales [0.01 1.0]; zeros must not divide by zero
   weight = weight.astype(jnp.float32)
   scale = jnp.max(jnp.abs(weight), axis=1) / _LARGEST
   safe = jnp.where(scale > 0, scale, 1.0)
@@ -91,6 +94,6 @@ def split(weight):
   return whole.astype(jnp.int8), safe
 
 
-def restored(weight, scale):
-  """float32 [out, in]: what a quantised matrix stands for."""
+def restored(weight: jax.Array, scale: jax.Array) -> jax.Array:
+  """Returns the float32 [out, in] values of a quantised matrix."""
   return weight.astype(jnp.float32) * scale[:, None]

@@ -1,4 +1,4 @@
-"""Rotary position embedding, also of contexts that were stretched.
+"""Rotary position embedding, also of extended contexts (llama3, YaRN).
 
 References:
   Su et al. RoFormer: enhanced transformer with rotary position embedding.
@@ -13,6 +13,8 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
+from specjax.base import Array
+
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
@@ -21,7 +23,7 @@ class Rope:
   Attributes:
     theta: base of the frequencies.
     kind: 'default', 'linear', 'llama3' or 'yarn'.
-    factor: how much the context was stretched.
+    factor: new context length over the old one.
     low_freq_factor, high_freq_factor: ends of llama3's interpolated band.
     original_max_position_embeddings: context before stretching (llama3, yarn).
     beta_fast, beta_slow: turns within that context from which on yarn keeps a
@@ -66,7 +68,7 @@ def rope_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
 
 
 def _yarn_band(rope: Rope, head_dim: int) -> tuple[float, float]:
-  """Between which frequencies, counted from the fastest, yarn mixes."""
+  """First and last frequency, from the fastest, between which yarn mixes."""
 
   def place(turns):
     wavelength = rope.original_max_position_embeddings / turns
@@ -79,8 +81,13 @@ def _yarn_band(rope: Rope, head_dim: int) -> tuple[float, float]:
   return max(first, 0), min(last, head_dim - 1)
 
 
-def rope_angles(rope: Rope, positions, head_dim: int):
+def rope_angles(
+  rope: Rope, positions: Array, head_dim: int
+) -> tuple[Array, Array]:
   """Returns (cos, sin), float32 [B, N, 1, head_dim / 2], at `positions`."""
+  # theta 100 and head_dim 4 have the frequencies [1.0 0.1]:
+  # In:  positions [[0 1 2]]
+  # Out: cosines and sines of the angles [[0 0] [1 0.1] [2 0.2]]
   frequency = jnp.asarray(rope_frequencies(rope, head_dim))
   angle = positions.astype(jnp.float32)[..., None] * frequency
   cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
@@ -89,8 +96,11 @@ def rope_angles(rope: Rope, positions, head_dim: int):
   return cos, sin
 
 
-def rotate(x, angles):
+def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
   """Rotates the halves of each head of `x` [B, N, H, Dh]."""
+  # Pairs are (i, i + Dh / 2), as in Hugging Face's weights, not neighbours.
+  # In:  x [1 2 3 4], angles [pi / 2, 0], so that 1 and 3 are turned
+  # Out: [-3 2 1 4]
   cos, sin = angles
   a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)

@@ -1,7 +1,7 @@
 """Whether the head is the embedding table, where the tensors decide it.
 
-Hugging Face's config.json says so too, but exporters write a head beside a tied
-table, and transformers 5 writes `tie_word_embeddings: true` for every T5.
+Hugging Face's config.json has a field for it. But exporters write a head beside
+a tied table, and transformers 5 writes `tie_word_embeddings: true` for all T5s.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ HEAD = 'lm_head.weight'
 
 
 def settle(config: Any, stored: StoredTensors, embed: str) -> Any:
-  """The config, with `tie_word_embeddings` as the tensors have it.
+  """Returns the config with `tie_word_embeddings` as the tensors have it.
 
   Args:
-    config: with that field.
+    config: config that has this field.
     stored: tensors of the checkpoint.
     embed: name of the embedding table in it.
   """
@@ -36,9 +36,9 @@ def respell(wanted: dict, names: Any, others: tuple, config: Any) -> dict:
 
   Args:
     wanted: {path: `TensorName`}.
-    names: of the tensors that are there.
+    names: names of the tensors in the files.
     others: names that share the table.
-    config: with `tie_word_embeddings`.
+    config: config that has `tie_word_embeddings`.
   """
   path = ('embed', 'weight')
   table = wanted.get(path)

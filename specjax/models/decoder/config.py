@@ -5,7 +5,7 @@ Gemma 1/2/3: a family is nothing but a set of switches.
 """
 
 import dataclasses
-from typing import Optional
+from typing import Any
 
 from specjax import validation
 from specjax.distributed.mesh import Shards
@@ -37,11 +37,11 @@ class DecoderConfig:
     post_norm: norms after attention and feed-forward (Gemma 2, 3).
     embed_scale: multiplies the embeddings (Gemma).
     bos_token_id, pad_token_id: int or None; eos_token_id: tuple of int.
-    dropout_rate: of embeddings, attention weights and residual branches.
+    dropout_rate: dropout of embeddings, attention weights, residual branches.
     dtype: compute dtype, 'float32' or 'bfloat16'; softmax, norms and logits
       are float32 always.
     remat: recompute each layer in the backward pass instead of storing it.
-    shards: parts of the network, of which a device sees its own.
+    shards: parts into which the network is cut; a device runs one of them.
   """
 
   vocab_size: int
@@ -56,10 +56,10 @@ class DecoderConfig:
   hidden_act: str = 'silu'
   norm_eps: float = 1e-5
   tie_word_embeddings: bool = False
-  sliding_window: Optional[int] = None
+  sliding_window: int | None = None
   sliding_layers: tuple = ()
-  rope: Optional[Rope] = Rope()
-  local_rope: Optional[Rope] = None
+  rope: Rope | None = Rope()
+  local_rope: Rope | None = None
   layer_norm: bool = False
   norm_offset: float = 0.0
   qkv_bias: bool = False
@@ -70,11 +70,11 @@ class DecoderConfig:
   sub_norm: bool = False
   post_norm: bool = False
   embed_scale: float = 1.0
-  query_pre_attn_scalar: Optional[float] = None
-  attn_logit_softcapping: Optional[float] = None
-  final_logit_softcapping: Optional[float] = None
-  bos_token_id: Optional[int] = None
-  pad_token_id: Optional[int] = None
+  query_pre_attn_scalar: float | None = None
+  attn_logit_softcapping: float | None = None
+  final_logit_softcapping: float | None = None
+  bos_token_id: int | None = None
+  pad_token_id: int | None = None
   eos_token_id: tuple = ()
   dropout_rate: float = 0.0
   dtype: str = 'float32'
@@ -89,13 +89,18 @@ class DecoderConfig:
     """Whether `layer` looks back only `sliding_window` positions."""
     return bool(self.sliding_layers) and self.sliding_layers[layer]
 
-  def validate(self):
+  def validate(self) -> None:
     """Raises ValueError, naming the field, if the settings make no model."""
     for name in (
-      'vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers',
-      'num_attention_heads', 'num_key_value_heads', 'head_dim',
+      'vocab_size',
+      'hidden_size',
+      'intermediate_size',
+      'num_hidden_layers',
+      'num_attention_heads',
+      'num_key_value_heads',
+      'head_dim',
       'max_position_embeddings',
-    ):  # fmt: skip
+    ):
       value = getattr(self, name)
       if not isinstance(value, int) or value < 1:
         raise ValueError(f'{name} must be a positive integer, not {value!r}.')
@@ -137,7 +142,7 @@ class DecoderConfig:
       )
 
 
-def token_ids(value) -> tuple:
+def token_ids(value: Any) -> tuple:
   """Returns end ids as a tuple, from None, an int or a list."""
   if value is None:
     return ()

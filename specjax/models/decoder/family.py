@@ -1,4 +1,4 @@
-"""What decoder-only models state about themselves."""
+"""The model family of decoder-only models."""
 
 import dataclasses
 
@@ -16,19 +16,32 @@ from specjax.models.family import Shape
 from specjax.models.family import Sharding
 from specjax.models.family import TokenIds
 
+# Names of facts, and of the fields of `DecoderConfig` that hold them.
+_SHARED = {
+  'width': 'hidden_size',
+  'layers': 'num_hidden_layers',
+  'heads': 'num_attention_heads',
+  'head_dim': 'head_dim',
+  'mlp': 'intermediate_size',
+  'activation': 'hidden_act',
+  'gated': 'gated',
+  'positions': 'max_position_embeddings',
+}
+_OTHER = {
+  'kv_heads': 'num_key_value_heads',
+  'vocab_size': 'vocab_size',
+  'ties_embeddings': 'tie_word_embeddings',
+  'embed_scale': 'embed_scale',
+  'pad_id': 'pad_token_id',
+  'eos_ids': 'eos_token_id',
+  'logit_softcap': 'final_logit_softcapping',
+}
+
 
 def facts(config: DecoderConfig) -> ModelFacts:
   """`ModelFacts` of a decoder-only model."""
-  return ModelFacts(
-    width=config.hidden_size, layers=config.num_hidden_layers,
-    heads=config.num_attention_heads, kv_heads=config.num_key_value_heads,
-    head_dim=config.head_dim, mlp=config.intermediate_size,
-    vocab_size=config.vocab_size, ties_embeddings=config.tie_word_embeddings,
-    activation=config.hidden_act, gated=config.gated,
-    positions=config.max_position_embeddings, embed_scale=config.embed_scale,
-    pad_id=config.pad_token_id, eos_ids=config.eos_token_id,
-    logit_softcap=config.final_logit_softcapping,
-  )  # fmt: skip
+  names = _SHARED | _OTHER
+  return ModelFacts(**{name: getattr(config, names[name]) for name in names})
 
 
 def initial(config: DecoderConfig, path: tuple, shape: tuple) -> tuple:
@@ -46,15 +59,13 @@ def _init(config, key):
 def new(shape: Shape, ids: TokenIds) -> DecoderConfig:
   """The config of a new model."""
   return DecoderConfig(
+    **{field: getattr(shape, name) for name, field in _SHARED.items()},
     vocab_size=ids.size,
-    hidden_size=shape.width, num_hidden_layers=shape.layers,
-    num_attention_heads=shape.heads, head_dim=shape.head_dim,
     num_key_value_heads=shape.kv_heads or shape.heads,
-    intermediate_size=shape.mlp, hidden_act=shape.activation, gated=shape.gated,
     tie_word_embeddings=shape.tie_embeddings,
-    max_position_embeddings=shape.positions,
-    pad_token_id=ids.pad, eos_token_id=(ids.eos,),
-  )  # fmt: skip
+    pad_token_id=ids.pad,
+    eos_token_id=(ids.eos,),
+  )
 
 
 def _sizes(config) -> dict:

@@ -1,11 +1,12 @@
 """A decoder-only model's settings in Hugging Face's spelling, both ways.
 
-config.json files of transformers 4 (`rope_theta`, `rope_scaling`) and 5
-(`rope_parameters`) are read; what is written is read by both.
+Reads config.json files of transformers 4 (`rope_theta`, `rope_scaling`) and 5
+(`rope_parameters`). Both read the files that are written.
 """
 
+from collections.abc import Mapping
 import math
-from typing import Any, Mapping
+from typing import Any
 
 from specjax.models.decoder import rope_json
 from specjax.models.decoder.config import DecoderConfig
@@ -76,8 +77,7 @@ def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
   """Reads a Hugging Face config.json, of transformers 4 or 5.
 
   Raises:
-    ValueError: a setting that this library does not compute is asked for, or
-      one that it needs is missing.
+    ValueError: a setting is not supported, or a required one is missing.
   """
   model_type = config['model_type']
   for name in ('hidden_size', 'num_attention_heads', 'n_embd', 'n_head'):

@@ -2,6 +2,7 @@
 
 from flax import linen as nn
 
+from specjax.base import Array
 from specjax.models.common import cache as cache_lib
 from specjax.models.common.attention import as_kept
 from specjax.models.common.attention import attend
@@ -22,7 +23,7 @@ def _linear(config, features, use_bias, parts=1):
   )
 
 
-def norm(config, parts=1):
+def norm(config: DecoderConfig, parts: int = 1) -> Norm:
   """The family's norm, of a width in `parts` on other devices."""
   return Norm(
     config.norm_eps,
@@ -38,7 +39,7 @@ class SelfAttention(nn.Module):
 
   config: DecoderConfig
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     parts = c.shards.heads
     width = c.num_attention_heads * c.head_dim // parts
@@ -62,6 +63,7 @@ class SelfAttention(nn.Module):
       q, k = self.q_norm(q), self.k_norm(k)
     if angles is not None:
       q, k = rotate(q, angles), rotate(k, angles)
+    # Keys are cached after the rotation, so a step rotates its own block alone.
     kept, live = as_kept(k, v), None
     if past is not None:
       kept, live = cache_lib.write(past, kept), past.live
@@ -85,13 +87,13 @@ class CrossAttention(nn.Module):
 
   config: DecoderConfig
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     width = c.num_attention_heads * c.head_dim
     self.q, self.k, self.v = (_linear(c, width, False) for _ in range(3))
     self.o = _linear(c, c.hidden_size, False)
 
-  def project(self, encoded):
+  def project(self, encoded: Array) -> tuple[Array, Array]:
     """Keys and values of [B, S, De], in the cache's layout."""
     heads = (*encoded.shape[:2], -1, self.config.head_dim)
     keys, values = self.k(encoded), self.v(encoded)
@@ -108,7 +110,7 @@ class DecoderFeedForward(nn.Module):
 
   config: DecoderConfig
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     parts = c.shards.mlp
     width = c.intermediate_size // parts
@@ -139,7 +141,7 @@ class DecoderLayer(nn.Module):
   config: DecoderConfig
   cross: bool = False
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     self.attn = SelfAttention(c)
     self.mlp = DecoderFeedForward(c)

@@ -15,16 +15,20 @@ References:
   Gemma Team. Gemma 2. 2024. https://arxiv.org/abs/2408.00118
 """
 
+from collections.abc import Sequence
 import functools
-from typing import Any, Optional
+from typing import Any
 
 from flax import linen as nn
 import jax.numpy as jnp
 
+from specjax.base import Array
 from specjax.base import CachedLM
 from specjax.base import Prefilled
+from specjax.base import Tree
 from specjax.models.common import cache as cache_lib
 from specjax.models.common import cached_lm
+from specjax.models.common.cache import Cache
 from specjax.models.common.layers import Embedding
 from specjax.models.common.rope import rope_angles
 from specjax.models.decoder.config import DecoderConfig
@@ -37,7 +41,7 @@ class Decoder(nn.Module):
 
   config: DecoderConfig
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     rows = c.vocab_size // c.shards.vocab
     axis = c.shards.axis if c.shards.vocab > 1 else None
@@ -57,10 +61,32 @@ class Decoder(nn.Module):
       )
     self.drop = nn.Dropout(c.dropout_rate)
 
-  def __call__(
-    self, tokens, *, positions=None, segment_ids=None, deterministic=True
-  ):
+  def __call__(self, tokens, **settings):
     """Next-token logits at every position of whole sequences.
+
+    Args:
+      tokens: int32 [B, N], right-padded.
+      **settings: as in `states`.
+
+    Returns:
+      float32 [B, N, V].
+    """
+    return self.logits_from_hidden(self.hidden(tokens, **settings))
+
+  def hidden(self, tokens: Array, **settings: Any) -> Array:
+    """Final states [B, N, D]; arguments as in `states`."""
+    return self.states(tokens, **settings)[0]
+
+  def states(
+    self,
+    tokens: Array,
+    *,
+    positions: Array | None = None,
+    segment_ids: Array | None = None,
+    deterministic: bool = True,
+    hidden_layers: Sequence[int] = (-1,),
+  ) -> tuple[Array, ...]:
+    """States at every position of whole sequences.
 
     Args:
       tokens: int32 [B, N], right-padded.
@@ -69,42 +95,16 @@ class Decoder(nn.Module):
       segment_ids: int32 [B, N]; tokens see their own segment alone (packed
         examples, each contiguous). None: one segment a row.
       deterministic: no dropout; False needs an rng called 'dropout'.
+      hidden_layers: which states; see `models.make_lm`.
 
     Returns:
-      float32 [B, N, V].
+      A tuple of [B, N, D].
     """
-    state = self.hidden(
-      tokens,
-      positions=positions,
-      segment_ids=segment_ids,
-      deterministic=deterministic,
-    )
-    return self.logits_from_hidden(state)
-
-  def hidden(
-    self, tokens, *, positions=None, segment_ids=None, deterministic=True
-  ):
-    """Like `__call__`, but returns the final states [B, N, D], no logits."""
-    return self.states(
-      tokens,
-      positions=positions,
-      segment_ids=segment_ids,
-      deterministic=deterministic,
-    )[0]
-
-  def states(
-    self,
-    tokens,
-    *,
-    positions=None,
-    segment_ids=None,
-    deterministic=True,
-    hidden_layers=(-1,),
-  ):
-    """Like `__call__`, but returns the states asked for, each [B, N, D]."""
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
     same = None
     if segment_ids is not None:
+      # In:  segment_ids [1 1 2 2 2]
+      # Out: positions   [0 1 0 1 2], each index minus its segment's first
       same = segment_ids[:, :, None] == segment_ids[:, None, :]
       if positions is None:
         first = jnp.argmax(same, axis=-1).astype(jnp.int32)
@@ -120,14 +120,14 @@ class Decoder(nn.Module):
     )
     return states
 
-  def logits_from_hidden(self, state):
+  def logits_from_hidden(self, state: Array) -> Array:
     """Projects final states [..., D] to float32 logits [..., V]."""
     table = self.embed if self.config.tie_word_embeddings else self.head
     logits = table.attend(state)
     cap = self.config.final_logit_softcapping
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
-  def prefill(self, tokens, hidden_layers=()):
+  def prefill(self, tokens: Array, hidden_layers: Sequence[int] = ()) -> tuple:
     """Runs prompts [B, S]; returns (states, ((keys, values) a layer))."""
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
     return self._run(
@@ -137,7 +137,14 @@ class Decoder(nn.Module):
       hidden_layers=hidden_layers,
     )
 
-  def extend(self, tokens, cache, tree=None, slots=None, hidden_layers=()):
+  def extend(
+    self,
+    tokens: Array,
+    cache: Cache,
+    tree: Tree | None = None,
+    slots: Array | None = None,
+    hidden_layers: Sequence[int] = (),
+  ) -> tuple:
     """Runs a block against a cache; returns (logits, states, kept)."""
     size, capacity = tokens.shape[1], cache.keys[0].shape[-1]
     cache_lib.check_capacity(capacity, size, f'a block of {size} slots')
@@ -188,8 +195,13 @@ class Decoder(nn.Module):
     return cache_lib.collect(outputs, self.norm(x), hidden_layers), kept
 
 
-def _sequence_mask(index, same, window: Optional[int]):
+def _sequence_mask(index, same, window: int | None):
   """Causal mask [B or 1, N, N] of whole sequences, rows being queries."""
+  # Four tokens; without segments, with window 2, with segments [1 1 2 2]:
+  #   [[1 0 0 0]  [[1 0 0 0]  [[1 0 0 0]
+  #    [1 1 0 0]   [1 1 0 0]   [1 1 0 0]
+  #    [1 1 1 0]   [0 1 1 0]   [0 0 1 0]
+  #    [1 1 1 1]]  [0 0 1 1]]  [0 0 1 1]]
   mask = index[None, :, None] >= index[None, None, :]
   if window is not None:
     # Packed segments are contiguous, so columns measure distance.
@@ -197,14 +209,14 @@ def _sequence_mask(index, same, window: Optional[int]):
   return mask if same is None else mask & same
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def make_lm(config: DecoderConfig, **asked: Any) -> CachedLM:
   """Wraps a decoder-only model as a `CachedLM`.
 
   Args:
     config: settings of the model.
-    **asked: fields of `cached_lm.Request`; `hidden_layers` are numbered as this
-      module's docstring says.
+    **asked: fields of `cached_lm.Request`; `hidden_layers` are numbered as in
+      this module's docstring.
   """
   return cached_lm.make(
     Decoder,

@@ -4,6 +4,7 @@ The older files have `rope_theta` and `rope_scaling`, the newer ones
 `rope_parameters`.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import math
 
@@ -19,7 +20,7 @@ _ROPE_KINDS = {
 }
 
 
-def read(config):
+def read(config: Mapping) -> tuple:
   """Returns the rotary settings of (full layers, windowed layers or None)."""
   kind = config['model_type']
   given = config.get('rope_parameters')

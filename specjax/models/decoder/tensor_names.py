@@ -5,6 +5,7 @@ one exception is GPT-2, whose matrices are `[in, out]` and whose query, key and
 value projections are one tensor.
 """
 
+from collections.abc import Collection
 import re
 
 from specjax.models.common import tied_head
@@ -95,13 +96,15 @@ def is_spare(config: DecoderConfig, name: str) -> bool:
   return bool(_SPARE.fullmatch(name)) or tied_head.is_spare(config, name)
 
 
-def respell(wanted: dict, names, config: DecoderConfig) -> dict:
+def respell(
+  wanted: dict, names: Collection[str], config: DecoderConfig
+) -> dict:
   """{path: `TensorName`} under the names that a folder's files have.
 
   Args:
     wanted: the same under the usual names.
-    names: of the tensors that are there.
-    config: of the model.
+    names: names of the tensors in the files.
+    config: config of the model.
   """
   for prefix, nested in _PREFIXES.items():
     if not any(one.name.startswith(prefix) for one in wanted.values()):
@@ -118,7 +121,7 @@ def respell(wanted: dict, names, config: DecoderConfig) -> dict:
 
 
 def settle(config: DecoderConfig, stored: StoredTensors) -> DecoderConfig:
-  """The config, knowing from the tensors whether the head is tied."""
+  """Returns the config with the head tied or not, as the tensors have it."""
   path = ('embed', 'weight')
   embed = {path: tensor_name(config, path)}
   embed = respell(embed, stored.names, config)[path].name

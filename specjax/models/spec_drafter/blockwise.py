@@ -1,16 +1,16 @@
 """Head-based drafting: K heads on one state of the target.
 
-Head i guesses the i-th token behind the one that the state predicted. All heads
-share one query into the source, that of the state, which is what a Spec-Drafter
-is made to overcome; this network is its rival in the ablation.
+Head i predicts the i-th token after the one that the state predicted. All heads
+share one query into the source, that of the state; the slots of a Spec-Drafter
+have a query each. This network is the baseline of that ablation.
 
 References:
   Stern, Shazeer, Uszkoreit. Blockwise parallel decoding for deep autoregressive
     models. NeurIPS 2018. https://arxiv.org/abs/1811.03115
 """
 
+from collections.abc import Callable
 import functools
-from typing import Callable
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ class Blockwise(nn.Module):
 
   config: BlockwiseConfig
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     self.up = Linear(c.block * c.d_ff, dtype=c.dtype)
     # [K * D, F]: row block i is head i's way back.
@@ -52,7 +52,7 @@ class Blockwise(nn.Module):
     return self.head.attend(state[..., None, :] + moved.astype(c.dtype))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def make_heads(config: BlockwiseConfig) -> Callable[..., Array]:
   """`(params, state [B, D], num_slots) -> float32 [B, num_slots, V']`."""
   config.validate()

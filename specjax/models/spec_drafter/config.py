@@ -1,11 +1,11 @@
-"""Settings of the Spec-Drafter and of its head-based rival.
+"""Settings of the Spec-Drafter and of its head-based baseline.
 
-Both are drafters without a Hugging Face spelling: their config.json holds the
-fields below under their own names, and a `model_type` that says which.
+Hugging Face has no config of either. Their config.json holds the fields below
+under their own names, and the `model_type` of one of the two.
 """
 
 import dataclasses
-from typing import Optional
+from typing import Any
 
 from specjax.models.common.layers import ACTIVATIONS
 from specjax.models.common.output_ids import check_output_ids
@@ -27,7 +27,7 @@ def _check_dtype(config):
     )
 
 
-def never_drafted(config) -> tuple:
+def never_drafted(config: Any) -> tuple:
   """Ids that no slot may hold: padding and the decoder's start token.
 
   An end token is never among them, even where it pads too.
@@ -36,13 +36,12 @@ def never_drafted(config) -> tuple:
   return tuple(sorted(banned - {None, *config.eos_token_id}))
 
 
-# What the layers of a T5 are made with.
+# Fields that the T5 layers inside read.
 _OF_T5 = (
-  'vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_layers', 'num_decoder_layers',
-  'num_heads', 'relative_attention_num_buckets',
-  'relative_attention_max_distance', 'layer_norm_epsilon', 'hidden_act',
-  'gated', 'dropout_rate', 'dtype', 'remat',
-)  # fmt: skip
+  'vocab_size d_model d_kv d_ff num_layers num_decoder_layers num_heads '
+  'relative_attention_num_buckets relative_attention_max_distance '
+  'layer_norm_epsilon hidden_act gated dropout_rate dtype remat'
+).split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,7 @@ class SpecDrafterConfig:
     vocab_size, d_model, d_kv, d_ff, num_heads, relative_attention_num_buckets,
       relative_attention_max_distance, layer_norm_epsilon, hidden_act, gated,
       dropout_rate, output_ids, dtype, remat: as in `T5Config`.
-    num_layers, num_decoder_layers: of encoder and decoder.
+    num_layers, num_decoder_layers: numbers of layers of encoder and decoder.
     block: most slots that it was trained to fill in one pass.
     window: how many of the latest verified tokens the decoder sees.
     max_positions, max_source_positions: rows of the position tables: tokens of
@@ -64,7 +63,7 @@ class SpecDrafterConfig:
       slot's position; without it one learned vector.
     tie_word_embeddings: whether the head is the embedding table; then states
       are scaled by d_model ** -0.5 before it.
-    decoder_start_token_id, pad_token_id, eos_token_id: of the target. Start
+    decoder_start_token_id, pad_token_id, eos_token_id: ids of the target. Start
       and padding are never drafted.
     model_type: names this kind of network in config.json.
   """
@@ -90,7 +89,7 @@ class SpecDrafterConfig:
   dropout_rate: float = 0.0
   output_ids: tuple = ()
   decoder_start_token_id: int = 0
-  pad_token_id: Optional[int] = 0
+  pad_token_id: int | None = 0
   eos_token_id: tuple = (1,)
   dtype: str = 'float32'
   remat: bool = False
@@ -102,10 +101,10 @@ class SpecDrafterConfig:
     return self.vocab_size
 
   def layers(self) -> T5Config:
-    """What the T5 layers inside are made with."""
+    """Returns the settings of the T5 layers inside."""
     return T5Config(**{name: getattr(self, name) for name in _OF_T5})
 
-  def validate(self):
+  def validate(self) -> None:
     """Raises ValueError, naming the field, if the settings make no model."""
     _check_positive(
       self, ('block', 'window', 'max_positions', 'max_source_positions')
@@ -136,12 +135,12 @@ class BlockwiseConfig:
   hidden_act: str = 'relu'
   output_ids: tuple = ()
   decoder_start_token_id: int = 0
-  pad_token_id: Optional[int] = 0
+  pad_token_id: int | None = 0
   eos_token_id: tuple = (1,)
   dtype: str = 'float32'
   model_type: str = 'specjax_blockwise'
 
-  def validate(self):
+  def validate(self) -> None:
     """Raises ValueError, naming the field, if the settings make no model."""
     _check_positive(self, ('vocab_size', 'd_model', 'd_ff', 'block'))
     if self.hidden_act not in ACTIVATIONS:
@@ -159,7 +158,7 @@ def random_config(
   """SpecDec's drafter of 12 + 2 layers, of a target's own width.
 
   Args:
-    target: of an encoder-decoder.
+    target: facts of an encoder-decoder.
     block: most tokens drafted at once.
     positions: rows of both position tables.
     dtype: compute dtype.

@@ -1,4 +1,4 @@
-"""What the Spec-Drafter and its head-based rival state about themselves."""
+"""The model families of the Spec-Drafter and its head-based baseline."""
 
 import functools
 
@@ -85,7 +85,10 @@ SPEC_DRAFTER = ModelFamily(
 )
 
 BLOCKWISE = ModelFamily(
-  'blockwise', BlockwiseConfig, 'drafter', heads_facts,
+  'blockwise',
+  BlockwiseConfig,
+  'drafter',
+  heads_facts,
   network=Blockwise,
   init=_init_heads,
   files=_files(BlockwiseConfig, 'specjax_blockwise', 'Blockwise'),
@@ -93,4 +96,4 @@ BLOCKWISE = ModelFamily(
     path, shape, table=1.0
   ),
   label=lambda config: 'head-based',
-)  # fmt: skip
+)

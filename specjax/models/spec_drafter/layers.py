@@ -1,4 +1,4 @@
-"""The layers of the Spec-Drafter's decoder; see `spec_drafter`."""
+"""The layers of the Spec-Drafter's decoder; see `modeling`."""
 
 import functools
 
@@ -6,6 +6,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from specjax.base import Array
 from specjax.models.common.layers import Norm
 from specjax.models.spec_drafter.config import SpecDrafterConfig
 from specjax.models.t5.layers import Attention
@@ -13,10 +14,10 @@ from specjax.models.t5.layers import T5FeedForward
 
 
 def sinusoids(rows: int, width: int) -> np.ndarray:
-  """float32 [rows, width]: where position tables begin.
+  """Initial position tables, float32 [rows, width].
 
-  Neighbours resemble each other from the start, which random rows have to
-  learn one by one.
+  Neighbouring rows are similar from the start; random rows would have to learn
+  that one by one.
   """
   rate = 1e4 ** (-np.arange(width // 2) / max(width // 2, 1))
   angle = np.arange(rows)[:, None] * rate
@@ -44,7 +45,7 @@ class SlotLayer(nn.Module):
 
   config: SpecDrafterConfig
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config.layers()
     self.attn, self.cross_attn = Attention(c), Attention(c)
     self.mlp = T5FeedForward(c)
@@ -52,7 +53,7 @@ class SlotLayer(nn.Module):
     self.attn_norm, self.cross_norm, self.mlp_norm = norm(), norm(), norm()
     self.drop = nn.Dropout(c.dropout_rate)
 
-  def project_source(self, encoded):
+  def project_source(self, encoded: Array) -> tuple[Array, Array]:
     """Cross-attention keys and values of [B, S, D]."""
     return self.cross_attn.project(encoded)
 

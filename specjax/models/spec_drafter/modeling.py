@@ -20,8 +20,9 @@ References:
     https://arxiv.org/abs/2203.16487
 """
 
+from collections.abc import Callable
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 from flax import struct
@@ -48,7 +49,7 @@ class SpecDrafter(nn.Module):
 
   config: SpecDrafterConfig
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     self.embed = Embedding(c.vocab_size, c.d_model, 1.0, c.dtype)
     self.encoder = Stack(c.layers(), c.num_layers)
@@ -96,7 +97,9 @@ class SpecDrafter(nn.Module):
     )
     return self.logits_from_hidden(states)
 
-  def encode(self, source, source_mask, *, deterministic=True):
+  def encode(
+    self, source: Array, source_mask: Array, *, deterministic: bool = True
+  ) -> Array:
     """[B, S, D] of int32 [B, S]; the mask is bool [B, S] or [B, S, S]."""
     mask = source_mask if source_mask.ndim == 3 else source_mask[:, None]
     states, _ = self.encoder(
@@ -107,12 +110,14 @@ class SpecDrafter(nn.Module):
     )
     return states[0]
 
-  def project_source(self, encoded):
+  def project_source(self, encoded: Array) -> tuple:
     """Cross-attention (keys, values) of [B, S, D], for every layer."""
     return tuple(layer.project_source(encoded) for layer in self.layers)
 
-  def masked_content(self, source, place, positions, mask):
-    """What masked slots begin with.
+  def masked_content(
+    self, source: Array, place: Array, positions: Array, mask: Array
+  ) -> Array:
+    """Returns the initial embeddings of masked slots.
 
     Args:
       source: int32 [B, S].
@@ -145,19 +150,21 @@ class SpecDrafter(nn.Module):
 
   def decode(
     self,
-    tokens,
-    positions,
-    valid,
-    content,
-    source,
-    num_slots,
+    tokens: Array,
+    positions: Array,
+    valid: Array,
+    content: Array,
+    source: tuple,
+    num_slots: int,
     *,
-    deterministic=True,
-  ):
+    deterministic: bool = True,
+  ) -> Array:
     """Final states of the last `num_slots` entries, [R, num_slots, D].
 
     Args:
-      tokens, positions, valid: [R, N], as in `__call__`.
+      tokens: int32 [R, N], as in `__call__`.
+      positions: int32 [R, N], as in `__call__`.
+      valid: bool [R, N], as in `__call__`.
       content: [R, N, D] or [R, num_slots, D] (the last ones alone), read where
         a token is the mask id.
       source: (`project_source` of B rows, mask bool [B, 1 or R / B, S]).
@@ -182,7 +189,7 @@ class SpecDrafter(nn.Module):
       )
     return self.drop(self.norm(x), deterministic=deterministic)
 
-  def logits_from_hidden(self, state):
+  def logits_from_hidden(self, state: Array) -> Array:
     """float32 logits [..., V] (of `output_ids` where there are any)."""
     if self.config.tie_word_embeddings:
       scale = jnp.asarray(self.config.d_model**-0.5, state.dtype)
@@ -192,12 +199,12 @@ class SpecDrafter(nn.Module):
 
 @struct.dataclass
 class Memory:
-  """What a Spec-Drafter keeps of a prompt. Never changes.
+  """The encoded prompt of a Spec-Drafter; constant over rounds.
 
   Attributes:
     sources: (keys [B * H, Dh, S], values [B * H, S, Dh]) of each decoder layer.
     source_mask: bool [B, 1, S].
-    content: [B, P, D], what a masked slot holds at each position.
+    content: [B, P, D], embedding of a masked slot at each position.
   """
 
   sources: Any
@@ -221,7 +228,7 @@ class SlotNetwork(NamedTuple):
   logits: Callable[..., tuple[Array, Array]]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def make_network(config: SpecDrafterConfig) -> SlotNetwork:
   """Wraps a Spec-Drafter for decoding."""
   config.validate()
@@ -265,8 +272,8 @@ def make_network(config: SpecDrafterConfig) -> SlotNetwork:
   return SlotNetwork(prefill, logits)
 
 
-def draftable(config, logits: Array, vocab_size: int) -> Array:
-  """A head's logits over the vocabulary, -inf for what is never drafted.
+def draftable(config: Any, logits: Array, vocab_size: int) -> Array:
+  """Returns logits over the vocabulary, -inf for ids that are never drafted.
 
   Args:
     config: `SpecDrafterConfig` or `BlockwiseConfig`.
@@ -276,15 +283,17 @@ def draftable(config, logits: Array, vocab_size: int) -> Array:
   Returns:
     float32 [..., V].
   """
+  # In:  logits [w x y z], output_ids (0, 2, 3, 5), start and padding 0, V = 5
+  # Out: [-inf -inf x y -inf]; id 5 is outside of V
   banned = [i for i in never_drafted(config) if i < vocab_size]
   return _without(spread(logits, config.output_ids, vocab_size), banned)
 
 
-def at_head(config, logits: Array, vocab_size: int) -> tuple[Array, Array]:
-  """The same where the head is, without making rows of the vocabulary.
+def at_head(config: Any, logits: Array, vocab_size: int) -> tuple[Array, Array]:
+  """Returns the same over the head's ids alone, not over the vocabulary.
 
   Returns:
-    (float32 [..., V'], -inf for what is never drafted; int32 [V'], the ids).
+    (float32 [..., V'], -inf for ids that are never drafted; int32 [V'], ids).
   """
   ids = np.arange(logits.shape[-1], dtype=np.int32)
   if config.output_ids:
@@ -305,7 +314,7 @@ def layout(
   """The decoder's input: a window of committed tokens, then masked slots.
 
   Args:
-    config: of the network.
+    config: config of the network.
     tokens: int32 [B, L], committed ones from the decoder's start token on.
     length: int32 [B], how many, the start token included.
     num_slots: K.
@@ -313,6 +322,10 @@ def layout(
   Returns:
     tokens, positions and valid, each [B, W + K].
   """
+  # Window 2, K = 2, `s` the start token, `M` masks; row 1 is shorter:
+  # In:  tokens [[s a b c .] [s . . . .]], length [4 1]
+  # Out: tokens [[b c M M] [0 s M M]], positions [[1 2 3 4] [0 0 0 1]],
+  #      valid  [[1 1 1 1] [0 0 1 1]]; the start token has no position
   window = min(config.window, tokens.shape[1])
   before = jnp.pad(tokens, ((0, 0), (window, 0)))
   before = jax.vmap(lambda row, at: lax.dynamic_slice(row, (at,), (window,)))(

@@ -1,7 +1,8 @@
 """Drafter networks with an explicit cache, for decoding."""
 
+from collections.abc import Callable
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -25,7 +26,7 @@ class DraftNet(NamedTuple):
     extend: `(params, cache, tokens [B, T], features [B, T, D], depth [B, T], *,
       slots [B, n], positions=None, mask=None) -> (logits [B, n, V'], states
       [B, n, D], cache)`. Writes T slots at `cache.length`; a chain unless
-      positions [B, T] and mask [B, T, L] say otherwise.
+      positions [B, T] and mask [B, T, L] are given.
     heads: `(params, feature [B, D]) -> logits [B, K, V']`, of Medusa's heads.
   """
 
@@ -35,7 +36,7 @@ class DraftNet(NamedTuple):
   heads: Callable[..., Array]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def make_net(config: ParallelConfig) -> DraftNet:
   """`DraftNet` of a config; the same one every time."""
   config.validate()
@@ -53,11 +54,19 @@ def _apply(module, params, method, *args: Any, **rest: Any):
 
 
 def _prefill(
-  module, params, tokens, features, length, *,
-  encoded=None, source_length=None, capacity,
-):  # fmt: skip
+  module,
+  params,
+  tokens,
+  features,
+  length,
+  *,
+  encoded=None,
+  source_length=None,
+  capacity,
+):
   size = tokens.shape[1]
   cache_lib.check_capacity(capacity, size, 'the prompt')
+  # Padding after `length` is written too; the next block is written over it.
   place = jnp.arange(size, dtype=jnp.int32)[None]
   sources, seen = (), None
   if module.config.encoder_width:
@@ -86,9 +95,17 @@ def _prefill(
 
 
 def _extend(
-  module, params, cache, tokens, features, depth, *,
-  slots, positions=None, mask=None,
-):  # fmt: skip
+  module,
+  params,
+  cache,
+  tokens,
+  features,
+  depth,
+  *,
+  slots,
+  positions=None,
+  mask=None,
+):
   size, capacity = tokens.shape[1], cache.keys[0].shape[-1]
   cache_lib.check_capacity(capacity, size, f'a block of {size} slots')
   if positions is None:
@@ -104,7 +121,8 @@ def _extend(
     positions,
     mask,
     pasts=cache_lib.pasts(cache, size),
-    sources=tuple(zip(cache.cross_keys, cache.cross_values)) or None,
+    sources=tuple(zip(cache.cross_keys, cache.cross_values, strict=True))
+    or None,
     source_mask=None if seen is None else seen[:, None],
   )
   state = cache_lib.pick_slots(state, slots)

@@ -1,4 +1,4 @@
-"""Settings of drafter networks that hang on a target.
+"""Settings of drafter networks that are trained for one target.
 
 Three kinds, each with mask tokens (ParallelSpec) or without:
 
@@ -13,8 +13,9 @@ Three kinds, each with mask tokens (ParallelSpec) or without:
 `medusa` and `eagle` have neither embeddings nor a head: they use the target's.
 """
 
+from collections.abc import Mapping
 import dataclasses
-from typing import Any, Mapping, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from specjax import validation
 from specjax.models.common.output_ids import check_output_ids
@@ -41,8 +42,8 @@ class ParallelConfig:
   Attributes:
     trunk: its Transformer layers; `vocab_size` is that of the target's
       embedding table. Of `medusa` heads only widths and vocabulary count.
-    target_width, target_layers: of the target it was trained on (decoder
-      layers); with the vocabulary they are its fingerprint.
+    target_width, target_layers: width and number of decoder layers of the
+      target it was trained for. With the vocabulary they identify the target.
     kind: one of `KINDS`.
     masks: drafts all slots in one pass by mask tokens.
     num_draft: K, slots trained. Slot 1 is the last committed token's own
@@ -52,11 +53,11 @@ class ParallelConfig:
     mask_embedding: 'per_slot', or one 'shared' by all masks.
     mask_feature: what stands for a mask's unknown state, one of
       `MASK_FEATURES`.
-    encoder_width: of an encoder-decoder target, whose encoded source every
-      layer reads; 0 for a decoder-only target.
+    encoder_width: width of an encoder-decoder target, whose encoded source
+      every layer reads; 0 for a decoder-only target.
     start_id: the decoder's start token of an encoder-decoder target.
-    head_scale: final states are multiplied by it before the head (T5).
-    output_ids: the tokens that the head knows, in rising order; () for all.
+    head_scale: factor of the final states before the head (T5).
+    output_ids: tokens that the head scores, in rising order; () for all.
       The others have probability 0.
     acceptance: acceptance rate by depth that was measured after training, by
       greedy decoding of held-out prompts; () where nothing was measured.
@@ -72,7 +73,7 @@ class ParallelConfig:
   mask_embedding: str = 'per_slot'
   mask_feature: str = 'shared_learned'
   encoder_width: int = 0
-  start_id: Optional[int] = None
+  start_id: int | None = None
   head_scale: float = 1.0
   output_ids: tuple = ()
   acceptance: tuple = ()
@@ -107,7 +108,7 @@ class ParallelConfig:
     return self.trunk.dtype
 
   @property
-  def decoder_start_token_id(self) -> Optional[int]:
+  def decoder_start_token_id(self) -> int | None:
     return self.start_id
 
   @property
@@ -115,10 +116,10 @@ class ParallelConfig:
     return self.trunk.eos_token_id
 
   @property
-  def pad_token_id(self) -> Optional[int]:
+  def pad_token_id(self) -> int | None:
     return self.trunk.pad_token_id
 
-  def validate(self):
+  def validate(self) -> None:
     """Raises ValueError, naming the field, if the settings make no network."""
     self.trunk.validate()
     for name, value, allowed in (
@@ -208,9 +209,9 @@ def new_trunk(target: ModelFacts, kind: str, shape: Shape) -> DecoderConfig:
   """Layers of a new network; as wide as the target where they share tables.
 
   Args:
-    target: of the target.
+    target: facts of the target.
     kind: one of `KINDS`.
-    shape: sizes.
+    shape: sizes of the layers.
   """
   own = kind == 'parallel'
   ids = TokenIds(target.vocab_size, target.start_id, target.pad_id, 0)
@@ -243,25 +244,25 @@ class Trunk(NamedTuple):
   """The layers of a model, as a network can begin with them.
 
   Attributes:
-    config: of the layers.
-    kind: of the drafter network that has them; None for a language model.
-    output_ids: that its head knows; () for all.
+    config: config of the layers.
+    kind: kind of the drafter network that has them; None for a language model.
+    output_ids: tokens that its head scores; () for all.
   """
 
   config: DecoderConfig
-  kind: Optional[str] = None
+  kind: str | None = None
   output_ids: tuple = ()
 
 
-def trunk_of(config: Any) -> Optional[Trunk]:
+def trunk_of(config: Any) -> Trunk | None:
   """`Trunk` of a model, or None where it has other layers."""
   if isinstance(config, ParallelConfig):
     return Trunk(config.trunk, config.kind, config.output_ids)
   return Trunk(config) if isinstance(config, DecoderConfig) else None
 
 
-# The networks that one compares: kind, and whether they have masks. (The loss,
-# which tells the second from the first, is a matter of training.)
+# Networks of a comparison: kind, and whether they have masks. The first two
+# differ in their training loss alone.
 NETWORKS = {
   'eagle_parallel': ('eagle', True),
   'eagle_parallel_soft': ('eagle', True),
@@ -278,10 +279,10 @@ def random_config(
   """A network of one layer, to be timed with random weights.
 
   Args:
-    name: of `NETWORKS`.
-    target: of the target. A network with embeddings of its own is a quarter as
-      wide.
-    num_draft: K.
+    name: name in `NETWORKS`.
+    target: facts of the target. A network with embeddings of its own is a
+      quarter as wide.
+    num_draft: K, slots.
     dtype: compute dtype.
   """
   kind, masks = NETWORKS[name]

@@ -1,4 +1,4 @@
-"""What drafters on a target's hidden states state about themselves."""
+"""The model family of drafters on a target's hidden states."""
 
 from specjax.models.decoder import family as decoder
 from specjax.models.facts import ModelFacts
@@ -30,7 +30,10 @@ def _initial(config, path, shape):
 
 
 FAMILY = ModelFamily(
-  'speculator', ParallelConfig, 'drafter', facts,
+  'speculator',
+  ParallelConfig,
+  'drafter',
+  facts,
   network=modeling.Parallel,
   init=modeling.init,
   files=FileFormat(
@@ -43,4 +46,4 @@ FAMILY = ModelFamily(
   initial=_initial,
   has_common_layers=True,
   replace=config_lib.with_run_settings,
-)  # fmt: skip
+)

@@ -8,8 +8,9 @@ to its anchor and the earlier masks of its own group. So real slots know
 nothing of masks and their keys and values may be kept, and dropping the last
 masks changes nothing before them.
 
-While decoding, a group behind the last committed token is a chain, so the
-ordinary cached block does it; `training.parallel` runs many groups at once.
+While decoding, a group behind the last committed token is a chain, which is an
+ordinary cached block. Training runs many groups at once; see
+`training.families.speculator_objective`.
 
 References:
   Xiao et al. ParallelSpec: parallel drafter for efficient speculative
@@ -17,6 +18,8 @@ References:
   Cai et al. Medusa. ICML 2024. https://arxiv.org/abs/2401.10774
   Li et al. EAGLE. ICML 2024. https://arxiv.org/abs/2401.15077
 """
+
+from collections.abc import Sequence
 
 from flax import linen as nn
 import jax
@@ -33,7 +36,7 @@ from specjax.models.decoder.layers import DecoderLayer
 from specjax.models.decoder.layers import norm
 from specjax.models.speculator.config import ParallelConfig
 
-# What the target lends to a drafter that is shared with it.
+# Tables of the target that a drafter without its own runs with.
 _LENT = ('embed', 'head')
 
 
@@ -46,7 +49,7 @@ class Parallel(nn.Module):
 
   config: ParallelConfig
 
-  def setup(self):
+  def setup(self) -> None:
     c, t = self.config, self.config.trunk
     self.embed = Embedding(t.vocab_size, t.hidden_size, 0.02, t.dtype)
     if c.is_shared or not t.tie_word_embeddings:
@@ -74,8 +77,10 @@ class Parallel(nn.Module):
         rows = 1 if c.mask_feature == 'shared_learned' else c.num_draft - 1
         self.mask_feature = Embedding(rows, t.hidden_size, 0.02, t.dtype)
 
-  def inputs(self, tokens, depth, features):
-    """What enters the first layer.
+  def inputs(
+    self, tokens: Array, depth: Array, features: Array | None
+  ) -> Array:
+    """Returns the input of the first layer.
 
     Args:
       tokens: int32 [B, T]; anything where `depth` is above 0.
@@ -88,6 +93,9 @@ class Parallel(nn.Module):
       [B, T, D].
     """
     c, t = self.config, self.config.trunk
+    # Token a with the state h, and two masks behind it, 'per_slot' embeddings:
+    # In:  tokens [a . .], depth [0 1 2], features [h h h]
+    # Out: [(a, h) (m0, f) (m1, f)]; f is a learned state, or h if 'repeat_last'
     x = self.embed(tokens) * jnp.asarray(t.embed_scale, t.dtype)
     is_mask = (depth > 0)[..., None]
     if c.num_masks:
@@ -108,15 +116,15 @@ class Parallel(nn.Module):
 
   def run(
     self,
-    x,
-    positions,
-    mask,
+    x: Array,
+    positions: Array,
+    mask: Array,
     *,
-    pasts=None,
-    sources=None,
-    source_mask=None,
-    deterministic=True,
-  ):
+    pasts: Sequence | None = None,
+    sources: Sequence | None = None,
+    source_mask: Array | None = None,
+    deterministic: bool = True,
+  ) -> tuple:
     """Runs the layers on slots.
 
     Args:
@@ -124,7 +132,7 @@ class Parallel(nn.Module):
       positions: int32 [B, T].
       mask: bool [B or 1, T, T], or [B or 1, T, L] with pasts.
       pasts: for each layer `cache.Past`, or None.
-      sources: of `project_source`, for encoder-decoder targets.
+      sources: result of `project_source`, for encoder-decoder targets.
       source_mask: bool [B, 1, S] or [B, T, S].
       deterministic: no dropout.
 
@@ -142,18 +150,18 @@ class Parallel(nn.Module):
       kept.append(pair)
     return self.norm(x), tuple(kept)
 
-  def project_source(self, encoded):
+  def project_source(self, encoded: Array) -> tuple:
     """(keys, values) of the encoded source [B, S, De], for every layer."""
     return tuple(layer.cross_attn.project(encoded) for layer in self.layers)
 
-  def head_states(self, feature):
+  def head_states(self, feature: Array) -> Array:
     """Medusa's heads on the target's states [..., D]: [..., K, D]."""
     feature = feature.astype(self.config.trunk.dtype)
     return jnp.stack(
       [feature + jax.nn.silu(head(feature)) for head in self.heads], axis=-2
     )
 
-  def logits_from_hidden(self, state):
+  def logits_from_hidden(self, state: Array) -> Array:
     """Projects [..., D] to float32 logits, as many as ids in `output_ids`."""
     c, t = self.config, self.config.trunk
     if c.head_scale != 1:
@@ -164,7 +172,7 @@ class Parallel(nn.Module):
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
   def __call__(self, tokens, encoded):
-    """Touches every parameter once; for initialisation."""
+    """Uses every parameter once; for initialisation."""
     c = self.config
     width = c.trunk.hidden_size
     features = jnp.zeros((*tokens.shape, width))
@@ -181,14 +189,14 @@ class Parallel(nn.Module):
 
 
 def init(config: ParallelConfig, key: Array) -> PyTree:
-  """Initial parameters, without what the target lends."""
+  """Returns initial parameters, without the target's tables."""
   encoded = jnp.zeros((1, 1, config.encoder_width or 1))
   ids = jnp.zeros((1, 2), jnp.int32)
   return own(config, Parallel(config).init(key, ids, encoded)['params'])
 
 
 def own(config: ParallelConfig, params: PyTree) -> PyTree:
-  """The drafter's own parameters, without what the target lends."""
+  """Returns the drafter's own parameters, without the target's tables."""
   if not config.is_shared:
     return params
   return {k: v for k, v in params.items() if k not in _LENT}
@@ -198,7 +206,7 @@ def bind(config: ParallelConfig, params: PyTree, target: PyTree) -> PyTree:
   """Adds the target's tables to the parameters of a shared drafter.
 
   Args:
-    config: of the drafter.
+    config: config of the drafter.
     params: its own parameters.
     target: the target's parameters; its tables are not copied, but for the
       head's rows of `output_ids`.
@@ -226,7 +234,7 @@ def check_tables(kind: str, params: PyTree, name: str) -> None:
   Args:
     kind: one of `config.KINDS`.
     params: the target's parameters, or their shapes.
-    name: of the target.
+    name: name of the target.
   """
   if kind != 'parallel' and 'embed' not in params:
     raise ValueError(
@@ -236,8 +244,10 @@ def check_tables(kind: str, params: PyTree, name: str) -> None:
     )
 
 
-def slot_mask(query, key, segments) -> Array:
-  """Which slots may be read, by the rule of this module's docstring.
+def slot_mask(
+  query: tuple[Array, Array], key: tuple[Array, Array], segments: Array
+) -> Array:
+  """Returns the mask between slots, by the rule of this module's docstring.
 
   Args:
     query: (anchor, depth), int32 [B or 1, T] each.
@@ -248,6 +258,12 @@ def slot_mask(query, key, segments) -> Array:
     bool [B, T, U]; both slots belong to one segment that is not padding.
   """
 
+  # Three real slots of one segment and a group of two masks behind token 1.
+  #   (0, 0)  [[1 0 0 0 0]
+  #   (1, 0)   [1 1 0 0 0]
+  #   (2, 0)   [1 1 1 0 0]
+  #   (1, 1)   [1 1 0 1 0]
+  #   (1, 2)   [1 1 0 1 1]]
   def segment(anchor):
     rows = jnp.broadcast_to(anchor, (segments.shape[0], anchor.shape[1]))
     return jnp.take_along_axis(segments, rows, axis=1, mode='clip')

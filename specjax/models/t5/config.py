@@ -1,7 +1,8 @@
 """Settings of the T5 family, and their Hugging Face spelling."""
 
+from collections.abc import Mapping
 import dataclasses
-from typing import Any, Mapping, Optional
+from typing import Any
 
 from specjax import validation
 from specjax.distributed.mesh import Shards
@@ -30,7 +31,7 @@ class T5Config:
     hidden_act: activation of the feed-forward; see `layers.ACTIVATIONS`.
     gated: whether the feed-forward has a gate.
     tie_word_embeddings: whether the head is the embedding table.
-    output_ids: tuple of the token ids that a head of its own knows, in the
+    output_ids: tuple of the token ids that a head of its own scores, in the
       order of its rows, or () for all. A small drafter's head is most of its
       cost; tokens outside have probability 0. No Hugging Face T5 has this.
     scale_decoder_outputs: final states times d_model ** -0.5 before the head.
@@ -39,7 +40,7 @@ class T5Config:
     dtype: compute dtype, 'float32' or 'bfloat16'; softmax, norms and logits
       are float32 always.
     remat: recompute each layer in the backward pass instead of storing it.
-    shards: parts of the network, of which a device sees its own.
+    shards: parts into which the network is cut; a device runs one of them.
   """
 
   vocab_size: int
@@ -58,7 +59,7 @@ class T5Config:
   scale_decoder_outputs: bool = True
   dropout_rate: float = 0.0
   decoder_start_token_id: int = 0
-  pad_token_id: Optional[int] = 0
+  pad_token_id: int | None = 0
   eos_token_id: tuple = (1,)
   model_type: str = 't5'
   dtype: str = 'float32'
@@ -66,12 +67,18 @@ class T5Config:
   output_ids: tuple = ()
   shards: Shards = Shards()
 
-  def validate(self):
+  def validate(self) -> None:
     """Raises ValueError, naming the field, if the settings make no model."""
     for name in (
-      'vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_layers',
-      'num_decoder_layers', 'num_heads', 'relative_attention_max_distance',
-    ):  # fmt: skip
+      'vocab_size',
+      'd_model',
+      'd_kv',
+      'd_ff',
+      'num_layers',
+      'num_decoder_layers',
+      'num_heads',
+      'relative_attention_max_distance',
+    ):
       value = getattr(self, name)
       if not isinstance(value, int) or value < 1:
         raise ValueError(f'{name} must be a positive integer, not {value!r}.')

@@ -1,6 +1,7 @@
-"""What T5 states about itself."""
+"""The model family of T5."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -17,25 +18,37 @@ from specjax.models.t5 import modeling
 from specjax.models.t5 import tensor_names
 from specjax.models.t5.config import T5Config
 
+# Names of facts, and of the fields of `T5Config` that hold them. The drafters
+# on its states spell them alike.
+_VOCABULARY = {
+  'width': 'd_model',
+  'mlp': 'd_ff',
+  'vocab_size': 'vocab_size',
+  'output_ids': 'output_ids',
+  'start_id': 'decoder_start_token_id',
+  'pad_id': 'pad_token_id',
+  'eos_ids': 'eos_token_id',
+}
+_LAYERS = {
+  'layers': 'num_decoder_layers',
+  'heads': 'num_heads',
+  'head_dim': 'd_kv',
+  'activation': 'hidden_act',
+  'gated': 'gated',
+}
 
-def vocabulary_facts(config) -> dict:
-  """Facts that a T5 and the drafters on its states spell alike."""
-  return dict(
-    width=config.d_model, mlp=config.d_ff, vocab_size=config.vocab_size,
-    is_encoder_decoder=True, output_ids=config.output_ids,
-    start_id=config.decoder_start_token_id,
-    pad_id=config.pad_token_id, eos_ids=config.eos_token_id,
-  )  # fmt: skip
+
+def vocabulary_facts(config: Any) -> dict:
+  """Facts that a T5 and the drafters on its states have in common."""
+  found = {name: getattr(config, field) for name, field in _VOCABULARY.items()}
+  return found | {'is_encoder_decoder': True}
 
 
-def layer_facts(config) -> dict:
+def layer_facts(config: Any) -> dict:
   """Facts about the layers of a T5, and of drafters made of them."""
-  return dict(
-    layers=config.num_decoder_layers, heads=config.num_heads,
-    kv_heads=config.num_heads, head_dim=config.d_kv,
-    activation=config.hidden_act, gated=config.gated,
-    ties_embeddings=config.tie_word_embeddings,
-  )  # fmt: skip
+  found = {name: getattr(config, field) for name, field in _LAYERS.items()}
+  ties = config.tie_word_embeddings
+  return found | {'kv_heads': config.num_heads, 'ties_embeddings': ties}
 
 
 def facts(config: T5Config) -> ModelFacts:
@@ -65,17 +78,19 @@ def _new(shape: Shape, ids: TokenIds) -> T5Config:
       "activation 'gelu' of a gated layer cannot be exported: a T5's "
       "config.json means 'gelu_new' by gated-gelu; take 'gelu_new'."
     )
+  sizes = {field: getattr(shape, name) for name, field in _LAYERS.items()}
   return T5Config(
+    **sizes,
     vocab_size=ids.size,
-    d_model=shape.width, d_kv=shape.head_dim, d_ff=shape.mlp,
+    d_model=shape.width,
+    d_ff=shape.mlp,
     num_layers=shape.encoder_layers or shape.layers,
-    num_decoder_layers=shape.layers, num_heads=shape.heads,
-    hidden_act=shape.activation, gated=shape.gated,
     tie_word_embeddings=shape.tie_embeddings,
     scale_decoder_outputs=shape.tie_embeddings,
     decoder_start_token_id=ids.start,
-    pad_token_id=ids.pad, eos_token_id=(ids.eos,),
-  )  # fmt: skip
+    pad_token_id=ids.pad,
+    eos_token_id=(ids.eos,),
+  )
 
 
 def _sizes(config) -> dict:
@@ -89,13 +104,20 @@ def _sizes(config) -> dict:
 
 
 FAMILY = ModelFamily(
-  't5', T5Config, 'target', facts,
+  't5',
+  T5Config,
+  'target',
+  facts,
   network=modeling.T5,
   init=_init,
   files=FileFormat(
-    config_lib.MODEL_TYPES, config_lib.from_hf, config_lib.to_hf,
-    tensor_name=tensor_names.tensor_name, respell=tensor_names.respell,
-    is_spare=tensor_names.is_spare, settle=tensor_names.settle,
+    config_lib.MODEL_TYPES,
+    config_lib.from_hf,
+    config_lib.to_hf,
+    tensor_name=tensor_names.tensor_name,
+    respell=tensor_names.respell,
+    is_spare=tensor_names.is_spare,
+    settle=tensor_names.settle,
   ),
   as_cached_lm=modeling.make_lm,
   initial=initial,
@@ -116,4 +138,4 @@ FAMILY = ModelFamily(
   has_common_layers=True,
   reduce_head=lambda config, ids: dataclasses.replace(config, output_ids=ids),
   new=_new,
-)  # fmt: skip
+)

@@ -18,6 +18,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from specjax.base import Tree
 from specjax.models.common import cache as cache_lib
 from specjax.models.common.attention import as_kept
 from specjax.models.common.attention import attend
@@ -39,17 +40,17 @@ def _output(config, parts):
   return Linear(config.d_model, dtype=config.dtype, reduce=axis)
 
 
-def by_query(mask):
+def by_query(mask: jax.Array) -> jax.Array:
   """Turns a mask of keys [B, S] into [B, 1, S]; [B, T, S] stays as it is."""
   return mask if mask.ndim == 3 else mask[:, None]
 
 
 class Attention(nn.Module):
-  """Multi-head attention without scaling: the weights' size does that."""
+  """Multi-head attention without scaling: small initial queries replace it."""
 
   config: T5Config
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     width = c.num_heads * c.d_kv // c.shards.heads
     self.q = Linear(width, std=(c.d_model * c.d_kv) ** -0.5, dtype=c.dtype)
@@ -61,7 +62,7 @@ class Attention(nn.Module):
   def _heads(self, x):
     return x.reshape(*x.shape[:2], -1, self.config.d_kv)
 
-  def project(self, x):
+  def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Keys and values of [B, S, D], in the cache's layout."""
     return as_kept(self._heads(self.k(x)), self._heads(self.v(x)))
 
@@ -83,7 +84,7 @@ class T5FeedForward(nn.Module):
 
   config: T5Config
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     width = c.d_ff // c.shards.mlp
     if c.gated:
@@ -105,7 +106,7 @@ class T5Layer(nn.Module):
   config: T5Config
   cross: bool = False
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     self.attn = Attention(c)
     self.attn_norm = _norm(c)
@@ -116,7 +117,7 @@ class T5Layer(nn.Module):
     self.mlp_norm = _norm(c)
     self.drop = nn.Dropout(c.dropout_rate)
 
-  def project_source(self, encoded):
+  def project_source(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cross-attention keys and values of [B, S, D]."""
     return self.cross_attn.project(encoded)
 
@@ -154,7 +155,7 @@ class Stack(nn.Module):
   depth: int
   is_decoder: bool = False
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     layer = T5Layer
     if c.remat:
@@ -166,7 +167,7 @@ class Stack(nn.Module):
     self.norm = _norm(c)
     self.drop = nn.Dropout(c.dropout_rate)
 
-  def bias(self, distance):
+  def bias(self, distance: np.ndarray) -> jax.Array:
     """Bias float32 [H, n] at key minus query positions, a numpy array [n]."""
     c = self.config
     buckets = relative_buckets(
@@ -177,14 +178,18 @@ class Stack(nn.Module):
     )
     return self.relative_bias(buckets).T
 
-  def sequence_bias(self, size: int):
+  def sequence_bias(self, size: int) -> jax.Array:
     """Bias float32 [1, H, size, size] of a whole sequence."""
+    # Size 3: the table has the distances [-2 -1 0 1 2], and `apart` picks
+    #   [[2 3 4]        [[ 0  1 2]
+    #    [1 2 3]   for   [-1  0 1]
+    #    [0 1 2]]        [-2 -1 0]]
     table = self.bias(np.arange(1 - size, size))
     place = jnp.arange(size, dtype=jnp.int32)
     apart = place[None] - place[:, None] + size - 1
     return jnp.take(table, apart, axis=1)[None]
 
-  def project_source(self, encoded):
+  def project_source(self, encoded: jax.Array) -> tuple:
     """(keys, values) of the source, for every layer."""
     return tuple(layer.project_source(encoded) for layer in self.layers)
 
@@ -214,7 +219,9 @@ class Stack(nn.Module):
     return cache_lib.collect(outputs, final, hidden_layers), kept
 
 
-def block_bias(table, length, size: int, tree=None):
+def block_bias(
+  table: jax.Array, length: jax.Array, size: int, tree: Tree | None = None
+) -> jax.Array:
   """Relative bias of a block's slots over all cache columns.
 
   Args:
@@ -226,6 +233,10 @@ def block_bias(table, length, size: int, tree=None):
   Returns:
     float32 [B, H, T, L]; anything where a slot may not read.
   """
+  # L = 4: the table has the distances [-3 -2 -1 0 0 0 0 0] (key - query). The
+  # slot at position p reads L of them, from L - 1 - p on. Length 1, two slots:
+  #   p = 1: [-1  0 0 0]
+  #   p = 2: [-2 -1 0 0], where zeros behind p are masked
   heads, capacity = table.shape[0], table.shape[1] // 2
 
   def window(start, width):

@@ -16,6 +16,7 @@ References:
     https://arxiv.org/abs/2002.05202
 """
 
+from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -23,11 +24,14 @@ from flax import linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from specjax.base import Array
 from specjax.base import CachedLM
 from specjax.base import Prefilled
+from specjax.base import Tree
 from specjax.models.common import cache as cache_lib
 from specjax.models.common import cached_lm
 from specjax.models.common.attention import as_kept
+from specjax.models.common.cache import Cache
 from specjax.models.common.layers import Embedding
 from specjax.models.t5.config import T5Config
 from specjax.models.t5.layers import block_bias
@@ -40,7 +44,7 @@ class T5(nn.Module):
 
   config: T5Config
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     parts = c.shards.vocab
     axis = c.shards.axis if parts > 1 else None
@@ -51,46 +55,49 @@ class T5(nn.Module):
       rows = (len(c.output_ids) or c.vocab_size) // parts
       self.head = Embedding(rows, c.d_model, c.d_model**-0.5, c.dtype, axis)
 
-  def __call__(
-    self, source, source_mask, target_in, *, target_mask=None,
-    deterministic=True,
-  ):  # fmt: skip
+  def __call__(self, source, source_mask, target_in, **settings):
     """Next-token logits at every decoder position.
 
     Args:
       source: int32 [B, S].
       source_mask: bool [B, S], True at real tokens.
       target_in: int32 [B, N], decoder inputs, the start token first.
-      target_mask: bool [B, N], decoder inputs that may be read, or None.
-      deterministic: no dropout; False needs an rng called 'dropout'.
+      **settings: as in `hidden`.
 
     Returns:
       float32 [B, N, V].
     """
-    state = self.hidden(
-      source,
-      source_mask,
-      target_in,
-      target_mask=target_mask,
-      deterministic=deterministic,
-    )
+    state = self.hidden(source, source_mask, target_in, **settings)
     return self.logits_from_hidden(state)
 
   def hidden(
-    self, source, source_mask, target_in, *, target_mask=None,
-    deterministic=True,
-  ):  # fmt: skip
-    """Like `__call__`, but returns the final states [B, N, D], no logits."""
-    encoded = self.encode(source, source_mask, deterministic=deterministic)
-    return self.decode(
-      encoded,
-      source_mask,
-      target_in,
-      target_mask=target_mask,
-      deterministic=deterministic,
-    )[0]
+    self,
+    source: Array,
+    source_mask: Array,
+    target_in: Array,
+    *,
+    deterministic: bool = True,
+    **settings: Any,
+  ) -> Array:
+    """Final states at every decoder position.
 
-  def encode(self, source, source_mask, *, deterministic=True):
+    Args:
+      source: int32 [B, S].
+      source_mask: bool [B, S], as in `__call__`.
+      target_in: int32 [B, N], as in `__call__`.
+      deterministic: no dropout; False needs an rng called 'dropout'.
+      **settings: as in `decode`.
+
+    Returns:
+      [B, N, D].
+    """
+    encoded = self.encode(source, source_mask, deterministic=deterministic)
+    settings |= {'deterministic': deterministic}
+    return self.decode(encoded, source_mask, target_in, **settings)[0]
+
+  def encode(
+    self, source: Array, source_mask: Array, *, deterministic: bool = True
+  ) -> Array:
     """Encodes int32 [B, S]; returns [B, S, D], junk where masked.
 
     `source_mask` is bool [B, S], or [B, S, S] (query, key) for packed rows.
@@ -105,14 +112,14 @@ class T5(nn.Module):
 
   def decode(
     self,
-    encoded,
-    source_mask,
-    target_in,
+    encoded: Array,
+    source_mask: Array,
+    target_in: Array,
     *,
-    target_mask=None,
-    deterministic=True,
-    hidden_layers=(-1,),
-  ):
+    target_mask: Array | None = None,
+    deterministic: bool = True,
+    hidden_layers: Sequence[int] = (-1,),
+  ) -> tuple[Array, ...]:
     """Runs the decoder over whole targets.
 
     Args:
@@ -141,7 +148,7 @@ class T5(nn.Module):
     )
     return states
 
-  def logits_from_hidden(self, state):
+  def logits_from_hidden(self, state: Array) -> Array:
     """Projects final states [..., D] to float32 logits [..., V].
 
     With `config.output_ids` there are only as many logits as ids.
@@ -151,7 +158,7 @@ class T5(nn.Module):
     table = self.embed if self.config.tie_word_embeddings else self.head
     return table.attend(state)
 
-  def prefill(self, source, source_mask, capacity):
+  def prefill(self, source: Array, source_mask: Array, capacity: int) -> tuple:
     """Returns (encoded, (keys, values) a layer, bias table [H, 2 * L])."""
     encoded = self.encode(source, source_mask)
     sources = self.decoder.project_source(encoded)
@@ -160,7 +167,14 @@ class T5(nn.Module):
     distance = np.minimum(np.arange(2 * capacity) - (capacity - 1), 0)
     return encoded, sources, self.decoder.bias(distance)
 
-  def extend(self, tokens, cache, tree=None, slots=None, hidden_layers=()):
+  def extend(
+    self,
+    tokens: Array,
+    cache: Cache,
+    tree: Tree | None = None,
+    slots: Array | None = None,
+    hidden_layers: Sequence[int] = (),
+  ) -> tuple:
     """Runs a block against a cache; returns (logits, states, kept)."""
     size, capacity = tokens.shape[1], cache.keys[0].shape[-1]
     cache_lib.check_capacity(capacity, size, f'a block of {size} slots')
@@ -177,7 +191,7 @@ class T5(nn.Module):
     return logits, states[1:], kept
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def make_lm(config: T5Config, **asked: Any) -> CachedLM:
   """Wraps a T5 as a `CachedLM`; `asked` are fields of `cached_lm.Request`.
 

@@ -1,5 +1,6 @@
 """Where the parameters of T5 stand in safetensors files and T5X checkpoints."""
 
+from collections.abc import Collection
 import dataclasses
 import re
 
@@ -53,13 +54,13 @@ def is_spare(config: T5Config, name: str) -> bool:
   return bool(_SPARE.fullmatch(name)) or tied_head.is_spare(config, name)
 
 
-def respell(wanted: dict, names, config: T5Config) -> dict:
+def respell(wanted: dict, names: Collection[str], config: T5Config) -> dict:
   """{path: `TensorName`} under the names that a folder's files have."""
   return tied_head.respell(wanted, names, _TABLES, config)
 
 
 def settle(config: T5Config, stored: StoredTensors) -> T5Config:
-  """The config, knowing from the tensors whether the head is tied."""
+  """Returns the config with the head tied or not, as the tensors have it."""
   path = ('embed', 'weight')
   embed = {path: tensor_name(config, path)}
   embed = respell(embed, stored.names, config)[path].name
@@ -73,9 +74,9 @@ def t5x_array(config: T5Config, path: tuple, names: frozenset) -> T5XArray:
   name stands twice in the path (`encoder/encoder/mlp/wo/kernel`).
 
   Args:
-    config: of the model.
+    config: config of the model.
     path: keys of the parameter.
-    names: of the checkpoint's arrays.
+    names: names of the checkpoint's arrays.
   """
   if path == ('embed', 'weight'):
     return T5XArray('token_embedder/embedding', None, False)
@@ -112,9 +113,9 @@ def t5x_array(config: T5Config, path: tuple, names: frozenset) -> T5XArray:
 
 
 def t5x_settle(config: T5Config, names: frozenset) -> T5Config:
-  """The config, knowing from the arrays whether there is a head of its own.
+  """Returns the config with the head tied or not, as the arrays have it.
 
-  T5X divides the states that go into the embedding table, and no others.
+  T5X scales the states before a tied head, and before no other.
   """
   if _T5X_HEAD not in names:
     return config
@@ -124,6 +125,6 @@ def t5x_settle(config: T5Config, names: frozenset) -> T5Config:
 
 
 def t5x_layers(config: T5Config, name: str) -> int:
-  """How many layers a scanned array holds."""
+  """Returns the number of layers that a scanned array holds."""
   decoder = name.startswith('decoder/')
   return config.num_decoder_layers if decoder else config.num_layers
