@@ -1,17 +1,17 @@
 """Checkpoints from one format into another, tensor by tensor.
 
-Three kinds of folder are read: Hugging Face (config.json and safetensors),
-Orbax (`params/` beside config.json) and T5X (tensorstore). The first two are
-written. No value and no type is changed: what goes out and comes back is
-identical to the bit. The new folder is built beside its place and renamed when
-it is complete.
+Reads three kinds of folder: Hugging Face (config.json and safetensors), Orbax
+(`params/` beside config.json) and T5X (tensorstore). Writes the first two. No
+value and no dtype is changed, so a round trip is identical to the bit. The new
+folder is built beside its place and renamed when it is complete.
 """
 
+from collections.abc import Callable, Iterator
 import contextlib
 import json
 import os
 import shutil
-from typing import Callable, Iterator, NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 from orbax import checkpoint as ocp
@@ -27,13 +27,13 @@ from specjax.models import registry
 
 FORMATS = ('safetensors', 'orbax')
 _PARAMS = 'params'
-# What a model folder holds beside weights; copied as it is.
+# Files of a model folder beside weights; copied as they are.
 _SIDE_FILES = ('.json', '.model', '.txt', '.jinja')
 _NO_COPY = ('config.json', 'model.safetensors.index.json')
 
 
 class Conversion(NamedTuple):
-  """What to convert.
+  """A conversion that is asked for.
 
   Attributes:
     source, target: folders to read and to make; the latter must not exist.
@@ -54,9 +54,9 @@ class ConversionPlan(NamedTuple):
 
   Attributes:
     raw: config.json to write.
-    lines: of the mapping, for people.
+    lines: lines of the mapping, to be read by people.
     size: bytes to write.
-    tensors, leaves: to write as safetensors, or as Orbax by path.
+    tensors, leaves: arrays to write as safetensors, or as Orbax by path.
     side_files: paths of files to copy.
   """
 
@@ -79,14 +79,14 @@ def plan(request: Conversion) -> ConversionPlan:
     raise ValueError(f'{request.to!r} is not one of {", ".join(FORMATS)}.')
   if request.shard_bytes < 1:
     raise ValueError('shards must hold at least one byte.')
-  source = request.source
-  if not os.path.isdir(source):
-    raise FileNotFoundError(f'there is no folder {source}.')
+  if not os.path.isdir(request.source):
+    raise FileNotFoundError(f'there is no folder {request.source}.')
+  source = folder_lib.of_model(request.source)
   if os.path.lexists(request.target):
     raise FileExistsError(
       f'{request.target} exists already; it is not touched.'
     )
-  side = request.model or source
+  side = folder_lib.of_model(request.model) if request.model else source
   if t5x.is_checkpoint(source) and not request.model:
     raise ValueError(
       f'{source} is a T5X checkpoint, which does not describe its model: name '
@@ -185,11 +185,11 @@ def _tensors(config, leaves):
 
 
 def execute(
-  made: ConversionPlan, progress: Optional[Callable[[int], None]] = None
-):
+  made: ConversionPlan, progress: Callable[[int], None] | None = None
+) -> None:
   """Carries out a plan; the target appears complete or not at all.
 
-  `progress` is told how many bytes were just written.
+  `progress` is called with the number of bytes just written.
   """
   request = made.request
   with _appearing(request.target) as folder:
@@ -204,14 +204,14 @@ def execute(
       _write_orbax(folder, request.target, made.leaves, progress)
     for path in made.side_files:
       shutil.copyfile(path, os.path.join(folder, os.path.basename(path)))
-    # Last: without it a folder is no model.
+    # Last: a folder without config.json does not count as a model.
     with open(os.path.join(folder, 'config.json'), 'w', encoding='utf-8') as f:
       json.dump(made.raw, f, indent=2, sort_keys=True)
       f.write('\n')
 
 
 class _Unread:
-  """A parameter that is read when its turn to be written has come."""
+  """A parameter that is read only when it is written."""
 
   def __init__(self, leaf):
     self.leaf = leaf
@@ -227,7 +227,7 @@ class _Streaming(ocp.type_handlers.NumpyHandler):
 
   async def serialize(self, values, infos, args=None):
     args = args or [ocp.SaveArgs()] * len(values)
-    for value, info, arg in zip(values, infos, args):
+    for value, info, arg in zip(values, infos, args, strict=True):
       array = np.ascontiguousarray(value.leaf.read())
       with orbax.writing(f'Cannot write {self._folder}'):
         for future in await super().serialize([array], [info], [arg]):

@@ -2,12 +2,12 @@
 
 Three kinds of folder: Hugging Face (config.json and safetensors), Orbax
 (`params/` beside config.json) and T5X (arrays of tensorstore). No weight is
-read until somebody fetches it, and then no more of it than is asked for.
+read before it is fetched, and then only the part that is asked for.
 """
 
 import functools
 import os
-from typing import Optional
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,19 +26,46 @@ from specjax.models import sharded
 from specjax.models.family import StoredTensors
 
 _PARAMS = 'params'
+# Of a training run's folder: its settings, and the model that it exported.
+_SETTINGS, _EXPORT = 'config.json', 'export'
 
 
-def open_folder(folder: str, config):
+def of_model(folder: str) -> str:
+  """The folder itself; of a training run the model that it exported.
+
+  Args:
+    folder: folder of a model or of a run.
+
+  Raises:
+    FileNotFoundError: the run has exported nothing yet.
+  """
+  try:
+    settings = hf.read_json(folder, _SETTINGS) or {}
+  except ValueError:
+    return folder  # The reader of the folder raises the error.
+  if 'model_type' in settings or not {'task', 'steps'} <= set(settings):
+    return folder
+  exported = os.path.join(folder, _EXPORT)
+  if not os.path.isfile(os.path.join(exported, _SETTINGS)):
+    raise FileNotFoundError(
+      f'{folder} is the folder of a training run that has exported no model '
+      'yet; finish the run, or export its newest checkpoint with '
+      'specjax-train --export_only.'
+    )
+  return exported
+
+
+def open_folder(folder: str, config: Any) -> tuple[Any, dict, dict | None]:
   """Describes the parameters of a folder.
 
   Args:
-    folder: of one of the three kinds.
-    config: of its config.json.
+    folder: a folder of one of the three kinds.
+    config: config read from its config.json.
 
   Returns:
     (config, {path: `placement.Leaf`}, {Hugging Face name: (name in the folder,
-    `safetensors.Stored`)} or None where the weights are not safetensors); the
-    config knows whether there is a head of its own.
+    `safetensors.Stored`)} or None where the weights are not safetensors). The
+    config has the head tied or not, as the weights have it.
 
   Raises:
     OSError, ValueError: one sentence.
@@ -165,8 +192,8 @@ def _from_orbax(folder, config):
 def _read_orbax(where, path, leaf, index):
   """Reads a part of one parameter; the rest stays on disk.
 
-  Orbax reads what the shards of an array need, so the part is made the shard
-  of an array of which nothing else is wanted.
+  Tensorstore reads the chunks of the part. Where it does not open the array,
+  Orbax reads the whole parameter.
   """
   shape = tuple(s.stop - s.start for s in index)
   try:
@@ -197,12 +224,12 @@ def _restore_orbax(where, path, leaf):
 
 
 def _dtype(leaves) -> str:
-  """In which parameters are kept as they are stored."""
+  """Compute dtype in which parameters stay as they are stored."""
   matrices = (x for x in leaves.values() if len(x.shape) > 1)
   return 'bfloat16' if next(matrices).dtype == 'BF16' else 'float32'
 
 
-def describe(folder: str):
+def describe(folder: str) -> Any:
   """The config that `load` gives with `dtype=None`, without the weights.
 
   A folder without weights has the config of its config.json.
@@ -224,15 +251,15 @@ def describe(folder: str):
 def load(
   folder: str,
   *,
-  dtype: Optional[str] = None,
-  layout: Optional[mesh_lib.Layout] = None,
+  dtype: str | None = None,
+  layout: mesh_lib.Layout | None = None,
   scale: str = '',
-):
+) -> tuple[Any, dict]:
   """Reads a model from a folder.
 
   Args:
     folder: holds config.json, and weights of one of the three kinds.
-    dtype: of the parameters and of computing, 'float32' or 'bfloat16'. None:
+    dtype: dtype of parameters and computing, 'float32' or 'bfloat16'. None:
       bfloat16 if the matrices are stored so, else float32.
     layout: where the parameters go; the default device if None. A process
       reads what its devices hold.

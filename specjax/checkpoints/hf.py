@@ -1,13 +1,14 @@
 """Hugging Face folders: config.json and safetensors, read and written.
 
 Only numpy and the safetensors format are involved; neither PyTorch nor the
-transformers library is needed. Every complaint is one sentence that names the
-file or the tensor.
+transformers library is needed. Every error is one sentence that names the file
+or the tensor.
 """
 
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import json
 import os
-from typing import Any, Callable, Mapping, Optional
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ _WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
 
 
-def read_json(folder: str, name: str) -> Optional[dict]:
+def read_json(folder: str, name: str) -> dict | None:
   """Returns a parsed JSON object, or None if the file does not exist.
 
   Raises:
@@ -64,7 +65,7 @@ def read_config(folder: str) -> dict:
   return config
 
 
-def check_supported(config: Mapping[str, Any]):
+def check_supported(config: Mapping[str, Any]) -> None:
   """Raises ValueError unless config.json names a supported architecture."""
   if config.get('quantization_config'):
     raise ValueError(
@@ -75,7 +76,7 @@ def check_supported(config: Mapping[str, Any]):
   registry.of_json(config)
 
 
-def parse_config(config: Mapping[str, Any]):
+def parse_config(config: Mapping[str, Any]) -> Any:
   """Turns a parsed config.json into the config of its family.
 
   Raises:
@@ -122,18 +123,20 @@ def weight_files(folder: str) -> dict:
   return dict.fromkeys(safetensors.read_header(single), single)
 
 
-def respelled(wanted: dict, names, config) -> dict:
+def respelled(wanted: dict, names: Iterable[str], config: Any) -> dict:
   """The tensors of parameters, under the names that a folder's files have.
 
   Args:
     wanted: {path: `TensorName`} with a family's usual names.
-    names: of the tensors that are there.
-    config: of the model.
+    names: names of the tensors in the files.
+    config: config of the model.
   """
   return registry.family_of(config).files.respell(wanted, names, config)
 
 
-def check_names(folder, present, expected, config):
+def check_names(
+  folder: str, present: Collection[str], expected: Collection[str], config: Any
+) -> None:
   """Raises ValueError unless exactly the expected tensors are there."""
   for name in expected:
     if name not in present:
@@ -148,8 +151,10 @@ def check_names(folder, present, expected, config):
     )
 
 
-def check_shape(name, path, shape, expected):
-  """Raises ValueError unless a tensor has the shape that config.json says."""
+def check_shape(
+  name: str, path: str, shape: Sequence[int], expected: Sequence[int]
+) -> None:
+  """Raises ValueError unless a tensor has the shape that config.json gives."""
   if tuple(shape) != tuple(expected):
     raise ValueError(
       f'the tensor {name} in {path} has shape {list(shape)}, but config.json '
@@ -157,12 +162,12 @@ def check_shape(name, path, shape, expected):
     )
 
 
-def to_hf(params, config) -> dict:
+def to_hf(params: Any, config: Any) -> dict:
   """Returns {Hugging Face name: numpy array} of a parameter tree.
 
   Args:
     params: the tree under 'params', prepared to decode or as it is stored.
-    config: of any family.
+    config: config of any family.
   """
   params = cpu_layout.stored(params)
   leaves = dict(tensor_names.flat(params))
@@ -173,12 +178,14 @@ def to_hf(params, config) -> dict:
   return {name: tensor_names.give(parts) for name, parts in grouped.items()}
 
 
-def config_to_hf(config) -> dict:
+def config_to_hf(config: Any) -> dict:
   """Returns the config.json of a config of any family."""
   return registry.family_of(config).files.to_json(config)
 
 
-def save_hf(folder: str, params, config, *, generation: Optional[dict] = None):
+def save_hf(
+  folder: str, params: Any, config: Any, *, generation: dict | None = None
+) -> None:
   """Writes a folder that `load` and transformers read.
 
   Each file appears whole or not at all; config.json, without which a folder is
@@ -187,9 +194,9 @@ def save_hf(folder: str, params, config, *, generation: Optional[dict] = None):
   Args:
     folder: made if missing.
     params: the tree under 'params'; its dtype is kept.
-    config: of any family.
+    config: config of any family.
     generation: contents of generation_config.json; by default the ids that
-      `config` knows.
+      `config` has.
   """
   os.makedirs(folder, exist_ok=True)
   tensors = to_hf(params, config)
@@ -212,8 +219,10 @@ def save_hf(folder: str, params, config, *, generation: Optional[dict] = None):
       tensors, path, metadata={'format': 'pt'}
     ),
   )
-  for name, data in (('generation_config.json', generation),
-                     ('config.json', made)):  # fmt: skip
+  for name, data in (
+    ('generation_config.json', generation),
+    ('config.json', made),
+  ):
     write_whole(
       os.path.join(folder, name),
       lambda path, data=data: _write_json(path, data),
@@ -230,8 +239,8 @@ def write_whole(path: str, write: Callable[[str], None]) -> None:
   """Writes beside `path` and renames, so that no half file ever shows.
 
   Args:
-    path: of the file.
-    write: takes the path that it is to write.
+    path: path of the file.
+    write: function that writes a file at the path it is given.
 
   Raises:
     OSError: in one sentence that names the file.

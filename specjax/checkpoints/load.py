@@ -2,9 +2,10 @@
 
 import os
 import re
-from typing import Optional
+from typing import Any
 
 from specjax import models
+from specjax import waiting
 from specjax.checkpoints import folder as folder_lib
 from specjax.checkpoints import hf
 from specjax.checkpoints import model as model_lib
@@ -24,14 +25,21 @@ _TOKENIZER_FILES = (
 
 DTYPES = ('float32', 'bfloat16', 'w8a8')
 _HUB_ID = re.compile(r'[\w.-]+/[\w.-]+')
+# Models that are often given by a bare name, and their organisations.
+_ORGANISATIONS = (
+  (r'gpt2(-medium|-large|-xl)?', 'openai-community'),
+  (r'distilgpt2', 'distilbert'),
+  (r't5-(small|base|large|3b|11b)', 'google-t5'),
+  (r'flan-t5-\w+', 'google'),
+)
 
 
 def load(
-  folder_or_hub_id,
+  folder_or_hub_id: str,
   *,
-  dtype: Optional[str] = None,
+  dtype: str | None = None,
   hidden_layers: tuple = (),
-  layout: Optional[mesh_lib.Layout] = None,
+  layout: mesh_lib.Layout | None = None,
   int8: bool = False,
   prepare: bool = True,
 ) -> model_lib.Model:
@@ -48,8 +56,8 @@ def load(
     layout: a mesh to put the parameters on (see `mesh.make_layout`); a
       process then reads what its devices hold, and `lm` runs on all of them.
     int8: keeps matrices in eight bits, with a scale for each output channel.
-    prepare: puts matrices in the order in which this machine decodes fastest
-      (see `models.prepare`); off: as they are stored, to be trained.
+    prepare: transposes matrices to the layout in which this backend decodes
+      fastest (see `models.prepare`); False keeps them as stored, for training.
 
   Returns:
     `Model`. Its logits have V entries, V being the smaller of the embedding
@@ -68,9 +76,10 @@ def load(
   scale = quantize.WEIGHTS if int8 else ''
   if dtype == 'w8a8':
     dtype, scale = 'float32', quantize.W8A8
-  config, params = folder_lib.load(
-    folder, dtype=dtype, layout=layout, scale=scale
-  )
+  with waiting.noted(f'Loading {name}.'):
+    config, params = folder_lib.load(
+      folder, dtype=dtype, layout=layout, scale=scale
+    )
   if prepare and layout is None:
     params = models.prepare(config, params)
   return _model(name, folder, config, params, tuple(hidden_layers), layout)
@@ -106,7 +115,7 @@ def _model(name, folder, config, params, hidden_layers, layout):
   )
 
 
-def load_tokenizer(folder: str):
+def load_tokenizer(folder: str) -> Any:
   """Returns the folder's tokenizer, or None if it holds no tokenizer files.
 
   Raises:
@@ -146,12 +155,19 @@ def load_tokenizer(folder: str):
 
 
 def folder_of(name: str) -> str:
-  """Returns the folder itself, or a hub repository's local copy."""
+  """Returns the folder itself, or a hub repository's local copy.
+
+  The folder of a training run stands for the model that it exported.
+
+  Raises:
+    FileNotFoundError: one sentence naming what is wrong.
+  """
   if os.path.isdir(name):
-    return name
+    return folder_lib.of_model(name)
   if not is_hub_id(name):
     raise FileNotFoundError(
-      f'there is no folder {name}, nor is it a hub id like organisation/name.'
+      f'there is no folder {name}, nor is it a hub id like organisation/name'
+      f'{suggestion(name)}.'
     )
   try:
     import huggingface_hub
@@ -166,6 +182,14 @@ def folder_of(name: str) -> str:
       f'there is no folder {name}, and it cannot be fetched from the Hugging '
       f'Face hub ({type(error).__name__}: {reason}).'
     ) from None
+
+
+def suggestion(name: str) -> str:
+  """'; give ' and the hub id that a bare name means; '' where it means none."""
+  for pattern, organisation in _ORGANISATIONS:
+    if re.fullmatch(pattern, name):
+      return f'; give {organisation}/{name}'
+  return ''
 
 
 def is_hub_id(name: str) -> bool:

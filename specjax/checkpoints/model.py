@@ -1,7 +1,10 @@
 """A model ready to decode: parameters, networks and tokenizer together."""
 
-from typing import Any, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+import math
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from specjax import models
@@ -18,7 +21,7 @@ class Model(NamedTuple):
 
   Attributes:
     params: the parameter tree, without the 'params' level; see `prepare` of
-      `load` for the order of its matrices.
+      `load` for the layout of its matrices.
     config: settings of its network; its dtype is the compute dtype. None for a
       model of the user's own.
     module: the Flax module: `module.apply({'params': params}, ...)`. (On a
@@ -37,11 +40,18 @@ class Model(NamedTuple):
   config: Any
   module: Any
   tokenizer: Any
-  lm: Optional[CachedLM]
+  lm: CachedLM | None
   eos_ids: tuple
   pad_id: int
   name: str
-  layout: Optional[mesh_lib.Layout] = None
+  layout: mesh_lib.Layout | None = None
+
+  def __repr__(self) -> str:
+    """One line: name and sizes, not the arrays."""
+    kind = 'custom' if self.config is None else type(self.config).__name__
+    leaves = jax.tree.leaves(self.params)
+    count = sum(math.prod(np.shape(leaf)) for leaf in leaves)
+    return f'<specjax.Model {self.name}: {kind}, {count:,} parameters>'
 
   @property
   def vocab_size(self) -> int:
@@ -65,8 +75,8 @@ class Model(NamedTuple):
     Args:
       lm: pure functions over an explicit cache; see `base.CachedLM`.
       params: pytree given to them.
-      tokenizer: of transformers, or what has `__call__`, `decode` and
-        `get_vocab` of the same meaning; None where prompts are token ids.
+      tokenizer: a tokenizer of transformers, or an object with the same
+        `__call__`, `decode` and `get_vocab`; None where prompts are token ids.
       eos_ids: ids that end a text.
       pad_id: a harmless id for padding.
       name: for messages and statistics.
@@ -133,8 +143,8 @@ def spread(model: Model, layout: mesh_lib.Layout) -> Model:
   """A model of one device, moved onto a mesh.
 
   Args:
-    model: of one device, the same on every host.
-    layout: where to.
+    model: model of one device, the same on every host.
+    layout: mesh and rules for it.
 
   Raises:
     ValueError: the mesh does not divide the model.
@@ -148,9 +158,9 @@ def on_mesh(model: Model, layout: mesh_lib.Layout, params: Any) -> Model:
   """A model of one device with its parameters on a mesh.
 
   Args:
-    model: of one device; its own parameters are not looked at.
-    layout: of `sharded.fit`.
-    params: as `placing` put them there.
+    model: model of one device; its own parameters are not read.
+    layout: layout of `sharded.fit`.
+    params: its parameters on the mesh, as `placement` puts them there.
   """
   vocab_size = model.lm.vocab_size if model.lm else None
   return model._replace(
@@ -164,7 +174,7 @@ def on_mesh(model: Model, layout: mesh_lib.Layout, params: Any) -> Model:
 def make_lm(
   model: Model,
   *,
-  vocab_size: Optional[int] = None,
+  vocab_size: int | None = None,
   hidden_layers: tuple = (),
 ) -> CachedLM:
   """Another `CachedLM` of a model, for the same parameters.
@@ -182,7 +192,7 @@ def make_lm(
   )
 
 
-def lm_of(config, layout, **settings) -> Optional[CachedLM]:
+def lm_of(config: Any, layout: Any, **settings: Any) -> CachedLM | None:
   if not models.is_language_model(config):
     return None
   if layout is None:
@@ -202,8 +212,8 @@ def vocabulary_size(config: Any, tokenizer: Any) -> int:
   """V of a model's logits: ids that its table and its tokenizer have.
 
   Args:
-    config: of the model.
-    tokenizer: of transformers, or None: all of the table's.
+    config: config of the model.
+    tokenizer: its tokenizer; None takes all rows of the table.
   """
   size = registry.facts(config).vocab_size
   if tokenizer is None:

@@ -5,13 +5,14 @@ only when it is complete, so a run killed in the middle of a save leaves the
 previous checkpoint whole, and a disk that fills up costs the new one alone.
 """
 
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import logging
 import os
 import re
 import shutil
-from typing import Any, Callable, Iterator, Optional
+from typing import Any
 
 import jax
 from orbax import checkpoint as ocp
@@ -48,7 +49,7 @@ def open_manager(
   """Opens (and makes) the folder of a run's checkpoints.
 
   Only one manager at a time may write to a folder: it removes what a killed
-  run left half written, and cannot tell that from what another is writing.
+  run left half written, which looks like a step that another is writing.
 
   Args:
     folder: where the step folders are.
@@ -60,8 +61,8 @@ def open_manager(
   Returns:
     `ocp.CheckpointManager`; close it to finish what is being written.
   """
-  # Orbax tells of every file on the root logger otherwise, and of a full disk
-  # in some hundred lines; what goes wrong is raised all the same.
+  # Orbax logs every file on the root logger otherwise, and a full disk in some
+  # hundred lines. Errors are raised all the same.
   for name in ('absl', 'asyncio'):
     logging.getLogger(name).setLevel(logging.CRITICAL)
   policy = _POLICY.AnyPreservationPolicy(
@@ -87,19 +88,19 @@ def save(
   manager: ocp.CheckpointManager,
   step: int,
   state: base.PyTree,
-  rank: Optional[float] = None,
-):
+  rank: float | None = None,
+) -> None:
   """Starts saving `state` as `step`; the arrays may be reused on return.
 
   Args:
-    manager: of `open_manager`.
+    manager: manager of `open_manager`.
     step: its number; a step already saved is not saved again.
     state: pytree of arrays.
     rank: how good the state is, larger being better; None if unknown, and
       then it is not kept as the best.
 
   Raises:
-    OSError: this one, or the one before it, could not be written.
+    OSError: this step, or the one before it, could not be written.
   """
   if step in manager.all_steps():
     return
@@ -125,7 +126,7 @@ def close(manager: ocp.CheckpointManager) -> None:
 
 
 def _check_room(manager, state):
-  """Refuses a save that cannot end well: Orbax leaves half of it behind."""
+  """Raises OSError before a save that does not fit: Orbax leaves half of it."""
   needed = _BESIDE + sum(x.nbytes for x in jax.tree.leaves(state))
   free = shutil.disk_usage(manager.directory).free
   if free < needed:
@@ -136,15 +137,15 @@ def _check_room(manager, state):
 
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
-  """Says in a sentence what could not be written.
+  """Turns errors of writing into an OSError of one sentence.
 
-  That is an OSError, or tensorstore's ValueError around its number.
+  They are an OSError, or tensorstore's ValueError around its number.
 
   Args:
     what: the beginning of the sentence.
 
   Raises:
-    OSError: in the place of these; other errors stay what they are.
+    OSError: in place of these errors; others pass unchanged.
   """
   try:
     yield
@@ -158,7 +159,10 @@ def writing(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told(manager):
-  """Adds what is left. A save is told of by the next one: it goes on behind."""
+  """Adds the newest whole step to an error.
+
+  A save runs in the background, so the next call raises its error.
+  """
   try:
     with writing(f'A checkpoint could not be written to {manager.directory}'):
       yield
@@ -172,7 +176,7 @@ def _told(manager):
     ) from None
 
 
-def latest_step(manager: ocp.CheckpointManager) -> Optional[int]:
+def latest_step(manager: ocp.CheckpointManager) -> int | None:
   """The newest complete step, or None."""
   return manager.latest_step()
 
@@ -181,7 +185,7 @@ def abstract(tree: base.PyTree, sharding: Any = None) -> base.PyTree:
   """Shapes and dtypes of a pytree, to be restored onto `sharding`.
 
   Args:
-    tree: of arrays or shapes.
+    tree: pytree of arrays or shapes.
     sharding: one for all, or a pytree of them like `tree`.
   """
   if sharding is None or isinstance(sharding, jax.sharding.Sharding):
@@ -203,13 +207,13 @@ def restore(
   """Reads a step.
 
   Args:
-    manager: of `open_manager`.
+    manager: manager of `open_manager`.
     step: an existing step.
     like: pytree of `jax.ShapeDtypeStruct` (see `abstract`), with shardings to
       restore onto.
 
   Returns:
-    the pytree that was saved, placed as `like` says.
+    The pytree that was saved, with the shardings of `like`.
 
   Raises:
     ValueError: the checkpoint holds another structure or other shapes.

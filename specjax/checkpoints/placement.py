@@ -1,7 +1,8 @@
 """Parameters onto devices, each device fetching its own part and no more."""
 
+from collections.abc import Callable
 import functools
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,11 @@ class Leaf(NamedTuple):
   """A parameter of ours that can be read in parts.
 
   Attributes:
-    shape: of the whole.
+    shape: shape of the whole parameter.
     fetch: takes a slice of step 1 for each axis; returns that part, a numpy
       array.
-    origin: where it stands in a folder, for people; '' if in memory.
-    dtype: as safetensors spells that of the folder; '' if in memory.
+    origin: its place in a folder, to be read by people; '' if in memory.
+    dtype: dtype in the folder, as safetensors spells it; '' if in memory.
   """
 
   shape: tuple
@@ -37,20 +38,20 @@ class Leaf(NamedTuple):
 
 
 def place(
-  config,
-  layout: Optional[mesh_lib.Layout],
+  config: Any,
+  layout: mesh_lib.Layout | None,
   leaves: dict,
   *,
-  dtype: Optional[str],
+  dtype: str | None,
   scale: str = '',
-):
+) -> dict:
   """Builds a parameter tree.
 
   Args:
-    config: of any family; None for a model of the user's own.
-    layout: of `sharded.fit`, or None for the default device.
+    config: config of any family; None for a model of the user's own.
+    layout: layout of `sharded.fit`, or None for the default device.
     leaves: {path: `Leaf`}.
-    dtype: of the parameters; None leaves each as it is fetched.
+    dtype: dtype of the parameters; None leaves each as it is fetched.
     scale: matrices become int8, with a scale of this name (see `quantize`)
       for each row; '' keeps them.
 
@@ -77,8 +78,11 @@ def _spread(config, layout, path, leaf, dtype):
   head_dim = registry.facts(config).head_dim if copies > 1 else 1
   parts = {}
 
+  # Two key heads of size 2 for four devices, so two copies of each:
+  # In:  rows [a0 a1 b0 b1]
+  # Out: rows [a0 a1 | a0 a1 | b0 b1 | b0 b1]
   def read(index):
-    rows, *rest = (s.indices(n)[:2] for s, n in zip(index, shape))
+    rows, *rest = (s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
     wanted = np.arange(*rows)
     if copies > 1:
       head, inside = np.divmod(wanted, head_dim)
@@ -95,12 +99,12 @@ def _spread(config, layout, path, leaf, dtype):
   return jax.make_array_from_callback(shape, layout.sharding(spec), read)
 
 
-def move(config, layout: mesh_lib.Layout, params):
+def move(config: Any, layout: mesh_lib.Layout, params: dict) -> dict:
   """Places a parameter tree that is on this host (on all hosts alike).
 
   Args:
-    config: of any family; None for a model of the user's own.
-    layout: of `sharded.fit`.
+    config: config of any family; None for a model of the user's own.
+    layout: layout of `sharded.fit`.
     params: the tree under 'params'; each parameter keeps its dtype, so that
       matrices in eight bits move as they are, with their scales.
   """
@@ -114,13 +118,13 @@ def _in_memory(leaf) -> Leaf:
 
 
 def draw(
-  config,
-  layout: Optional[mesh_lib.Layout],
-  key,
+  config: Any,
+  layout: mesh_lib.Layout | None,
+  key: jax.Array,
   *,
   dtype: str,
   scale: str = '',
-):
+) -> dict:
   """Random parameters, each made where it lies and passing through no host.
 
   They have the distributions of `models.init_params`. Where the family states
@@ -130,11 +134,11 @@ def draw(
 
   Args:
     config: as `models.init_params` takes it.
-    layout: of `sharded.fit`, or None for the default device. The values do not
-      depend on it.
+    layout: layout of `sharded.fit`, or None for the default device. The values
+      do not depend on it.
     key: a typed PRNG key.
-    dtype: of the parameters.
-    scale: as for `place`.
+    dtype: dtype of the parameters.
+    scale: name of the scales, as in `place`.
 
   Returns:
     The tree under 'params'.
@@ -167,7 +171,7 @@ def draw(
   return tensor_names.unflat(made)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _maker(shape, head_dim, copies, dtype, is_random, sharding) -> Any:
   """Compiled: (key, mean, deviation) to one parameter on its devices."""
 

@@ -6,11 +6,13 @@ keeps the memory of a conversion far below the size of a checkpoint, whatever a
 memory-mapping reader would have counted as used.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+import itertools
 import json
 import math
 import os
 import struct
-from typing import Callable, Iterator, NamedTuple, Optional
+from typing import BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -48,8 +50,8 @@ class Tensor(NamedTuple):
   """A tensor to write: its header fields and a source of its bytes.
 
   Attributes:
-    name: in the file.
-    dtype: as safetensors spells it, such as 'BF16'.
+    name: name in the file.
+    dtype: dtype as safetensors spells it, such as 'BF16'.
     shape: tuple of int.
     chunks: called once, when its turn comes; yields bytes-like pieces.
   """
@@ -65,13 +67,13 @@ class Tensor(NamedTuple):
     return size_of(self.dtype, self.shape)
 
 
-def size_of(dtype: str, shape) -> int:
+def size_of(dtype: str, shape: Sequence[int]) -> int:
   """Bytes of a tensor."""
   return DTYPES[dtype].itemsize * int(np.prod(shape, dtype=np.int64))
 
 
-def dtype_name(dtype) -> str:
-  """How safetensors spells a numpy dtype.
+def dtype_name(dtype: np.dtype) -> str:
+  """Returns the name of a numpy dtype in safetensors.
 
   Raises:
     ValueError: it has no name for it.
@@ -88,7 +90,7 @@ def read_header(path: str) -> dict[str, Stored]:
   """Returns {name: `Stored`} of one file, reading its header alone.
 
   Raises:
-    ValueError: the file is cut off or is none of this format.
+    ValueError: the file is truncated or has another format.
   """
   try:
     with open(path, 'rb') as file:
@@ -125,7 +127,7 @@ def read_header(path: str) -> dict[str, Stored]:
 def _check_apart(found):
   """Raises ValueError if two tensors share bytes."""
   ordered = sorted(found.items(), key=lambda item: item[1].start)
-  for (name, one), (other, two) in zip(ordered, ordered[1:]):
+  for (name, one), (other, two) in itertools.pairwise(ordered):
     if two.start < one.end and two.end > two.start:
       raise ValueError(f'{other} begins inside {name}')
 
@@ -153,7 +155,7 @@ def read(stored: Stored) -> np.ndarray:
   return made.view(DTYPES[stored.dtype]).reshape(stored.shape)
 
 
-def read_slice(stored: Stored, index) -> np.ndarray:
+def read_slice(stored: Stored, index: tuple) -> np.ndarray:
   """Reads a part of a tensor, and no byte beside it.
 
   Args:
@@ -161,12 +163,14 @@ def read_slice(stored: Stored, index) -> np.ndarray:
     index: a slice for each axis, of step 1; as many as it has axes.
 
   Raises:
-    ValueError: the file is shorter than its header says.
+    ValueError: the file is shorter than its header requires.
   """
   bounds = [s.indices(n)[:2] for s, n in zip(index, stored.shape, strict=True)]
   shape = tuple(end - start for start, end in bounds)
   itemsize = DTYPES[stored.dtype].itemsize
-  # Behind axis `cut` everything is wanted, so that its rows follow one another.
+  # One read takes all that is contiguous in the file. Of a tensor [4, 6]:
+  #   (1:3, 0:6) is one run of 12 values, cut 0
+  #   (1:3, 2:4) is two runs of 2 values, cut 1
   cut = len(shape)
   while cut and shape[cut - 1] == stored.shape[cut - 1]:
     cut -= 1
@@ -175,18 +179,20 @@ def read_slice(stored: Stored, index) -> np.ndarray:
     itemsize * math.prod(stored.shape[i + 1 :]) for i in range(len(shape))
   ]
   first = stored.start + sum(
-    start * stride for (start, _), stride in zip(bounds, strides)
+    start * stride for (start, _), stride in zip(bounds, strides, strict=True)
   )
   run = itemsize * math.prod(shape[cut:])
   made = np.empty(itemsize * math.prod(shape), np.uint8)
   with open(stored.path, 'rb', buffering=0) as file:
     for number, place in enumerate(np.ndindex(*shape[:cut])):
-      at = first + sum(i * stride for i, stride in zip(place, strides))
+      at = first + sum(
+        i * stride for i, stride in zip(place, strides, strict=False)
+      )
       read_range(file, at, made[number * run : (number + 1) * run])
   return made.view(DTYPES[stored.dtype]).reshape(shape)
 
 
-def read_range(file, start: int, into: np.ndarray):
+def read_range(file: BinaryIO, start: int, into: np.ndarray) -> None:
   """Fills `into` (uint8) with the bytes of an open file from `start`."""
   done = 0
   while done < into.size:
@@ -216,15 +222,15 @@ def write(
   tensors: list[Tensor],
   *,
   shard_bytes: int,
-  progress: Optional[Callable[[int], None]] = None,
-):
+  progress: Callable[[int], None] | None = None,
+) -> None:
   """Writes tensors, each when its turn comes, as one file or as shards.
 
   Args:
-    folder: existing; gets model.safetensors, or shards and their index.
-    tensors: in the order in which they are made and written.
+    folder: an existing folder; gets model.safetensors, or shards and an index.
+    tensors: tensors in the order in which they are made and written.
     shard_bytes: the most a file holds, save for a larger single tensor.
-    progress: told how many bytes were just written.
+    progress: called with the number of bytes just written.
   """
   shards, room = [[]], shard_bytes
   for tensor in tensors:

@@ -5,9 +5,11 @@ layers, the layers being axis 1, and a stack's name stands twice in the path
 (`encoder/encoder/mlp/wo/kernel`).
 """
 
+from collections.abc import Sequence
 import json
 import math
 import os
+from typing import Any
 
 import numpy as np
 import tensorstore
@@ -26,7 +28,7 @@ def is_checkpoint(folder: str) -> bool:
 
 
 def _format(folder: str, config) -> T5XFormat:
-  """How T5X spells a model of this config."""
+  """Returns the `T5XFormat` of a config's family, or raises ValueError."""
   found = registry.family_of(config).t5x
   if found is None:
     raise ValueError(
@@ -36,7 +38,7 @@ def _format(folder: str, config) -> T5XFormat:
   return found
 
 
-def settle(folder: str, config):
+def settle(folder: str, config: Any) -> Any:
   """The config with what a checkpoint's arrays decide.
 
   Raises:
@@ -45,11 +47,11 @@ def settle(folder: str, config):
   return _format(folder, config).settle(config, _present(folder))
 
 
-def find(config, abstract, folder: str) -> dict:
+def find(config: Any, abstract: dict, folder: str) -> dict:
   """Maps each parameter's path to the `T5XArray` that holds it.
 
   Args:
-    config: of the model.
+    config: config of the model.
     abstract: its parameter tree, arrays or shapes.
     folder: the checkpoint.
 
@@ -93,7 +95,7 @@ def _present(folder) -> frozenset:
 
 
 def _check_shape(config, folder, array, found, shape):
-  """Raises ValueError unless an array has the shape that config.json says."""
+  """Raises ValueError unless an array has the shape that config.json gives."""
   stored = tuple(shape)[::-1] if array.transpose else tuple(shape)
   found = list(found)
   if array.layer is not None:
@@ -126,7 +128,9 @@ def _check_chunks(where, name) -> list:
     with open(path, encoding='utf-8') as file:
       made = json.load(file)
     shape, chunks = list(made['shape']), made['chunks']
-    grid = [-(-size // chunk) for size, chunk in zip(shape, chunks)]
+    grid = [
+      -(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)
+    ]
   except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
     raise ValueError(f'{path} is not readable metadata: {error!r}.') from None
   if made.get('fill_value') is not None:
@@ -146,7 +150,7 @@ def _path(folder, name):
   return os.path.join(folder, 'target.' + name.replace('/', '.'))
 
 
-def open_array(folder: str, array: T5XArray):
+def open_array(folder: str, array: T5XArray) -> Any:
   """Opens an array lazily; a scanned one as the slice of its layer."""
   kvstore = {'driver': 'file', 'path': _path(folder, array.name)}
   try:
@@ -158,19 +162,25 @@ def open_array(folder: str, array: T5XArray):
   return store if array.layer is None else store[:, array.layer]
 
 
-def read(folder: str, array: T5XArray, shape, index) -> np.ndarray:
-  """Reads a part of a parameter in our orientation.
+def read(
+  folder: str, array: T5XArray, shape: Sequence[int], index: tuple
+) -> np.ndarray:
+  """Reads a part of a parameter as [out, in].
 
   Args:
     folder: the checkpoint.
-    array: of `find`.
-    shape: the parameter's.
+    array: array of `find`.
+    shape: shape of the parameter.
     index: a slice of step 1 for each of its axes.
 
   Raises:
     ValueError: scanned layers have position biases that differ, as only umT5
       does.
   """
+  # Output projection [out, in] = [8, 6] of layer 1, with two heads of size 3:
+  #   stored over 4 layers with heads apart  [2, 4, 3, 8]
+  #   slice of the layer                     [2, 3, 8]
+  #   heads merged, then transposed          [6, 8], [8, 6]
   store = open_array(folder, array)
   stored = tuple(shape)[::-1] if array.transpose else tuple(shape)
   same_rank = len(store.shape) == len(stored)
@@ -198,14 +208,14 @@ def _fetched(folder, array, store) -> np.ndarray:
 
 
 def _reason(error) -> str:
-  """What tensorstore says, without where in its source it says it."""
+  """First line of a tensorstore error, without the place in its source."""
   return str(error).split('\n')[0].split(' [')[0].rstrip('.')
 
 
-def check_orbax(folder: str):
+def check_orbax(folder: str) -> None:
   """Checks that the index of an Orbax checkpoint can be read.
 
-  Orbax would tell of a missing file by the way, from threads.
+  Orbax would only log a missing file, from threads.
 
   Raises:
     ValueError: it is damaged.
@@ -221,18 +231,18 @@ def check_orbax(folder: str):
 
 
 def damaged_orbax(folder: str, error: Exception) -> ValueError:
-  """What is told of an Orbax checkpoint that cannot be read."""
+  """Returns the error of an Orbax checkpoint that cannot be read."""
   return ValueError(
     f'{folder} is not a whole Orbax checkpoint ({_reason(error)}): copy the '
     'whole folder again.'
   )
 
 
-def open_orbax(folder: str, path: tuple):
+def open_orbax(folder: str, path: tuple) -> Any:
   """Opens an array of an Orbax checkpoint, or returns None.
 
   Args:
-    folder: of the checkpoint.
+    folder: folder of the checkpoint.
     path: keys of the parameter.
   """
   base = {'driver': 'file', 'path': folder}
