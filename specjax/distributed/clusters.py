@@ -1,9 +1,10 @@
-"""Who takes part, as a cluster's environment variables state it."""
+"""Processes of a job, read from a cluster's environment variables."""
 
+from collections.abc import Mapping
 import re
-from typing import Mapping, NamedTuple, Optional
+from typing import NamedTuple
 
-# Ports of the coordinator where nobody names one, one for each Slurm job.
+# Default ports of the coordinator: one for each Slurm job.
 _FIRST_PORT, _PORTS = 61440, 4096
 _TPU_PORT = 8476
 
@@ -21,17 +22,17 @@ class Cluster(NamedTuple):
   coordinator: str
   num_processes: int
   process_id: int
-  local_device_ids: Optional[list[int]] = None
+  local_device_ids: list[int] | None = None
 
 
-def find(environment: Mapping[str, str]) -> Optional[Cluster]:
+def find(environment: Mapping[str, str]) -> Cluster | None:
   """The cluster that a process runs in, or None where none is known.
 
   Slurm and hosts of a TPU slice whose names are in the environment are known;
   others are left to JAX.
 
   Args:
-    environment: variables of the process.
+    environment: environment variables of the process.
   """
   try:
     found = _slurm(environment) or _tpu(environment)
@@ -41,7 +42,7 @@ def find(environment: Mapping[str, str]) -> Optional[Cluster]:
   return found if found is not None and found.num_processes > 1 else None
 
 
-def _slurm(environment) -> Optional[Cluster]:
+def _slurm(environment) -> Cluster | None:
   if 'SLURM_STEP_NODELIST' not in environment:
     return None
   host = first_host(environment['SLURM_STEP_NODELIST'])
@@ -57,13 +58,15 @@ def _slurm(environment) -> Optional[Cluster]:
 
 def first_host(hosts: str) -> str:
   """The first of Slurm's list, such as n01 of 'n[01-04,7],m'."""
+  # In:  'n[01-04,7]-ib,m' -> name 'n', numbers '01', rest '-ib'
+  # Out: 'n01-ib'
   name, numbers, rest = re.match(
     r'([^,\[]*)(?:\[(\w+)[^\]]*\])?([^,]*)', hosts
   ).groups()
   return name + (numbers or '') + rest
 
 
-def _tpu(environment) -> Optional[Cluster]:
+def _tpu(environment) -> Cluster | None:
   if 'TPU_WORKER_HOSTNAMES' not in environment:
     return None
   hosts = environment['TPU_WORKER_HOSTNAMES'].split(',')

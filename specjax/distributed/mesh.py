@@ -1,8 +1,8 @@
 """Meshes, logical axes and shardings, as plain data.
 
 Every axis of a parameter, a batch or a cache has a logical name; a table of
-rules sends logical names to mesh axes. Models know nothing of it: the names of
-parameters are found by their path.
+rules sends logical names to mesh axes. Models contain no sharding: the axes of
+a parameter are found by its path.
 
   embed     model width            heads     query heads x head size
   mlp       feed-forward width     kv_heads  key heads x head size
@@ -13,11 +13,12 @@ A mesh has the axes 'data' (rows of a batch), 'fsdp' (rows too; in training the
 parameters' width as well) and 'model' (heads, feed-forward, vocabulary).
 """
 
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import math
 import re
-from typing import Iterator, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -25,7 +26,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from specjax import validation
+
 AXES = ('data', 'fsdp', 'model')
+DRAFTERS = ('replicated', 'sharded')
 LOGICAL = ('batch', 'vocab', 'heads', 'kv_heads', 'mlp', 'embed')
 
 # Logical axis -> mesh axis (None: replicated). Weights stay where they are and
@@ -63,17 +67,21 @@ PARAMETER_AXES = (
 )
 
 
+class MeshError(ValueError):
+  """Bad usage: devices, a model or a batch cannot have the mesh asked for."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Shards:
-  """Into how many parts the device-local form of a network is cut.
+  """Numbers of parts into which a network is cut over devices.
 
   Inside a `jax.shard_map` a network sees its own part of every weight; where a
   part gives a partial sum, it adds the others' along the mesh axis `axis`.
 
   Attributes:
-    heads: of query heads (and key heads).
-    mlp: of the feed-forward width.
-    vocab: of the rows of embedding tables.
+    heads: number of parts of the query heads (and key heads).
+    mlp: number of parts of the feed-forward width.
+    vocab: number of parts of the rows of embedding tables.
     axis: name of the mesh axis.
   """
 
@@ -88,19 +96,29 @@ class MeshConfig:
   """The devices of a run: what `--config.mesh.field=value` can change.
 
   Attributes:
-    shape: (data, model), or (data, fsdp, model) in training; -1 stands for
-      what is left of the devices. Empty: one device; with several processes,
-      all of them on the data axis.
-    rules: changes of the table of rules, such as 'vocab=none,mlp=model'.
-    drafter: 'replicated' on the model axis, or 'sharded' as the target is.
+    shape: numbers of devices (data, model), or (data, fsdp, model) in training;
+      -1 stands for what is left of the devices. () is one device; with several
+      processes, all of them on the data axis.
+    rules: changes of the table of rules, which sends logical axes to mesh axes,
+      such as vocab=none,mlp=model.
+    drafter: placement of the drafter on the model axis; sharded splits it as
+      the target.
   """
 
   shape: tuple = ()
   rules: str = ''
-  drafter: str = 'replicated'
+  drafter: str = validation.choice('replicated', DRAFTERS)
 
-  def validate(self) -> None:
-    """Raises ValueError with one sentence about the first bad value."""
+  def validate(self, *, decoding: bool = False) -> None:
+    """Checks the values alone, without looking at any device.
+
+    Args:
+      decoding: whether a mesh for decoding is asked for, which has no axis
+        'fsdp'.
+
+    Raises:
+      ValueError: one sentence about the first bad value.
+    """
     if len(self.shape) not in (0, 2, 3):
       raise ValueError(
         'mesh.shape must be (data, model) or (data, fsdp, model), not '
@@ -114,29 +132,34 @@ class MeshConfig:
         )
     if list(self.shape).count(-1) > 1:
       raise ValueError('mesh.shape can hold -1 once only.')
-    if self.drafter not in ('replicated', 'sharded'):
+    if decoding and len(self.shape) == 3:
+      data, fsdp, model = self.shape
+      rows = -1 if -1 in (data, fsdp) else data * fsdp
       raise ValueError(
-        f'mesh.drafter must be replicated or sharded, not {self.drafter!r}.'
+        f'mesh.shape={tuple(self.shape)} has an fsdp axis, which is for '
+        f'training alone; decode with (data, model), here ({rows}, {model}).'
       )
+    validation.check_choices(self, 'mesh.', str)
     parse_rules(self.rules)
 
 
 @contextlib.contextmanager
 def about_drafter(config: MeshConfig) -> Iterator[None]:
-  """Says of what does not fit a mesh that it is the drafter, not the target."""
+  """Adds the option `mesh.drafter` to errors about a sharded drafter."""
   try:
     yield
   except ValueError as error:
     if not config.shape or config.drafter != 'sharded':
       raise
-    raise ValueError(f'With mesh.drafter=sharded, {error}') from None
+    kind = MeshError if isinstance(error, MeshError) else ValueError
+    raise kind(f'With mesh.drafter=sharded, {error}') from None
 
 
 class Layout(NamedTuple):
-  """A mesh and the rules by which things lie on it; hashable.
+  """A mesh and the rules by which arrays lie on it; hashable.
 
   Attributes:
-    mesh: with automatic axes.
+    mesh: mesh with automatic axes.
     rules: pairs (logical axis, mesh axis, tuple of them, or None).
   """
 
@@ -154,7 +177,7 @@ class Layout(NamedTuple):
     return tuple(axis for axis in given if axis in self.mesh.axis_names)
 
   def size(self, name: str) -> int:
-    """Into how many parts a logical axis is cut."""
+    """Number of parts into which a logical axis is cut."""
     return math.prod(self.mesh.shape[axis] for axis in self.axes(name))
 
   def rows(self, batch: int) -> PartitionSpec:
@@ -187,17 +210,21 @@ def parse_rules(text: str) -> dict:
 
 
 def make_layout(
-  config: MeshConfig, rules: Optional[dict] = None, devices=None
-) -> Optional[Layout]:
+  config: MeshConfig,
+  rules: dict | None = None,
+  devices: Sequence | None = None,
+  fits: Callable[[tuple], bool] = lambda shape: True,
+) -> Layout | None:
   """Returns the layout that settings ask for, or None for one device.
 
   Args:
     config: settings.
     rules: the table they change; `RULES` by default.
-    devices: to use; all by default.
+    devices: devices to use; all by default.
+    fits: whether a shape is worth proposing in the place of a wrong one.
 
   Raises:
-    ValueError: the shape does not multiply to the number of devices.
+    MeshError: the shape does not multiply to the number of devices.
   """
   config.validate()
   devices = jax.devices() if devices is None else list(devices)
@@ -206,7 +233,7 @@ def make_layout(
     if jax.process_count() == 1:
       return None
     shape = (-1, 1)
-  shape = _filled(shape, len(devices))
+  shape = _filled(shape, len(devices), fits)
   names = AXES if len(shape) == 3 else ('data', 'model')
   # `Mesh` has automatic axes; `jax.make_mesh` would make explicit ones, which
   # ask for a sharding at every gather.
@@ -218,40 +245,42 @@ def make_layout(
   return layout
 
 
-def check_apart(layout: Layout, logical) -> None:
-  """Refuses rules that cut two axes of one array along the same mesh axis.
+def check_apart(layout: Layout, logical: Sequence[str]) -> None:
+  """Raises MeshError for rules that cut two axes along the same mesh axis.
 
   Args:
-    layout: of devices and rules.
+    layout: mesh and rules.
     logical: names of the array's axes.
 
   Raises:
-    ValueError: names both.
+    MeshError: names both.
   """
   taken = {}
   for name in logical:
     for axis in layout.axes(name):
       if axis in taken:
-        raise ValueError(
+        raise MeshError(
           f'mesh.rules put {taken[axis]} and {name}, two axes of one array, '
           f'both on {axis}; one of them must go elsewhere, as in {name}=none.'
         )
       taken[axis] = name
 
 
-def _filled(shape: tuple, count: int) -> tuple:
+def _filled(shape: tuple, count: int, fits) -> tuple:
+  # In:  shape (-1, 2), count 8; Out: (4, 2)
   given = math.prod(size for size in shape if size != -1)
   if -1 in shape and count % given == 0:
     return tuple(count // given if size == -1 else size for size in shape)
   if -1 in shape or given != count:
-    fitting = ', '.join(
-      str((count // n, *[1] * (len(shape) - 2), n))
+    wanted = [
+      (count // n, *[1] * (len(shape) - 2), n)
       for n in range(1, count + 1)
       if count % n == 0
-    )
-    raise ValueError(
+    ]
+    fitting = [shape for shape in wanted if fits(shape)]
+    raise MeshError(
       f'mesh.shape={shape} does not multiply to the number of devices, '
-      f'{count}; shapes that do: {fitting}.'
+      f'{count}; shapes that do: {", ".join(map(str, fitting)) or "none"}.'
     )
   return shape
 
@@ -268,17 +297,24 @@ def parameter_axes(path: str, rank: int) -> tuple:
     path: keys joined by '/', such as 'layers_0/attn/q/weight'.
     rank: number of axes.
   """
+  # In:  'layers_0/attn/q/weight', rank 2
+  # Out: ('heads', 'embed')
   for pattern, axes in PARAMETER_AXES:
     if len(axes) == rank and re.search(f'(^|[/_]){pattern}$', path):
       return axes
   return (None,) * rank
 
 
-def spec(axes, shape, layout: Layout) -> PartitionSpec:
+def spec(
+  axes: Sequence[str | None], shape: Sequence[int], layout: Layout
+) -> PartitionSpec:
   """Turns logical names into a `PartitionSpec` that `shape` can bear.
 
   An axis that the mesh does not divide evenly is replicated.
   """
+  # RULES on a mesh of 2 x 4 (data, model):
+  # In:  ('heads', 'embed') of [64, 32]; ('vocab', 'embed') of [99, 32]
+  # Out: P('model', None); P(None, None), since 4 does not divide 99
   entries = []
   for name, size in zip(axes, shape, strict=True):
     fits = name is not None and size % layout.size(name) == 0
@@ -287,10 +323,10 @@ def spec(axes, shape, layout: Layout) -> PartitionSpec:
   return PartitionSpec(*entries)
 
 
-def parameter_specs(params, layout: Layout):
+def parameter_specs(params: Any, layout: Layout) -> Any:
   """Returns a tree of `PartitionSpec` for a parameter tree (or its shapes).
 
-  Also serves what holds such trees, as an optimiser's state does.
+  Also takes pytrees that hold such trees, such as an optimiser's state.
   """
 
   def one(path, leaf):

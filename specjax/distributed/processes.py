@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from typing import Any, Optional
+from typing import Any
 import warnings
 
 import jax
@@ -24,7 +24,7 @@ from specjax.distributed import watch
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-  """Who takes part: what the flags of a command say.
+  """The processes of a job, as the flags of a command state them.
 
   Attributes:
     coordinator: HOST:PORT of process 0, 'auto' to ask the cluster (TPU VMs,
@@ -34,8 +34,8 @@ class Processes:
   """
 
   coordinator: str = ''
-  num_processes: Optional[int] = None
-  process_id: Optional[int] = None
+  num_processes: int | None = None
+  process_id: int | None = None
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about what does not fit."""
@@ -81,8 +81,8 @@ def start(
 
   Args:
     processes: who takes part.
-    settings: what must be the same everywhere, JSON-able, nested dicts.
-    seconds: to wait for the others.
+    settings: nested JSON-able dicts that must be equal on all processes.
+    seconds: seconds to wait for the others.
     on_lost: takes a sentence when a process was lost; see `watch.OnLost`.
 
   Raises:
@@ -95,12 +95,12 @@ def start(
   everyone = gather(
     {'settings': settings, 'address': watch.address(processes.coordinator)}
   )
-  # First of all, so that a process that leaves is noticed by the others.
+  # Before the comparison, so that the others notice a process that leaves.
   watch.connect(*everyone[0]['address'], on_lost)
   for number, other in enumerate(everyone):
     found = difference(everyone[0]['settings'], other['settings'])
     if found:
-      time.sleep(1.0)  # So that all of them get to say it.
+      time.sleep(1.0)  # Every process has to raise before one ends.
       raise ValueError(
         f'the processes do not run the same command: {found} in process '
         f'{number}.'
@@ -158,10 +158,10 @@ def _initialize(processes: Processes, seconds: int) -> bool:
 
 
 def _keep_output_clean() -> None:
-  """Sends to standard error what libraries below Python print.
+  """Redirects output of libraries below Python to standard error.
 
-  The CPU's messages are carried by one that tells standard output of every
-  connection; results have a copy of that output to themselves.
+  The CPU's collectives print a line for every connection to standard output.
+  Results go to a private copy of that output.
   """
   sys.stdout.flush()
   results = os.dup(1)
@@ -175,7 +175,7 @@ def _on_tpu() -> bool:
 
 
 def is_first() -> bool:
-  """Whether this process writes files and talks."""
+  """Whether this process writes files and messages."""
   return watch.is_alone() or jax.process_index() == 0
 
 

@@ -1,16 +1,15 @@
-"""Processes meet before JAX joins them, so that who is missing can be told.
+"""Processes meet before JAX joins them, so that errors name who is missing.
 
 JAX ends a process whose partners do not come, or whose port is taken, with a
 stack trace or a fault. So process 0 first listens at the coordinator's port
-itself, each of the others says which one it is, and all hear the same answer:
-to go on, or what is wrong. Then the port is JAX's.
+itself. Each of the others sends its number, and all receive the same answer: to
+go on, or an error. Then JAX takes the port.
 """
 
 import contextlib
 import os
 import socket
 import time
-from typing import Optional
 
 _GREETING, _GO, _NO = 'specjax', 'go', 'no '
 # Seconds for a greeting, and the most bytes of a message.
@@ -22,13 +21,13 @@ def meet(address: str, number: int, count: int, seconds: float) -> None:
 
   Args:
     address: HOST:PORT of process 0.
-    number: of this process.
-    count: how many there are.
-    seconds: to wait for the others.
+    number: number of this process.
+    count: number of processes.
+    seconds: seconds to wait for the others.
 
   Raises:
     OSError: process 0 cannot listen there.
-    TimeoutError: somebody did not come.
+    TimeoutError: a process did not come.
     ValueError: the processes do not agree on who they are.
   """
   host, _, port = address.rpartition(':')
@@ -56,7 +55,7 @@ def meet(address: str, number: int, count: int, seconds: float) -> None:
 
 
 def _connected(where, address, seconds, end) -> socket.socket:
-  """A connection, as soon as somebody listens."""
+  """Connects as soon as process 0 listens."""
   while True:
     try:
       return socket.create_connection(where, timeout=5)
@@ -84,7 +83,7 @@ def _receive(address, port, count, seconds, end) -> None:
   try:
     with server:
       problem = _gathered(server, links, address, count, seconds, end)
-    # The port is free again when the others are told to use it.
+    # The port is free again before the others are sent on to use it.
     for link in links.values():
       with contextlib.suppress(OSError):
         link.sendall(f'{_NO + str(problem) if problem else _GO}\n'.encode())
@@ -104,10 +103,8 @@ def _listening(port: int) -> socket.socket:
   return socket.create_server(('', port))
 
 
-def _gathered(
-  server, links, address, count, seconds, end
-) -> Optional[Exception]:
-  """Fills `links` by process; what is wrong, if something is."""
+def _gathered(server, links, address, count, seconds, end) -> Exception | None:
+  """Fills `links` by process; returns an error, if there is one."""
   while len(links) < count - 1:
     server.settimeout(max(end - time.monotonic(), 0.01))
     try:
@@ -139,8 +136,8 @@ def _gathered(
   return None
 
 
-def _who(link: socket.socket) -> Optional[tuple[int, int]]:
-  """(process, number of processes) of who called; None for a stranger."""
+def _who(link: socket.socket) -> tuple[int, int] | None:
+  """(process, number of processes) of a caller; None for any other program."""
   link.settimeout(_HELLO_SECONDS)
   try:
     greeting, number, count = _line(link).split()

@@ -3,8 +3,6 @@
 Every process calls these with the same values, in the same order.
 """
 
-from typing import Optional
-
 import jax
 from jax.sharding import PartitionSpec
 import numpy as np
@@ -15,15 +13,15 @@ from specjax.distributed import mesh as mesh_lib
 
 def put(
   tree: base.PyTree,
-  layout: Optional[mesh_lib.Layout],
+  layout: mesh_lib.Layout | None,
   spec: PartitionSpec = PartitionSpec(),
 ) -> base.PyTree:
   """Places arrays that every process holds.
 
   Args:
-    tree: of arrays, typed keys included.
+    tree: pytree of arrays, typed keys included.
     layout: the mesh; None leaves the tree as it is.
-    spec: of all of them.
+    spec: spec of all arrays.
   """
   if layout is None:
     return tree
@@ -41,7 +39,7 @@ def put(
 
 
 def put_controls(
-  controls: base.Controls, layout: Optional[mesh_lib.Layout]
+  controls: base.Controls, layout: mesh_lib.Layout | None
 ) -> base.Controls:
   """Places `Controls`: rows by row, end tokens everywhere."""
   if layout is None:

@@ -6,11 +6,11 @@ closes when the process dies, so that the others can end with a sentence.
 """
 
 import atexit
+from collections.abc import Callable
 import contextlib
 import socket
 import threading
 import time
-from typing import Callable, Optional
 
 import jax
 
@@ -33,8 +33,8 @@ def is_alone() -> bool:
   return not _links
 
 
-def address(coordinator: str) -> Optional[tuple[str, int]]:
-  """Where process 0 listens; None in the others.
+def address(coordinator: str) -> tuple[str, int] | None:
+  """Address at which process 0 listens; None in the others.
 
   Args:
     coordinator: HOST:PORT of process 0, or without a host.
@@ -46,13 +46,13 @@ def address(coordinator: str) -> Optional[tuple[str, int]]:
 
 
 def _own_address() -> str:
-  """Where other hosts reach this one."""
+  """Address at which other hosts reach this one."""
   found = '127.0.0.1'
   with contextlib.suppress(OSError):
     found = socket.gethostbyname(socket.gethostname())
   if found.startswith('127.'):
-    # /etc/hosts often calls this host so. What it calls itself towards others
-    # is known from a route to an address that nobody has; nothing is sent.
+    # /etc/hosts often maps the host's own name to loopback. The route to a
+    # reserved address has the outward address; nothing is sent.
     with contextlib.suppress(OSError):
       with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(('192.0.2.1', 9))
@@ -69,7 +69,8 @@ def connect(host: str, port: int, on_lost: OnLost) -> None:
   """Opens the connections that break when a process dies.
 
   Args:
-    host, port: of `address` in process 0.
+    host: host of `address` in process 0.
+    port: port of `address` in process 0.
     on_lost: see `OnLost`.
 
   Raises:
@@ -138,8 +139,8 @@ def _leave() -> None:
 def before_failure() -> None:
   """Gives a lost process time to be noticed.
 
-  A failed collective is most often its echo, and the watch has the better
-  sentence.
+  A collective fails most often because a process was lost, and the error of the
+  watch names that process.
   """
   if _links:
     time.sleep(2.0)
