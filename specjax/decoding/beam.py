@@ -3,8 +3,8 @@
 Each row keeps N running hypotheses and the N best finished ones. A step takes
 the 2N best continuations (more where there are several end tokens, so that N
 running ones always remain), moves those that end to the finished ones and keeps
-the N best of the others. Length penalty and early stopping mean what they mean
-in transformers. Rows do not see each other: one that can no longer improve is
+the N best of the others. Length penalty and early stopping have the meaning of
+transformers. Rows do not see each other: one that can no longer improve is
 frozen while its batch mates go on.
 
 References:
@@ -12,6 +12,7 @@ References:
   normalisation). https://arxiv.org/abs/1609.08144
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 
@@ -36,10 +37,10 @@ class BeamSpec:
     num_beams: N, at least 1.
     length_penalty: a finished hypothesis of n tokens scores its log probability
       over n ** length_penalty.
-    early_stopping: when a row is done: 'true', as soon as N hypotheses are
-      finished; 'false', when the best running one, at its present length,
-      scores no better than the worst finished one; 'never', when it could not
-      at any length within the budget.
+    early_stopping: moment at which a row is done: 'true', as soon as N
+      hypotheses are finished; 'false', when the best running one, at its
+      present length, scores no better than the worst finished one; 'never',
+      when it could not at any length within the budget.
   """
 
   num_beams: int
@@ -75,12 +76,12 @@ class Hypotheses:
 
 @struct.dataclass
 class BeamState:
-  """What the loop carries.
+  """The carry of the loop.
 
   Attributes:
     running: their scores are sums of log probabilities.
     finished: their scores are normalised by length.
-    cache: of B * N rows.
+    cache: the model's cache, B * N rows.
     last_token: int32 [B * N].
     open: bool [B], rows that can still improve.
     finite: bool [B], False once a row's logits held a NaN or infinity.
@@ -112,7 +113,7 @@ def search(
   Args:
     target: the model; static.
     spec: settings; static.
-    params: of the model.
+    params: parameters of the model.
     prompt: tokens int32 [B, S] and lengths [B].
     controls: `max_new_tokens` and `eos_ids` are used, nothing else.
     max_new_tokens: static bound M of every row's budget.
@@ -131,7 +132,8 @@ def search(
   )
   budget = jnp.minimum(controls.max_new_tokens, max_new_tokens)
   state = BeamState(
-    # All but one start impossible, or they would all say the same.
+    # N equal starts would find N equal answers, so one alone may go on:
+    #   score  [0 -inf -inf]
     running=empty.replace(score=empty.score.at[:, 0].set(0.0)),
     finished=empty,
     cache=target.select(prefilled.cache, rows),
@@ -168,12 +170,14 @@ def _step(target, spec, params, budget, eos_ids, state: BeamState) -> BeamState:
   finished = _merge(spec, state, candidates, ends, length)
   keep = _order(jnp.where(ends, _NEVER, score), beams)
   running = _pick(candidates, keep)
+  # At the budget every candidate ends; those kept must not run on.
   running = running.replace(
     score=jnp.where(
       jnp.take_along_axis(ends, keep, axis=1), _NEVER, running.score
     )
   )
   above = jnp.take_along_axis(parent, keep, axis=1)
+  # B = N = 2, above [[0 0] [1 0]]: rows [0 0 3 2] of the cache.
   rows = (jnp.arange(batch)[:, None] * beams + above).reshape(-1)
   return BeamState(
     running=running,
@@ -199,8 +203,10 @@ def _best(score, count: int):
 
   Args:
     score: float32 [B, N, V].
-    count: may exceed V.
+    count: number of continuations; may exceed V.
   """
+  # score [[-1 -4 -3] [-2 -9 -9]], count 3:
+  #   score [-1 -2 -3], parent [0 1 0], token [0 0 2]
   batch, _, vocab_size = score.shape
   inner = min(count, vocab_size)
   # Of one parent no more than `count` can be among the best.
@@ -238,7 +244,8 @@ def _merge(spec, state, candidates, ends, length) -> Hypotheses:
   """The N best of the finished and of the candidates that end now."""
   beams = spec.num_beams
   score = candidates.score / length.astype(jnp.float32) ** spec.length_penalty
-  # Candidates beyond the N best are there to run on, not to be answers.
+  # Candidates beyond the N best may run on but not become answers.
+  # N = 2, ends [0 1 1 1]: counts [0 1 0 0]
   counts = ends & (jnp.arange(score.shape[1]) < beams) & state.open[:, None]
   both = jax.tree.map(
     lambda a, b: jnp.concatenate([a, b], axis=1),
@@ -264,13 +271,15 @@ def _can_improve(spec, running, finished, length, budget):
   return ~enough & (best > worst)
 
 
-@functools.lru_cache(maxsize=None)
-def compiled(target: base.CachedLM, spec: BeamSpec, max_new_tokens: int):
+@functools.cache
+def compiled(
+  target: base.CachedLM, spec: BeamSpec, max_new_tokens: int
+) -> Callable:
   """One compiled function for a model, settings and a largest budget.
 
   Args:
-    target: static.
-    spec: static.
+    target: the model; static.
+    spec: settings; static.
     max_new_tokens: static bound of every row's budget.
 
   Returns:
@@ -278,7 +287,7 @@ def compiled(target: base.CachedLM, spec: BeamSpec, max_new_tokens: int):
     hypothesis of that rank, 0 the best.
 
   Raises:
-    ValueError: on settings out of range.
+    ValueError: a setting is out of range.
   """
   spec.validate()
 
@@ -306,6 +315,7 @@ def compiled(target: base.CachedLM, spec: BeamSpec, max_new_tokens: int):
       rounds=state_lib.Rounds(
         jnp.zeros_like(emitted), jnp.zeros_like(emitted), emitted
       ),
+      score=chosen.score[:, 0],
     )
 
   return call

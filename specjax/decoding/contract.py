@@ -1,4 +1,4 @@
-"""What the loop checks of drafters and rules that are not ours.
+"""Checks of drafters and rules that are not built in.
 
 Shapes and dtypes are checked while tracing, at no cost. Three things only
 values show; each is a bit of `DecodeState.faults`, and an error after the
@@ -7,7 +7,7 @@ compiled.
 """
 
 import numbers
-from typing import Any, Optional
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def explain(faults: int) -> str:
   return next(words for bit, words in _WORDS.items() if faults & bit)
 
 
-def refuse(faults: Optional[np.ndarray]) -> None:
+def refuse(faults: np.ndarray | None) -> None:
   """Raises ValueError for a finished generation that broke the contract.
 
   Args:
@@ -80,10 +80,10 @@ def check_proposal(
   """Raises ValueError, while tracing, for a proposal that breaks the contract.
 
   Args:
-    recipe: names K, P and V.
+    recipe: recipe with the drafter; holds K, P and V.
     batch: B.
     before: the drafter's state that `propose` was given.
-    proposal: what it returned.
+    proposal: result of `propose`.
   """
   if not isinstance(proposal, tuple) or len(proposal) != 2:
     found = type(proposal).__name__
@@ -101,7 +101,7 @@ def check_state(which: str, before: base.PyTree, after: base.PyTree) -> None:
   Args:
     which: function that returned `after`.
     before: state as `init` made it.
-    after: as it is now.
+    after: state as it is now.
   """
   _check_form(f'The state that {which} returns', 'Drafter.init', before, after)
 
@@ -112,7 +112,7 @@ def check_cache(which: str, before: base.PyTree, after: base.PyTree) -> None:
   Args:
     which: function that returned `after`.
     before: cache as it was given.
-    after: as it is now.
+    after: state as it is now.
   """
   _check_form(
     f'The cache that {which} returns', 'CachedLM.prefill', before, after
@@ -124,7 +124,7 @@ def check_prefilled(batch: int, found: Any) -> None:
 
   Args:
     batch: B.
-    found: what `CachedLM.prefill` returned.
+    found: result of `CachedLM.prefill`.
   """
   if not isinstance(found, base.Prefilled):
     _refuse(
@@ -144,7 +144,7 @@ def check_scored(shape: tuple, before: base.PyTree, found: Any) -> None:
   Args:
     shape: (B, T, V).
     before: the cache that `extend` was given.
-    found: what `CachedLM.extend` returned.
+    found: result of `CachedLM.extend`.
   """
   if not isinstance(found, tuple) or len(found) != 2:
     _refuse(
@@ -174,7 +174,7 @@ def _check_form(name, made_by, before, after) -> None:
       str(jax.tree.structure(after)),
     )
   for (path, old), new in zip(
-    jax.tree.leaves_with_path(before), jax.tree.leaves(after)
+    jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True
   ):
     if _describe(old) != _describe(new):
       where = jax.tree_util.keystr(path)
@@ -190,7 +190,7 @@ def check_idle(batch: int, idle: Any) -> None:
 
   Args:
     batch: B.
-    idle: what it returned.
+    idle: result of `is_idle`.
   """
   if not _is(idle, (batch,), jnp.bool_):
     _refuse(
@@ -243,9 +243,9 @@ def check_verdict(recipe: Recipe, batch: int, verdict: base.Verdict) -> None:
   """Raises ValueError, while tracing, for a verdict that breaks the contract.
 
   Args:
-    recipe: names P.
+    recipe: recipe with the drafter; holds P.
     batch: B.
-    verdict: what `Verifier.verify` returned.
+    verdict: result of `Verifier.verify`.
   """
   if not isinstance(verdict, base.Verdict):
     _refuse('What Verifier.verify returns', 'a Verdict', type(verdict).__name__)
@@ -275,11 +275,11 @@ def check_verdict(recipe: Recipe, batch: int, verdict: base.Verdict) -> None:
 def faults(
   draft: base.Draft, verdict: base.Verdict, vocab_size: int
 ) -> base.Array:
-  """int32 [B]: bits of what the values of this round break.
+  """int32 [B]: bits of the rules that this round's values break.
 
   Args:
-    draft: K slots.
-    verdict: on them.
+    draft: draft of K slots.
+    verdict: decision on them.
     vocab_size: V.
   """
   filled = draft.tokens >= 0

@@ -1,8 +1,8 @@
-"""What a user asks of a generation, as the loop takes it."""
+"""Sampling settings of a generation, as the loop takes them."""
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import types
-from typing import Mapping, Sequence, Union
 
 import jax
 import jax.numpy as jnp
@@ -11,25 +11,29 @@ import numpy as np
 from specjax import base
 from specjax.decoding import warp as warp_lib
 
+# Settings that remove tokens before one is drawn.
+FILTERS = ('top_k', 'top_p', 'min_p')
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How tokens are chosen; one value for all rows or one for each.
+  """Sampling settings; one value for all rows or one for each.
 
   Attributes:
-    temperature: 0 means greedy.
-    top_k: 0 keeps every token.
-    top_p: in (0, 1].
-    min_p: in [0, 1].
-    repetition_penalty: positive; 1 changes nothing.
-    no_repeat_ngram_size: 0 allows every repetition. One value.
+    temperature: divisor of the logits; 0 means greedy.
+    top_k: number of likeliest tokens kept; 0 keeps every token.
+    top_p: probability mass kept, in (0, 1].
+    min_p: least probability kept, relative to the likeliest, in [0, 1].
+    repetition_penalty: divisor of seen tokens' logits, above 0; 1 is off.
+    no_repeat_ngram_size: length of n-grams that occur once; 0 is off. One
+      value.
   """
 
-  temperature: Union[float, Sequence[float]] = 0.0
-  top_k: Union[int, Sequence[int]] = 0
-  top_p: Union[float, Sequence[float]] = 1.0
-  min_p: Union[float, Sequence[float]] = 0.0
-  repetition_penalty: Union[float, Sequence[float]] = 1.0
+  temperature: float | Sequence[float] = 0.0
+  top_k: int | Sequence[int] = 0
+  top_p: float | Sequence[float] = 1.0
+  min_p: float | Sequence[float] = 0.0
+  repetition_penalty: float | Sequence[float] = 1.0
   no_repeat_ngram_size: int = 0
 
   def warp_spec(self) -> warp_lib.WarpSpec:
@@ -43,10 +47,22 @@ class Sampling:
       no_repeat_ngram_size=self.no_repeat_ngram_size,
     )
 
+  def idle(self) -> str:
+    """A sentence about filters that no row reads; '' where there are none."""
+    spec = self.warp_spec()
+    named = [name for name in FILTERS if getattr(spec, name)]
+    if spec.sampled or not named:
+      return ''
+    verb = 'change' if len(named) > 1 else 'changes'
+    return (
+      f'{" and ".join(named)} {verb} nothing at temperature 0, which takes the '
+      'likeliest token; give a temperature above 0 to sample.'
+    )
+
   def controls(
     self,
     row_key: base.Array,
-    max_new_tokens: Union[int, Sequence[int]],
+    max_new_tokens: int | Sequence[int],
     eos_ids: Sequence[int] = (),
     rule: Mapping[str, np.ndarray] = types.MappingProxyType({}),
   ) -> base.Controls:
@@ -66,7 +82,7 @@ class Sampling:
     def rows(value, dtype):
       return np.broadcast_to(np.asarray(value, dtype), (batch,))
 
-    # Of numpy: a compiled program takes them over faster than `jnp` would.
+    # Numpy arrays: a compiled program transfers them faster than `jnp` does.
     return base.Controls(
       row_key=row_key,
       temperature=rows(self.temperature, np.float32),
@@ -84,8 +100,8 @@ def row_keys(seed: int, ids: Sequence[int]) -> base.Array:
   """One key a row, from a seed and the row's own identity.
 
   Args:
-    seed: of the whole job.
-    ids: int [B]; whatever names a request, such as its place in the input, so
+    seed: seed of the whole job.
+    ids: int [B], name of each request, such as its place in the input, so
       that a row's randomness depends on neither batch nor order.
 
   Returns:

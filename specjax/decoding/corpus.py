@@ -1,35 +1,39 @@
 """Earlier outputs that a drafter may copy from: kept, saved and indexed.
 
 A `Corpus` lives on the host and is a bounded ring of whole token sequences,
-oldest first, with a separator after each. Its `Index` is what a compiled
-program searches: the text and its suffix array, at the capacity's static size,
-so that a growing corpus recompiles nothing. The array sorts positions by the
-text read *backwards* from them, because a drafter looks for what ends like the
-tokens it has.
+oldest first, with a separator after each. A compiled program searches its
+`Index`: the text and its suffix array, at the capacity's static size, so that a
+growing corpus recompiles nothing. The array sorts positions by the text read
+*backwards* from them, because a drafter looks for what ends like the tokens it
+has.
 
 References:
   Oliaro et al. SuffixDecoding. NeurIPS 2025. https://arxiv.org/abs/2411.04975
   Manber, Myers. Suffix arrays. SIAM J. Comput. 1993 (prefix doubling).
 """
 
+from collections.abc import Iterable, Sequence
 import hashlib
 import json
 import os
 import pathlib
-from typing import Iterable, Sequence, Union
+from typing import Any
 
 from flax import struct
 import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import text as text_lib
 
 # Stands between sequences; equal to no token.
 SEPARATOR = -2
 MAGIC = b'specjax corpus 1\n'
 # Positions and match lengths share an int32 when matches are ranked.
 LARGEST_CAPACITY = 2**23
-# Suffixes are told apart by this many tokens, which bounds the match length.
+# Default number of entries.
+CAPACITY = 2**17
+# Suffixes are compared over this many tokens, which bounds the match length.
 INDEX_DEPTH = 64
 
 
@@ -56,12 +60,38 @@ class Corpus:
   Attributes:
     text: int32 [n] numpy array, each sequence followed by `SEPARATOR`.
     capacity: most entries of `text`; older sequences make room.
-    fingerprint: of the tokenizer (`text.fingerprint`).
+    fingerprint: digest of the tokenizer (`text.fingerprint`).
   """
 
   text: np.ndarray
   capacity: int = struct.field(pytree_node=False)
   fingerprint: str = struct.field(pytree_node=False)
+
+  @classmethod
+  def of(
+    cls,
+    tokenizer: Any,
+    sequences: Iterable[str | Sequence[int]] = (),
+    capacity: int = CAPACITY,
+  ) -> 'Corpus':
+    """A corpus of texts that answers may copy from.
+
+    Args:
+      tokenizer: tokenizer of the target that will answer.
+      sequences: texts, or rows of token ids such as `Answer.tokens`, oldest
+        first; the oldest leave when there is no room.
+      capacity: most tokens kept, a separator after each sequence included.
+
+    Raises:
+      ValueError: the capacity is out of range, or an id negative.
+    """
+    rows = [
+      tokenizer(row, add_special_tokens=False).input_ids
+      if isinstance(row, str)
+      else row
+      for row in sequences
+    ]
+    return remember(empty(capacity, text_lib.fingerprint(tokenizer)), rows)
 
 
 def empty(capacity: int, fingerprint: str) -> Corpus:
@@ -118,12 +148,25 @@ def sequences(corpus: Corpus) -> list[np.ndarray]:
   return [part[part >= 0] for part in np.split(corpus.text, ends)][:-1]
 
 
-def draft_path(path: Union[str, os.PathLike]) -> pathlib.Path:
+def draft_path(path: str | os.PathLike) -> pathlib.Path:
   """Where `save` writes before it replaces `path`, or what that links to."""
   return pathlib.Path(f'{os.path.realpath(path)}.{os.getpid()}.tmp')
 
 
-def save(corpus: Corpus, path: Union[str, os.PathLike]) -> None:
+def check_writable(path: str | os.PathLike) -> None:
+  """Raises OSError with a sentence if `save` could not write to a file."""
+  draft = draft_path(path)
+  try:
+    if os.path.isdir(path):
+      raise IsADirectoryError(0, 'it is a folder')
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    draft.touch()
+    draft.unlink()
+  except OSError as error:
+    raise OSError(f'Cannot write to {path}: {error.strerror}.') from None
+
+
+def save(corpus: Corpus, path: str | os.PathLike) -> None:
   """Writes the corpus to a file, whole or not at all."""
   path = pathlib.Path(os.path.realpath(path))
   body = corpus.text.astype('<i4').tobytes()
@@ -141,15 +184,13 @@ def save(corpus: Corpus, path: Union[str, os.PathLike]) -> None:
     draft.unlink(missing_ok=True)
 
 
-def load(
-  path: Union[str, os.PathLike], capacity: int, fingerprint: str
-) -> Corpus:
+def load(path: str | os.PathLike, capacity: int, fingerprint: str) -> Corpus:
   """Reads a corpus, keeping its latest sequences that fit.
 
   Args:
     path: a file that `save` wrote.
     capacity: most entries; need not be that of the corpus saved.
-    fingerprint: of the tokenizer in use.
+    fingerprint: digest of the tokenizer in use.
 
   Raises:
     FileNotFoundError: if there is no such file.
@@ -199,6 +240,7 @@ def index(corpus: Corpus) -> Index:
   Returns:
     `Index` with arrays of `corpus.capacity` entries, whatever is filled.
   """
+  # [a b /] of capacity 5: text [a b / / /], order [0 1 0 0 0], size 2
   text = np.full((corpus.capacity,), SEPARATOR, np.int32)
   text[: corpus.text.size] = corpus.text
   order = np.zeros((corpus.capacity,), np.int32)
@@ -211,6 +253,7 @@ def index(corpus: Corpus) -> Index:
 
 def _fit(text: np.ndarray, capacity: int) -> np.ndarray:
   """Drops whole sequences from the front until at most `capacity` remain."""
+  # [a / b c / d /]: capacity 5 keeps [b c / d /], 4 keeps [d /].
   if text.size <= capacity:
     return text
   ends = np.flatnonzero(text == SEPARATOR) + 1
@@ -223,6 +266,9 @@ def _backward_order(text: np.ndarray) -> np.ndarray:
   Reading stops at a separator, and a text that stops sorts before one that
   goes on. Among equal texts the latest position comes first.
   """
+  # text [a b c / x b c /], read backwards: a, b a, c b a, x, b x, c b x
+  #   available [1 2 3 0 1 2 3 0]
+  #   order     [0 1 5 2 6 4]
   position = np.arange(text.size)
   is_token = text >= 0
   before = np.maximum.accumulate(np.where(is_token, -1, position))
@@ -230,6 +276,8 @@ def _backward_order(text: np.ndarray) -> np.ndarray:
   rank = np.where(is_token, text + 1, 0).astype(np.int64)
   width = 1
   while width < INDEX_DEPTH:
+    # Ranks by `width` tokens, paired with those further back, rank by twice
+    # as many.
     older = rank[np.maximum(position - width, 0)]
     older = np.where(available > width, older, 0)
     pair = rank * (older.max(initial=0) + 1) + older

@@ -1,9 +1,9 @@
-"""From a verdict to tokens in the buffer.
+"""Emission: the tokens of a verdict that reach the buffer.
 
-Here alone end tokens, budgets and finished rows are known.
+End tokens, budgets and finished rows are handled here alone.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -35,7 +35,7 @@ def emit(
   """Cuts a verdict at end tokens and budgets; finished rows emit nothing.
 
   Args:
-    state: before the round.
+    state: state before the round.
     draft: the proposal.
     verdict: the verifier's decision on it.
     finite: bool [B, T], whether a slot's logits can be trusted.
@@ -43,8 +43,12 @@ def emit(
   Returns:
     `Emission` of at most P + 1 tokens a row.
   """
+  # draft [a b c], 2 accepted, next token x: tokens [a b x 0], count 3
+  # where b is an end token:                 count 2, status EOS
+  # where 2 tokens are left of the budget:   count 2, status LENGTH
   drafted = draft.tokens
   if verdict.path is not None:
+    # A path holds slots of the block: path [1 3] of [a b c] is [a c].
     drafted = jnp.take_along_axis(
       drafted, jnp.maximum(verdict.path - 1, 0), axis=1
     )
@@ -78,6 +82,8 @@ def emit(
 
 def _judged(verdict: base.Verdict, width: int) -> base.Array:
   """bool [B, T]: slots whose logits decided an emitted token."""
+  # chain of 4 slots, 2 accepted:            [1 1 1 0]
+  # tree of 5 slots, path [1 3], 2 accepted: [1 1 0 1 0]
   slot = jnp.arange(width)[None]
   if verdict.path is None:
     return slot <= verdict.num_accepted[:, None]
@@ -91,7 +97,7 @@ def finite(logits: base.Array) -> base.Array:
   return jnp.isfinite(jnp.max(logits, axis=-1))
 
 
-def record(rounds: Rounds, index, **columns) -> Rounds:
+def record(rounds: Rounds, index: base.Array, **columns: Any) -> Rounds:
   """Writes one column of the trace."""
   return Rounds(
     **{
@@ -107,6 +113,7 @@ def record(rounds: Rounds, index, **columns) -> Rounds:
 
 def pad(rows: base.Array, width: int) -> base.Array:
   """Zeros behind rows [B, n, ...] up to `width`."""
+  # [[a b]] to width 4: [[a b 0 0]]
   missing = width - rows.shape[1]
   return jnp.pad(rows, [(0, 0), (0, missing)] + [(0, 0)] * (rows.ndim - 2))
 
@@ -116,11 +123,12 @@ def along_path(hidden: tuple, verdict: base.Verdict, longest: int) -> tuple:
 
   Args:
     hidden: states [B, T, D] of the block's slots.
-    verdict: on the draft.
+    verdict: decision on the draft.
     longest: P.
   """
   if verdict.path is None:
     return tuple(pad(states, longest + 1) for states in hidden)
+  # path [1 3]: the states of slots 0, 1 and 3
   slots = jnp.pad(verdict.path, ((0, 0), (1, 0)))
   return tuple(
     jnp.take_along_axis(states, slots[..., None], axis=1) for states in hidden
@@ -132,9 +140,13 @@ def take(rows: base.Array, index: base.Array) -> base.Array:
   return jnp.take_along_axis(rows, index[:, None], axis=1)[:, 0]
 
 
-def write(buffer, rows, start, count) -> base.Array:
+def write(
+  buffer: base.Array, rows: base.Array, start: base.Array, count: base.Array
+) -> base.Array:
   """Writes the first count[b] entries of rows[b] at start[b], in place."""
 
+  # buffer [a b 0 0 0], rows [x y z], start 2, count 2: [a b x y 0]
+  # A slice has a static width, so its tail writes the old entries again.
   def write_row(buffer, row, start, count):
     old = lax.dynamic_slice(buffer, (start,), row.shape)
     new = jnp.where(jnp.arange(row.shape[0]) < count, row, old)

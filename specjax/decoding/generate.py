@@ -14,7 +14,8 @@ References:
   Leviathan et al. 2023, algorithm 1; Xia et al. 2023, section 3.
 """
 
-from typing import Callable, Optional
+from collections.abc import Callable
+import functools
 
 import jax
 from jax import lax
@@ -57,7 +58,7 @@ def capacity_for(recipe: Recipe, prompt_width: int, max_new_tokens: int) -> int:
   """Token slots L that a generation needs, with slack for one whole block.
 
   Args:
-    recipe: what to decode with.
+    recipe: target, drafter, verifier and warp.
     prompt_width: S of the prompt.
     max_new_tokens: largest budget of any row.
 
@@ -76,7 +77,7 @@ def generate(
   controls: base.Controls,
   *,
   max_new_tokens: int,
-  capacity: Optional[int] = None,
+  capacity: int | None = None,
 ) -> Generation:
   """Decodes a batch speculatively.
 
@@ -84,7 +85,7 @@ def generate(
     recipe: target, drafter, verifier and warp; static.
     params: their parameters.
     prompt: tokens int32 [B, S] and lengths [B].
-    controls: each row's wishes; `controls.max_new_tokens` above
+    controls: settings of each row; `controls.max_new_tokens` above
       `max_new_tokens` is cut to it.
     max_new_tokens: static bound of every row's budget.
     capacity: static L; by default just enough.
@@ -93,7 +94,7 @@ def generate(
     `Generation`.
 
   Raises:
-    ValueError: if `capacity` is too small.
+    ValueError: `capacity` is too small.
   """
   state = start(
     recipe,
@@ -113,7 +114,7 @@ def start(
   controls: base.Controls,
   *,
   max_new_tokens: int,
-  capacity: Optional[int] = None,
+  capacity: int | None = None,
 ) -> DecodeState:
   """Prefills target and drafter. See `generate` for the arguments."""
   batch, width = prompt.tokens.shape
@@ -165,7 +166,7 @@ def run(
   params: Params,
   state: DecodeState,
   *,
-  max_rounds: Optional[base.Array] = None,
+  max_rounds: base.Array | None = None,
 ) -> DecodeState:
   """Runs rounds until every row is done, or `max_rounds` more have run."""
   limit = state.rounds.emitted.shape[1]
@@ -224,8 +225,8 @@ def _round(
     if width:
       state = control_flow.run_if(
         choice == index,
-        lambda state, part=_leading(draft, width): _verify(
-          recipe, params, state, part
+        functools.partial(
+          _verify, recipe, params, draft=_leading(draft, width)
         ),
         state,
       )
@@ -342,7 +343,7 @@ def _histories(recipe: Recipe, draft: base.Draft):
 
 
 def _observe(recipe: Recipe, params: Params, state: DecodeState, observation):
-  """The drafter's state after it took note of a round."""
+  """The drafter's state after it observed a round."""
   drafter = recipe.drafter.observe(params.drafter, state.drafter, observation)
   if recipe.checked:
     contract.check_state('Drafter.observe', state.drafter, drafter)

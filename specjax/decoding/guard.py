@@ -1,4 +1,4 @@
-"""Calls of what is not ours, whose errors are to name their place.
+"""Calls of user functions, whose errors name their place.
 
 An error inside a drafter, a rule or a model of the user's own names the
 function and the line that raised it.
@@ -17,7 +17,9 @@ from specjax.decoding.drafters import drawing
 _OURS = pathlib.Path(base.__file__).resolve().parents[1]
 
 
-def call(which: str, function: Callable[..., Any], *args: Any, **kwargs: Any):
+def call(
+  which: str, function: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
   """Calls a function of the user's own.
 
   Args:
@@ -49,7 +51,7 @@ def _is_ours(file: str) -> bool:
 
 
 def _place(frames) -> str:
-  """The deepest line that belongs to neither us nor an installed package."""
+  """The deepest line outside this library and installed packages."""
   for frame in reversed(frames):
     packages = '/site-packages/' in frame.filename
     if not packages and not _is_ours(frame.filename):
@@ -77,7 +79,7 @@ def _wrapped(made: Any, which: str, names: str) -> Any:
   )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def drafter(made: base.Drafter) -> base.Drafter:
   """A drafter of the user's own with named errors; equal for equal ones.
 
@@ -94,7 +96,7 @@ def drafter(made: base.Drafter) -> base.Drafter:
   return _wrapped(made, 'Drafter', 'init propose observe is_idle insert')
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def verifier(made: base.Verifier) -> base.Verifier:
   """A rule of the user's own with named errors; equal for equal ones.
 
@@ -110,7 +112,7 @@ def verifier(made: base.Verifier) -> base.Verifier:
   return _wrapped(made, 'Verifier', 'verify')
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def target(made: base.CachedLM) -> base.CachedLM:
   """A model of the user's own with named errors; equal for equal ones.
 

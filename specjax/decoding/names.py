@@ -9,7 +9,7 @@ def add(known: dict[str, Any], entry: Any, kind: str) -> Any:
 
   Args:
     known: entries by name.
-    entry: has a `name`.
+    entry: entry with a `name`.
     kind: 'drafter' or 'verifier', for the message.
 
   Raises:

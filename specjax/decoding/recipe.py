@@ -1,4 +1,4 @@
-"""What to decode with: the pure functions that the loop is given."""
+"""Recipes: the pure functions that the loop is given."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ from specjax.decoding import warp as warp_lib
 
 
 class Recipe(NamedTuple):
-  """What to decode with; hashable, so it can be a static argument.
+  """The parts of a decoder; hashable, so it can be a static argument.
 
   `inference.assemble` makes recipes; nothing else does.
 
   Attributes:
     target: the model whose law the output has.
-    drafter: what proposes.
+    drafter: the proposer of tokens.
     verifier: the rule that decides.
     warp: static switches of the warp.
     widths: draft widths to compile, ascending, the last one K. Each round is
@@ -21,9 +21,10 @@ class Recipe(NamedTuple):
       so that a round without a draft costs a plain step, and no more than that
       while the drafter is idle. Empty: K alone.
       Trees are verified whole or not at all: (0, K).
-    is_tree: drafts are trees.
-    has_log_probs: drafts may have probabilities.
-    checked: drafter or rule are not ours, so the loop checks what they return.
+    is_tree: whether drafts are trees.
+    has_log_probs: whether drafts may have probabilities.
+    checked: whether drafter or rule is not built in, so that the loop checks
+      their results.
   """
 
   target: base.CachedLM

@@ -67,7 +67,7 @@ def node_keys(
   Args:
     row_key: typed PRNG keys [B].
     length: int32 [B], committed tokens when the round starts.
-    num_nodes: how many keys a row needs.
+    num_nodes: number of keys that a row needs.
     role: one of this module's roles.
 
   Returns:
@@ -83,7 +83,8 @@ def round_keys(
   """As `node_keys`, for pairs of a node and a role.
 
   Args:
-    row_key, length: as there.
+    row_key: typed keys [B], as there.
+    length: int32 [B], as there.
     nodes: int32 [n].
     roles: int32 [n].
 
@@ -125,6 +126,7 @@ def _block_size(size: int) -> int:
 
   A divisor of `size` where there is a near one, so that nothing is padded.
   """
+  # 32128 entries: 251 blocks of 128
   root = round(size**0.5)
   near = [b for b in range(root // 2, 2 * root) if size % b == 0]
   aligned = [b for b in near if b % 16 == 0]
@@ -169,6 +171,7 @@ def _pick(weights: Array, u: Array) -> Array:
   A parallel prefix sum need not be monotone to the last bit, so entries of
   weight zero are excluded by name instead of by trusting the sums.
   """
+  # weights [.2 0 .5 .3], u .5: total [.2 .2 .7 1], entry 2
   total = jnp.cumsum(weights, axis=-1)
   hit = (total > (u * total[..., -1])[..., None]) & (weights > 0)
   return jnp.where(
@@ -231,7 +234,7 @@ def categorical(logits: Array, keys: Array, sampler: str = 'gumbel') -> Array:
     sampler: 'gumbel' or 'inverse_cdf'.
 
   Raises:
-    ValueError: on another sampler.
+    ValueError: there is no such sampler.
   """
   if sampler == 'gumbel':
     return gumbel_argmax(logits, keys)

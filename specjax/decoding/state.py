@@ -1,6 +1,4 @@
-"""What the decoding loop carries and what it returns."""
-
-from typing import Optional
+"""The carry of the decoding loop, and its result."""
 
 from flax import struct
 
@@ -20,7 +18,7 @@ class Params:
 
 @struct.dataclass
 class Rounds:
-  """One column a round, for counting afterwards. All int32 [B, R].
+  """Trace of the rounds, one column each. All int32 [B, R].
 
   Attributes:
     drafted: proposed tokens (empty slots not counted).
@@ -28,6 +26,10 @@ class Rounds:
     emitted: emitted tokens; 0 once a row is finished.
   """
 
+  # Drafts of 4 tokens: 2 accepted, then 4, then 3 with an end token second.
+  #   drafted  [4 4 4 0 ..]
+  #   accepted [2 4 2 0 ..]
+  #   emitted  [3 5 2 0 ..]
   drafted: base.Array
   accepted: base.Array
   emitted: base.Array
@@ -41,6 +43,10 @@ class DecodeState:
   rule are ours.
   """
 
+  # Prompt [p q r] and a round that emitted [a b x]:
+  #   context.tokens [p q r a b x 0 ..], length 6, prompt_length 3
+  #   last_token     x
+  #   cache.length   5, all committed tokens but the last
   context: base.Context
   last_token: base.Array
   cache: base.PyTree
@@ -48,12 +54,12 @@ class DecodeState:
   status: base.Array
   num_rounds: base.Array
   rounds: Rounds
-  faults: Optional[base.Array] = None
+  faults: base.Array | None = None
 
 
 @struct.dataclass
 class Generation:
-  """What was generated.
+  """The result of a generation.
 
   Attributes:
     tokens: int32 [B, L], prompt (for an encoder-decoder: the start token)
@@ -63,7 +69,9 @@ class Generation:
     status: int32 [B], one of EOS, LENGTH, NAN (RUNNING if `run` was stopped).
     num_rounds: int32 [], target calls of the batch, prefill not counted.
     rounds: `Rounds`.
-    faults: as in `DecodeState`.
+    faults: bits of `DecodeState`.
+    score: float32 [B], of a beam search: log probability of the new tokens over
+      their number to the power of the length penalty. None otherwise.
   """
 
   tokens: base.Array
@@ -72,4 +80,5 @@ class Generation:
   status: base.Array
   num_rounds: base.Array
   rounds: Rounds
-  faults: Optional[base.Array] = None
+  faults: base.Array | None = None
+  score: base.Array | None = None

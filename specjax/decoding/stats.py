@@ -1,4 +1,4 @@
-"""What a generation cost and how well its drafts did, counted on the host.
+"""Target calls and acceptance of a generation, counted on the host.
 
 Everything is counted after a row was cut at an end token, a stop string or
 its budget, from the trace that the loop keeps (`generate.Rounds`).
@@ -8,15 +8,16 @@ References:
   what stands behind the first rejection was never tested).
 """
 
+from collections.abc import Sequence
 import dataclasses
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-  """Counts of one row, or of several added up.
+  """Counts of one row, or of several added up by `+` or `sum`.
 
   Attributes:
     num_tokens: emitted tokens, an end token included.
@@ -41,33 +42,42 @@ class Counts:
   accepted_histogram: tuple[int, ...] = ()
 
   @property
-  def block_efficiency(self) -> Optional[float]:
+  def block_efficiency(self) -> float | None:
     """Tokens a target call, or None before the first call."""
     return _ratio(self.num_tokens, self.num_target_calls)
 
   @property
-  def acceptance_rate(self) -> Optional[float]:
+  def acceptance_rate(self) -> float | None:
     """Accepted over tested, or None if nothing was tested."""
     return _ratio(self.num_accepted, self.num_tested)
 
   @property
-  def draft_acceptance_rate(self) -> Optional[float]:
+  def draft_acceptance_rate(self) -> float | None:
     """Accepted over drafted, or None if nothing was drafted."""
     return _ratio(self.num_accepted, self.num_drafted)
 
   @property
-  def mean_acceptance_length(self) -> Optional[float]:
+  def mean_acceptance_length(self) -> float | None:
     """One plus the accepted tokens a drafting round (vLLM's definition)."""
     mean = _ratio(self.num_accepted, self.num_draft_rounds)
     return None if mean is None else 1 + mean
 
   @property
-  def acceptance_by_position(self) -> list[Optional[float]]:
+  def acceptance_by_position(self) -> list[float | None]:
     """Accepted over tested for each draft slot."""
     return [
       _ratio(a, t)
-      for a, t in zip(self.accepted_by_position, self.tested_by_position)
+      for a, t in zip(
+        self.accepted_by_position, self.tested_by_position, strict=True
+      )
     ]
+
+  def __add__(self, other: 'Counts') -> 'Counts':
+    return add((self, other)) if isinstance(other, Counts) else NotImplemented
+
+  def __radd__(self, other: Any) -> 'Counts':
+    # `sum` begins with 0.
+    return self if other == 0 else NotImplemented
 
   def as_dict(self, *, by_position: bool = True) -> dict[str, Any]:
     """Counts and ratios as written to files, JSON-able.
@@ -83,10 +93,10 @@ class Counts:
 
 
 _WRITTEN = (
-  'num_tokens', 'num_target_calls', 'num_drafted', 'num_accepted', 'num_tested',
-  'block_efficiency', 'acceptance_rate', 'draft_acceptance_rate',
-  'mean_acceptance_length',
-)  # fmt: skip
+  'num_tokens num_target_calls num_drafted num_accepted num_tested '
+  'block_efficiency acceptance_rate draft_acceptance_rate '
+  'mean_acceptance_length'
+).split()
 
 
 def count_row(
@@ -108,6 +118,8 @@ def count_row(
   Returns:
     `Counts`; what lies behind the cut counts nothing.
   """
+  # drafted [4 4 4], accepted [2 4 2], emitted [3 5 2], 9 tokens kept, K = 4:
+  #   kept [3 5 1], accepted [2 4 1], rejected [1 0 0], tested [3 4 1]
   before = np.cumsum(emitted) - emitted
   kept = np.clip(num_tokens - before, 0, emitted)
   used = kept > 0
@@ -143,11 +155,11 @@ def add(counts: Sequence[Counts]) -> Counts:
     else:
       width = max([len(v) for v in values], default=0)
       padded = [v + (0,) * (width - len(v)) for v in values]
-      total[field.name] = tuple(map(sum, zip(*padded)))
+      total[field.name] = tuple(map(sum, zip(*padded, strict=True)))
   return Counts(**total)
 
 
-def _ratio(numerator, denominator) -> Optional[float]:
+def _ratio(numerator, denominator) -> float | None:
   return numerator / denominator if denominator else None
 
 

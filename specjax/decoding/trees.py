@@ -11,8 +11,9 @@ References:
   Chen et al. Sequoia. 2024. https://arxiv.org/abs/2402.12374 (grown trees)
 """
 
+from collections.abc import Sequence
 import functools
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -21,10 +22,11 @@ import numpy as np
 
 from specjax.base import Array
 
-# Depth and rank of what a user may ask for; both are digits of a path.
+# Bound of depth and rank of a user's tree; both are digits of a path.
 MOST = 36
-# Nodes of a grown tree: beyond them who reads whom costs more than the target.
+# Nodes of a grown tree; beyond them the tree mask costs more than the target.
 MOST_NODES = 1024
+# 'a' is rank 10: the path '0a' is (0, 10).
 _DIGITS = '0123456789abcdefghijklmnopqrstuvwxyz'
 _KNOWN = 'give medusa, eagle, grown:N, or paths of digits such as 0 1 00 01.'
 
@@ -46,7 +48,7 @@ class Topology(NamedTuple):
 
   Attributes:
     parent: N + 1 block slots; slot 0 is the root and its own parent.
-    rank: which candidate of its depth a slot takes; 0 for slot 0.
+    rank: candidate of its depth that a slot takes; 0 for slot 0.
     depth: 0 for slot 0.
   """
 
@@ -87,6 +89,9 @@ def of_paths(paths: Sequence[Sequence[int]]) -> Topology:
     raise ValueError('A tree needs at least one node.')
   if len(set(wanted)) < len(wanted):
     raise ValueError('A tree names each node once.')
+  # paths 1 00 0, in any order:
+  #   order   ()  0  1  00
+  #   parent  [0  0  0  1], rank [0 0 1 0], depth [0 1 1 2]
   order = [()] + sorted(wanted, key=lambda path: (len(path), path))
   place = {path: slot for slot, path in enumerate(order)}
   for path in order[1:]:
@@ -172,7 +177,7 @@ def parse(
   if text.startswith('grown:'):
     return _grown(text, num_draft, acceptance)
   paths = _paths(text)
-  # A word that names no tree is made of digits as well.
+  # A misspelt name consists of valid digits as well.
   if paths and all(path[0] for path in paths):
     raise ValueError(f'{text!r} has no node 0, so it is no tree: {_KNOWN}')
   made = of_paths(paths)
@@ -207,6 +212,7 @@ def _grown(text: str, num_draft: int, measured) -> Topology:
       f'{MOST_NODES}, and perhaps acceptance rates from 0 to 1: '
       'grown:16:0.8,0.6,0.5.'
     )
+  # grown:8:0.8,0.6 with num_draft 4: rates [0.8 0.6 0.6 0.6]
   rates = (rates or list(measured) or [0.7])[:num_draft]
   rates += rates[-1:] * (num_draft - len(rates))
   acceptance = rank_acceptance(rates)
@@ -219,8 +225,9 @@ def rank_acceptance(rates: Sequence[float], ranks: int = 10) -> np.ndarray:
   Each further candidate is taken to catch the same share of what is left.
   """
   rates = np.asarray(rates, np.float32)[:, None]
-  # A sure candidate leaves nothing, and no zeros may decide the order.
+  # Clipped, since zeros would leave the order of nodes to chance.
   rates = np.clip(rates, 1e-3, 1 - 1e-3)
+  # A rate of 0.6: [0.6 0.24 0.096 ...]
   return rates * (1 - rates) ** np.arange(ranks, dtype=np.float32)
 
 
@@ -241,6 +248,11 @@ def grow(acceptance: Array, num_nodes: int) -> tuple[Array, Array, Array]:
   most, ranks = acceptance.shape
   slots = num_nodes + 1
 
+  # acceptance [[.6 .2] [.5 .1]], 3 nodes; `value` before each step:
+  #   [.6 -1  -1 -1]   takes '0',  offers its child '00' .3, sibling '1' .2
+  #   [.2 .3  -1 -1]   takes '00', offers its sibling '01' .06
+  #   [.2 .06 -1 -1]   takes '1'
+  #   parent [0 0 1 0], rank [0 0 0 1], depth [0 1 2 1]
   # Entry i of `value` and `rank` is the best child of slot i not yet taken.
   def take(step, carry):
     value, rank, made = carry
@@ -271,12 +283,13 @@ def _grow(acceptance, num_nodes):
 
 
 def _largest(acceptance) -> int:
-  """How many nodes a tree can have."""
+  """Largest number of nodes of a tree."""
+  # 2 ranks at 3 depths: 2 + 4 + 8 nodes.
   most, ranks = acceptance.shape
   return sum(ranks ** (d + 1) for d in range(min(most, 12)))
 
 
-def grown(acceptance, num_nodes: int) -> Topology:
+def grown(acceptance: Sequence, num_nodes: int) -> Topology:
   """`grow` as a `Topology`.
 
   Raises:
@@ -293,8 +306,9 @@ def grown(acceptance, num_nodes: int) -> Topology:
   return check(Topology(*(tuple(map(int, row)) for row in made)))
 
 
-def expected_tokens(topology: Topology, acceptance) -> float:
+def expected_tokens(topology: Topology, acceptance: Sequence) -> float:
   """Tokens a round, the target's own included, if acceptance is as given."""
+  # Nodes 0 and 00, acceptance [[.6] [.5]]: 1 + .6 + .6 * .5 = 1.9
   worth = [1.0]
   for slot in range(1, len(topology.parent)):
     value = acceptance[topology.depth[slot] - 1][topology.rank[slot]]

@@ -9,7 +9,6 @@ evaluated at every slot of a block with the draft tokens on its own path.
 """
 
 import dataclasses
-from typing import Optional
 
 from jax import lax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from specjax.decoding import sampling
 
 @dataclasses.dataclass(frozen=True)
 class WarpSpec:
-  """What is compiled in; the values are data (`Controls`) and vary by row.
+  """Static switches; the values are data (`Controls`) and vary by row.
 
   Attributes:
     sampled: some row may have a temperature above 0. Without it only the
@@ -60,6 +59,7 @@ def chain_paths(draft_tokens: Array) -> tuple[Array, Array]:
     path int32 [B, K + 1, K] and path_length int32 [B, K + 1]; slot t follows
     the first t draft tokens. Empty ones do not count.
   """
+  # draft [a b EMPTY]: every path [a b EMPTY], path_length [0 1 2 2]
   batch, num_draft = draft_tokens.shape
   path = jnp.broadcast_to(
     draft_tokens[:, None, :], (batch, num_draft + 1, num_draft)
@@ -83,6 +83,8 @@ def tree_paths(
     path int32 [B, T, P], the tokens from the root's child down to the slot
     itself, and path_length int32 [B, T], the slot's depth.
   """
+  # draft [a b c], parent [0 0 0 1], P = 2:
+  #   path [[. .] [a .] [b .] [a c]], path_length [0 1 1 2]
   batch, num_slots = tree.parent.shape
   tokens = jnp.pad(draft_tokens, ((0, 0), (1, 0)), constant_values=-1)
   column = jnp.arange(max_path)
@@ -101,18 +103,18 @@ def warp(
   spec: WarpSpec,
   logits: Array,
   context: Context,
-  path: Optional[Array] = None,
-  path_length: Optional[Array] = None,
+  path: Array | None = None,
+  path_length: Array | None = None,
 ) -> Array:
   """Applies a batch's controls to logits.
 
   Args:
-    spec: what to compile in.
+    spec: static switches.
     logits: [B, n, V], the model's.
     context: committed tokens and controls.
     path: int32 [B, n, P], draft tokens that follow the committed ones in each
       slot's history; -1 entries are ignored. None: no draft tokens.
-    path_length: int32 [B, n], how many entries of `path` count.
+    path_length: int32 [B, n], number of entries of `path` that count.
 
   Returns:
     float32 [B, n, V]. With `spec.sampled`, rows of temperature 0 are 0 at the
@@ -147,12 +149,14 @@ def warp(
 
 def _one_hot(x):
   """0 at the argmax of each row and -inf elsewhere."""
+  # [1 3 2]: [-inf 0 -inf]
   top = sampling.argmax(x)[..., None] == jnp.arange(x.shape[-1])
   return jnp.where(top, 0.0, -jnp.inf)
 
 
 def _top_k(x: Array, k: Array) -> Array:
   """Keeps the k largest of [B, n, V]; ties with the last kept stay; 0: all."""
+  # k 2 of [3 2 2 1]: [3 2 2 -inf]
   amount = jnp.where(k <= 0, 1, jnp.minimum(k, x.shape[-1]))
   ones = jnp.ones((1, 1, 1), jnp.int32)
   threshold = _threshold(x, ones, jnp.broadcast_to(amount, x.shape[:-1]))
@@ -162,6 +166,7 @@ def _top_k(x: Array, k: Array) -> Array:
 
 def _top_p(x: Array, p: Array) -> Array:
   """Keeps tokens below which less than p of the mass is strictly likelier."""
+  # probabilities [.5 .3 .2], p .6: the first two stay.
   weights = jnp.exp(x - _finite_max(x))
   amount = p * weights.sum(axis=-1)
   threshold = _threshold(x, weights, amount)
@@ -173,6 +178,7 @@ def _top_p(x: Array, p: Array) -> Array:
 
 def _min_p(x: Array, p: Array) -> Array:
   """Keeps tokens at least p times as likely as the likeliest."""
+  # probabilities [.5 .46 .04], p .1: .04 / .5 is less, so two stay.
   keep = jnp.exp(x - _finite_max(x)) >= p[..., None]
   return jnp.where(keep, x, -jnp.inf)
 
@@ -196,6 +202,7 @@ def _threshold(x: Array, weights: Array, amount: Array) -> Array:
   Returns:
     float32 [...].
   """
+  # x [3 1 2], weights 1, amount 2: t = 2
   low = jnp.full(amount.shape, _ordered(-jnp.inf))
   high = jnp.full(amount.shape, _ordered(jnp.inf))
 
@@ -215,6 +222,9 @@ _SIGN = 0x80000000
 
 def _ordered(value: float) -> Array:
   """A float's rank as uint32: larger floats have larger ranks."""
+  # value  -1        0         1
+  # bits   bf800000  00000000  3f800000
+  # rank   407fffff  80000000  bf800000
   bits = lax.bitcast_convert_type(jnp.float32(value), jnp.uint32)
   sign = jnp.uint32(_SIGN)
   return jnp.where(bits >= sign, ~bits, bits | sign)
@@ -228,6 +238,8 @@ def _from_ordered(rank: Array) -> Array:
 
 def _mark(shape: tuple[int, ...], tokens: Array, valid: Array) -> Array:
   """bool [..., V], True at the valid entries of `tokens` [..., m]."""
+  # tokens [2 0 -1], valid [1 1 1], V 4: [1 0 1 0]. Other entries get the index
+  # V, which is dropped.
   vocab_size = shape[-1]
   rows = 1
   for size in shape[:-1]:
@@ -254,6 +266,8 @@ def _seen(shape, context, path, path_length) -> Array:
 
 def _banned(size, shape, context, path, path_length) -> Array:
   """bool [B, n, V]: tokens that would complete an n-gram already there."""
+  # history [a b c a b], size 3: the window [a b c] begins with the last two
+  # tokens, so c is banned.
   batch, slots, _ = shape
   if path is None:
     path = jnp.full((batch, slots, 0), -1, jnp.int32)

@@ -32,7 +32,7 @@ class LastState:
   known: base.Array
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def blockwise(
   spec: slots.SlotSpec, num_draft: int, style: drawing.Style
 ) -> base.Drafter:
@@ -41,7 +41,7 @@ def blockwise(
   Args:
     spec: the network.
     num_draft: K, at least 1.
-    style: how to draw.
+    style: way of drawing tokens.
 
   Raises:
     ValueError: if there are to be fewer slots than one, or more than heads.
@@ -96,7 +96,7 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
 
 ENTRY = slots.entry_of(
   'blockwise',
-  "heads on the target's last state (Stern et al.); for T5 targets",
+  "heads on the target's last state (Blockwise decoding); T5 targets",
   _plan,
   blockwise,
 )

@@ -1,8 +1,8 @@
 """From logits by depth to a draft that is a tree of candidates.
 
 The slots of a parallel drafter do not see each other's tokens, so q depends on
-the depth alone. What is drawn for one node is still independent of what is
-drawn for another, which is all that the verifiers ask.
+the depth alone. The draws of one node are still independent of those of
+another, as the verifiers require.
 """
 
 import jax
@@ -17,7 +17,7 @@ from specjax.decoding.drafters import drawing
 
 
 def tree(
-  logits,
+  logits: base.Array,
   context: base.Context,
   topology: trees.Topology,
   style: drawing.Style,
@@ -32,9 +32,9 @@ def tree(
 
   Args:
     logits: float32 [B, P, V], by depth.
-    context: what is committed.
-    topology: of N nodes.
-    style: how to draw.
+    context: committed tokens and controls.
+    topology: tree of N nodes.
+    style: way of drawing tokens.
 
   Returns:
     `Draft` of N nodes; a node is `EMPTY` where q offers nothing more.
@@ -42,6 +42,9 @@ def tree(
   logits = drawing.warped(logits, context, style)
   depth = np.asarray(topology.depth[1:]) - 1
   rank = np.asarray(topology.rank[1:])
+  # Paths 0 1 00 01, the best tokens a b at depth 1 and c d at depth 2:
+  #   depth [0 0 1 1], rank [0 1 0 1], tokens [a b c d]
+  # 'round': parents [0 1], level [0 1], row [0 0 1 1]
   if style.noise == 'round':
     parents = sorted(set(topology.parent[1:]))
     level = np.asarray([topology.depth[slot] for slot in parents])
@@ -68,16 +71,23 @@ def broadcast(topology: trees.Topology, batch: int) -> base.Tree:
   )
 
 
-def offered(logits, context, slots, depth, count: int, style: drawing.Style):
-  """What nodes offer as their children.
+def offered(
+  logits: base.Array,
+  context: base.Context,
+  slots: base.Array,
+  depth: base.Array,
+  count: int,
+  style: drawing.Style,
+) -> base.Array:
+  """The candidates of several nodes for their children.
 
   Args:
     logits: float32 [B, I, V], warped, after each of I nodes.
-    context: what is committed.
+    context: committed tokens and controls.
     slots: int [I], the nodes' places in the block, which key 'round' noise.
     depth: int [I], their depths, which key 'position' noise.
     count: R, children wanted.
-    style: as in `tree`.
+    style: way of drawing tokens.
 
   Returns:
     int32 [B, I, R], in the order of ranks; `EMPTY` where q offers no more.
@@ -94,6 +104,7 @@ def offered(logits, context, slots, depth, count: int, style: drawing.Style):
 
 def _best(scores, count: int):
   """The best `count` tokens of [..., V], `EMPTY` where none has a chance."""
+  # scores [1 3 -inf], count 4: [1 0 EMPTY EMPTY]
   count_there = min(count, scores.shape[-1])
   values, tokens = lax.top_k(scores, count_there)
   tokens = jnp.where(values > -jnp.inf, tokens, base.EMPTY).astype(jnp.int32)

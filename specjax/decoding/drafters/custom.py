@@ -1,12 +1,13 @@
 """Drafters of the user's own, made in a notebook or a file.
 
-`custom` turns a `base.Drafter`, or a function that makes one, into what
+`custom` turns a `base.Drafter`, or a function that makes one, into a value that
 `specjax.generate` and the commands take. A drafter without probabilities needs
 no more than the `base.Drafter` itself; one with probabilities has to draw its
 tokens as the verification rule asks, so it is made from a `Style`.
 """
 
-from typing import Any, Callable, NamedTuple, Optional, Union
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +31,8 @@ class Custom(NamedTuple):
   """
 
   make: Any
-  num_draft: Optional[int] = None
-  max_path: Optional[int] = None
+  num_draft: int | None = None
+  max_path: int | None = None
   is_tree: bool = False
   has_log_probs: bool = False
   target_hidden_layers: tuple[int, ...] = ()
@@ -39,7 +40,7 @@ class Custom(NamedTuple):
 
 
 class CustomSource(NamedTuple):
-  """What a source of `ENTRY` holds."""
+  """A custom drafter and its parameters; the source of `ENTRY`."""
 
   custom: Custom
   params: base.PyTree
@@ -57,7 +58,7 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
     has_log_probs=made.has_log_probs,
     widths=tuple(sorted({*widths, num_draft})) if widths else (),
     target_hidden_layers=made.target_hidden_layers,
-    # Nobody knows what it shares between rows.
+    # It may share state between rows.
     row_independent=False,
     static=made.make,
   )
@@ -85,17 +86,17 @@ def is_drafter(value: Any) -> bool:
 
 
 def custom(
-  make: Union[base.Drafter, Callable[[int, drawing.Style], base.Drafter]],
+  make: base.Drafter | Callable[[int, drawing.Style], base.Drafter],
   *,
   params: base.PyTree = None,
   name: str = 'custom',
-  max_path: Optional[int] = None,
+  max_path: int | None = None,
   is_tree: bool = False,
   has_log_probs: bool = False,
   target_hidden_layers: tuple[int, ...] = (),
   widths: tuple[int, ...] = (),
 ) -> entry.Source:
-  """Makes a drafter of your own known to `specjax.generate`.
+  """Wraps a drafter of the user's own for `specjax.generate`.
 
   Args:
     make: a `base.Drafter`, whose `num_draft` then holds, or a function
@@ -103,11 +104,12 @@ def custom(
       object, so keep one function and hand it over again.
     params: pytree given to `init`, `propose` and `observe`; data, which may
       change from call to call without compiling anew.
-    name: for messages and statistics.
+    name: name in messages and statistics.
     max_path: P, the longest path of its trees; None for chains.
-    is_tree: its drafts are trees (`Draft.tree`).
-    has_log_probs: it returns `Draft.log_probs` where `style.needs_log_probs`;
-      only from a function, since tokens must be drawn in the given style.
+    is_tree: whether its drafts are trees (`Draft.tree`).
+    has_log_probs: whether it returns `Draft.log_probs` where
+      `style.needs_log_probs`; only from a function, since tokens must be drawn
+      in the given style.
     target_hidden_layers: layers whose states `observe` reads; -1 is the last.
     widths: draft widths to compile beside K; with 0 among them a round without
       a draft costs a plain step.

@@ -14,7 +14,7 @@ from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def autoregressive(
   lm: base.CachedLM, num_draft: int, style: drawing.Style
 ) -> base.Drafter:
@@ -28,7 +28,7 @@ def autoregressive(
   Args:
     lm: the draft model.
     num_draft: K, at least 1.
-    style: how to draw.
+    style: way of drawing tokens.
 
   Returns:
     `base.Drafter` whose state is the draft model's cache.
@@ -105,7 +105,7 @@ def _params(plan, target, source, data) -> base.PyTree:
 
 ENTRY = entry.DrafterEntry(
   'draft_model',
-  "a smaller language model with the target's tokenizer",
+  "a smaller language model with the target's tokenizer, one pass a token",
   _plan,
   _bind,
   _params,

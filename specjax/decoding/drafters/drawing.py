@@ -1,12 +1,13 @@
 """How drafters draw: keys, tokens, and the honest q of what was drawn.
 
-A drafter makes logits; which token stands in a slot is decided here alone, so
-that every drafter draws as its verifier needs it. Three ways: one slot, a
-sequence whose slots see the tokens before them, and slots that know nothing of
-each other. Trees are in `candidates`.
+A drafter makes logits. The token of a slot is chosen here alone, so that every
+drafter draws as its verifier requires. There are three ways: one slot, a
+sequence whose slots see the tokens before them, and independent slots. Trees
+are in `candidates`.
 """
 
-from typing import Any, Callable, NamedTuple, Optional
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -25,10 +26,10 @@ class Style(NamedTuple):
   """How tokens are drawn; see `style_for`.
 
   Attributes:
-    noise: see `base.Verifier`; 'argmax' where nothing is sampled.
+    noise: discipline of `base.Verifier`; 'argmax' where nothing is sampled.
     needs_log_probs: whether to keep the distributions drawn from.
     warp: the same switches as the target's, so that p and q are warped alike.
-    sampler: of position-keyed noise, as in plain sampling.
+    sampler: sampler of position-keyed noise, as in plain sampling.
     allowed_tokens: ids that may be drafted; () for all.
   """
 
@@ -53,18 +54,20 @@ def style_for(
 
 def slot_keys(
   noise: str, context: base.Context, slots: base.Array
-) -> Optional[base.Array]:
+) -> base.Array | None:
   """Keys of the draws of some slots.
 
   Args:
-    noise: see `base.Verifier`.
-    context: what is committed; its length names the round.
+    noise: discipline of `base.Verifier`.
+    context: committed tokens and controls; its length keys the round.
     slots: int32 [n]; 'round' noise is keyed by them as nodes, the others by
       the position `context.length + slots`.
 
   Returns:
     Typed keys [B, n], or None to take the argmax.
   """
+  # length 7, slots [0 1]: 'round' keys nodes 0 and 1 of the round that starts
+  # at 7, the others key positions 7 and 8.
   row_key = context.controls.row_key
   if noise == 'argmax':
     return None
@@ -76,14 +79,14 @@ def slot_keys(
 
 
 def warped(
-  logits: base.Array, context: base.Context, style: Style, *history
+  logits: base.Array, context: base.Context, style: Style, *history: Any
 ) -> base.Array:
   """The logits of the law that tokens are drawn from, float32 [B, n, V].
 
   Args:
     logits: float32 [B, n, V], of the network.
-    context: what is committed.
-    style: how to draw.
+    context: committed tokens and controls.
+    style: way of drawing tokens.
     *history: drafted tokens before each slot, as `warp.warp` takes them.
   """
   if style.allowed_tokens:
@@ -107,15 +110,15 @@ def one(
   path: base.Array,
   index: Any,
   style: Style,
-) -> tuple[base.Array, Optional[base.Array]]:
+) -> tuple[base.Array, base.Array | None]:
   """Draws one slot, whose history are the slots before it.
 
   Args:
     logits: float32 [B, V].
-    context: what is committed.
+    context: committed tokens and controls.
     path: int32 [B, K]; the first `index` tokens count.
     index: the slot, an int or int32 [].
-    style: how to draw.
+    style: way of drawing tokens.
 
   Returns:
     int32 [B], and log q float32 [B, V], or None if the style needs none.
@@ -143,10 +146,10 @@ def sequence(
     logits: float32 [B, V], of the first slot.
     step: `(state, tokens int32 [B, 1]) -> (logits float32 [B, V], state)`: of
       the slot after the token just drawn.
-    state: what `step` is given first.
-    context: what is committed.
+    state: first argument of the first `step`.
+    context: committed tokens and controls.
     num_draft: K, static.
-    style: how to draw.
+    style: way of drawing tokens.
 
   Returns:
     `Draft` of a chain, and the last state. The last token is not fed.
@@ -186,10 +189,11 @@ def chain(
   """Draws every slot on its own.
 
   Args:
-    logits: float32 [B, K, V], of slots that know nothing of each other.
-    context: what is committed. Penalties see this history alone, so q differs
-      from the target's p behind the first slot; it is honest all the same.
-    style: how to draw.
+    logits: float32 [B, K, V], of independent slots.
+    context: committed tokens and controls. Penalties see this history alone, so
+      q differs from the target's p behind the first slot; it is honest all the
+      same.
+    style: way of drawing tokens.
   """
   logits = warped(logits, context, style)
   tokens = _tokens(logits, context, jnp.arange(logits.shape[1]), style)
@@ -202,6 +206,7 @@ def window(tokens: base.Array, start: base.Array, width: int) -> base.Array:
 
   A window that would reach over the end is moved back until it fits.
   """
+  # [a b c d], start 3, width 2: [c d]
   return jax.vmap(lambda row, at: lax.dynamic_slice(row, (at,), (width,)))(
     tokens, start
   )

@@ -8,7 +8,7 @@ References:
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,9 @@ from specjax.decoding.drafters import target_conditioned
 from specjax.models.common.output_ids import spread
 
 
-def chain(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
+def chain(
+  net: Any, topology: Any, vocab_size: int, style: drawing.Style
+) -> base.Drafter:
   """Drafts a chain, each token from the one before."""
 
   num_draft = topology.max_depth
@@ -68,8 +70,8 @@ class _Level(NamedTuple):
   Attributes:
     slots: their block slots.
     above: place of each one's parent in the level before.
-    first: how many such nodes stand at lesser depths, the root not counted.
-    reads: bool [n, I], which of all such nodes each may read, in their order.
+    first: number of such nodes at lesser depths, the root not counted.
+    reads: bool [n, I], the nodes, of all such, that each may read, in order.
     children: block slots of all their children.
     whose: place in `slots` of each child's parent.
   """
@@ -110,7 +112,7 @@ def _levels(topology: trees.Topology) -> list[_Level]:
 
 
 class _Fed(NamedTuple):
-  """What the nodes of a level are fed.
+  """Inputs of the nodes of a level.
 
   Attributes:
     index: the level.
@@ -155,7 +157,9 @@ def _grow(net, params, cache, level: _Level, given: _Fed):
   )
 
 
-def tree(net, topology, vocab_size, style: drawing.Style) -> base.Drafter:
+def tree(
+  net: Any, topology: Any, vocab_size: int, style: drawing.Style
+) -> base.Drafter:
   """Drafts a tree, a pass for each depth."""
   levels = _levels(topology)
   rank, deepest = np.asarray(topology.rank), topology.max_depth

@@ -1,12 +1,13 @@
-"""What a drafter says of itself, and what may be known before it is made.
+"""Registry entries of drafters, and the facts that precede their binding.
 
-A drafter is made in three steps, because each depends on the one before: its
-`plan` says whether it has probabilities and how long its paths are; both decide
-the verification rule; the rule decides how tokens are drawn (`drawing.Style`);
-and only then can it be bound.
+A drafter is made in three steps, because each depends on the one before. Its
+`plan` states whether it has probabilities and how long its paths are. Both
+select the verification rule. The rule fixes how tokens are drawn
+(`drawing.Style`), and only then can the drafter be bound.
 """
 
-from typing import Any, Callable, NamedTuple, Optional, Protocol, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from specjax import base
 from specjax import options as options_lib
@@ -14,16 +15,16 @@ from specjax.decoding.drafters import drawing
 
 
 class Target(NamedTuple):
-  """What may be known of a target before anything is compiled.
+  """The facts about a target that are known before compilation.
 
   Attributes:
     lm: `CachedLM`.
-    config: of its network, or None for a model of the user's own.
+    config: config of its network, or None for a model of the user's own.
     params: parameters, or their shapes where only an estimate is wanted.
-    tokenizer: or None.
+    tokenizer: tokenizer of the model, or None.
     layout: the mesh, or None for one device.
     platform: 'cpu', 'gpu' or 'tpu'.
-    name: as the user wrote it.
+    name: name as the user wrote it.
   """
 
   lm: base.CachedLM
@@ -34,9 +35,14 @@ class Target(NamedTuple):
   platform: str = 'cpu'
   name: str = 'target'
 
+  def __repr__(self) -> str:
+    """One line, without the parameters."""
+    kind = 'custom' if self.config is None else type(self.config).__name__
+    return f'<specjax.Target {self.name}: {kind} on {self.platform}>'
+
 
 class Costs(NamedTuple):
-  """What a round's parts cost, in steps of the target over one token a row.
+  """Costs of a round's parts, in steps of the target over one token a row.
 
   Attributes:
     blocks: {draft slots: cost of verifying a block with so many}.
@@ -55,31 +61,31 @@ class Costs(NamedTuple):
 
 
 class DraftData(NamedTuple):
-  """What parameters of a drafter are made of.
+  """The data that a drafter's parameters are made from.
 
   Attributes:
     rows: token rows to count, the prompts unless somebody knows better.
     index: `corpus.Index` of earlier answers, or None.
     costs: `Costs`, or None where the plan names none.
     script: int32 [B, N], the target's own greedy continuations, or None.
-    options: of the entry.
+    options: options of the entry.
   """
 
   rows: Sequence[Sequence[int]] = ()
   index: Any = None
-  costs: Optional[Costs] = None
+  costs: Costs | None = None
   script: Any = None
   options: Any = None
 
 
 class Source(NamedTuple):
-  """What a drafter decodes from.
+  """A drafter's entry and the model or value it drafts with.
 
   Attributes:
     entry: `DrafterEntry`.
-    name: as the user wrote it.
+    name: name as the user wrote it.
     model: a loaded model (has `config`, `params`, `lm`, `tokenizer`), or None.
-    given: what else the entry needs: a rate, a factory.
+    given: further argument of the entry, such as a rate or a factory.
   """
 
   entry: 'DrafterEntry'
@@ -89,31 +95,31 @@ class Source(NamedTuple):
 
 
 class DraftPlan(NamedTuple):
-  """What is known of a drafter before anything is traced. Hashable.
+  """The facts about a drafter that are known before tracing. Hashable.
 
   Attributes:
     num_draft: K, draft slots (nodes of a tree); 0 drafts nothing.
     max_path: P, the longest path of a draft.
-    is_tree: drafts are trees. Stated, since a tree may have P = K.
-    has_log_probs: drafts have probabilities where the rule asks for them.
+    is_tree: whether drafts are trees. Stated, since a tree may have P = K.
+    has_log_probs: whether drafts have probabilities if the rule needs them.
     auto_verifier: rule of verifier='auto' above temperature 0; '' takes
       `sampling` for drafts with probabilities and `match` for others.
     allowed_verifiers: names of the rules that it works with; () for all.
-    needs_target_sample: it works with rules that keep the target's own sample.
+    needs_target_sample: whether its rule must keep the target's own sample.
     widths: draft widths to compile, see `generate.Recipe`.
-    one_pass: all slots are proposed at once, at a cost that hardly depends on
-      their number.
+    one_pass: whether all slots are proposed at once, at a cost that hardly
+      depends on their number.
     target_hidden_layers: states of the target that `observe` reads.
-    reads_corpus: a corpus of earlier answers is searched.
-    reads_script: the target's own answers are given to it beforehand.
+    reads_corpus: whether a corpus of earlier answers is searched.
+    reads_script: whether it is given the target's own answers beforehand.
     max_source_tokens: longest encoder source it was trained for, or None.
     max_positions: most positions of the model inside, or None.
     draft_slots: slots whose drafting is timed for `Costs.draft`; 0: none.
-    uses_costs: `Costs` decide whether it drafts.
-    row_independent: a row's draft depends on that row alone.
+    uses_costs: whether `Costs` decide if it drafts.
+    row_independent: whether a row's draft depends on that row alone.
     rerouted: (rule, rule run in its place) pairs.
     notes: sentences for the user.
-    static: hashable, whatever `bind` needs beside the source.
+    static: further arguments of `bind`, hashable.
   """
 
   num_draft: int
@@ -128,8 +134,8 @@ class DraftPlan(NamedTuple):
   target_hidden_layers: tuple[int, ...] = ()
   reads_corpus: bool = False
   reads_script: bool = False
-  max_source_tokens: Optional[int] = None
-  max_positions: Optional[int] = None
+  max_source_tokens: int | None = None
+  max_positions: int | None = None
   draft_slots: int = 0
   uses_costs: bool = False
   row_independent: bool = True
@@ -162,7 +168,7 @@ class Bind(Protocol):
 
   def __call__(
     self,
-    lm: Optional[base.CachedLM],
+    lm: base.CachedLM | None,
     config: Any,
     plan: DraftPlan,
     style: drawing.Style,
@@ -170,14 +176,16 @@ class Bind(Protocol):
 
 
 class MakeParams(Protocol):
-  """Parameters, which a program is given as data; never part of its key."""
+  """Parameters: data of a compiled program, never part of its key."""
 
   def __call__(
     self, plan: DraftPlan, target: Target, source: Source, data: DraftData
   ) -> base.PyTree: ...
 
 
-def no_params(plan, target, source, data) -> None:
+def no_params(
+  plan: DraftPlan, target: Target, source: Source, data: DraftData
+) -> None:
   """Parameters of a drafter that has none."""
   del plan, target, source, data
 
@@ -186,17 +194,17 @@ class DrafterEntry(NamedTuple):
   """A drafter, as a registry and the assembler see it.
 
   Attributes:
-    name: as users write it.
-    summary: what it is, for help, errors and tables.
-    plan, bind, params: see the protocols above.
+    name: name as users write it.
+    summary: description for help, errors and tables.
+    plan, bind, params: functions of the protocols above.
     options: dataclass of its options.
     families: names of the model families whose folders it decodes from, or
       'target' for every language model that no other entry names.
-    takes: what stands behind a colon in NAME:..., for people; '' for nothing.
-    parse: `(text, resolve) -> (model, given)` of that, `resolve` being what
-      makes a `Source` of a name; None where `takes` is ''.
-    wraps: what stands behind the colon is another drafter's name.
-    needs_training: it decodes from a network trained for its target.
+    takes: text behind the colon in NAME:..., for people; '' for none.
+    parse: `(text, resolve) -> (model, given)` of that text; `resolve` makes a
+      `Source` of a name. None where `takes` is ''.
+    wraps: whether the text behind the colon is another drafter's name.
+    needs_training: whether it needs a network trained for its target.
     drafts: whether it ever proposes a token; without one a run is plain.
   """
 
@@ -225,7 +233,7 @@ def search_plan(
   """The plan of a search that drafts chains, or trees.
 
   Args:
-    name: of the drafter.
+    name: name of the drafter.
     tree: longest path of its trees; 0 for chains.
     num_draft: K.
     **settings: further fields of the plan.
@@ -253,11 +261,11 @@ def bind_static(make: Callable[..., base.Drafter]) -> Bind:
 
 
 def check_plan(entry: DrafterEntry, plan: Any) -> None:
-  """Refuses what the plan of a drafter must not be.
+  """Raises ValueError for a plan that breaks the contract.
 
   Args:
-    entry: of the drafter.
-    plan: what its `plan` returned.
+    entry: entry of the drafter.
+    plan: result of its `plan`.
 
   Raises:
     ValueError: it is no hashable `DraftPlan`, or its numbers do not fit.

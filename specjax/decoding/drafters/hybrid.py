@@ -24,15 +24,16 @@ class HybridOptions:
   """Options of `hybrid`.
 
   Attributes:
-    suffix: how the text is searched; its trees are of no use here.
+    suffix: options of the search, as in drafters.suffix; its trees do not occur
+      here.
     model_draft: most tokens that the model drafts a round.
-    prior: accepted tokens expected of the model's drafts at first, as a
-      fraction of `model_draft`.
-    memory: weight of the past in the running mean of accepted tokens, in
-      [0, 1).
-    probe: a row whose model drafts do not pay tries again after this many
-      rounds, then after four times as many, and so on: what the model has
-      missed by then has to be fed, which costs.
+    prior: accepted tokens that are expected of the model's drafts at first, as
+      a share of `model_draft`.
+    memory: weight of the past in the running mean of accepted tokens, from 0 to
+      below 1.
+    probe: rounds until a row whose model drafts do not pay tries again; then
+      four times as many, and so on, because what the model missed has to be fed
+      to it.
   """
 
   suffix: suffix_lib.SuffixOptions = dataclasses.field(
@@ -44,7 +45,7 @@ class HybridOptions:
   probe: int = 64
 
   def spec(self, num_draft: int) -> hybrid_loop.HybridSpec:
-    """What is compiled in, for K draft slots."""
+    """The static settings for K draft slots."""
     return hybrid_loop.HybridSpec(
       self.suffix.spec(num_draft),
       min(self.model_draft, num_draft),
@@ -119,7 +120,7 @@ def _params(plan, target, source, data) -> hybrid_loop.HybridParams:
 
 ENTRY = entry.DrafterEntry(
   'hybrid',
-  'a draft model or suffix, for each row and round whichever promises more',
+  'a draft model or suffix, whichever promises more in a row and round',
   _plan,
   _bind,
   _params,

@@ -31,12 +31,12 @@ _FED = 16  # missed tokens that are fed at a time
 
 @dataclasses.dataclass(frozen=True)
 class HybridSpec:
-  """What `hybrid` is compiled with; hashable. See `HybridOptions`.
+  """Static settings of `hybrid`; hashable. See `HybridOptions`.
 
   Attributes:
-    suffix: of the search; its `num_draft` is K.
+    suffix: settings of the search; its `num_draft` is K.
     num_draft: tokens the model drafts, at most K.
-    prior, memory, probe: as in `HybridOptions`.
+    prior, memory, probe: fields of `HybridOptions`.
   """
 
   suffix: suffix_search.SuffixSpec = suffix_search.SuffixSpec()
@@ -88,7 +88,7 @@ class HybridState:
   """State of `hybrid`.
 
   Attributes:
-    cache: the draft model's.
+    cache: cache of the draft model.
     fed: int32 [B], leading tokens of the context that the cache holds rightly.
     suffix: `SuffixState` of the search.
     expected: float32 [B], running mean of accepted tokens a model draft.
@@ -112,13 +112,13 @@ class HybridState:
 
 
 class _Parts(NamedTuple):
-  """What the drafter is made of; static.
+  """The parts of the drafter; static.
 
   Attributes:
     lm: the draft model.
     model: its drafter.
     spec: settings.
-    style: how the model draws.
+    style: the model's way of drawing tokens.
     search_source: whether the prompt is an encoder's source.
   """
 
@@ -129,7 +129,7 @@ class _Parts(NamedTuple):
   search_source: bool
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def hybrid_drafter(
   lm: base.CachedLM,
   spec: HybridSpec,
@@ -141,8 +141,8 @@ def hybrid_drafter(
   Args:
     lm: the draft model.
     spec: settings.
-    style: how the model draws. Where it needs log-probabilities, a suffix
-      draft is given as the point mass it is.
+    style: the model's way of drawing tokens. Where it needs log-probabilities,
+      a suffix draft is given as the point mass it is.
     search_source: whether the prompt is an encoder's source.
 
   Returns:
@@ -198,6 +198,7 @@ def _init(parts, params, prompt, prefilled, *, capacity):
 
 def _asks(parts, state):
   """bool [B]: rows whose drafts the model would make."""
+  # draft_cost 1, min_gain .5: asks where over 1.5 accepted tokens are expected.
   can_pay = parts.spec.num_draft - state.draft_cost > state.min_gain
   gain = state.expected - state.draft_cost
   return can_pay & ((gain > state.min_gain) | (state.idle >= state.pause))
@@ -242,9 +243,10 @@ def _merged(parts, found, by_model, by_suffix, drafted) -> base.Draft:
   """The draft of each row, the model's or the search's.
 
   Args:
-    parts: static.
-    found: of the search.
-    by_model, by_suffix: bool [B].
+    parts: parts of the drafter; static.
+    found: result of the search.
+    by_model: bool [B], rows that the model drafts for.
+    by_suffix: bool [B], rows that the search drafts for.
     drafted: tokens [B, k] and log-probabilities of the model.
   """
   tokens, log_probs = drafted
@@ -308,8 +310,9 @@ def _catch_up(lm, params, cache, fed, context):
     params: its parameters.
     cache: its cache.
     fed: int32 [B], tokens it holds rightly.
-    context: what is committed, as long as the cache.
+    context: committed tokens and controls, as long as the cache.
   """
+  # fed 10, length 40: goal 38, pieces [10, 26) and [26, 42), of which 38 stay
   goal = jnp.maximum(context.length - 2, 0)
   width = min(_FED, context.tokens.shape[1])
 

@@ -1,15 +1,15 @@
-"""Earlier places that end like the context, and what they vote for.
+"""Matches: earlier places that end like the context.
 
-Everything here has static shapes and no pointers: of a text that is searched,
-at most W matches are kept, the longest, then the latest. A match is told by its
-length and by the K tokens that follow it. Counting over them reproduces the
-count tree of SuffixDecoding, which would hold the same matches as paths.
+Everything here has static shapes and no pointers. At most W matches of a
+searched text are kept, the longest, then the latest. A match is its length and
+the K tokens that follow it. Counting over matches reproduces the count tree of
+SuffixDecoding, which would hold the same matches as paths.
 
 References:
   Oliaro et al. SuffixDecoding. NeurIPS 2025. https://arxiv.org/abs/2411.04975
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -40,6 +40,7 @@ def pattern(context: base.Context, max_depth: int) -> base.Array:
   At least one of the last `max_depth` tokens is left out, as in a tree of that
   depth, where something has to follow.
   """
+  # max_depth 4: [a b c d] gives [d c b], [a b] gives [b _NEVER _NEVER].
   back = jnp.arange(max_depth - 1)
   at = jnp.maximum(context.length[:, None] - 1 - back, 0)
   tokens = jnp.take_along_axis(context.tokens, at, axis=1)
@@ -48,7 +49,7 @@ def pattern(context: base.Context, max_depth: int) -> base.Array:
 
 def local(
   context: base.Context,
-  source,
+  source: Any,
   wanted: base.Array,
   max_matches: int,
   num_draft: int,
@@ -56,7 +57,7 @@ def local(
   """Matches inside the context, its own end excluded, and inside a source.
 
   Args:
-    context: what is committed.
+    context: committed tokens and controls.
     source: `base.Prompt` of an encoder, searched too; or None.
     wanted: int32 [B, M], see `pattern`.
     max_matches: W.
@@ -65,6 +66,10 @@ def local(
   Returns:
     `Matches`, longest first, then latest; the source counts as earlier.
   """
+  # context [x a b y a b], wanted [b a y], K = 2:
+  #   length [0 0 2 0 0 0]   of the match that ends there; the last place is
+  #                          the context's own end
+  #   tokens [y a]           behind the match at place 2
   depth = wanted.shape[1]
   text = _known(context.tokens, context.length)
   end = context.length - 1
@@ -79,6 +84,7 @@ def local(
   size = text.shape[1]
   padded = jnp.pad(text, ((0, 0), (depth, num_draft)), constant_values=NOTHING)
   length = jnp.zeros(text.shape, jnp.int32)
+  # From the oldest token to the newest: a mismatch resets the count.
   for back in reversed(range(depth)):
     shifted = padded[:, depth - back : depth - back + size]
     length = (length + 1) * (shifted == wanted[:, back : back + 1])
@@ -104,10 +110,11 @@ def in_corpus(
     max_matches: W. Of more matches of one length, those whose older tokens
       are most alike in sorting order are kept.
     num_draft: K.
-
-  Returns:
-    `Matches`.
   """
+  # text [a b c / x b c /], wanted [c b a]:
+  #   order      0  1    5    2      6      4
+  #   backwards  a  b a  b x  c b a  c b x  x
+  # The search ends at rank 3; the W places on each side agree longest.
   batch, depth = wanted.shape
   size = index.text.shape[0]
   back = jnp.arange(depth)

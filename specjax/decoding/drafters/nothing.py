@@ -8,7 +8,7 @@ from specjax import base
 from specjax.decoding.drafters import entry
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def nothing() -> base.Drafter:
   """Returns a drafter with no slots, so that each round is a plain step."""
 
@@ -38,4 +38,6 @@ def _bind(lm, config, plan, style) -> base.Drafter:
   return nothing()
 
 
-ENTRY = entry.DrafterEntry('none', 'plain decoding', _plan, _bind, drafts=False)
+ENTRY = entry.DrafterEntry(
+  'none', 'no draft: plain decoding', _plan, _bind, drafts=False
+)

@@ -23,14 +23,14 @@ class PromptLookupOptions:
 
   Attributes:
     max_ngram: longest match, in tokens.
-    min_ngram: shortest match that is worth a draft, in tokens.
-    match: which of several longest matches is copied: latest or earliest.
-    periodic: continue a match close to the end periodically.
+    min_ngram: shortest match that gives a draft, in tokens.
+    match: match that is copied, of several longest ones.
+    periodic: whether a match close to the end is continued periodically.
   """
 
   max_ngram: int = 3
   min_ngram: int = 1
-  match: str = 'latest'
+  match: str = validation.choice('latest', MATCHES)
   periodic: bool = True
 
   def validate(self) -> None:
@@ -38,7 +38,7 @@ class PromptLookupOptions:
     prompt_lookup(num_draft=1, **dataclasses.asdict(self))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def prompt_lookup(
   *,
   num_draft: int,
@@ -59,7 +59,7 @@ def prompt_lookup(
     num_draft: K, at least 1.
     max_ngram: longest suffix of the context to look for.
     min_ngram: shortest match that is worth a draft.
-    match: which of several longest matches to copy, 'latest' or 'earliest'.
+    match: match to copy of several longest, 'latest' or 'earliest'.
     periodic: continue a match close to the end periodically, so that a loop of
       any period fills all K slots; otherwise a copy stops at the end.
     search_source: whether the prompt is an encoder's source.
@@ -68,7 +68,7 @@ def prompt_lookup(
     A drafter of point masses (`Draft.log_probs` is None).
 
   Raises:
-    ValueError: if the lengths are not 1 <= min_ngram <= max_ngram, or `match`
+    ValueError: the lengths are not 1 <= min_ngram <= max_ngram, or `match`
       is another word.
   """
   _check(num_draft, min_ngram, max_ngram, match)
@@ -135,6 +135,7 @@ def _best_match(tokens, limit, suffix, match):
     end int32 [B], index of the match's last token, and run int32 [B], its
     length (0: no match).
   """
+  # tokens [x a b y a b], limit 5, suffix [b a]: run [0 0 2 0 0 0], end 2
   width = tokens.shape[1]
   equal = []
   for back in range(suffix.shape[1]):
@@ -152,13 +153,15 @@ def _best_match(tokens, limit, suffix, match):
 
 def _cut(tokens, length):
   """`EMPTY` from slot `length` on."""
+  # [y a b y a], length 3: [y a b EMPTY EMPTY]
   return jnp.where(
     jnp.arange(tokens.shape[1]) < length[:, None], tokens, base.EMPTY
   )
 
 
 def _copy(tokens, end, period, num_draft):
-  """What follows `end`, repeated with the given period: int32 [B, K]."""
+  """Tokens after `end`, repeated with the given period: int32 [B, K]."""
+  # tokens [x a b y a b], end 2, period 3, K = 5: [y a b y a]
   step = jnp.arange(num_draft) % jnp.maximum(period, 1)[:, None]
   at = jnp.minimum(end[:, None] + 1 + step, tokens.shape[1] - 1)
   return jnp.take_along_axis(tokens, at, axis=1)

@@ -29,7 +29,7 @@ class Script:
   acceptance: base.Array
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def simulated(*, num_draft: int, vocab_size: int) -> base.Drafter:
   """Proposes the script, each slot spoiled independently.
 
@@ -104,7 +104,8 @@ def _params(plan, target, source, data) -> Script:
 
 ENTRY = entry.DrafterEntry(
   'simulated',
-  "spoils the target's own answers, to measure a drafter of no cost",
+  "the target's own answers, each token right at this rate: a drafter "
+  'without cost, for measurements',
   _plan,
   _bind,
   _params,

@@ -1,4 +1,4 @@
-"""Drafters that fill all slots at once, each slot on its own.
+"""Drafters that fill all slots at once, each independently.
 
 One pass gives a distribution for each of K slots, given the committed tokens
 and not the slots before it. Each token is drawn from its slot's own warped
@@ -6,7 +6,8 @@ distribution, which is therefore an honest q for any exact rule; the penalties
 of that warp look at committed tokens alone.
 """
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -14,6 +15,10 @@ from specjax import base
 from specjax.decoding import sampling
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry
+from specjax.decoding.drafters.entry import DraftData
+from specjax.decoding.drafters.entry import DraftPlan
+from specjax.decoding.drafters.entry import Source
+from specjax.decoding.drafters.entry import Target
 from specjax.models import registry as families
 from specjax.models.spec_drafter import modeling as spec_drafter
 
@@ -22,7 +27,7 @@ class SlotSpec(NamedTuple):
   """A drafter network that fills slots.
 
   Attributes:
-    config: of the network; has `block`, `output_ids` and its special ids.
+    config: config of the network, with `block`, `output_ids` and special ids.
     vocab_size: V of its logits.
   """
 
@@ -37,14 +42,14 @@ def draw(
   context: base.Context,
   style: drawing.Style,
 ) -> base.Draft:
-  """Draws every slot on its own.
+  """Draws every slot independently.
 
   Args:
     spec: the network.
     logits: float32 [B, K, V'], of its head.
     there: bool [B, K]; slots behind the first False one are left empty.
     context: committed tokens and controls.
-    style: how to draw.
+    style: way of drawing tokens.
   """
   there = jnp.cumprod(there, axis=1).astype(bool)
   has_history = style.warp.repetition_penalty or style.warp.no_repeat_ngram_size
@@ -63,7 +68,7 @@ def draw(
   return base.Draft(tokens, log_probs)
 
 
-def check_target(target, source) -> None:
+def check_target(target: Target, source: Source) -> None:
   """Refuses a network that drafts for another kind of target."""
   config = source.model.config
   if not target.lm.is_encoder_decoder:
@@ -88,7 +93,9 @@ def check_slots(num_draft: int, most: int) -> None:
     )
 
 
-def plan(target, source, num_draft: int, most: int) -> entry.DraftPlan:
+def plan(
+  target: Target, source: Source, num_draft: int, most: int
+) -> entry.DraftPlan:
   """The plan of a network that fills slots.
 
   Args:
@@ -109,7 +116,9 @@ def plan(target, source, num_draft: int, most: int) -> entry.DraftPlan:
   )
 
 
-def params(plan, target, source, data) -> base.PyTree:
+def params(
+  plan: DraftPlan, target: Target, source: Source, data: DraftData
+) -> base.PyTree:
   """The network's own."""
   del plan, target, data
   return source.model.params
@@ -121,9 +130,9 @@ def entry_of(
   """The entry of a network that fills slots; its family has the same name.
 
   Args:
-    name: as users write it.
-    summary: what it is.
-    plan: see `entry.PlanDraft`.
+    name: name as users write it.
+    summary: description.
+    plan: function of `entry.PlanDraft`.
     make: (`SlotSpec`, K, style) -> `base.Drafter`.
   """
 

@@ -15,7 +15,7 @@ from specjax.decoding.drafters import slots
 from specjax.models.spec_drafter import modeling
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def spec_drafter(
   spec: slots.SlotSpec, num_draft: int, style: drawing.Style
 ) -> base.Drafter:
@@ -24,7 +24,7 @@ def spec_drafter(
   Args:
     spec: the network.
     num_draft: K, at least 1. The round's work is one pass.
-    style: how to draw.
+    style: way of drawing tokens.
 
   Raises:
     ValueError: if there are to be fewer slots than one, or more than the
@@ -63,7 +63,7 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
 
 ENTRY = slots.entry_of(
   'spec_drafter',
-  'an encoder-decoder that fills all slots in one pass; for T5 targets',
+  'an encoder-decoder that fills all slots in one pass (SpecDec); T5 targets',
   _plan,
   spec_drafter,
 )

@@ -1,4 +1,4 @@
-"""Drafters that hang on a target: mask tokens, Medusa's heads, EAGLE.
+"""Drafters on a target's hidden states: masks, Medusa's heads, EAGLE.
 
 With masks one pass drafts every slot. Its input is a window of the tokens that
 were committed last, fed again as real tokens, and the masks behind them; a
@@ -12,9 +12,9 @@ References:
   Li et al. EAGLE. ICML 2024. https://arxiv.org/abs/2401.15077
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Callable
 
 from specjax import base
 from specjax import models
@@ -34,8 +34,8 @@ class SpeculatorOptions:
   """Options of parallel, medusa and eagle drafters.
 
   Attributes:
-    tree: of the drafts: medusa, eagle, grown:N, or paths of nodes such as
-      '0 1 00'; empty for chains.
+    tree: shape of the drafts: medusa, eagle, grown:N (the N nodes of the
+      highest acceptance), or paths of nodes such as '0 1 00'; '' drafts chains.
   """
 
   tree: str = ''
@@ -46,7 +46,7 @@ class SpeculatorOptions:
       raise ValueError(f'speculator.tree must be text, not {self.tree!r}.')
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def speculator(
   config: models.ParallelConfig,
   topology: trees.Topology,
@@ -56,10 +56,10 @@ def speculator(
   """Drafts with a drafter network.
 
   Args:
-    config: of the network; its bound parameters are the drafter's.
-    topology: of the drafts; its depth is K.
+    config: config of the network; its bound parameters are the drafter's.
+    topology: tree of the drafts; its depth is K.
     vocab_size: V of the target.
-    style: how tokens are drawn.
+    style: way of drawing tokens.
 
   Returns:
     `base.Drafter`. Its target must return the states after the final norm
@@ -210,8 +210,8 @@ def _params(plan, target, source, data) -> base.PyTree:
 
 ENTRY = entry.DrafterEntry(
   'speculator',
-  "masks, heads or a layer on the target's states (ParallelSpec, Medusa, "
-  'EAGLE)',
+  "heads, a layer or masks on the target's states (Medusa, EAGLE, "
+  'ParallelSpec)',
   _plan,
   _bind,
   _params,

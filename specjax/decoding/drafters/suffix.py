@@ -24,17 +24,20 @@ class SuffixOptions:
   """Options of `suffix`.
 
   Attributes:
-    tree: 0 drafts chains; N trees with paths of at most N tokens, of which
-      `num_draft` is the number of nodes.
-    max_depth: matches are shorter than this many tokens.
+    tree: longest path of a tree draft, in tokens, with `num_draft` nodes; 0
+      drafts chains.
+    max_depth: length, in tokens, below which a match stays.
     min_match: shortest match, in tokens.
-    factor: after a match of m tokens at most m * factor + offset are drafted.
-    offset: see `factor`; in tokens.
-    min_token_prob: a draft ends before a token less frequent than this.
-    min_expected_accepted: accepted tokens that a draft must promise; -1: what
-      verifying a block costs beyond a step, see `--config.costs`.
-    max_matches: matches that are counted.
-    max_wait: a row is searched at least once in so many rounds; 0: in each.
+    factor: drafted tokens for each token of a match: after m tokens at most m *
+      factor + offset are drafted.
+    offset: drafted tokens beside those of `factor`.
+    min_token_prob: least frequency of a drafted token among the continuations,
+      from 0 to 1; a rarer one ends the draft.
+    min_expected_accepted: least number of accepted tokens that a draft must
+      promise; -1 takes the cost of a block beyond that of a step (see `costs`).
+    max_matches: most matches that are counted.
+    max_wait: longest time between two searches of a row, in rounds; 0 searches
+      in each.
   """
 
   tree: int = 0
@@ -48,7 +51,7 @@ class SuffixOptions:
   max_wait: int = 16
 
   def spec(self, num_draft: int) -> suffix_search.SuffixSpec:
-    """What is compiled in, for K draft slots."""
+    """The static settings for K draft slots."""
     return suffix_search.SuffixSpec(
       num_draft=num_draft,
       max_depth=self.max_depth,
@@ -67,7 +70,7 @@ class SuffixOptions:
     self.spec(max(self.tree, 1)).validate()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def suffix(
   spec: suffix_search.SuffixSpec = suffix_search.SuffixSpec(),
   *,
@@ -115,7 +118,7 @@ def least(given: float, slots: int, data: entry.DraftData) -> base.Array:
   """float32 []: accepted tokens that pay for a block with so many slots.
 
   Args:
-    given: of the options; below 0 it follows from the costs.
+    given: value of the options; below 0 it follows from the costs.
     slots: K.
     data: holds the costs.
   """
@@ -153,7 +156,8 @@ def _params(plan, target, source, data) -> suffix_search.SuffixParams:
 
 ENTRY = entry.DrafterEntry(
   'suffix',
-  'follows the most frequent continuation of the longest repeated end',
+  'copies the most frequent continuation of the longest repeated ending, '
+  'also from earlier answers',
   _plan,
   _bind,
   _params,

@@ -9,7 +9,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from flax import struct
 import jax
@@ -24,14 +24,14 @@ from specjax.decoding.drafters import voting
 
 @dataclasses.dataclass(frozen=True)
 class SuffixSpec:
-  """What `suffix` is compiled with; hashable.
+  """Static settings of `suffix`; hashable.
 
   Attributes:
     num_draft: K, most tokens (nodes of a tree) drafted a round.
     max_depth: a match is shorter than this many tokens.
     min_match: no match shorter than this is used.
     factor: a match of m tokens drafts at most floor(m * factor + offset).
-    offset: see `factor`.
+    offset: summand of `factor`.
     min_token_prob: a draft ends before a token whose probability, estimated by
       counting, is below this.
     max_matches: W, matches that are counted: the longest, then the latest.
@@ -100,14 +100,14 @@ class SuffixState:
     drafted: int32 [B], tokens proposed in this round.
   """
 
-  source: Optional[base.Prompt]
+  source: base.Prompt | None
   wait: base.Array
   misses: base.Array
   drafted: base.Array
 
 
 class Found(NamedTuple):
-  """What a search promises.
+  """The result of a search.
 
   Attributes:
     tokens: int32 [B, K], `EMPTY` where nothing is drafted.
@@ -117,10 +117,12 @@ class Found(NamedTuple):
 
   tokens: base.Array
   score: base.Array
-  tree: Optional[base.Tree]
+  tree: base.Tree | None
 
 
-def start(spec: SuffixSpec, prompt, search_source: bool) -> SuffixState:
+def start(
+  spec: SuffixSpec, prompt: base.Prompt, search_source: bool
+) -> SuffixState:
   """State before the first round."""
   del spec
   zero = jnp.zeros((prompt.tokens.shape[0],), jnp.int32)
@@ -129,8 +131,8 @@ def start(spec: SuffixSpec, prompt, search_source: bool) -> SuffixState:
 
 def search(
   spec: SuffixSpec,
-  index: Optional[corpus_lib.Index],
-  source: Optional[base.Prompt],
+  index: corpus_lib.Index | None,
+  source: base.Prompt | None,
   context: base.Context,
 ) -> Found:
   """Searches context, source and corpus.
@@ -139,11 +141,11 @@ def search(
     spec: settings.
     index: the corpus, or None.
     source: an encoder's source, or None.
-    context: what is committed.
+    context: committed tokens and controls.
 
   Returns:
-    The draft of the best score; of equal ones, that of the context. Whether it
-    pays is for `worthwhile` to say.
+    The draft of the best score; of equal ones, that of the context.
+    `worthwhile` decides whether it pays.
   """
   span = spec.max_path or spec.num_draft
   wanted = matching.pattern(context, spec.max_depth)
@@ -153,6 +155,7 @@ def search(
     far = matching.in_corpus(index, wanted, spec.max_matches, span)
     other = _draft(spec, far, False)
     ours = found.score >= other.score - 1e-5
+    # Sums of equal fractions differ by rounding, hence the 1e-5.
     found = jax.tree.map(
       lambda a, b: jnp.where(ours.reshape(-1, *[1] * (a.ndim - 1)), a, b),
       found,
@@ -166,9 +169,11 @@ def worthwhile(least: base.Array, found: Found, live: base.Array) -> Found:
 
   Args:
     least: float32 [], accepted tokens that pay for it.
-    found: of `search`.
+    found: result of `search`.
     live: bool [B], rows that still decode.
   """
+  # least 1.5, score [2 2 0]: the mean is 1.33 and no row drafts. Once the third
+  # row has ended the mean is 2, and the other two draft.
   score = jnp.where(live, found.score, 0.0)
   mean = jnp.sum(score) / jnp.maximum(jnp.sum(live), 1)
   return _only(live & (mean >= least - 1e-5), found)
@@ -180,9 +185,9 @@ def search_due(
   state: SuffixState,
   view: base.View,
 ) -> Found:
-  """What is worthwhile of `search`, for live rows that do not wait.
+  """The worthwhile drafts of `search`, for live rows that do not wait.
 
-  Free of cost if there are none.
+  Skips the search if there are no such rows.
   """
 
   def find(_=None):
@@ -208,11 +213,13 @@ def learn(
 
   Args:
     spec: settings.
-    state: after `propose`, which set `drafted`.
+    state: state after `propose`, which set `drafted`.
     num_accepted: int32 [B], tokens of the suffix draft that were accepted.
   """
   if not spec.max_wait:
     return state
+  # searches without an accepted token: 1 2 3 4 5 ...
+  # rounds of waiting, max_wait 8:      1 2 4 8 8 ...
   searched = state.wait == 0
   hit = searched & (num_accepted > 0)
   misses = jnp.where(hit, 0, state.misses + searched)
@@ -236,6 +243,7 @@ def _draft(spec, matches, is_local) -> Found:
   depth = spec.max_depth - 1
   votes = voting.count(matches, depth, is_local)
   most = voting.lengths(depth, spec.num_draft, spec.factor, spec.offset)
+  # min_match 3: [1 2 3 4] becomes [0 0 3 4].
   most[: spec.min_match - 1] = 0
   if spec.max_path:
     tokens, score, tree = voting.tree(

@@ -7,8 +7,8 @@ References:
   Leviathan et al. 2023, section 4.1 and table 3.
 """
 
+from collections.abc import Sequence
 import functools
-from typing import Sequence
 
 from flax import struct
 import jax.numpy as jnp
@@ -48,8 +48,8 @@ def count_table(
     rows: texts as ids.
     order: 1 or 2.
     vocab_size: V. A table of order 2 takes 4 V^2 bytes.
-    smoothing: how many times the unigram law (of order 1: the even law) counts
-      as having been seen, so that no token has probability 0.
+    smoothing: number of times that the unigram law (for order 1: the even
+      law) counts as seen, so that no token has probability 0.
 
   Returns:
     `Table`, each row of which sums to 1.
@@ -81,14 +81,14 @@ def count_table(
   return Table(jnp.asarray(np.log(double), jnp.float32))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def table(order: int, num_draft: int, style: drawing.Style) -> base.Drafter:
   """Drafts each token from the one before it alone.
 
   Args:
     order: 1 (every token from the same law) or 2.
     num_draft: K, at least 1.
-    style: how to draw.
+    style: way of drawing tokens.
 
   Returns:
     A drafter whose params are a `Table`.
@@ -143,13 +143,13 @@ def _params(plan, target, source, data) -> Table:
 
 UNIGRAM = entry.DrafterEntry(
   'unigram',
-  'draws every token by how often it occurs',
+  'draws every token by its frequency in the prompts, for comparisons',
   functools.partial(_plan, 1),
   _bind,
   _params,
 )
 BIGRAM = UNIGRAM._replace(
   name='bigram',
-  summary='draws every token by what followed the one before',
+  summary='draws every token by its frequency behind the one before',
   plan=functools.partial(_plan, 2),
 )

@@ -1,6 +1,6 @@
-"""What drafters that hang on a target share: state, window, beginning."""
+"""State, window and start of drafters that read a target's states."""
 
-from typing import Optional
+from typing import Any
 
 from flax import struct
 import jax.numpy as jnp
@@ -11,24 +11,33 @@ from specjax import models
 
 @struct.dataclass
 class State:
-  """What such a drafter remembers.
+  """The state of such a drafter.
 
   Attributes:
-    cache: of its layers, real tokens alone; None for Medusa's heads.
+    cache: cache of its layers, real tokens alone; None for Medusa's heads.
     features: [B, W, D], the target's states that predicted the last W
       committed tokens, the last token's at the end; None where not used.
   """
 
-  cache: Optional[models.Cache]
-  features: Optional[base.Array]
+  cache: models.Cache | None
+  features: base.Array | None
 
 
-def window_pass(net, params, state, context, window, num_out):
+def window_pass(
+  net: Any,
+  params: base.PyTree,
+  state: Any,
+  context: base.Context,
+  window: int,
+  num_out: int,
+) -> tuple:
   """Feeds the last `window` tokens and num_out - 1 masks.
 
   Returns (logits [B, num_out, V'], states [B, num_out, D], cache that holds
   every committed token and counts no mask).
   """
+  # length 5, window 3, num_out 3: place [2 3 4 5 6], depth [0 0 0 1 2]; slots
+  # [2 3 4], the last token and two masks, are projected.
   length = context.length
   first = jnp.maximum(length - window, 0)
   place = first[:, None] + jnp.arange(window + num_out - 1, dtype=jnp.int32)
@@ -52,7 +61,9 @@ def window_pass(net, params, state, context, window, num_out):
   return logits, hidden, cache.replace(length=length)
 
 
-def first_features(config, prompt, prefilled, window):
+def first_features(
+  config: Any, prompt: base.Prompt, prefilled: base.Prefilled, window: int
+) -> tuple:
   """(features of every prompt token or None, those of the last `window`)."""
   if config.encoder_width:
     shape = (prompt.tokens.shape[0], window, config.target_width)
@@ -65,7 +76,16 @@ def first_features(config, prompt, prefilled, window):
   return features, jnp.take_along_axis(features, index, axis=1)
 
 
-def init(net, window, slack, params, prompt, prefilled, *, capacity):
+def init(
+  net: Any,
+  window: int,
+  slack: int,
+  params: base.PyTree,
+  prompt: base.Prompt,
+  prefilled: base.Prefilled,
+  *,
+  capacity: int,
+) -> Any:
   """Runs the network over what is committed at the start."""
   config = net.config
   features = last = None
@@ -89,7 +109,9 @@ def init(net, window, slack, params, prompt, prefilled, *, capacity):
   return State(cache, last)
 
 
-def observe(params, state, observation):
+def observe(
+  params: base.PyTree, state: Any, observation: base.Observation
+) -> Any:
   """Keeps the states that predicted the last tokens."""
   del params
   if state.features is None:

@@ -5,8 +5,8 @@ x, the latest first, `EMPTY` where fewer are known. It is filled from the prompt
 and from what is emitted, for all rows of a batch together, and read along a
 static tree: slot s proposes the rank-r successor of its parent's token.
 
-(The paper also recycles candidates that the target scored but did not emit; a
-drafter of this library is told what was emitted.)
+(The paper also recycles candidates that the target scored but did not emit; an
+`Observation` of this library holds emitted tokens alone.)
 
 References:
   Luo et al. Turning trash into treasure: accelerating inference of large
@@ -33,10 +33,10 @@ class TokenRecyclingOptions:
   """Options of `token_recycling`.
 
   Attributes:
-    tree: 0 drafts chains; N trees with paths of at most N tokens, of which
-      `num_draft` is the number of nodes.
-    successors: width of the table, in tokens.
-    decay: how much less likely each further successor is thought to be; shapes
+    tree: longest path of a tree draft, in tokens, with `num_draft` nodes; 0
+      drafts chains.
+    successors: successors of a token that the table keeps.
+    decay: likelihood of a successor relative to the one before it, which shapes
       trees.
   """
 
@@ -56,7 +56,7 @@ class TokenRecyclingOptions:
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def token_recycling(
   *,
   vocab_size: int,
@@ -74,7 +74,8 @@ def token_recycling(
     num_successors: k, width of the table.
     max_path: 0 drafts a chain of latest successors; more, a tree with paths of
       at most this length.
-    decay: how much less likely the next rank is thought to be; shapes the tree.
+    decay: assumed likelihood of a rank relative to the one before; shapes
+      trees.
     from_prompt: whether the prompt fills the table too. Not for a source in
       another language.
 
@@ -101,8 +102,11 @@ def token_recycling(
   def propose(params, state, view):
     del params
     table = state[0]
+    # Last token x, rows x: [a b], a: [c d], paths 0 1 00: draft [a b c]
     tokens = [view.last_token]
-    for above, place in zip(topology.parent[1:], topology.rank[1:]):
+    for above, place in zip(
+      topology.parent[1:], topology.rank[1:], strict=True
+    ):
       token = tokens[above]
       found = table[jnp.maximum(token, 0), place]
       tokens.append(jnp.where(token >= 0, found, base.EMPTY))
@@ -152,6 +156,9 @@ def learn(
   Returns:
     The table. Where rows of the batch meet in one step, the last one wins.
   """
+  # Row of x, k = 3:  [a b c]
+  # after x b:        [b a c]
+  # after x d:        [d b a]
   batch, width = tokens.shape
   if not width:
     return table
@@ -183,14 +190,15 @@ def learn(
 def template(
   num_nodes: int, num_successors: int, max_path: int, decay: float
 ) -> trees.Topology:
-  """The static tree of the largest promise, in breadth-first order.
+  """The static tree of most expected accepted tokens, breadth first.
 
-  Rank r is thought to be right with probability (1 - decay) * decay ** r; the
+  Rank r is assumed to be right with probability (1 - decay) * decay ** r; the
   most probable nodes are kept.
 
   Raises:
     ValueError: if no tree within the bounds has so many nodes.
   """
+  # decay .4, 3 nodes: 0 (.6), 00 (.36), 1 (.24)
   heap = [(-(1 - decay), 1, (0,))]
   kept = []
   while heap and len(kept) < num_nodes:

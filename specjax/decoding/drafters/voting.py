@@ -12,7 +12,7 @@ from specjax.decoding.drafters import matching
 
 
 class Votes(NamedTuple):
-  """How often matches of at least m tokens are followed alike.
+  """Counts of equal continuations of matches of at least m tokens.
 
   Attributes:
     active: bool [B, M, W], matches of at least m = 1..M tokens.
@@ -37,6 +37,9 @@ def count(matches: matching.Matches, depth: int, is_local: bool) -> Votes:
     is_local: whether the end of the context is itself one more occurrence,
       one that nothing follows.
   """
+  # Matches of lengths 3 2 2, followed by [a b] [a c] [d b], local:
+  #   m = 2: count [[2 1] [2 1] [1 1]], total 4
+  #   m = 3: count [[1 1] [0 0] [0 0]], total 2
   tokens = matches.tokens
   m = jnp.arange(1, depth + 1)
   active = matches.length[:, None] >= m[:, None]
@@ -51,8 +54,11 @@ def count(matches: matching.Matches, depth: int, is_local: bool) -> Votes:
   return Votes(active, total, jnp.where(active[..., None], counts, 0), same > 0)
 
 
-def lengths(depth: int, num_draft: int, factor: float, offset: float):
+def lengths(
+  depth: int, num_draft: int, factor: float, offset: float
+) -> np.ndarray:
   """int32 [M]: most tokens drafted after a match of m = 1..M."""
+  # factor 1, offset 0, num_draft 3: [1 2 3 3 ...]
   m = np.arange(1, depth + 1)
   # The nudge keeps a product such as 0.3 * 10 from falling below 3.
   k = np.floor(m * factor + offset + 1e-6)
@@ -60,7 +66,10 @@ def lengths(depth: int, num_draft: int, factor: float, offset: float):
 
 
 def path(
-  matches: matching.Matches, votes: Votes, most, min_token_prob: float
+  matches: matching.Matches,
+  votes: Votes,
+  most: base.Array,
+  min_token_prob: float,
 ) -> tuple[base.Array, base.Array]:
   """The most frequent continuation, for the best m.
 
@@ -80,7 +89,8 @@ def path(
   """
   width, num_draft = matches.tokens.shape[1:]
   # Greedy descent by count is the largest string of counts, so instead of K
-  # dependent steps the counts are packed into a few words and compared.
+  # dependent steps the counts are packed into a few words and compared: counts
+  # [2 1] of W = 3 matches are the word 2 * 4 + 1.
   digits = max(1, int(31 / math.log2(width + 1)))
   left = votes.active
   for start in range(0, num_draft, digits):
@@ -107,7 +117,7 @@ def path(
 def tree(
   matches: matching.Matches,
   votes: Votes,
-  most,
+  most: base.Array,
   min_token_prob: float,
   num_nodes: int,
 ) -> tuple[base.Array, base.Array, base.Tree]:

@@ -23,11 +23,12 @@ from specjax.decoding.verifiers.entry import VerifierEntry
 
 def joint_ratios(p: Array, q: Array) -> Array:
   """w_i = min(w_{i-1} p_i / q_i, 1), w_0 = 1: [B, K] -> [B, K + 1]."""
+  # p [.5 .5], q [1 .25]: w [1 .5 1]
   w = jnp.ones(p.shape[:1], jnp.float32)
   columns = [w]
   for i in range(p.shape[1]):
     mass = w * p[:, i]
-    # 0 / 0 counts as 0: a token the target never says is never kept.
+    # 0 / 0 counts as 0: a token of probability 0 is never accepted.
     w = jnp.where(mass >= q[:, i], 1.0, mass / q[:, i])
     w = jnp.where(mass <= 0, 0.0, w)
     columns.append(w)
@@ -87,7 +88,7 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   return Verdict(num_accepted, next_token)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def block(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:
@@ -100,5 +101,5 @@ def block(
 
 
 ENTRY = VerifierEntry(
-  'block', 'the longest prefix that passes a joint test', block
+  'block', 'the longest prefix that passes one joint test', block
 )

@@ -1,7 +1,8 @@
-"""What the rules share. Shapes: draft [B, K], logits [B, K + 1, V]."""
+"""Helpers that the rules share. Shapes: draft [B, K], logits [B, K + 1, V]."""
 
+from collections.abc import Callable
 import functools
-from typing import Any, Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +38,13 @@ def check_tree(draft: Draft, name: str) -> None:
 
 def filled(draft: Draft) -> Array:
   """bool [B, K]: slots before the first empty one."""
+  # tokens [a b EMPTY EMPTY]: [1 1 0 0]
   return jnp.cumprod(draft.tokens >= 0, axis=1).astype(bool)
 
 
 def count_leading(ok: Array) -> Array:
   """int32 [B]: how many leading entries of bool [B, K] are True."""
+  # [1 1 0 1]: 2
   return jnp.cumprod(ok, axis=1, dtype=jnp.int32).sum(axis=1)
 
 
@@ -50,6 +53,7 @@ def agrees(draft: Draft, logits: Array, target: Array) -> Array:
 
   An empty slot equals no token, and a target chosen by a NaN agrees with none.
   """
+  # draft [a b c], target [a b x y]: [1 1 0]
   sound = ~jnp.isnan(at_tokens(logits, target))
   return (target[:, :-1] == draft.tokens) & sound[:, :-1]
 
@@ -69,6 +73,7 @@ def put(rows: Array, place: Array, value: Array, when: Array) -> Array:
     value: [B, ...].
     when: bool [B].
   """
+  # rows [r0 r1 r2], place 1, value v: [r0 v r2]
   here = (jnp.arange(rows.shape[1]) == place[:, None]) & when[:, None]
   here = here.reshape(*here.shape, *([1] * (rows.ndim - 2)))
   return jnp.where(here, value[:, None], rows)
@@ -94,10 +99,10 @@ def target_samples(
   alone.
 
   Args:
-    context: what is committed.
+    context: committed tokens and controls.
     logits: float32 [B, n, V].
     depth: int32 [n] or [B, n], of the slots.
-    sampler: of plain sampling.
+    sampler: sampler of plain sampling.
   """
   keys = sampling.position_keys(
     context.controls.row_key, context.length[:, None] + depth, sampling.TARGET
@@ -184,6 +189,7 @@ def next_from_residual(
     take_slot(logits, slot) - take_slot(log_normaliser, slot)[:, None]
   )
   q = draft_row(draft, slot, logits.shape[-1])
+  # p [.5 .5], q [.8 .2], scales 1: weights [0 .3], so token 1 is drawn.
   weights = jnp.maximum(p_scale[:, None] * p - q_scale[:, None] * q, 0.0)
   weights = jnp.where((weights.sum(axis=-1) > 0)[:, None], weights, p)
   return sampling.draw(weights, keys)

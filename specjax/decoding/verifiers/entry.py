@@ -1,4 +1,4 @@
-"""What a verification rule says of itself."""
+"""Registry entries of verification rules."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -50,23 +50,24 @@ class VerifierEntry(NamedTuple):
   """A verification rule, as a registry and the assembler see it.
 
   Attributes:
-    name: as users write it.
-    summary: what it keeps, for help and tables.
-    make: see `Make`.
+    name: name as users write it.
+    summary: description for help and tables.
+    make: function of the protocol `Make`.
     options: dataclass of its options. Fields are dials, traced [B] arrays in
       `Controls.rule`, unless made by `options.static`.
-    requires_zero_temperature: it decides by the target's argmax.
-    greedy_at_zero: at temperature 0 it does what `greedy` does, which is then
-      run in its place.
-    keeps_target_sample: every token is the target's own sample, by noise that
-      belongs to its position: the output does not depend on the draft.
-    wants_one_hot: rows of temperature 0 come to it as the law of greedy
+    requires_zero_temperature: whether it decides by the target's argmax.
+    greedy_at_zero: whether it equals `greedy` at temperature 0, which then
+      runs in its place.
+    keeps_target_sample: whether every token is the target's own sample, by
+      noise that belongs to its position, so that the output does not depend
+      on the draft.
+    wants_one_hot: whether rows of temperature 0 become the law of greedy
       decoding, 0 at the argmax and -inf elsewhere. False is for rules that
-      rank or compare tokens: the logits come as the penalties left them.
+      rank or compare tokens; the logits then stay as the penalties left them.
     chains, trees: drafts that it judges.
     exact_for: the law that it keeps, for tables: 'argmax' or 'sampling'.
     exact_when: options under which it keeps that law.
-    check: of its options against a target.
+    check: check of its options against a target.
   """
 
   name: str

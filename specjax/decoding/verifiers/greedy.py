@@ -1,4 +1,4 @@
-"""Keeps what the target's argmax agrees with.
+"""Keeps tokens equal to the target's argmax.
 
 References:
   Stern, Shazeer, Uszkoreit. Blockwise parallel decoding for deep autoregressive
@@ -38,7 +38,7 @@ def _tree(
   return walk(draft, logits, sampling.argmax(logits), max_path)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def greedy(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:
@@ -49,7 +49,7 @@ def greedy(
 
 ENTRY = VerifierEntry(
   'greedy',
-  "what equals the target's argmax",
+  "tokens equal to the target's argmax",
   greedy,
   requires_zero_temperature=True,
   keeps_target_sample=True,

@@ -28,8 +28,9 @@ class LenientOptions:
   """Options of `lenient`.
 
   Attributes:
-    lenience: l in (0, 1]; no token becomes more than 1 / l times as likely as
-      it should be, and 1 is `sampling`. One value, or one a prompt.
+    lenience: bound l, above 0 and at most 1: no token becomes more than 1 / l
+      times as likely as under the target; 1 is the rule `sampling`. One value,
+      or one a prompt.
   """
 
   lenience: float = 1.0
@@ -66,7 +67,7 @@ def _verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def lenient(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:
@@ -86,11 +87,11 @@ def _is_exact(options: LenientOptions) -> bool:
 
 ENTRY = VerifierEntry(
   'lenient',
-  'lossy: a token with probability min(1, p / (l q))',
+  'lossy: a token with probability min(1, p / (lenience q))',
   lenient,
   LenientOptions,
   greedy_at_zero=False,
-  # It judges rows of temperature 0 by their gaps, which one-hot hides.
+  # Rows of temperature 0 are judged by their gaps, which one-hot rows lose.
   wants_one_hot=False,
   exact_when=_is_exact,
 )

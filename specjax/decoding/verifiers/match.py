@@ -1,4 +1,4 @@
-"""Keeps what the target's own sample agrees with: `match` and `coupled`.
+"""Keeps tokens equal to the target's own sample: `match` and `coupled`.
 
 Every emitted token *is* a sample of the target, drawn with noise that belongs
 to its position. So the output equals plain sampling with the same row key token
@@ -59,7 +59,7 @@ def _make(name: str, noise: str, sampler: str, max_path: int) -> Verifier:
   return Verifier(verify, noise)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def match(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:
@@ -74,7 +74,7 @@ def match(
   return _make('match', 'private', sampler, max_path)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def coupled(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:
@@ -91,13 +91,13 @@ def coupled(
 
 MATCH = VerifierEntry(
   'match',
-  "what equals the target's sample",
+  "tokens equal to the target's own sample",
   match,
   keeps_target_sample=True,
   trees=True,
 )
 COUPLED = MATCH._replace(
   name='coupled',
-  summary="what equals the target's sample; the drafter shares its noise",
+  summary="tokens equal to the target's own sample, with noise shared",
   make=coupled,
 )

@@ -1,6 +1,6 @@
 """The verification rules there are: one line each."""
 
-from typing import Any, Optional
+from typing import Any
 
 from specjax import base
 from specjax.decoding import names as names_lib
@@ -57,16 +57,16 @@ def names() -> tuple[str, ...]:
 
 
 def is_built_in(entry: Any) -> bool:
-  """Whether an entry is one of ours, whose contract is tested."""
+  """Whether an entry is built in, so that tests hold its contract."""
   return entry in BUILT_IN
 
 
-def resolve(verifier: Any) -> Optional[VerifierEntry]:
+def resolve(verifier: Any) -> VerifierEntry | None:
   """The entry that a user means; None for 'auto'.
 
   Args:
-    verifier: a name, 'auto', a `VerifierEntry`, or a `Verifier`. The last says
-      nothing of its law, so it counts as lossy; it judges chains and trees.
+    verifier: a name, 'auto', a `VerifierEntry`, or a `Verifier`. The last
+      states no law, so it counts as lossy; it judges chains and trees.
 
   Raises:
     ValueError: an unknown name, or something else.
@@ -96,7 +96,7 @@ def _of_verifier(verifier: base.Verifier) -> VerifierEntry:
     name = getattr(verifier.verify, '__name__', 'custom')
     name = name if name.isidentifier() else 'custom'
     _wrapped[verifier] = VerifierEntry(
-      # Restrictions and options go by name, and this rule is none of ours.
+      # Restrictions and options of a built-in name must not apply to it.
       f'own_{name}' if name in _entries else name,
       'a rule of your own',
       lambda sampler, max_path, static: verifier,
@@ -113,7 +113,7 @@ def choose(
   """The rule in force.
 
   Args:
-    verifier: as in `resolve`.
+    verifier: argument of `resolve`.
     sampled: whether some temperature is above 0.
     auto: name of what 'auto' means then.
     drafts: whether anything is drafted; plain decoding follows `auto`.
@@ -139,8 +139,8 @@ def make(
   """Makes the rule of an entry.
 
   Args:
-    entry: of the rule.
-    sampler: of plain sampling.
+    entry: entry of the rule.
+    sampler: sampler of plain sampling.
     tree_path: longest path of the trees; 0 for chains.
     static: compiled options, see `options.static_part`.
 

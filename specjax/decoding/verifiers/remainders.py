@@ -1,4 +1,4 @@
-"""What is left of two distributions after candidates were refused."""
+"""Residuals of two distributions after candidates were refused."""
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ def target_row(logits: Array, slot: Array) -> Array:
 
 def child_row(draft: Draft, slot: Array, vocab_size: int) -> Array:
   """q at the parent of a drafted slot (1..N) [B]: float32 [B, V]."""
+  # A point mass on token 1 of 3: [0 1 0]
   node = jnp.maximum(slot - 1, 0)
   if draft.log_probs is not None:
     return jnp.exp(common.take_slot(draft.log_probs, node))
@@ -26,6 +27,7 @@ def child_row(draft: Draft, slot: Array, vocab_size: int) -> Array:
 
 def normalised(weights: Array, fallback: Array) -> Array:
   """Rows [B, V] divided by their sums; `fallback` where there is no mass."""
+  # weights [.2 0 .2]: [.5 0 .5]
   total = weights.sum(axis=-1, keepdims=True)
   return jnp.where(
     total > 0, weights / jnp.where(total > 0, total, 1.0), fallback
@@ -34,6 +36,7 @@ def normalised(weights: Array, fallback: Array) -> Array:
 
 def without(q: Array, token: Array) -> Array:
   """q without a token, normalised; all zero where nothing is left."""
+  # q [.5 .3 .2] without token 0: [0 .6 .4]
   left = jnp.where(jnp.arange(q.shape[-1]) == token[:, None], 0.0, q)
   return normalised(left, jnp.zeros_like(q))
 

@@ -38,7 +38,7 @@ def ratio(
   """Accepts with min(1, p / (l q)), else draws from (p - l q)+.
 
   Args:
-    context: whose round it is.
+    context: committed tokens and controls.
     draft: the draft.
     logits: float32 [B, T, V], warped.
     lenience: float32 [B].
@@ -85,6 +85,8 @@ def _tree(
     return remainders.without_draft(logits, keys, max_path)
   root = jnp.zeros((batch,), jnp.int32)
 
+  # p [.5 .5], q [.8 .2], child 0 refused: both become [0 1].
+  # `here` is the node reached, `fresh` that none of its children was tested.
   def test(slot, carry):
     here, p, q, fresh, count, path = carry
     at = jnp.full((batch,), slot, jnp.int32)
@@ -107,9 +109,7 @@ def _tree(
     p = jnp.where(passed[:, None], remainders.target_row(logits, at), p)
     path = common.put(path, count, at, passed)
     fresh = jnp.where(mine, passed, fresh)
-    return (
-      jnp.where(passed, at, here), p, q, fresh, count + passed, path
-    )  # fmt: skip
+    return (jnp.where(passed, at, here), p, q, fresh, count + passed, path)
 
   start = (
     root,
@@ -123,7 +123,7 @@ def _tree(
   return Verdict(count, noise.draw(p, keys), path)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def sampling(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:
@@ -134,7 +134,7 @@ def sampling(
 
 ENTRY = VerifierEntry(
   'sampling',
-  'a token with probability min(1, p / q)',
+  'a token with probability min(1, p / q) (target p, drafter q)',
   sampling,
   trees=True,
 )

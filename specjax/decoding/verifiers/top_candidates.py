@@ -27,9 +27,10 @@ class TopCandidatesOptions:
   """Options of `top_candidates`. One value each, or one a prompt.
 
   Attributes:
-    beta: a token is kept if it is among the target's best so many, at least 1;
-      1 is `greedy`.
-    tau: and if its logit is within this of the best one's, at least 0.
+    beta: number of the target's best tokens among which a draft token is kept,
+      at least 1; 1 is the rule `greedy`.
+    tau: largest distance of a kept token's logit from the best one's, at least
+      0.
   """
 
   beta: int = 1
@@ -71,7 +72,7 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   return Verdict(num_accepted, common.take_slot(target, num_accepted))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def top_candidates(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:
@@ -95,7 +96,7 @@ def _check(target, options: TopCandidatesOptions) -> None:
 
 ENTRY = VerifierEntry(
   'top_candidates',
-  "lossy: tokens among the target's best few",
+  "lossy: tokens among the target's best beta, within tau of the best",
   top_candidates,
   TopCandidatesOptions,
   requires_zero_temperature=True,

@@ -30,7 +30,7 @@ from specjax.decoding.verifiers.entry import VerifierEntry
 
 
 class _Walk(NamedTuple):
-  """Where the walk stands. Rows of the stacks are the nodes above it.
+  """The state of the walk. Rows of the stacks are the nodes above it.
 
   Attributes:
     slot, depth: int32 [B], the node at hand.
@@ -70,8 +70,9 @@ def _descend(draft, logits, walk, child, when):
   index = jnp.maximum(token, 0)[:, None]
   px = jnp.take_along_axis(p, index, axis=1)[:, 0]
   qx = jnp.take_along_axis(q, index, axis=1)[:, 0]
+  # r 1, p(x) .3, q(x) .6: joint .5; p(x) at least q(x): 1.
   mass = common.take_slot(walk.r, walk.depth) * px
-  # 0 / 0 counts as 0: a token the target never says is never kept.
+  # 0 / 0 counts as 0: a token of probability 0 is never accepted.
   joint = jnp.where(mass >= qx, 1.0, mass / jnp.where(qx > 0, qx, 1.0))
   joint = jnp.where(mass > 0, joint, 0.0)
   below = walk.depth + 1
@@ -91,6 +92,8 @@ def _descend(draft, logits, walk, child, when):
 
 def _give_up(draft, walk, when):
   """Returns to the parent, whose distributions lose what was refused."""
+  # r 1, p [.5 .5], q [.8 .2], token 0 refused: excess [0 .3], so p and q become
+  # [0 1], and r becomes .3 / (.3 + 1 - 1) = 1.
   above = jnp.maximum(walk.depth - 1, 0)
   token = common.take_slot(draft.tokens, jnp.maximum(walk.slot - 1, 0))
   p = common.take_slot(walk.p, above)
@@ -141,6 +144,8 @@ def verify(
     done=~whole,
   )
 
+  # parent [0 0 0 1]: where every test fails, the walk stands at
+  #   0 1 3 1 0 2 0, tests 3, 1 and 2, and ends at the root.
   def step(walk):
     child, has_child = _first_child(draft, walk)
     going = ~walk.done & has_child
@@ -157,7 +162,7 @@ def verify(
   return Verdict(walk.depth, sampling.draw(last, keys), walk.path)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def traversal(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:
@@ -167,4 +172,9 @@ def traversal(
   return Verifier(rule, 'round', True)
 
 
-ENTRY = VerifierEntry('traversal', 'as block, of a tree', traversal, trees=True)
+ENTRY = VerifierEntry(
+  'traversal',
+  'as block, for trees: from the leaves to the root',
+  traversal,
+  trees=True,
+)

@@ -1,4 +1,4 @@
-"""Typical acceptance: keeps what the target finds plausible. Lossy.
+"""Typical acceptance: keeps tokens that the target finds plausible. Lossy.
 
 A drafted token is kept if its probability exceeds both a constant and what the
 target's entropy allows: p(x) > min(epsilon, delta * exp(-H(p))). Of a tree the
@@ -72,7 +72,7 @@ def _tree(
   return Verdict(count, following, path.astype(jnp.int32))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def typical(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:
@@ -83,7 +83,7 @@ def typical(
 
 ENTRY = VerifierEntry(
   'typical',
-  'lossy: a token that the target finds plausible',
+  'lossy: tokens above a bound that falls with entropy (Medusa)',
   typical,
   trees=True,
   exact_when=never,

@@ -37,7 +37,7 @@ def walk(draft: Draft, logits: Array, target: Array, max_path: int) -> Verdict:
     `Verdict` with a path [B, P].
   """
   batch, num_slots = target.shape
-  # The root stands for no drafted token, and no child.
+  # Slot 0, the root, holds no drafted token and is nobody's child.
   tokens = jnp.pad(draft.tokens, ((0, 0), (1, 0)), constant_values=-1)
   sound = ~jnp.isnan(common.at_tokens(logits, target))
   slot = jnp.zeros((batch,), jnp.int32)
@@ -51,6 +51,7 @@ def walk(draft: Draft, logits: Array, target: Array, max_path: int) -> Verdict:
     going &= jnp.any(child, axis=1) & common.take_slot(sound, slot)
     slot = jnp.where(going, jnp.argmax(child, axis=1), slot)
     num_accepted += going
+    # The slot repeats once the walk has ended; `num_accepted` cuts it off.
     path.append(slot)
   path = jnp.stack(path, axis=1).astype(jnp.int32)
   return Verdict(num_accepted, common.take_slot(target, slot), path)
