@@ -23,6 +23,7 @@ from specjax.checkpoints.load import load
 from specjax.checkpoints.model import Model
 from specjax.decoding import drafters
 from specjax.decoding import verifiers
+from specjax.decoding.corpus import Corpus
 from specjax.decoding.drafters.drawing import Style
 from specjax.decoding.drafters.entry import DrafterEntry
 from specjax.decoding.drafters.entry import DraftPlan
@@ -35,11 +36,13 @@ from specjax.inference.config import DecodeConfig
 from specjax.inference.generate import Answer
 from specjax.inference.generate import generate
 from specjax.inference.memory import estimate_memory
+from specjax.inference.summary import summarize
 
 __all__ = [
   'Answer',
   'CachedLM',
   'Context',
+  'Corpus',
   'DecodeConfig',
   'Draft',
   'DraftPlan',
@@ -65,6 +68,7 @@ __all__ = [
   'generate',
   'load',
   'make_layout',
+  'summarize',
   'theory',
   'verifiers',
 ]

@@ -1,15 +1,17 @@
 """The one place where recipes are made.
 
 Every command, the trainer and the memory estimate assemble what they decode
-here, so that what is measured and certified is what runs. The order matters:
-the drafter's plan says whether it has probabilities and how long its paths are;
-both decide the verification rule; the rule decides how tokens are drawn; only
-then is the drafter bound.
+here, so that what is measured and certified is what runs.
+
+The order matters. The drafter's plan states whether it has probabilities and
+how long its paths are. Both select the verification rule. The rule fixes how
+tokens are drawn, and only then is the drafter bound.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 import warnings
 
 import jax
@@ -39,14 +41,14 @@ NONE = Source(nothing.ENTRY, 'none')
 
 
 class Settings(NamedTuple):
-  """What a recipe depends on beside target and drafter.
+  """The settings of a recipe beside target and drafter.
 
   Attributes:
     num_draft: K; 0 is plain decoding.
-    verifier: see `verifiers.registry.resolve`.
+    verifier: argument of `verifiers.registry.resolve`.
     drafters, verifiers: options by name, see `options.of`.
     warp: static switches of the warp.
-    sampler: of plain sampling, which `coupled` and `match` reproduce.
+    sampler: sampler of plain sampling, which `coupled` and `match` reproduce.
     allowed_tokens: ids that a network may draft; () for all.
   """
 
@@ -60,14 +62,14 @@ class Settings(NamedTuple):
 
 
 class Assembled(NamedTuple):
-  """A recipe, and what is known of its parts.
+  """A recipe and its parts.
 
   Attributes:
-    recipe: what `generate` takes.
+    recipe: the argument of `generate`.
     target: `Target`.
-    source: what the drafter decodes from.
-    plan: of the drafter.
-    drafter_options: of its entry.
+    source: the drafter's `Source`.
+    plan: plan of the drafter.
+    drafter_options: options of its entry.
     rule: entry of the verification rule in force.
     rule_options: its options.
   """
@@ -98,7 +100,7 @@ class Assembled(NamedTuple):
     """Parameters of target and drafter.
 
     Args:
-      data: what those of the drafter are made of.
+      data: data that those of the drafter are made from.
     """
     made = guard.call(
       f'The drafter {self.source.entry.name}: params',
@@ -112,7 +114,7 @@ class Assembled(NamedTuple):
 
 
 def target_of(model: model_lib.Model) -> Target:
-  """What may be known of a loaded model as a target."""
+  """The facts about a loaded model as a target."""
   known = model._asdict()
   same = {name: known[name] for name in Target._fields if name in known}
   return Target(**same, platform=jax.default_backend())
@@ -120,7 +122,7 @@ def target_of(model: model_lib.Model) -> Target:
 
 def assemble(
   target: Target,
-  source: Optional[Source] = None,
+  source: Source | None = None,
   settings: Settings = Settings(),
   *,
   rows: int = 1,
@@ -129,9 +131,9 @@ def assemble(
 
   Args:
     target: the model whose law the output has; its parameters may be shapes.
-    source: what drafts; None for plain decoding.
-    settings: how.
-    rows: decoded together.
+    source: the drafter; None for plain decoding.
+    settings: settings of the recipe.
+    rows: number of rows decoded together.
 
   Returns:
     `Assembled`; its recipe is hashable, and equal for equal arguments.
@@ -226,11 +228,11 @@ def _rule(plan: DraftPlan, settings: Settings) -> VerifierEntry:
   return rule
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _bound(
   entry: DrafterEntry, lm, config, plan: DraftPlan, style: drawing.Style
 ) -> base.Drafter:
-  """What the entry binds, remembered by exactly these arguments."""
+  """The bound drafter, cached by exactly these arguments."""
   name = f'The drafter {entry.name}'
   made = guard.call(f'{name}: bind', entry.bind, lm, config, plan, style)
   if not isinstance(made, base.Drafter):
@@ -284,20 +286,20 @@ def generate_autoregressive(
   max_new_tokens: int,
   warp: warp_lib.WarpSpec = warp_lib.WarpSpec(),
   sampler: str = 'gumbel',
-  capacity: Optional[int] = None,
+  capacity: int | None = None,
 ) -> generate_lib.Generation:
-  """Decodes token by token: the baseline, on the very same loop.
+  """Decodes token by token: the baseline, on the same loop.
 
   Args:
     target: the model; static.
     params: its parameters.
-    prompt: as in `generate`.
-    controls: as in `generate`.
-    max_new_tokens: as in `generate`.
+    prompt: tokens int32 [B, S] and lengths [B].
+    controls: settings of each row.
+    max_new_tokens: static bound of every row's budget.
     warp: static switches.
     sampler: 'gumbel' or 'inverse_cdf'; `coupled` and `match` with the same
       sampler and row keys give these very tokens.
-    capacity: as in `generate`.
+    capacity: static L; by default just enough.
 
   Returns:
     `Generation`.
@@ -313,12 +315,12 @@ def generate_autoregressive(
 
 
 def compiled(
-  recipe: Recipe, max_new_tokens: int, capacity: Optional[int] = None
-):
+  recipe: Recipe, max_new_tokens: int, capacity: int | None = None
+) -> Callable:
   """`generate` for one recipe as one compiled function.
 
   Args:
-    recipe: static.
+    recipe: parts of the decoder; static.
     max_new_tokens: static bound of every row's budget.
     capacity: static L, or None.
 

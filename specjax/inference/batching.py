@@ -1,11 +1,11 @@
 """Prompts, checked and laid out into batches of few shapes.
 
-Everything that can be wrong with settings or prompts is found here, before
-anything is decoded.
+Wrong settings and prompts are found here, before anything is decoded.
 """
 
+from collections.abc import Sequence
 import dataclasses
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,16 +37,16 @@ class Job:
   """Checked prompts laid out into batches of few shapes.
 
   Attributes:
-    assembled: what decodes.
-    params: its parameters.
-    config: how.
-    tokenizer: of the target, or None.
+    assembled: recipe, and its target and drafter.
+    params: parameters of target and drafter.
+    config: settings of the job.
+    tokenizer: tokenizer of the target, or None.
     eos_ids: end tokens in force.
     rows: every answer wanted, in order.
     batches: (first row, end row, padded prompt width); blank rows in between
       are not decoded.
     batch_size: rows of every batch; the last is filled up with finished ones.
-    data: what the drafter's parameters are made of.
+    data: data that the drafter's parameters are made from.
     corpus: earlier answers that it may copy from, or None.
     unsorted: tokens added to the corpus since it was sorted for search.
     layout: the mesh, or None for one device.
@@ -61,13 +61,13 @@ class Job:
   batches: tuple[tuple[int, int, int], ...]
   batch_size: int
   data: DraftData = DraftData()
-  corpus: Optional[corpus_lib.Corpus] = None
+  corpus: corpus_lib.Corpus | None = None
   unsorted: int = 0
-  layout: Optional[mesh_lib.Layout] = None
+  layout: mesh_lib.Layout | None = None
 
   @property
   def recipe(self) -> generate_lib.Recipe:
-    """What `generate` takes."""
+    """The argument of `generate`."""
     return self.assembled.recipe
 
 
@@ -89,13 +89,14 @@ def batch_inputs(
   """Arrays for one batch, filled up with rows that are finished at once.
 
   Args:
-    job: from `plan`.
+    job: result of `plan`.
     rows: at most `job.batch_size`, none of them blank.
     width: S.
 
   Returns:
     (prompt [B, S], controls [B]).
   """
+  # 3 rows, batch_size 4, max_new_tokens 32: budgets [32 32 32 0]
   config = job.config
   spare = job.batch_size - len(rows)
   indices = np.array([row.prompt_index for row in rows] + [0] * spare, int)
@@ -126,6 +127,7 @@ def batch_inputs(
 
 def _row_keys(seed, indices: Sequence[int], sequences: Sequence[int]):
   """A key for each row, the same in whatever batch the row stands."""
+  # A prompt with a seed of its own has the same text wherever it stands.
   if np.ndim(seed):
     seeds, names = per_row(seed, indices), np.zeros(len(indices))
   else:
@@ -144,23 +146,29 @@ def _fold_keys(seed, index, sequence):
   return jax.random.fold_in(key, index)
 
 
-def layout_rows(rows: Sequence[Row], batch_size: int, parts: int):
+def layout_rows(
+  rows: Sequence[Row], batch_size: int, parts: int
+) -> tuple[int, tuple]:
   """(batch size, batches) for rows, a batch being cut into parts; see `Job`."""
   if batch_size % parts:
-    raise ValueError(
+    raise mesh_lib.MeshError(
       f'batch_size={batch_size} cannot be divided by the {parts} devices of '
       f'the data axis; take a multiple of {parts}, or a mesh.shape with fewer '
       'there.'
     )
+  # Prompts of 5, 0, 40, 7 and 12 tokens, batch_size 2, one part:
+  #   live [0 2 3 4], groups [0 2] [3 4], widths [48 24]
+  #   batches (0, 3, 48), (3, 5, 24)
   live = [index for index, row in enumerate(rows) if row.tokens]
   if not live:
     return batch_size, ()
-  fewer = 1 << (len(live) - 1).bit_length()
+  fewer = text_lib.row_count(len(live))
   batch_size = min(batch_size, -(-fewer // parts) * parts)
   groups = [live[i : i + batch_size] for i in range(0, len(live), batch_size)]
   widths = text_lib.widths(
     [max(len(rows[index].tokens) for index in group) for group in groups]
   )
   return batch_size, tuple(
-    (group[0], group[-1] + 1, width) for group, width in zip(groups, widths)
+    (group[0], group[-1] + 1, width)
+    for group, width in zip(groups, widths, strict=True)
   )

@@ -1,14 +1,16 @@
 """Settings of a decoding job: what `--config.field=value` can change."""
 
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
-from typing import Any, Callable, Mapping, Sequence, Union
+from typing import Any
 
 import numpy as np
 
 from specjax import options as options_lib
 from specjax import validation
 from specjax.decoding import beam
+from specjax.decoding import corpus as corpus_lib
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.sampling import SAMPLERS
@@ -21,7 +23,7 @@ DTYPES = ('float32', 'bfloat16', 'w8a8', 'stored')
 COSTS = ('auto', 'measure', 'rule')
 QUANTIZE = ('none', 'target', 'drafter', 'both')
 
-# What may differ from prompt to prompt; one value serves all of them.
+# Settings that may differ between prompts; one value serves all of them.
 PER_PROMPT = (
   'temperature',
   'top_k',
@@ -84,62 +86,81 @@ def default_verifiers() -> Any:
   return options_lib.container(verifier_registry.entries())
 
 
+def rule_names() -> tuple[str, ...]:
+  """Words that `verifier` takes."""
+  return (verifier_registry.AUTO, *verifier_registry.names(), 'FILE.py:NAME')
+
+
 @dataclasses.dataclass
 class DecodeConfig:
   """How to decode. From Python, the fields named in `PER_PROMPT` also take one
   value for each prompt.
 
   Attributes:
-    num_draft: K, tokens drafted a round; 0 means plain decoding.
+    num_draft: draft length K, in tokens a round; 0 is plain decoding.
     corpus_tokens: most tokens that a corpus of earlier answers keeps.
-    verifier: 'auto', a verifier's name, or FILE.py:NAME: greedy, sampling,
-      block, traversal, coupled, match (exact), lenient, top_candidates, typical
-      (lossy). 'auto' is greedy at temperature 0, else sampling for drafts with
-      probabilities, coupled for a hybrid, and match for other drafts.
+    verifier: verification rule. auto is greedy at temperature 0; above it,
+      sampling for drafts with probabilities, coupled for a hybrid, and match
+      for other drafts. FILE.py:NAME is a rule of your own.
     drafters: options of each drafter, as drafters.NAME.FIELD; from Python
       {'NAME': {'FIELD': value}}.
-    verifiers: options of each verification rule, likewise.
-    costs: what decides where `suffix` and `hybrid` draft: measure (what a block
-      costs on this machine), rule (a stated rule, the same everywhere), or auto
-      (an earlier measurement, else one if the job takes over a minute, else the
-      rule; the rule wherever tokens depend on what is drafted).
-    sampler: of plain sampling: gumbel or inverse_cdf.
-    temperature: 0 is greedy.
-    top_k: 0 keeps every token.
-    top_p: in (0, 1]; 1 keeps every token.
-    min_p: in [0, 1]; 0 keeps every token.
-    repetition_penalty: above 0; 1 changes nothing.
-    no_repeat_ngram_size: 0 allows every repetition.
-    num_beams: hypotheses of a beam search, which is not speculative; 1 is none.
-    length_penalty: of a beam search: scores are divided by length to this
-      power.
-    early_stopping: of a beam search: false, true or never.
-    max_new_tokens: budget of a prompt.
-    num_return_sequences: answers a prompt.
-    ignore_eos: decode on to the budget.
-    batch_size: rows decoded at a time.
-    seed: a prompt's randomness depends on this and on its place alone. One
-      seed for each prompt makes its place irrelevant too.
-    stop: a string that ends an answer, or several as a JSON list; \\n and \\t
+    verifiers: options of each verification rule, as verifiers.NAME.FIELD; from
+      Python {'NAME': {'FIELD': value}}.
+    costs: costs by which `suffix` and `hybrid` decide where to draft. measure
+      takes the time of a block on this machine; rule takes stated costs, the
+      same everywhere; auto takes an earlier measurement, else a new one if the
+      job is longer than a minute, else the rule (and always the rule where
+      tokens depend on the draft).
+    sampler: method of plain sampling. Either samples the same distribution,
+      with other tokens for a seed.
+    temperature: divisor of the logits before sampling; 0 is greedy decoding.
+    top_k: number of likeliest tokens that are kept; 0 keeps every token.
+    top_p: least total probability of the likeliest tokens that are kept, above
+      0 and at most 1; 1 keeps every token.
+    min_p: least probability of a kept token, as a share of the likeliest
+      token's, from 0 to 1; 0 keeps every token.
+    repetition_penalty: penalty on tokens that occurred before, above 0; 1 is
+      none.
+    no_repeat_ngram_size: length of n-grams, in tokens, that may not occur
+      twice; 0 allows every repetition.
+    num_beams: hypotheses of a beam search, which is not speculative; 1 is no
+      search.
+    length_penalty: power of the length that divides scores of a beam search.
+    early_stopping: end of a beam search. true ends it with `num_beams` finished
+      hypotheses; false, when the best running one scores no better at its
+      present length; never, when it could not at any length.
+    max_new_tokens: most new tokens of an answer. Programs are compiled for
+      budgets of up to 32, 64, 128, 192, 256, 384, 512, ... tokens.
+    num_return_sequences: number of answers to each prompt.
+    ignore_eos: whether decoding goes on behind end tokens, up to
+      `max_new_tokens`.
+    batch_size: number of rows that are decoded together, one a prompt and
+      answer. Fewer are filled up to 1, 4, 8, 16, ... rows, so that another
+      number of prompts seldom compiles anew.
+    seed: seed of sampling. The noise of a prompt depends on the seed and on its
+      place in the file alone; from Python, one seed for each prompt makes its
+      place irrelevant too.
+    stop: string that ends an answer, or several as a JSON list; \\n and \\t
       stand for a line end and a tab.
-    dtype: float32, bfloat16, w8a8 (matrix products in eight bits, the rest
-      float32), or stored (the checkpoint's own).
-    quantize: whose matrices are kept in eight bits: none, target, drafter or
-      both. An int8 target is another target; an int8 drafter is none.
-    mesh: the devices; see `mesh.MeshConfig`.
-    chat: wrap text prompts in the tokenizer's chat template.
-    prefix: put before every text prompt.
-    explain: measure step times after a run with a draft model and say why it
-      was faster or not.
+    dtype: precision. w8a8 has matrix products in eight bits and the rest in
+      float32; stored is the checkpoint's own.
+    quantize: models whose matrices are kept in eight bits. Quantising the
+      target changes the output distribution; quantising the drafter changes the
+      acceptance rate only.
+    mesh: device mesh and the placement of models on it.
+    chat: whether text prompts are wrapped in the tokenizer's chat template.
+    prefix: text in front of every text prompt.
+    explain: whether step times are measured after a run with a draft model, for
+      a sentence on why it was faster or not.
   """
 
   num_draft: int = 4
-  corpus_tokens: int = 131072
-  verifier: str = 'auto'
+  corpus_tokens: int = corpus_lib.CAPACITY
+  verifier: str = validation.choice('auto', rule_names, checked=False)
   drafters: Any = dataclasses.field(default_factory=default_drafters)
   verifiers: Any = dataclasses.field(default_factory=default_verifiers)
-  costs: str = 'auto'
-  sampler: str = 'gumbel'
+  costs: str = validation.choice('auto', COSTS)
+  sampler: str = validation.choice('gumbel', SAMPLERS)
   temperature: float = 0.0
   top_k: int = 0
   top_p: float = 1.0
@@ -148,15 +169,15 @@ class DecodeConfig:
   no_repeat_ngram_size: int = 0
   num_beams: int = 1
   length_penalty: float = 1.0
-  early_stopping: str = 'false'
+  early_stopping: str = validation.choice('false', beam.EARLY_STOPPING)
   max_new_tokens: int = 128
   num_return_sequences: int = 1
   ignore_eos: bool = False
   batch_size: int = 8
   seed: int = 0
   stop: str = ''
-  dtype: str = 'float32'
-  quantize: str = 'none'
+  dtype: str = validation.choice('float32', DTYPES)
+  quantize: str = validation.choice('none', QUANTIZE)
   mesh: mesh_lib.MeshConfig = dataclasses.field(
     default_factory=mesh_lib.MeshConfig
   )
@@ -173,7 +194,11 @@ class DecodeConfig:
   def __post_init__(self, *moved: Any):
     names = ('verify', 'tree', 'search', 'lenience', 'beta', 'tau')
     check_moved(
-      {name: value for name, value in zip(names, moved) if value is not None}
+      {
+        name: value
+        for name, value in zip(names, moved, strict=True)
+        if value is not None
+      }
     )
 
   def validate(self) -> None:
@@ -190,17 +215,32 @@ class DecodeConfig:
     self.rule()
     options_lib.validate_all(self.drafters, drafter_registry.entries())
     options_lib.validate_all(self.verifiers, verifier_registry.entries())
-    validation.one_of('costs', self.costs, COSTS, str)
-    validation.one_of('sampler', self.sampler, SAMPLERS, str)
-    validation.one_of('dtype', self.dtype, DTYPES, str)
-    validation.one_of('quantize', self.quantize, QUANTIZE, str)
-    self.mesh.validate()
-    validation.one_of(
-      'early_stopping', self.early_stopping, beam.EARLY_STOPPING, str
-    )
+    validation.check_choices(self, show=str)
+    self.mesh.validate(decoding=True)
     self._check_beams()
+    self._check_sequences()
     if not all(self.stops()):
       raise ValueError('stop must not hold an empty string.')
+
+  def _check_sequences(self) -> None:
+    several = self.num_return_sequences > 1 and self.num_beams == 1
+    if several and np.any(np.asarray(self.temperature) == 0):
+      raise ValueError(
+        f'num_return_sequences={self.num_return_sequences} at temperature 0 '
+        'would give the same answer each time; give a temperature above 0, or '
+        f'num_beams={self.num_return_sequences}.'
+      )
+
+  def idle(self) -> list[str]:
+    """Sentences about settings that change nothing beside the others."""
+    notes = [self.sampling().idle()]
+    if self.num_beams == 1:
+      notes += [
+        f'{name} changes nothing without a beam search; give num_beams above 1.'
+        for name in ('length_penalty', 'early_stopping')
+        if getattr(self, name) != getattr(type(self), name)
+      ]
+    return [note for note in notes if note]
 
   def _check_beams(self) -> None:
     if self.num_beams == 1:
@@ -251,7 +291,7 @@ class DecodeConfig:
     return verifier_sources.resolve(self.verifier)
 
   def recipe_settings(self, **changes: Any) -> assemble.Settings:
-    """What a recipe depends on.
+    """The settings of a recipe.
 
     Args:
       **changes: fields of `assemble.Settings` that differ.
@@ -266,7 +306,7 @@ class DecodeConfig:
     )
     return made._replace(**changes)
 
-  def sampling(self, rows: Union[None, Sequence[int]] = None) -> Sampling:
+  def sampling(self, rows: None | Sequence[int] = None) -> Sampling:
     """The values that shape the distribution.
 
     Args:
@@ -284,7 +324,7 @@ class DecodeConfig:
     return Sampling(**values)
 
 
-def per_row(value: Any, rows: Union[int, Sequence[int]]) -> Any:
+def per_row(value: Any, rows: int | Sequence[int]) -> Any:
   """Values of the given prompts, if there is one for each."""
   return value if np.ndim(value) == 0 else np.asarray(value)[rows]
 

@@ -1,6 +1,7 @@
 """Prompts of every kind to token rows, checked."""
 
-from typing import Any, Sequence, Union
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,17 +12,23 @@ from specjax import text as text_lib
 _WHOLE = (int, np.integer)
 
 
-Prompts = Union[str, Sequence[Any], np.ndarray, jax.Array, base.Prompt]
+Prompts = str | Sequence[Any] | np.ndarray | jax.Array | base.Prompt
 
 
-def encode(model, prompts: Prompts, config) -> list[tuple[str, list[int]]]:
+def encode(
+  model: Any, prompts: Prompts, config: Any
+) -> list[tuple[str, list[int]]]:
   """(text to show, ids) of every prompt."""
   tokenizer = model.tokenizer
+  prompts = _listed(prompts)
   if isinstance(prompts, str):
     prompts = [prompts]
   elif isinstance(prompts, base.Prompt):
     lengths = np.asarray(prompts.length)
-    prompts = [row[:n] for row, n in zip(np.asarray(prompts.tokens), lengths)]
+    prompts = [
+      row[:n]
+      for row, n in zip(np.asarray(prompts.tokens), lengths, strict=True)
+    ]
   elif isinstance(prompts, (np.ndarray, jax.Array)):
     prompts = list(np.atleast_2d(np.asarray(prompts)))
   elif _is_chat(prompts) or isinstance(next(iter(prompts), 0.5), _WHOLE):
@@ -52,6 +59,19 @@ def encode(model, prompts: Prompts, config) -> list[tuple[str, list[int]]]:
     _check_ids(model.lm, index, tokens)
     encoded.append((text_lib.decode(tokenizer, tokens), tokens.tolist()))
   return encoded
+
+
+def _listed(prompts: Prompts) -> Prompts:
+  """A list in place of an iterator, which can be read only once."""
+  kinds = (str, Sequence, np.ndarray, jax.Array, base.Prompt)
+  if isinstance(prompts, kinds) and not isinstance(prompts, bytes):
+    return prompts
+  if isinstance(prompts, (bytes, Mapping)) or not isinstance(prompts, Iterable):
+    raise ValueError(
+      'Prompts must be text, a list or generator of texts, messages or token '
+      f'ids, or an array of token ids, not {type(prompts).__name__}.'
+    )
+  return list(prompts)
 
 
 def _is_chat(prompt: Any) -> bool:

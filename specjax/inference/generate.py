@@ -1,25 +1,26 @@
 """Generation from text or token arrays, in one call.
 
-  model = specjax.load('folder')
-  draft = specjax.load('smaller_folder')
+  model, draft = specjax.load('folder'), specjax.load('smaller_folder')
   answers = specjax.generate(model, ['Once upon a time'], drafter=draft)
   print(answers[0].text)
 
-`generate` is `planning.plan` followed by `stream`. The first does all checking
-before any work is done; the second yields finished batches in the order of the
-prompts.
+`generate` is `planning.plan`, which checks everything, and `stream`, which
+yields finished batches in the order of the prompts.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
+import os
 import time
-from typing import Any, Callable, Iterator, Optional, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from specjax import text as text_lib
+from specjax import waiting
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import beam
 from specjax.decoding import contract
@@ -37,7 +38,7 @@ from specjax.inference.batching import Job
 from specjax.inference.batching import Row
 from specjax.inference.config import DecodeConfig
 
-# Rounds between two looks for stop strings.
+# Rounds between two checks for stop strings.
 ROUNDS_BETWEEN_STOPS = 8
 
 
@@ -48,13 +49,15 @@ class Answer:
   Attributes:
     prompt: the prompt's text ('' for token prompts of a model without a
       tokenizer).
-    text: what was generated, cut before a stop string.
+    text: generated text, cut before a stop string.
     tokens: its ids; the end token, or the token that completes a stop string,
       is the last one.
     finish_reason: 'eos', 'length' or 'stop'.
     counts: `stats.Counts` of these tokens.
     prompt_index: place of the prompt, from 0.
-    sequence: which of the prompt's answers, from 0.
+    sequence: place among the prompt's answers, from 0.
+    score: log probability of the tokens over their number to the power of the
+      length penalty, for a beam search; None otherwise.
   """
 
   prompt: str
@@ -64,6 +67,7 @@ class Answer:
   counts: stats.Counts
   prompt_index: int
   sequence: int = 0
+  score: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,25 +79,29 @@ class Batch:
 
 
 def generate(
-  model: model_lib.Model,
+  model: model_lib.Model | str | os.PathLike,
   prompts: encoding.Prompts,
   *,
   drafter: Any = None,
-  config: Optional[DecodeConfig] = None,
-  corpus: Optional[corpus_lib.Corpus] = None,
-  **settings,
+  config: DecodeConfig | None = None,
+  corpus: planning.CorpusLike | None = None,
+  **settings: Any,
 ) -> list[Answer]:
   """Decodes prompts, speculatively where a drafter is given.
 
   Args:
-    model: the target, from `specjax.load` or `specjax.Model.from_lm`.
-    prompts: a string, a list of strings, chats (lists of messages) or token
-      ids, an int array [S] or [N, S], or a `base.Prompt`.
-    drafter: a name or folder, a loaded model, a `DrafterEntry`, a
-      `base.Drafter`, what `specjax.drafters.custom` or
+    model: the target, from `specjax.load` or `specjax.Model.from_lm`; or its
+      folder or hub id, which is loaded anew by every call, in `config.dtype`
+      and onto `config.mesh`.
+    prompts: a string, a list or generator of strings, chats (lists of messages)
+      or token ids, an int array [S] or [N, S], or a `base.Prompt`.
+    drafter: a name or folder as `--drafter` takes it, a loaded model, a
+      `DrafterEntry`, a `base.Drafter`, what `specjax.drafters.custom` or
       `specjax.drafters.hybrid` returns, or None for plain decoding.
     config: `DecodeConfig`; by default its defaults.
-    corpus: earlier answers that `suffix` and a hybrid may copy from.
+    corpus: earlier answers that `suffix` and a hybrid may copy from: a
+      `specjax.Corpus`; or a file, which is made if it is missing and to which
+      the answers are added at the end, as `--corpus` does.
     **settings: fields of it that differ, for instance `temperature=0.7`, or
       `verifier=` a name, a `VerifierEntry` or a `Verifier`.
 
@@ -101,16 +109,35 @@ def generate(
     An `Answer` for each prompt (`num_return_sequences` for each), in order.
 
   Raises:
+    TypeError: for a keyword that there is not.
     ValueError: for bad settings or prompts, before anything is decoded; for a
       drafter or rule of your own that breaks its contract or raises anything.
-    FileNotFoundError: a model or a FILE.py:NAME that is not there.
+    OSError: for a model, a FILE.py:NAME or a corpus that cannot be read, or not
+      be written.
     FloatingPointError: if a row's logits are not finite.
     MemoryError: if the device is too small for the batch.
   """
+  is_file = isinstance(corpus, (str, os.PathLike))
+  if is_file:
+    corpus_lib.check_writable(corpus)
   job = planning.plan(
     model, prompts, drafter=drafter, config=config, corpus=corpus, **settings
   )
-  return [answer for batch in stream(job) for answer in batch.answers]
+  if not is_file:
+    return [answer for batch in stream(job) for answer in batch.answers]
+  answers: list[Answer] = []
+  try:
+    for batch in stream(job):
+      answers += batch.answers
+  finally:
+    # An interrupted call updates the corpus too.
+    planning.extend_corpus(
+      os.fspath(corpus),
+      job.tokenizer,
+      job.config.corpus_tokens,
+      [answer.tokens for answer in answers],
+    )
+  return answers
 
 
 def warm_up(job: Job) -> float:
@@ -127,7 +154,7 @@ def stream(
   """Decodes batch by batch.
 
   Args:
-    job: from `planning.plan`.
+    job: result of `planning.plan`.
     progress: called with a line before costs are measured.
 
   Yields:
@@ -172,20 +199,23 @@ def stream(
 def _decode(job: Job, rows: Sequence[Row], width: int):
   """Decodes rows, filled up to the batch size; a `Generation` of numpy."""
   prompt, controls = batching.batch_inputs(job, rows, width)
-  most = text_lib.bucket(int(np.max(job.config.max_new_tokens)))
+  most = text_lib.budget(int(np.max(job.config.max_new_tokens)))
+  shapes = job.batch_size, width, most
   try:
     if job.config.num_beams > 1:
       search = beam.compiled(job.recipe.target, job.config.beams(), most)
       rank = [row.sequence for row in rows]
       rank += [0] * (job.batch_size - len(rows))
-      generation = search(
-        job.params.target, prompt, controls, _ranks(job, rank)
-      )
+      with _compiling('a beam search', shapes, job.recipe, job.config.beams()):
+        generation = search(
+          job.params.target, prompt, controls, _ranks(job, rank)
+        )
     elif job.config.stops():
       generation = _decode_with_stops(job, rows, prompt, controls, most)
     else:
       generate_batch = assemble.compiled(job.recipe, most)
-      generation = generate_batch(job.params, prompt, controls)
+      with _compiling('decoding', shapes, job.recipe):
+        generation = generate_batch(job.params, prompt, controls)
     return transfer.to_host(generation)
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
@@ -197,6 +227,16 @@ def _decode(job: Job, rows: Sequence[Row], width: int):
     ) from None
 
 
+def _compiling(what: str, shapes: tuple[int, int, int], *key):
+  """Watches a call that compiles once for these shapes; see `waiting`."""
+  rows, width, most = shapes
+  return waiting.compiling(
+    f'{what} for {rows} row{"s" * (rows > 1)}, prompts of up to {width} tokens '
+    f'and up to {most} new ones',
+    *key,
+  )
+
+
 def _ranks(job: Job, rank: Sequence[int]):
   rank = np.asarray(rank, np.int32)
   if job.layout is None:
@@ -206,10 +246,15 @@ def _ranks(job: Job, rank: Sequence[int]):
 
 def _decode_with_stops(job, rows, prompt, controls, most: int):
   """As `assemble.compiled`, but looks for stop strings every few rounds."""
-  state = _start(job.recipe, job.params, prompt, controls, max_new_tokens=most)
+  shapes = job.batch_size, prompt.tokens.shape[1], most
+  with _compiling('the prefill', shapes, job.recipe):
+    state = _start(
+      job.recipe, job.params, prompt, controls, max_new_tokens=most
+    )
   ended = np.zeros(job.batch_size, bool)
   while True:
-    state, generation = _advance(job.recipe, job.params, state, ended)
+    with _compiling('some rounds', shapes, job.recipe):
+      state, generation = _advance(job.recipe, job.params, state, ended)
     seen = transfer.to_host(generation)
     status = seen.status
     if not np.any(status == generate_lib.RUNNING):
@@ -264,6 +309,9 @@ def _answer(job: Job, row: Row, generation, place: int) -> Answer:
     len(tokens),
     job.recipe.drafter.max_path,
   )
+  score = None
+  if generation.score is not None and tokens:
+    score = float(generation.score[place])
   return Answer(
     row.prompt,
     text,
@@ -272,6 +320,7 @@ def _answer(job: Job, row: Row, generation, place: int) -> Answer:
     counts,
     row.prompt_index,
     row.sequence,
+    score,
   )
 
 

@@ -1,4 +1,4 @@
-"""What a decoding job will need of each device, before anything is allocated.
+"""Memory needs of a decoding job on each device, before any allocation.
 
 Parameters and the state of the loop (caches, tokens) are counted exactly, from
 shapes. What a pass needs meanwhile is a model of two moments: the prefill of
@@ -7,8 +7,7 @@ logits do.
 """
 
 import math
-import os
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,6 @@ import numpy as np
 from specjax import base
 from specjax import models
 from specjax import text as text_lib
-from specjax.checkpoints import folder as folder_lib
-from specjax.checkpoints import load as loading
 from specjax.checkpoints import model as model_lib
 from specjax.checkpoints import tensor_names
 from specjax.decoding import generate as generate_lib
@@ -44,7 +41,7 @@ class MemoryEstimate(NamedTuple):
   """Bytes a device.
 
   Attributes:
-    parameters: of target and drafter.
+    parameters: bytes of the parameters of target and drafter.
     state: caches and tokens of a batch.
     working: largest need of a pass beside these.
   """
@@ -71,18 +68,18 @@ def estimate_memory(
   config: Subject,
   *,
   drafter: Any = None,
-  decode: Optional[DecodeConfig] = None,
+  decode: DecodeConfig | None = None,
   prompt_tokens: int = 128,
-  layout: Optional[mesh_lib.Layout] = None,
+  layout: mesh_lib.Layout | None = None,
 ) -> MemoryEstimate:
   """Estimates the memory that decoding takes of each device.
 
   Args:
-    config: of the target, or its folder or name.
+    config: config of the target, or its folder or name.
     drafter: config of a draft model, or a drafter as `specjax.generate` takes
       it; of a folder nothing but the metadata is read.
-    decode: how to decode; by default the defaults.
-    prompt_tokens: of the longest prompt.
+    decode: settings of the job; by default the defaults.
+    prompt_tokens: length of the longest prompt.
     layout: the mesh; by default that of `decode.mesh`.
 
   Returns:
@@ -92,8 +89,8 @@ def estimate_memory(
     ValueError, OSError: as for loading.
   """
   decode = decode or DecodeConfig()
-  layout = layout or mesh_lib.make_layout(decode.mesh)
-  target = _part(_config_of(config), decode, layout, 'target')
+  layout = layout or sources.layout_for(config, decode.mesh, decode.batch_size)
+  target = _part(sources.config_of(config), decode, layout, 'target')
   if not families.family_of(target.local).is_target:
     raise model_lib.no_target(
       config if isinstance(config, str) else 'The config'
@@ -106,21 +103,11 @@ def estimate_memory(
   if layout is not None:
     batch = -(-batch // layout.size('batch'))
   width = text_lib.widths([max(prompt_tokens, 1)])[0]
-  budget = text_lib.bucket(int(max(np.ravel(decode.max_new_tokens))))
+  budget = text_lib.budget(int(max(np.ravel(decode.max_new_tokens))))
   parts = [part for part in (target, draft) if part is not None]
   state = _state_bytes(target, source, decode, batch, width, budget)
   working = _working(parts, decode, batch, width, state, source is not None)
   return MemoryEstimate(sum(part.bytes for part in parts), state, working)
-
-
-def _config_of(name: Any) -> Any:
-  """The config of a folder, a hub id or a `shape:`; a config is one already."""
-  if not isinstance(name, (str, os.PathLike)):
-    return name
-  name = os.fspath(name)
-  if random_models.is_shape(name):
-    return random_models.shape_config(name)
-  return folder_lib.describe(loading.folder_of(name))
 
 
 def _drafter(drafter, target: '_Part', decode, layout):
@@ -132,7 +119,7 @@ def _drafter(drafter, target: '_Part', decode, layout):
         name, model, dtype=how.dtype or 'float32', num_draft=how.num_draft
       )
     else:
-      made = _config_of(name)
+      made = sources.config_of(name)
     return _described(made, name)
 
   if families.is_config(drafter):
@@ -146,7 +133,7 @@ def _drafter(drafter, target: '_Part', decode, layout):
     return source, None
   whole = sources.drafter_layout(layout, decode.mesh)
   part = _part(source.model.config, decode, whole, 'drafter')
-  # What one device holds of it is what it runs with.
+  # A device runs with the part that it holds.
   model = _described(part.local, source.name)
   return source._replace(model=model), part
 
@@ -166,7 +153,7 @@ def _described(config: Any, name: str) -> model_lib.Model:
 
 
 def _working(parts, decode, batch, width, state, drafts) -> int:
-  """What a pass needs at most beside parameters and state."""
+  """Largest need of a pass beside parameters and state, in bytes."""
   target = parts[0]
   prefill = max(_prefill_bytes(part, batch, width) for part in parts)
   if not target.facts.is_encoder_decoder:
@@ -186,7 +173,7 @@ def _working(parts, decode, batch, width, state, drafts) -> int:
 
 
 def _beside_bfloat16(parts, batch: int, width: int) -> int:
-  """What a CPU keeps while two models decode in bfloat16; found by fitting.
+  """Bytes a CPU holds while two models decode in bfloat16; found by fitting.
 
   It looks tokens up in float32 copies of the tables, and the scores of two
   encoders overlap.
@@ -207,7 +194,7 @@ class _Part(NamedTuple):
 
   Attributes:
     local: config whose heads and widths are those of a device.
-    bytes: of its parameters.
+    bytes: size of its parameters.
     table: entries of its table of embeddings; 0 if that is in eight bits.
     converted: bytes of its largest matrix in eight bits, in the compute dtype;
       a CPU makes that of one after the other.

@@ -1,11 +1,12 @@
 """Checks everything and lays prompts out, before anything is decoded."""
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import os
-from typing import Any, Callable, Optional, Sequence
+from typing import Any
+import warnings
 
 import jax
-import numpy as np
 
 from specjax import options as options_lib
 from specjax import text as text_lib
@@ -20,14 +21,14 @@ from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
 from specjax.inference import encoding
+from specjax.inference import keywords
+from specjax.inference import prompt_checks
 from specjax.inference import sources
 from specjax.inference.batching import Job
 from specjax.inference.batching import layout_rows
 from specjax.inference.batching import Row
 from specjax.inference.config import check_moved
 from specjax.inference.config import DecodeConfig
-from specjax.inference.config import PER_PROMPT
-from specjax.inference.config import per_row
 
 NO_READER = (
   'A corpus is read by drafters that search one, such as suffix and '
@@ -35,42 +36,48 @@ NO_READER = (
 )
 
 
+# A corpus: the object, or the path of its file.
+CorpusLike = corpus_lib.Corpus | str | os.PathLike
+
+
 def plan(
-  model: model_lib.Model,
+  model: model_lib.Model | str | os.PathLike,
   prompts: encoding.Prompts,
   *,
   drafter: Any = None,
-  config: Optional[DecodeConfig] = None,
+  config: DecodeConfig | None = None,
   skip: int = 0,
-  corpus: Optional[corpus_lib.Corpus] = None,
-  **settings,
+  corpus: CorpusLike | None = None,
+  **settings: Any,
 ) -> Job:
   """Checks everything and lays the prompts out. See `generate`.
 
   Args:
-    model: the target.
-    prompts: as in `generate`.
-    drafter: as in `generate`.
-    config: as in `generate`.
+    model: argument of `generate`.
+    prompts: argument of `generate`.
+    drafter: argument of `generate`.
+    config: argument of `generate`.
     skip: answers that exist already, counted from the first.
-    corpus: earlier answers, for the drafters that read them.
-    **settings: as in `generate`.
+    corpus: argument of `generate`; a file is read only.
+    **settings: keywords of `generate`.
 
   Returns:
     `Job`.
   """
   config = _configured(config, settings)
+  model = sources.as_target(model, lambda name: load_target(name, config))
   model_lib.check_target(model)
   source = _source(model, drafter, config)
   encoded = encoding.encode(model, prompts, config)
-  _check_per_prompt(config, len(encoded))
+  prompt_checks.check_per_prompt(config, len(encoded))
   rows = _rows(encoded, config.num_return_sequences)[skip:]
   parts = model.layout.size('batch') if model.layout else 1
   batch_size, batches = layout_rows(rows, config.batch_size, parts)
   assembled = assemble.assemble(
     assemble.target_of(model), source, config.recipe_settings(), rows=batch_size
   )
-  _check_prompts(assembled, config, encoded)
+  prompt_checks.check(assembled, config, encoded)
+  _note_idle(config, assembled)
   if config.stops() and model.tokenizer is None:
     raise ValueError(
       'Stop strings need a tokenizer, and the target has none; leave stop '
@@ -78,6 +85,7 @@ def plan(
     )
   if corpus is not None and not assembled.plan.reads_corpus:
     raise ValueError(NO_READER)
+  corpus = _corpus(corpus, model, config)
   data = _data(assembled, config, batch_size, encoded, corpus)
   return Job(
     assembled=assembled,
@@ -94,8 +102,30 @@ def plan(
   )
 
 
-def _source(model, drafter, config) -> Optional[Source]:
-  """What drafts, where the target's devices are; None for plain decoding."""
+def load_target(
+  name: str, config: DecodeConfig, seed: int = 0
+) -> model_lib.Model:
+  """Loads a target in the precision and onto the devices of a config.
+
+  Args:
+    name: a folder, a hub id or `shape:NAME`.
+    config: settings of the job.
+    seed: seed of random weights.
+
+  Raises:
+    ValueError, OSError: one sentence naming what is wrong.
+  """
+  return sources.load_target(
+    name,
+    dtype=None if config.dtype == 'stored' else config.dtype,
+    layout=sources.layout_for(name, config.mesh, config.batch_size),
+    int8=config.quantize in ('target', 'both'),
+    seed=seed,
+  )
+
+
+def _source(model, drafter, config) -> Source | None:
+  """The drafter's `Source` on the target's devices; None: plain decoding."""
   source = None
   if config.num_draft:
     source = sources.resolve(drafter, model, how_to_load(model, config))
@@ -119,17 +149,28 @@ def _rows(encoded, sequences: int) -> tuple[Row, ...]:
   )
 
 
-def _check_prompts(assembled, config, encoded) -> None:
-  """Raises ValueError for dials or prompts that do not fit."""
-  _check_dials(assembled, len(encoded))
-  for index, (_, tokens) in enumerate(encoded):
-    _check_length(assembled.recipe, config, index, tokens)
-    _check_source(assembled, index, len(tokens))
+def _note_idle(config: DecodeConfig, assembled) -> None:
+  """Warns of settings that change nothing beside the others."""
+  notes = config.idle()
+  if assembled.drafts:
+    for kind, used in (
+      ('drafters', assembled.source.entry.name),
+      ('verifiers', assembled.rule.name),
+    ):
+      notes += [
+        f'{kind}.{name} changes nothing: the {kind[:-1]} in use is {used}.'
+        for name in options_lib.changed(getattr(config, kind))
+        if name != used
+      ]
+  for note in notes:
+    warnings.warn(note, stacklevel=2)
 
 
-def _configured(config: Optional[DecodeConfig], settings) -> DecodeConfig:
+def _configured(config: DecodeConfig | None, settings) -> DecodeConfig:
   """The config with keywords in force, validated."""
   check_moved(settings)
+  fields = {field.name for field in dataclasses.fields(DecodeConfig)}
+  keywords.check(settings, fields | {'config', 'corpus', 'drafter'})
   config = dataclasses.replace(config or DecodeConfig(), **settings)
   config.validate()
   return config
@@ -154,7 +195,7 @@ def how_to_load(
 
   Args:
     model: the target.
-    config: says in which precision, and onto which devices.
+    config: settings; state the precision and the devices.
   """
   return sources.Loading(
     dtype=None if config.dtype == 'stored' else config.dtype,
@@ -179,7 +220,7 @@ def _check_beams(model, source, config) -> None:
 
 
 def _data(assembled, config, rows, encoded, corpus) -> DraftData:
-  """What the drafter's parameters are made of, as far as it is known."""
+  """Data for the drafter's parameters, as far as they are known."""
   return DraftData(
     rows=[tokens for _, tokens in encoded],
     index=None if corpus is None else corpus_lib.index(corpus),
@@ -191,7 +232,7 @@ def measured(job: Job, progress: Callable[[str], None]) -> Job:
   """The job with measured costs, where they decide anything.
 
   Args:
-    job: from `plan`.
+    job: result of `plan`.
     progress: called with a line when measuring begins.
   """
   assembled, costs = job.assembled, job.data.costs
@@ -215,8 +256,8 @@ def open_corpus(path: str, tokenizer: Any, capacity: int) -> corpus_lib.Corpus:
   """Reads a corpus file, or begins an empty corpus if there is none.
 
   Args:
-    path: of the file.
-    tokenizer: of the target.
+    path: path of the file.
+    tokenizer: tokenizer of the target.
     capacity: most tokens, separators included.
 
   Raises:
@@ -229,6 +270,35 @@ def open_corpus(path: str, tokenizer: Any, capacity: int) -> corpus_lib.Corpus:
   if os.path.exists(path):
     return corpus_lib.load(path, capacity, fingerprint)
   return corpus_lib.empty(capacity, fingerprint)
+
+
+def extend_corpus(
+  path: str, tokenizer: Any, capacity: int, answers: Sequence[Sequence[int]]
+) -> None:
+  """Adds answers to a corpus file.
+
+  Args:
+    path: path of the file; it is read anew, since other runs may have ended.
+    tokenizer: tokenizer of the target.
+    capacity: most tokens.
+    answers: rows of token ids.
+  """
+  corpus = open_corpus(path, tokenizer, capacity)
+  corpus_lib.save(corpus_lib.remember(corpus, answers), path)
+
+
+def _corpus(given, model, config) -> corpus_lib.Corpus | None:
+  """The corpus that is given, read from its file where it is a path."""
+  if given is None:
+    return None
+  if isinstance(given, (str, os.PathLike)):
+    return open_corpus(os.fspath(given), model.tokenizer, config.corpus_tokens)
+  if not isinstance(given, corpus_lib.Corpus):
+    raise ValueError(
+      'corpus must be the path of a file or a specjax.Corpus, not '
+      f'{type(given).__name__}.'
+    )
+  return given
 
 
 def update_corpus(job: Job, answers: Sequence[Sequence[int]]) -> Job:
@@ -261,56 +331,3 @@ def _place(params: generate_lib.Params, layout) -> generate_lib.Params:
 
 def _is_placed(array: Any) -> bool:
   return isinstance(array, jax.Array) and len(array.devices()) > 1
-
-
-def _check_source(assembled, index: int, length: int) -> None:
-  """Refuses a source that is longer than the drafter was trained for."""
-  most = assembled.plan.max_source_tokens
-  if most is not None and length > most:
-    raise ValueError(
-      f'Prompt {index + 1} has {length} tokens, but the drafter '
-      f'{assembled.source.name} was trained for sources of at most {most}; '
-      'shorten it, or decode without this drafter.'
-    )
-
-
-def _check_dials(assembled, count: int) -> None:
-  """Refuses a rule's dial with a wrong number of values."""
-  for name, value in assembled.dials().items():
-    if np.ndim(value) and len(value) != count:
-      raise ValueError(
-        f'{name} has {len(value)} values for {count} prompts; give one value '
-        'or one for each prompt.'
-      )
-
-
-def _check_per_prompt(config: DecodeConfig, count: int) -> None:
-  for name in PER_PROMPT:
-    value = getattr(config, name)
-    if np.ndim(value) and len(value) != count:
-      raise ValueError(
-        f'{name} has {len(value)} values for {count} prompts; give one value '
-        'or one for each prompt.'
-      )
-
-
-def _check_length(recipe, config, index: int, tokens: Sequence[int]) -> None:
-  """Refuses what the target's positions cannot hold."""
-  lm = recipe.target
-  budget = int(per_row(config.max_new_tokens, index))
-  given = 1 if lm.is_encoder_decoder else len(tokens)
-  # A node of a tree stands where its depth puts it.
-  needed = given + budget + recipe.drafter.max_path
-  if lm.max_positions is None or needed <= lm.max_positions or not tokens:
-    return
-  if given >= lm.max_positions:
-    raise ValueError(
-      f'Prompt {index + 1} has {given} tokens, but the target was made for '
-      f'{lm.max_positions} positions; shorten it.'
-    )
-  raise ValueError(
-    f'Prompt {index + 1} has {given} tokens; with {budget} new ones and '
-    f'{recipe.drafter.max_path} draft slots that is {needed}, but the target '
-    f'was made for {lm.max_positions} positions; shorten it, or lower '
-    'max_new_tokens or num_draft.'
-  )

@@ -1,12 +1,12 @@
-"""Models with random weights: of a known size, or made for a target.
+"""Models with random weights, of a known size or made for a target.
 
-A `shape:` model has the size of a known one: its speed is that of the real
-thing and its text is noise. A `network:` is a drafter network for the target at
-hand: its drafts are noise and what they cost is real. Nothing is downloaded.
+A `shape:` model has the size of a known one: its speed is real
+and its text is noise. A `network:` is a drafter network for the target at
+hand: its cost is real and its drafts are noise. Nothing is downloaded.
 """
 
 import dataclasses
-from typing import Optional
+from typing import Any
 
 import jax
 
@@ -94,7 +94,7 @@ def is_network(name: str) -> bool:
   return name.startswith(NETWORK)
 
 
-def shape_config(name: str):
+def shape_config(name: str) -> Any:
   """The config of 'shape:NAME'.
 
   Raises:
@@ -113,7 +113,7 @@ def load_shape(
   *,
   dtype: str,
   seed: int = 0,
-  layout: Optional[mesh_lib.Layout] = None,
+  layout: mesh_lib.Layout | None = None,
   int8: bool = False,
 ) -> model_lib.Model:
   """Makes a model of a named shape, without tokenizer and end tokens.
@@ -121,7 +121,7 @@ def load_shape(
   Args:
     name: 'shape:' and a name of `SHAPES`.
     dtype: 'float32', 'bfloat16' or 'w8a8'.
-    seed: of the weights, which are made on the devices if there are many.
+    seed: seed of the weights, which are made on the devices if there are many.
     layout: the mesh, or None for one device.
     int8: keeps matrices in eight bits, as `load.load` does.
 
@@ -173,9 +173,9 @@ def load_network(
     name: 'network:' and 'spec_drafter', a Spec-Drafter of 12 + 2 layers, or a
       name of `speculator.config.NETWORKS`, of one layer.
     target: the model it drafts for.
-    dtype: of its weights.
+    dtype: dtype of its weights.
     num_draft: slots it has.
-    seed: of its weights.
+    seed: seed of its weights.
 
   Raises:
     ValueError: there is no such network, or none for such a target.
@@ -196,7 +196,9 @@ def load_network(
   )
 
 
-def network_config(name: str, target, *, dtype: str, num_draft: int):
+def network_config(
+  name: str, target: Any, *, dtype: str, num_draft: int
+) -> Any:
   """The config of 'network:NAME' for a target; see `load_network`."""
   variant = name.removeprefix(NETWORK)
   known = (*speculator_config.NETWORKS, _SPEC_DRAFTER)

@@ -1,4 +1,4 @@
-"""From what a user gives for a drafter to a `Source`: one resolver for all.
+"""Resolves the drafter that a user gives to a `Source`.
 
 A name is a folder or hub id, `FILE.py:NAME`, a registered drafter, one of them
 with something behind a colon (`hybrid:FOLDER`, `simulated:0.8`), or a model
@@ -6,12 +6,14 @@ with random weights (`shape:NAME`, `network:NAME`). From Python, a loaded model,
 a `DrafterEntry`, a `base.Drafter` or a `Source` will do as well.
 """
 
+from collections.abc import Callable
 import os
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import jax
 
 from specjax import user_files
+from specjax.checkpoints import folder as folder_lib
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import model as model_lib
 from specjax.decoding.drafters import registry
@@ -24,24 +26,25 @@ from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import transfer
 from specjax.inference import random_models
 from specjax.models import registry as families
+from specjax.models import sharded
 
 
 class Loading(NamedTuple):
-  """How the model inside a drafter is loaded.
+  """Settings by which the model inside a drafter is loaded.
 
   Attributes:
-    dtype: see `load.load`; None for the checkpoint's own.
-    int8: keep its matrices in eight bits.
+    dtype: dtype of `load.load`; None for the checkpoint's own.
+    int8: whether its matrices are kept in eight bits.
     layout: the mesh, or None for one device.
     num_draft: slots of a `network:`.
-    seed: of random weights; another one than the target's, or a `shape:` would
-      agree with it always.
+    seed: seed of random weights; must differ from the target's, or a `shape:`
+      would always agree with it.
     load: `(name, target, how) -> Model`; None for `load_model`.
   """
 
-  dtype: Optional[str] = None
+  dtype: str | None = None
   int8: bool = False
-  layout: Optional[mesh_lib.Layout] = None
+  layout: mesh_lib.Layout | None = None
   num_draft: int = 8
   seed: int = 1
   load: Any = None
@@ -50,17 +53,19 @@ class Loading(NamedTuple):
 def load_target(
   name: str,
   *,
-  dtype: Optional[str] = None,
-  layout: Optional[mesh_lib.Layout] = None,
+  dtype: str | None = None,
+  layout: mesh_lib.Layout | None = None,
   int8: bool = False,
   seed: int = 0,
 ) -> model_lib.Model:
   """Loads a target: a folder, a hub id, or `shape:NAME`.
 
   Args:
-    name: of it.
-    dtype, layout, int8: as for `load.load`.
-    seed: of random weights.
+    name: folder, hub id, or `shape:NAME`.
+    dtype: precision, as `load.load` takes it.
+    layout: devices, as `load.load` takes them.
+    int8: whether matrices are kept in eight bits.
+    seed: seed of random weights.
 
   Raises:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
@@ -70,6 +75,69 @@ def load_target(
       name, dtype=dtype or 'float32', seed=seed, layout=layout, int8=int8
     )
   return loading.load(name, dtype=dtype, layout=layout, int8=int8)
+
+
+def config_of(name: Any) -> Any:
+  """The config of a folder, a hub id or a `shape:`; a config is one already.
+
+  Args:
+    name: name of a model; only its metadata is read.
+
+  Raises:
+    ValueError, FileNotFoundError: one sentence naming what is wrong.
+  """
+  if not isinstance(name, (str, os.PathLike)):
+    return name
+  name = os.fspath(name)
+  if random_models.is_shape(name):
+    return random_models.shape_config(name)
+  return folder_lib.describe(loading.folder_of(name))
+
+
+def layout_for(
+  name: Any, mesh: mesh_lib.MeshConfig, batch: int
+) -> mesh_lib.Layout | None:
+  """The layout that a target is decoded on; None for one device.
+
+  Args:
+    name: name of the target, or its config; no weights are read.
+    mesh: the devices asked for.
+    batch: rows decoded together.
+
+  Raises:
+    MeshError: the devices, the target or the batch cannot have this mesh; the
+      shapes that are proposed suit all three.
+  """
+
+  def fits(shape):
+    return sharded.fits(config_of(name), batch, shape)
+
+  layout = mesh_lib.make_layout(mesh, fits=fits)
+  if mesh.shape and layout is not None:
+    sharded.fit(config_of(name), layout, batch)
+  return layout
+
+
+def as_target(
+  model: Any, load: Callable[[str], model_lib.Model]
+) -> model_lib.Model:
+  """The target that is meant by a model, or by its name.
+
+  Args:
+    model: loaded, or a folder or hub id.
+    load: loads what is named.
+
+  Raises:
+    ValueError: it is neither.
+  """
+  if isinstance(model, model_lib.Model):
+    return model
+  if isinstance(model, (str, os.PathLike)):
+    return load(os.fspath(model))
+  raise ValueError(
+    'The model must be a folder, a hub id, or what specjax.load or '
+    f'specjax.Model.from_lm returns, not {type(model).__name__}.'
+  )
 
 
 def check_name(name: str) -> None:
@@ -91,21 +159,22 @@ def check_name(name: str) -> None:
   if os.path.isdir(name) or loading.is_hub_id(name):
     return
   raise FileNotFoundError(
-    f'There is no drafter {name}: give {registry.names()}.'
+    f'There is no drafter {name}: give {registry.names()}'
+    f'{loading.suggestion(name)}.'
   )
 
 
 def resolve(
   drafter: Any,
-  target: Optional[model_lib.Model] = None,
+  target: model_lib.Model | None = None,
   how: Loading = Loading(),
-) -> Optional[Source]:
-  """What a drafter decodes from; None for plain decoding.
+) -> Source | None:
+  """Resolves a drafter to its `Source`; None for plain decoding.
 
   Args:
-    drafter: see above; None, '' and 'none' are plain decoding.
-    target: what it drafts for; needed by `network:` alone.
-    how: to load the model inside.
+    drafter: a value as above; None, '' and 'none' are plain decoding.
+    target: the model it drafts for; needed by `network:` alone.
+    how: settings for loading the model inside.
 
   Raises:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
@@ -130,7 +199,7 @@ def resolve(
   return _of_name(os.fspath(drafter), target, how)
 
 
-def _of_name(name, target, how) -> Optional[Source]:
+def _of_name(name, target, how) -> Source | None:
   check_name(name)
   head, _, rest = name.partition(':')
   entry = registry.find(head)
@@ -148,7 +217,7 @@ def _of_name(name, target, how) -> Optional[Source]:
   return Source(entry, name) if entry.drafts else None
 
 
-def _of_file(name, target, how) -> Optional[Source]:
+def _of_file(name, target, how) -> Source | None:
   found = user_files.load(name)
   if not isinstance(found, (Source, DrafterEntry, model_lib.Model)):
     if not is_drafter(found):
@@ -159,7 +228,7 @@ def _of_file(name, target, how) -> Optional[Source]:
   return resolve(found, target, how)._replace(name=name)
 
 
-def load_model(name: str, target, how: Loading) -> model_lib.Model:
+def load_model(name: str, target: Any, how: Loading) -> model_lib.Model:
   """Loads the model inside a drafter; see `resolve` for the arguments."""
   if random_models.is_network(name):
     if how.int8:
@@ -182,8 +251,8 @@ def of_model(model: model_lib.Model, name: str = '') -> Source:
   """A loaded model as a drafter, by its family.
 
   Args:
-    model: of `specjax.load`, or of `Model.from_lm`.
-    name: as the user wrote it; the model's own if ''.
+    model: result of `specjax.load` or of `Model.from_lm`.
+    name: name as the user wrote it; the model's own if ''.
   """
   entry = DRAFT_MODEL
   if model.config is not None:
@@ -191,7 +260,7 @@ def of_model(model: model_lib.Model, name: str = '') -> Source:
   return Source(entry, name or model.name, model)
 
 
-def to_layout(source: Source, layout: Optional[mesh_lib.Layout]) -> Source:
+def to_layout(source: Source, layout: mesh_lib.Layout | None) -> Source:
   """The drafter on the target's mesh; a model inside it goes there whole."""
   model = source.model
   if model is None or layout is None or model.layout is not None:
@@ -204,8 +273,8 @@ def to_layout(source: Source, layout: Optional[mesh_lib.Layout]) -> Source:
 
 
 def drafter_layout(
-  layout: Optional[mesh_lib.Layout], mesh: mesh_lib.MeshConfig
-) -> Optional[mesh_lib.Layout]:
+  layout: mesh_lib.Layout | None, mesh: mesh_lib.MeshConfig
+) -> mesh_lib.Layout | None:
   """Where the model inside a drafter goes, for a target's mesh."""
   if layout is None or mesh.drafter != 'replicated':
     return layout

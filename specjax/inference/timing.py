@@ -4,9 +4,10 @@ A part is repeated inside one program, each repetition depending on the one
 before, so that neither dispatch nor the compiler's hoisting counts.
 """
 
+from collections.abc import Callable, Sequence
 import functools
 import time
-from typing import Callable, Optional, Sequence
+from typing import Any
 
 import jax
 from jax import lax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import waiting
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import sampling
 from specjax.decoding.controls import row_keys
@@ -27,7 +29,7 @@ SAMPLES = 5
 # a sample of too few steps lasts no longer than a call does without any.
 TRIALS = 3
 MOST_STEPS = 512
-# What a clock tells apart.
+# The resolution of the clock, in seconds.
 _LEAST_SECONDS = 1e-7
 
 
@@ -60,8 +62,8 @@ def _propose_steps(drafter, params, state, view, steps):
   return lax.fori_loop(0, steps, body, start)[1:]
 
 
-def timer(function, *arguments) -> Callable[[int], float]:
-  """Compiles; returns what gives the seconds of a number of steps."""
+def timer(function: Callable, *arguments: Any) -> Callable[[int], float]:
+  """Compiles; returns a function from a number of steps to seconds."""
 
   def seconds(steps: int) -> float:
     count = jnp.int32(steps)
@@ -69,7 +71,8 @@ def timer(function, *arguments) -> Callable[[int], float]:
     jax.block_until_ready(function(*arguments, count))
     return time.perf_counter() - begin
 
-  seconds(1)
+  with waiting.compiling('a part of a round, to time it'):
+    seconds(1)
   return seconds
 
 
@@ -78,29 +81,30 @@ def interleaved(
   *,
   samples: int = SAMPLES,
   seconds: float = SAMPLE_SECONDS,
-  limit: Optional[float] = None,
+  limit: float | None = None,
 ) -> list[float]:
   """Median milliseconds of a step of each, samples taken in turn.
 
-  What a call costs without any step, such as its own copy of the caches, is
-  measured with every sample and taken off.
+  The cost of a call without any step, such as its own copy of the caches, is
+  measured with every sample and subtracted.
 
   Args:
-    timers: give the seconds of a number of steps.
-    samples: taken of each.
-    seconds: how long one should take.
+    timers: functions that give the seconds of a number of steps.
+    samples: number of samples of each.
+    seconds: time that one sample should take.
     limit: seconds for all of it; where that would not do, each is called once
       for two steps.
   """
+  # A step takes (time of n steps - time of 0 steps) / n.
   first = [timer(2) for timer in timers]
   longer = sum(TRIALS * x + samples * max(x, seconds) for x in first)
   if limit is not None and processes.from_first(longer > limit):
     return [
       1e3 * max(two - timer(0), _LEAST_SECONDS) / 2
-      for two, timer in zip(first, timers)
+      for two, timer in zip(first, timers, strict=True)
     ]
   steps = []
-  for timer, two in zip(timers, first):
+  for timer, two in zip(timers, first, strict=True):
     few = max(min(two, *(timer(2) for _ in range(TRIALS - 1))), 1e-6) / 2
     count = int(np.clip(seconds / few, 2, MOST_STEPS))
     # Several processes must run the same number of steps.
@@ -108,27 +112,37 @@ def interleaved(
   found = [
     [
       1e3 * max(timer(count) - timer(0), _LEAST_SECONDS) / count
-      for timer, count in zip(timers, steps)
+      for timer, count in zip(timers, steps, strict=True)
     ]
     for _ in range(samples)
   ]
   return [float(x) for x in np.median(found, axis=0)]
 
 
-def extend_timer(lm, params, cache, batch: int, width: int):
+def extend_timer(
+  lm: base.CachedLM,
+  params: base.PyTree,
+  cache: base.PyTree,
+  batch: int,
+  width: int,
+) -> Callable[[int], float]:
   """Timer of the target's pass over a block of `width` tokens."""
   tokens = jnp.ones((batch, width), jnp.int32)
   return timer(_extend_steps, lm, params, cache, tokens)
 
 
-def operations(lm, params, cache, batch: int) -> float:
+def operations(
+  lm: base.CachedLM, params: base.PyTree, cache: base.PyTree, batch: int
+) -> float:
   """Arithmetic of a pass over one token a row; 0 where nobody counts it."""
   tokens = jnp.ones((batch, 1), jnp.int32)
   lowered = _extend_steps.lower(lm, params, cache, tokens, jnp.int32(1))
   return float((lowered.cost_analysis() or {}).get('flops', 0.0))
 
 
-def propose_timer(drafter: base.Drafter, params, state):
+def propose_timer(
+  drafter: base.Drafter, params: base.PyTree, state: Any
+) -> Callable[[int], float]:
   """Timer of one proposal, from a `generate.DecodeState`."""
   live = state.status == generate_lib.RUNNING
   view = base.View(state.context, state.last_token, state.cache, live)
@@ -145,7 +159,7 @@ def middle_state(
   """A state to time parts from: prompts of `width` tokens, nothing decoded.
 
   Args:
-    recipe: what decodes.
+    recipe: parts of the decoder.
     params: its parameters.
     rows: B.
     width: S.

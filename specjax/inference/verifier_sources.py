@@ -1,6 +1,6 @@
-"""From what a user gives for a verification rule to its entry."""
+"""Resolves the verification rule that a user gives to its entry."""
 
-from typing import Any, Optional
+from typing import Any
 
 from specjax import base
 from specjax import user_files
@@ -8,7 +8,7 @@ from specjax.decoding.verifiers import registry
 from specjax.decoding.verifiers.entry import VerifierEntry
 
 
-def resolve(verifier: Any) -> Optional[VerifierEntry]:
+def resolve(verifier: Any) -> VerifierEntry | None:
   """The entry that is meant; None for 'auto'.
 
   Args:

@@ -1,0 +1,91 @@
+"""Checks that prompts fit target, drafter and settings, before decoding."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from specjax.inference import assemble
+from specjax.inference.config import DecodeConfig
+from specjax.inference.config import PER_PROMPT
+from specjax.inference.config import per_row
+
+
+def check(
+  assembled: assemble.Assembled, config: DecodeConfig, encoded: Sequence
+) -> None:
+  """Refuses dials or prompts that do not fit.
+
+  Args:
+    assembled: `assemble.Assembled`, what decodes.
+    config: `DecodeConfig`.
+    encoded: (text to show, ids) of every prompt.
+
+  Raises:
+    ValueError: one sentence that names the dial or the prompt.
+  """
+  _check_dials(assembled, len(encoded))
+  for index, (_, tokens) in enumerate(encoded):
+    _check_length(assembled.recipe, config, index, tokens)
+    _check_source(assembled, index, len(tokens))
+
+
+def _check_source(assembled, index: int, length: int) -> None:
+  """Refuses a source that is longer than the drafter was trained for."""
+  most = assembled.plan.max_source_tokens
+  if most is not None and length > most:
+    raise ValueError(
+      f'Prompt {index + 1} has {length} tokens, but the drafter '
+      f'{assembled.source.name} was trained for sources of at most {most}; '
+      'shorten it, or decode without this drafter.'
+    )
+
+
+def _check_dials(assembled, count: int) -> None:
+  """Refuses a rule's dial with a wrong number of values."""
+  for name, value in assembled.dials().items():
+    if np.ndim(value) and len(value) != count:
+      raise ValueError(
+        f'{name} has {len(value)} values for {count} prompts; give one value '
+        'or one for each prompt.'
+      )
+
+
+def check_per_prompt(config: DecodeConfig, count: int) -> None:
+  """Refuses a setting with another number of values than there are prompts.
+
+  Args:
+    config: `DecodeConfig`.
+    count: prompts.
+
+  Raises:
+    ValueError: names the setting.
+  """
+  for name in PER_PROMPT:
+    value = getattr(config, name)
+    if np.ndim(value) and len(value) != count:
+      raise ValueError(
+        f'{name} has {len(value)} values for {count} prompts; give one value '
+        'or one for each prompt.'
+      )
+
+
+def _check_length(recipe, config, index: int, tokens: Sequence[int]) -> None:
+  """Refuses what the target's positions cannot hold."""
+  lm = recipe.target
+  budget = int(per_row(config.max_new_tokens, index))
+  given = 1 if lm.is_encoder_decoder else len(tokens)
+  # A node of a tree stands where its depth puts it.
+  needed = given + budget + recipe.drafter.max_path
+  if lm.max_positions is None or needed <= lm.max_positions or not tokens:
+    return
+  if given >= lm.max_positions:
+    raise ValueError(
+      f'Prompt {index + 1} has {given} tokens, but the target was made for '
+      f'{lm.max_positions} positions; shorten it.'
+    )
+  raise ValueError(
+    f'Prompt {index + 1} has {given} tokens; with {budget} new ones and '
+    f'{recipe.drafter.max_path} draft slots that is {needed}, but the target '
+    f'was made for {lm.max_positions} positions; shorten it, or lower '
+    'max_new_tokens or num_draft.'
+  )
