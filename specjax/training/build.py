@@ -1,7 +1,8 @@
-"""From settings to the things a run is made of."""
+"""From settings to models, data and objective of a run."""
 
+from collections.abc import Callable
 import dataclasses
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,20 +23,20 @@ from specjax.training.families.family import TrainingInputs
 
 
 class Run(NamedTuple):
-  """What a run is made of.
+  """Models, data and objective of a run.
 
   Attributes:
     config: `config_lib.TrainConfig`.
-    model_config: of the trained model.
+    model_config: config of the trained model.
     module: its Flax module.
     objective: `step_lib.Objective`.
     frozen: the teacher's parameters, or {}.
     teacher: `load.Model`, or None.
-    tokenizer: of the trained model.
+    tokenizer: tokenizer of the trained model.
     init: `(key) -> params`, fresh or read from a folder.
-    batches: of training.
-    valid: of held-out data, or None.
-    sources: what was read: `sources_lib.ExampleSource`s.
+    batches: training batches.
+    valid: batches of held-out data, or None.
+    sources: training examples, `sources_lib.ExampleSource`s.
     valid_source: held-out `sources_lib.ExampleSource`, or None.
   """
 
@@ -44,11 +45,11 @@ class Run(NamedTuple):
   module: Any
   objective: step_lib.Objective
   frozen: base.PyTree
-  teacher: Optional[model_lib.Model]
+  teacher: model_lib.Model | None
   tokenizer: Any
   init: Callable[[base.Array], base.PyTree]
   batches: batches_lib.Batches
-  valid: Optional[batches_lib.Batches]
+  valid: batches_lib.Batches | None
   sources: list
   valid_source: Any
 

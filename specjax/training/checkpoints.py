@@ -1,10 +1,13 @@
 """Checkpoints of a run: which are kept, and where a run begins."""
 
+from collections.abc import Callable
 import functools
 import os
 from typing import NamedTuple
 
 import jax
+import optax
+import orbax.checkpoint as ocp
 
 from specjax.checkpoints import orbax
 from specjax.distributed import transfer
@@ -24,18 +27,20 @@ class Outcome(NamedTuple):
     state: the last `TrainState`.
     step: steps done.
     stopped: whether a signal stopped it before its last step.
-    metrics: of the last evaluation.
+    metrics: metrics of the last evaluation.
+    signal: number of that signal, or 0.
   """
 
   state: state_lib.TrainState
   step: int
   stopped: bool
   metrics: dict
+  signal: int = 0
 
 
 def open_checkpoints(
   workdir: str, config: config_lib.TrainConfig, read_only: bool = False
-):
+) -> ocp.CheckpointManager:
   """The manager of a run's checkpoints."""
   return orbax.open_manager(
     os.path.join(workdir, CHECKPOINTS),
@@ -72,7 +77,12 @@ def newest(run: build_lib.Run, workdir: str) -> Outcome:
   return Outcome(state, step, step < config.steps, {})
 
 
-def first_state(run, optimizer, manager, place):
+def first_state(
+  run: build_lib.Run,
+  optimizer: optax.GradientTransformation,
+  manager: ocp.CheckpointManager,
+  place: Callable,
+) -> tuple[state_lib.TrainState, int]:
   """The newest checkpoint, or a fresh state; and its step."""
   step = orbax.latest_step(manager)
   made, like = fresh_state(run, optimizer, place, build=step is None)
@@ -81,14 +91,20 @@ def first_state(run, optimizer, manager, place):
   return orbax.restore(manager, step, like), step
 
 
-def fresh_state(run, optimizer, place, *, build=True):
+def fresh_state(
+  run: build_lib.Run,
+  optimizer: optax.GradientTransformation,
+  place: Callable,
+  *,
+  build: bool = True,
+) -> tuple:
   """The state before the first step.
 
   Args:
-    run: of `build_lib.build`.
+    run: result of `build_lib.build`.
     optimizer: the gradient transformation.
-    place: where it goes.
-    build: whether it is needed itself, and not only its shape.
+    place: function that places a pytree on devices.
+    build: whether arrays are made, and not only shapes.
 
   Returns:
     (`TrainState` or None, the same as shapes with shardings).

@@ -50,46 +50,55 @@ class TrainConfig:
   """A training run.
 
   Attributes:
-    task: 'target' (a model on data) or 'drafter' (distilled from `teacher`).
-    name: of the model, in its card.
+    task: kind of the run: target trains a model on data, drafter distils one
+      from `teacher`.
+    name: name of the model, in its card.
     tokenizer: folder of the tokenizer; '' takes the teacher's.
-    teacher: folder of the target a drafter learns from.
-    init_from: folder of exported weights to continue from; '' starts anew.
-    steps: optimiser steps of the whole run.
-    seed: of initial weights, data order and dropout.
-    compute_dtype: 'float32' or 'bfloat16'; parameters are float32.
-    remat: 'none', or 'full' to recompute activations in the backward pass.
-    mesh: the devices; see `mesh.MeshConfig`. `shape=(-1, 1)` splits
-      the batch over all of them.
-    log_every, eval_every, save_every: steps between lines of metrics,
-      evaluations and checkpoints; 0 for `eval_every` evaluates at the end
-      only, and for `save_every` saves at the end only.
-    save_minutes: also save when this many minutes passed; 0 does not.
-    keep_last: checkpoints kept, beside the best.
-    average_last: exported weights are the mean of this many last checkpoints,
-      at most `keep_last`; 1 exports the last one (or its EMA). What a stop
-      saved between two of `save_every` is not among them.
-    eval_batches: held-out batches for the loss.
-    eval_prompts: held-out prompts decoded for acceptance, block efficiency.
-    eval_draft: draft tokens K of that decoding, at most those that a drafter
-      with masks learns.
-    eval_new_tokens: budget of each of those prompts.
-    export_dtype: dtype of the exported weights.
-    licence: of the data, for the model card.
-    data_note: where the data come from, for the model card.
+    teacher: folder of the target that a drafter learns from.
+    init_from: folder of exported weights that training begins with; '' draws
+      new ones.
+    steps: number of optimiser steps of the whole run.
+    seed: seed of initial weights, order of the data and dropout.
+    compute_dtype: precision of the passes; parameters are float32.
+    remat: activations that the backward pass recomputes, which saves memory.
+    mesh: device mesh and the placement of the model on it; shape=(-1, 1) splits
+      the batch over all devices.
+    log_every: steps between two lines of metrics.
+    eval_every: steps between two evaluations; 0 evaluates at the end only.
+    save_every: steps between two checkpoints; 0 saves at the end only.
+    save_minutes: minutes between two checkpoints, beside those of `save_every`;
+      0 is none.
+    keep_last: number of checkpoints that are kept, beside the best.
+    average_last: number of last checkpoints whose mean is exported, at most
+      `keep_last`; 1 exports the last one, or its averaged weights (see
+      optimizer.ema). What a stop saved between two of `save_every` is not among
+      them.
+    eval_batches: number of held-out batches for the loss.
+    eval_prompts: number of held-out prompts that are decoded for acceptance and
+      block efficiency.
+    eval_draft: draft length K of that decoding, in tokens; at most what a
+      drafter with masks learns.
+    eval_new_tokens: most new tokens of an answer in that decoding.
+    export_dtype: precision of the exported weights.
+    licence: licence of the data, for the model card.
+    data_note: origin of the data, for the model card.
+    model: shape of a new model.
+    data: files to train on, and the batches made of them.
+    optimizer: optimiser and schedule.
+    objective: objective that is minimised.
     families: options of each training family, as families.NAME.FIELD; from
       Python {'NAME': {'FIELD': value}}.
   """
 
-  task: str = 'target'
+  task: str = validation.choice('target', TASKS)
   name: str = 'model'
   tokenizer: str = ''
   teacher: str = ''
   init_from: str = ''
   steps: int = 1000
   seed: int = 0
-  compute_dtype: str = 'float32'
-  remat: str = 'none'
+  compute_dtype: str = validation.choice('float32', DTYPES)
+  remat: str = validation.choice('none', REMAT)
   mesh: mesh_lib.MeshConfig = dataclasses.field(
     default_factory=mesh_lib.MeshConfig
   )
@@ -103,7 +112,7 @@ class TrainConfig:
   eval_prompts: int = 32
   eval_draft: int = 4
   eval_new_tokens: int = 64
-  export_dtype: str = 'float32'
+  export_dtype: str = validation.choice('float32', DTYPES)
   licence: str = ''
   data_note: str = ''
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -132,11 +141,7 @@ class TrainConfig:
 
   def validate(self) -> None:
     """Raises ValueError with one sentence for a setting that cannot work."""
-    validation.one_of('task', self.task, TASKS)
-    validation.one_of('model.family', self.model.family, registry.kinds())
-    validation.one_of('remat', self.remat, REMAT)
-    validation.one_of('compute_dtype', self.compute_dtype, DTYPES)
-    validation.one_of('export_dtype', self.export_dtype, DTYPES)
+    validation.check_choices(self)
     self._validate_numbers()
     self.model.validate()
     self.optimizer.validate()
@@ -194,7 +199,8 @@ def to_dict(config: TrainConfig) -> dict:
   return made
 
 
-# What may differ between two runs in one workdir: it changes no parameter.
+# Settings that may differ between two runs in one workdir: they change no
+# parameter.
 _FREE = frozenset(
   {
     'log_every',
@@ -228,8 +234,8 @@ def difference(old: dict, new: dict) -> str:
   """Names the first field that makes `new` another run than `old`, or ''.
 
   Args:
-    old: of `to_dict`, as the folder of a run holds it.
-    new: likewise.
+    old: result of `to_dict`, as the folder of a run holds it.
+    new: result of `to_dict` for the new settings.
   """
   old = _renamed(old)
   # A setting younger than the run is as it always was.
@@ -252,9 +258,8 @@ def _renamed(old: dict) -> dict:
     return old
   made = {name: value for name, value in old.items() if name not in MOVED}
   own = registry.of_kind(old['model']['family']).name
-  made['families'] = {
-    own: old[name]
-    for name, new in MOVED.items()
-    if name in old and new == f'families.{own}'
-  }
+  made['families'] = {}
+  for name, new in MOVED.items():
+    if name in old and new == f'families.{own}':
+      made['families'][own] = old[name]
   return made

@@ -1,7 +1,8 @@
 """From a finished run to a model folder that anyone can load."""
 
+from collections.abc import Callable, Mapping, Sequence
 import os
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +30,14 @@ def final_params(
   last: int,
   planned: Callable[[int], bool] = lambda step: True,
 ) -> base.PyTree:
-  """Mean over the newest `last` checkpoints of what each would evaluate.
+  """Mean of the evaluated parameters of the newest `last` checkpoints.
 
   Args:
-    manager: of `checkpoints.open_manager`.
+    manager: manager of `orbax.open_manager`.
     like: abstract state to restore into.
-    last: how many; fewer are taken where fewer are kept.
-    planned: which steps count, as of `checkpoints.open_manager`; the newest is
-      taken where none does.
+    last: number of checkpoints; fewer are taken where fewer are kept.
+    planned: step -> whether it counts, as in `orbax.open_manager`. Where none
+      does, the newest is taken.
   """
   steps = sorted(manager.all_steps())
   steps = [step for step in steps if planned(step)][-last:] or steps[-1:]
@@ -56,12 +57,12 @@ def export(
   """Writes weights, config, tokenizer and model card.
 
   Args:
-    run: of `build_lib.build`.
-    params: what to write; cast to the config's `export_dtype`.
+    run: result of `build_lib.build`.
+    params: parameters to write; cast to the config's `export_dtype`.
     folder: made if missing.
     steps: optimiser steps behind the weights.
-    metrics: of the last evaluation, for the card.
-    command: that made it, for the card.
+    metrics: metrics of the last evaluation, for the card.
+    command: command that made the model, for the card.
 
   All processes take part, the first writes.
 

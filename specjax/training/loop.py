@@ -1,25 +1,28 @@
 """The training loop: steps, metrics, evaluations, checkpoints, stopping."""
 
-import dataclasses
+from collections.abc import Callable
+import contextlib
 import functools
 import math
 import os
 import signal
 import sys
 import time
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 import tqdm
 
+from specjax import waiting
 from specjax.checkpoints import orbax
 from specjax.training import build as build_lib
 from specjax.training import checkpoints
 from specjax.training import metrics as metrics_lib
 from specjax.training import optimizers
 from specjax.training import placement as placement_lib
+from specjax.training import progress
 from specjax.training import state as state_lib
 from specjax.training import step as step_lib
 from specjax.training import workdir as workdir_lib
@@ -36,17 +39,20 @@ def _tokens(batch):
 def _install(flag: dict):
   """Lets SIGTERM and SIGINT end the run after the current step."""
 
+  previous = {}
+
   def handler(number, frame):
-    del frame
     if flag.get('signal'):
+      before = previous.get(number)
+      if callable(before):
+        before(number, frame)
       raise KeyboardInterrupt
     flag['signal'] = number
 
-  previous = {}
   try:
     for number in (signal.SIGTERM, signal.SIGINT):
       previous[number] = signal.signal(number, handler)
-  except ValueError:  # Not the main thread: then nobody signals us.
+  except ValueError:  # Signals only reach the main thread.
     pass
   return previous
 
@@ -68,8 +74,8 @@ def evaluate(
   return step_lib.mean(sums)
 
 
-def _rank(values: dict) -> Optional[float]:
-  """What 'best' means: acceptance where it is known, else held-out loss."""
+def _rank(values: dict) -> float | None:
+  """Rank for the best checkpoint: acceptance, else minus the held-out loss."""
   for name in ('acceptance_rate', 'acceptance'):
     if values.get(name) is not None:
       return values[name]
@@ -80,14 +86,14 @@ def train(
   run: build_lib.Run,
   workdir: str,
   *,
-  measure: Optional[Callable[[Any], dict]] = None,
-  on_policy: Optional[Callable[[Any, dict, int], dict]] = None,
+  measure: Callable[[Any], dict] | None = None,
+  on_policy: Callable[[Any, dict, int], dict] | None = None,
   log_fn: Callable[[str], None] = print,
 ) -> checkpoints.Outcome:
   """Trains until the last step, a signal, or a non-finite loss.
 
   Args:
-    run: of `build_lib.build`.
+    run: result of `build_lib.build`.
     workdir: folder of this run; if it holds checkpoints, the newest is
       continued and the result is the same as without the stop.
     measure: `(params) -> dict` of floats, called at evaluations beside the
@@ -121,7 +127,7 @@ def train(
     on_policy,
     functools.partial(orbax.save, manager),
     metrics_lib.open_writer(workdir, first),
-    _progress_bar(config, first),
+    progress.bar(config.steps, first),
     {},
   )
   previous = _install(tools.flag)
@@ -145,23 +151,23 @@ def _close(tools, manager, handlers):
 
 
 class _Tools(NamedTuple):
-  """What the steps are taken with.
+  """Functions and writers of the steps.
 
   Attributes:
-    place: where arrays lie.
+    place: placement of arrays.
     step: `(state, frozen, batch) -> (state, metrics)`, compiled.
     look: `(state) -> dict` of an evaluation.
-    on_policy: as in `train`.
+    on_policy: function as in `train`.
     save: `(step, state, rank)`; starts a checkpoint.
-    writer: of metrics.
-    bar: of progress.
+    writer: writer of metrics.
+    bar: progress bar.
     flag: holds 'signal' when one came.
   """
 
   place: placement_lib.Placement
   step: Callable[..., tuple]
   look: Callable[[Any], dict]
-  on_policy: Optional[Callable[[Any, dict, int], dict]]
+  on_policy: Callable[[Any, dict, int], dict] | None
   save: Callable[..., None]
   writer: Any
   bar: tqdm.tqdm
@@ -195,7 +201,7 @@ def _looker(run, place, measure):
 
 
 def _diverged(error, workdir, manager) -> FloatingPointError:
-  """The error of a run that is lost, with where to go on from."""
+  """Returns the error of a diverged run, with its last good checkpoint."""
   manager.wait_until_finished()
   step = orbax.latest_step(manager)
   where = 'there is no checkpoint yet'
@@ -218,7 +224,8 @@ def _loop(run, state, first, tools):
   """The steps themselves."""
   config = run.config
   schedule = optimizers.make_schedule(config.optimizer, config.steps)
-  step, seen, meter, saved_at = first, {}, _Meter(), time.time()
+  step, seen, saved_at = first, {}, time.time()
+  meter = progress.Meter()
   for batch in batches_lib.iterate(
     run.batches, first, config.steps, threads=config.data.threads
   ):
@@ -226,20 +233,24 @@ def _loop(run, state, first, tools):
     count = _tokens(placed)
     if tools.on_policy is not None:
       placed = tools.on_policy(state.params, placed, step)
-    state, values = tools.step(state, run.frozen, placed)
+    with contextlib.ExitStack() as stack:
+      if step == first:
+        stack.enter_context(waiting.compiling('the training step'))
+      state, values = tools.step(state, run.frozen, placed)
     step += 1
     values = {k: float(v) for k, v in values.items()}
     _check_finite(values, step)
     meter.add(values, int(count))
     tools.bar.update()
+    if step == first + 1:  # It compiled, which no other step does.
+      meter.leave_out_time()
+      progress.leave_out_time(tools.bar, step)
     done = step == config.steps
     if done or step % config.log_every == 0:
       values = meter.read()
       where = _where(run, schedule, step)
       tools.writer.write(step, 'train', values | where)
-      tools.bar.set_postfix_str(
-        f'loss {values["loss"]:.3f}, {values["tokens_per_second"]:.0f} tokens/s'
-      )
+      tools.bar.set_postfix_str(_postfix(values))
     fresh = {}
     if done or (config.eval_every and step % config.eval_every == 0):
       fresh = _looked(tools, state, step)
@@ -253,12 +264,16 @@ def _loop(run, state, first, tools):
       saved_at = time.time()
     if stop:
       break
-  return checkpoints.Outcome(state, step, step < config.steps, seen)
+  stopped = step < config.steps
+  # Another process may have been asked to stop.
+  number = tools.flag.get('signal') or signal.SIGTERM
+  return checkpoints.Outcome(state, step, stopped, seen, stopped and number)
 
 
 def _looked(tools, state, step):
-  """Evaluates and writes down what was found."""
-  found = tools.look(state)
+  """Evaluates and writes the metrics."""
+  with waiting.noted(f'Evaluating at step {step}.'):
+    found = tools.look(state)
   if found:
     tools.writer.write(step, 'eval', found)
     if jax.process_index() == 0:
@@ -266,42 +281,8 @@ def _looked(tools, state, step):
   return found
 
 
-@dataclasses.dataclass
-class _Meter:
-  """Values and tokens of the steps since it was read."""
-
-  rows: list[dict] = dataclasses.field(default_factory=list)
-  tokens: int = 0
-  started: float = dataclasses.field(default_factory=time.time)
-
-  def add(self, values: dict, tokens: int) -> None:
-    self.rows.append(values)
-    self.tokens += tokens
-
-  def read(self) -> dict:
-    """Means of the values, and tokens a second; begins anew."""
-    names = self.rows[0] if self.rows else ()
-    found = {k: float(np.mean([row[k] for row in self.rows])) for k in names}
-    spent = max(time.time() - self.started, 1e-9)
-    found['tokens_per_second'] = self.tokens / spent
-    self.rows, self.tokens, self.started = [], 0, time.time()
-    return found
-
-
-def _progress_bar(config, first):
-  return tqdm.tqdm(
-    total=config.steps,
-    initial=first,
-    unit='step',
-    file=sys.stderr,
-    dynamic_ncols=True,
-    mininterval=1.0,
-    disable=jax.process_index() > 0,
-  )
-
-
 def _agree(stop: bool, due: bool) -> tuple[bool, bool]:
-  """Lets all processes stop if one must, and save when the first says so."""
+  """Makes all processes stop if one must, and save when the first is due."""
   if jax.process_count() == 1:
     return stop, due
   flags = multihost_utils.process_allgather(np.array([stop, due]))
@@ -326,6 +307,12 @@ def _where(run, schedule, step):
 def _line(step, values):
   shown = ', '.join(f'{k.replace("_", " ")} {v:.4g}' for k, v in values.items())
   return f'step {step}: {shown}'
+
+
+def _postfix(values: dict) -> str:
+  speed = values.get('tokens_per_second')
+  shown = f'loss {values["loss"]:.3f}'
+  return shown if speed is None else f'{shown}, {speed:.0f} tokens/s'
 
 
 def _check_finite(values, step):

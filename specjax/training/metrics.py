@@ -1,11 +1,12 @@
-"""Where a run's numbers go: `metrics.jsonl`, TensorBoard files, curves."""
+"""Metrics of a run: `metrics.jsonl`, TensorBoard files, curves."""
 
+from collections.abc import Callable
 import contextlib
 import importlib.util
 import json
 import math
 import os
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import jax
 import tensorboardX
@@ -29,7 +30,7 @@ def open_writer(workdir: str, first_step: int = 0) -> Writer:
   """Opens the metrics of a run.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     first_step: lines after this step, left by a run that went further than
       its last checkpoint, are dropped: they will be written again.
 
@@ -58,7 +59,7 @@ def open_writer(workdir: str, first_step: int = 0) -> Writer:
       board.add_scalar(f'{kind}/{name}', value, step)
 
   def close():
-    # Each line was flushed, and a failure told, when it was written.
+    # Each line was flushed, and an error raised, when it was written.
     with contextlib.suppress(OSError):
       lines.close()
       board.close()
@@ -79,6 +80,19 @@ def read(workdir: str) -> list[dict]:
       except json.JSONDecodeError:
         break
   return out
+
+
+def _single(axis, found: dict) -> None:
+  """Bars in the place of lines of which none has a second point."""
+  if not found or any(len(points) > 1 for points, _ in found.values()):
+    axis.set_xlabel('step')
+    return
+  for line in list(axis.lines):
+    line.remove()
+  steps = [
+    f'{kind}, step {points[0][0]}' for kind, (points, _) in found.items()
+  ]
+  axis.bar(steps, [points[0][1] for points, _ in found.values()], width=0.5)
 
 
 _PANELS = (
@@ -104,7 +118,8 @@ def plot(workdir: str) -> str:
   panels = panels or [_PANELS[0]]
   page = figure.Figure(figsize=(4.5 * len(panels), 3.5), layout='tight')
   axes = page.subplots(1, len(panels), squeeze=False)
-  for axis, (name, title) in zip(axes[0], panels):
+  for axis, (name, title) in zip(axes[0], panels, strict=True):
+    found = {}
     for kind, style in (('train', '-'), ('eval', 'o-')):
       points = [
         (r['step'], r[name])
@@ -112,9 +127,11 @@ def plot(workdir: str) -> str:
         if r['kind'] == kind and r.get(name) is not None
       ]
       if points:
-        axis.plot(*zip(*points), style, label=kind, markersize=3)
+        found[kind] = points, style
+    for kind, (points, style) in found.items():
+      axis.plot(*zip(*points, strict=True), style, label=kind, markersize=3)
+    _single(axis, found)
     axis.set_title(title)
-    axis.set_xlabel('step')
     axis.grid(alpha=0.3)
     if axis.lines:
       axis.legend()

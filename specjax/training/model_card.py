@@ -1,7 +1,7 @@
 """The README.md of an exported model: what it is and how it came to be."""
 
+from collections.abc import Mapping
 import os
-from typing import Mapping
 
 from specjax import base
 from specjax.training import build as build_lib
@@ -19,11 +19,11 @@ def text(
   """Markdown of a model card.
 
   Args:
-    run: of `build.build`.
+    run: result of `build.build`.
     params: the exported weights.
     steps: optimiser steps behind them.
-    metrics: of the last evaluation.
-    command: that made the model.
+    metrics: metrics of the last evaluation.
+    command: command that made the model.
   """
   parts = (
     _head(run, params),

@@ -1,6 +1,6 @@
 """Objectives: how a model's parameters and a batch become a loss.
 
-A `Network` is what an objective needs to know of a model.
+A `Network` holds the functions of a model that an objective calls.
 `cross_entropy_objective` trains a target, `distillation_objective` a drafter.
 Both compute final states for whole rows and logits for a chunk of positions at
 a time.
@@ -10,8 +10,9 @@ References:
     distillation. ICLR 2024. https://arxiv.org/abs/2310.08461
 """
 
+from collections.abc import Callable
 import functools
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -39,8 +40,10 @@ class Network(NamedTuple):
   logits: Callable[..., base.Array]
 
 
-def same_segment(query_segments, key_segments):
-  """bool [B, T, S]: may this query read this key?"""
+def same_segment(
+  query_segments: base.Array, key_segments: base.Array
+) -> base.Array:
+  """Returns bool [B, T, S], True where query and key share a segment."""
   return query_segments[:, :, None] == key_segments[:, None, :]
 
 
@@ -48,16 +51,16 @@ def states(
   module: Any,
   params: base.PyTree,
   batch: dict,
-  key: Optional[base.Array] = None,
-) -> tuple[base.Array, Optional[base.Array], Optional[base.Array]]:
+  key: base.Array | None = None,
+) -> tuple[base.Array, base.Array | None, base.Array | None]:
   """A model's forward pass over a batch of packed rows.
 
   Args:
     module: a T5 over the batches of `packing.pair_rows`, or a decoder-only
       model over those of `packing.text_rows`.
     params: its parameters.
-    batch: with `source` for a T5.
-    key: of dropout; without it there is none.
+    batch: arrays of the batch, with `source` for a T5.
+    key: PRNG key of dropout; None for no dropout.
 
   Returns:
     Final states [B, T, D] at every target position; of a T5 also the encoded
@@ -105,7 +108,7 @@ def network_of(config: Any, module: Any) -> Network:
   """`Network` of a language model.
 
   Args:
-    config: of its model family.
+    config: config of its model family.
     module: its Flax module; see `ModelFamily.network`.
   """
 
@@ -135,6 +138,8 @@ def sum_chunks(chunk: int, function: Callable, arrays: Any) -> Any:
     function: arrays -> pytree of scalars.
     arrays: pytree of [B, T, ...].
   """
+  # In:  chunk 2, one array [[a b c d e]]
+  # Out: f([[a b]]) + f([[c d]]) + f([[e 0]])
   length = jax.tree.leaves(arrays)[0].shape[1]
   if not chunk or chunk >= length:
     return function(arrays)
@@ -161,8 +166,8 @@ def cross_entropy_objective(
   Args:
     network: the model's.
     config: its chunk and label smoothing.
-    output_ids: the tokens that the head knows, in the order of its logits; ()
-      for all. Labels among the others are skipped and count as missed.
+    output_ids: tokens that the head scores, in the order of its logits; () for
+      all. Labels among the others are skipped and count as missed.
 
   Returns:
     `Objective`; its sum is 'accuracy', the labels that are the argmax.
@@ -205,7 +210,7 @@ def compare(
   output_ids: tuple,
   training: bool,
 ) -> tuple[base.Array, base.Array, base.Array]:
-  """What a drafter's logits are worth beside the target's.
+  """Compares a drafter's logits with the target's.
 
   Args:
     config: `ObjectiveConfig`.
@@ -220,6 +225,7 @@ def compare(
     The loss [...], 0 where masked; the acceptance rate and whether the two
     argmaxes agree, [...] each, anything where masked.
   """
+  # p below is normalised over all tokens: those without a logit are rejected.
   ids = jnp.asarray(output_ids or range(draft.shape[-1]), jnp.int32)
   target = whole[..., ids] if output_ids else whole[..., : ids.size]
   labels, has_label = place_of(labels, ids, whole.shape[-1])
@@ -251,16 +257,16 @@ def distillation_objective(
   config: settings_lib.ObjectiveConfig,
   output_ids: tuple = (),
 ) -> step_lib.Objective:
-  """Trains a drafter to speak like its target.
+  """Trains a drafter on the distribution of its target.
 
   Args:
     network: the drafter's.
     teacher: the target's; its parameters are the `frozen` of the loss.
     config: `ObjectiveConfig`.
-    output_ids: the tokens that the drafter's head knows, in the order of its
+    output_ids: tokens that the drafter's head scores, in the order of its
       logits; () for all. The loss then compares with the target's
       distribution over these tokens, renormalised, and skips labels among the
-      others; what is reported counts them as rejected.
+      others. The metrics count the others as rejected.
 
   Returns:
     `Objective`; its sums are 'acceptance' (of plain sampling at the
@@ -275,9 +281,14 @@ def distillation_objective(
     draft = network.logits(params, hidden)
     whole = lax.stop_gradient(teacher.logits(frozen, known))
     values, near, agree = compare(
-      config, draft, whole, labels, mask,
-      output_ids=output_ids, training=training,
-    )  # fmt: skip
+      config,
+      draft,
+      whole,
+      labels,
+      mask,
+      output_ids=output_ids,
+      training=training,
+    )
     return {
       'total': jnp.sum(values),
       'acceptance': jnp.sum(jnp.where(mask, near, 0.0)),
@@ -301,8 +312,12 @@ def distillation_objective(
   return step_lib.Objective(network.init, loss)
 
 
-def place_of(labels, ids, vocab_size):
+def place_of(
+  labels: base.Array, ids: base.Array, vocab_size: int
+) -> tuple[base.Array, base.Array]:
   """Which of `ids`, all below `vocab_size`, each label is, and whether any."""
+  # In:  labels [7 4 3], ids [3 5 7]
+  # Out: [2 0 0], [1 0 1]
   place = jnp.full((vocab_size,), -1, jnp.int32)
   place = place.at[ids].set(jnp.arange(ids.size, dtype=jnp.int32))
   found = place.at[labels].get(mode='fill', fill_value=-1)

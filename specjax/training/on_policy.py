@@ -1,8 +1,8 @@
-"""Batches whose targets the trained drafter wrote itself.
+"""Batches whose targets the trained drafter generates itself.
 
-The drafter generates from the sources of a batch with its present weights;
-the loss then compares it with the target along its own path, which is where
-it will be asked to draft. No gradient flows through the sampling.
+The drafter generates from the sources of a batch with its present weights. The
+loss then compares it with the target along its own path, as in decoding. No
+gradient flows through the sampling.
 
 References:
   Agarwal et al. On-policy distillation of language models. ICLR 2024.
@@ -10,7 +10,7 @@ References:
   Zhou et al. DistillSpec. ICLR 2024. https://arxiv.org/abs/2310.08461
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,9 @@ def is_on_policy(step: int, seed: int, fraction: float) -> bool:
 
 
 def prompt_of(batch: dict) -> base.Prompt:
-  """What a batch of unpacked rows gives the drafter to answer.
+  """Returns the prompts of a batch of unpacked rows.
 
-  The source of a pair; of a text row its first quarter.
+  A prompt is the source of a pair, or the first quarter of a text row.
   """
   if 'source' in batch:
     lengths = jnp.sum(batch['source_segments'] > 0, 1)
@@ -48,14 +48,17 @@ def rewrite(batch: dict, tokens: base.Array, num_tokens: base.Array) -> dict:
   """Puts generated tokens in the place of a batch's targets.
 
   Args:
-    batch: of `packing.pair_rows` or `packing.text_rows`, one example a row.
-    tokens: int32 [B, N], what was generated from `prompt_of(batch)`.
-    num_tokens: int32 [B].
+    batch: batch of `packing.pair_rows` or `packing.text_rows`, one example a
+      row.
+    tokens: int32 [B, N], generated from `prompt_of(batch)`.
+    num_tokens: int32 [B], how many of them count.
 
   Returns:
-    a batch of the same shapes. Rows that were empty stay empty.
+    A batch of the same shapes. Empty rows stay empty.
   """
   if 'source' in batch:
+    # In:  tokens [5 6 1 9], num_tokens 3, T = 5, start token 0
+    # Out: target [5 6 1 0 0], target_in [0 5 6 0 0], segments [1 1 1 0 0]
     width = batch['target'].shape[1]
     live = jnp.any(batch['source_segments'] > 0, 1)
     count = jnp.where(live, jnp.minimum(num_tokens, width), 0)
@@ -68,6 +71,9 @@ def rewrite(batch: dict, tokens: base.Array, num_tokens: base.Array) -> dict:
       target_in=jnp.where(mask, moved, 0),
       target_segments=mask.astype(jnp.int32),
     )
+  # A row of five, so a prompt of two, and an answer of three:
+  # In:  batch tokens [3 4 x x x], tokens [5 6 1], num_tokens 3
+  # Out: tokens [3 4 5 6 0], target [4 5 6 1 0], weight [0 1 1 1 0]
   width = batch['tokens'].shape[1]
   prompt = prompt_of(batch)
   live = jnp.any(batch['segments'] > 0, 1)
@@ -104,7 +110,7 @@ def make(generate: Generate, seed: int, fraction: float) -> Callable[..., dict]:
 
   Args:
     generate: decodes with the trained model; see `Generate`.
-    seed: of the choice of steps and of the sampling.
+    seed: seed of the choice of steps and of the sampling.
     fraction: share of the steps whose batch is generated.
   """
   write = jax.jit(rewrite)

@@ -17,7 +17,7 @@ def make_schedule(
 
   Args:
     config: `OptimizerConfig`.
-    steps: of the whole run; 'cosine' reaches 0 there.
+    steps: steps of the whole run; 'cosine' reaches 0 there.
 
   Returns:
     step -> float32 learning rate.

@@ -1,12 +1,15 @@
-"""Where a run's arrays lie: parameters, optimiser states and batches."""
+"""Placement of a run's arrays: parameters, optimiser states and batches."""
 
 import bisect
-from typing import Any, NamedTuple, Optional
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import PartitionSpec
 
 from specjax import base
+from specjax.checkpoints import folder as folder_lib
+from specjax.checkpoints import load as loading
 from specjax.distributed import mesh as mesh_lib
 from specjax.models import sharded
 from specjax.training import config as config_lib
@@ -16,9 +19,9 @@ class Placement(NamedTuple):
   """The devices of a run.
 
   Attributes:
-    layout: mesh and rules of what is trained.
+    layout: mesh and rules of the trained parameters.
     rows: spec of batches.
-    count: rows of a batch, over all hosts.
+    count: number of rows of a batch, over all hosts.
   """
 
   layout: mesh_lib.Layout
@@ -45,7 +48,8 @@ class Placement(NamedTuple):
     def one(array):
       def part(index):
         first, end, _ = index[0].indices(self.count)
-        # What a device holds is contiguous, and all of it is here.
+        # This host's rows [4 5 6 7] of eight: a device with rows 6:8 takes
+        # array[2:4]. A device's rows are contiguous, and all of them are here.
         at = bisect.bisect_left(own, first)
         return array[(slice(at, at + end - first), *index[1:])]
 
@@ -57,8 +61,8 @@ class Placement(NamedTuple):
   def in_use(self, params: base.PyTree) -> base.PyTree:
     """Shardings of parameters while they are computed with.
 
-    Cut along their width they only lie; a product would otherwise cut the
-    activations along theirs, whose rows are spread over the same devices.
+    A cut along the width (axis 'fsdp') is for storage alone. In a product it
+    would cut the width of the activations too, whose rows lie on that axis.
     """
     rules = dict(self.layout.rules) | {'embed': None}
     whole = mesh_lib.with_rules(self.layout, rules)
@@ -68,10 +72,25 @@ class Placement(NamedTuple):
 
 def decoding_layout(
   config: config_lib.TrainConfig,
-) -> Optional[mesh_lib.Layout]:
+) -> mesh_lib.Layout | None:
   """The run's mesh under the rules by which a teacher decodes, or None."""
   rules = mesh_lib.RULES | {'batch': ('data', 'fsdp')}
-  return mesh_lib.make_layout(config.mesh, rules)
+  return mesh_lib.make_layout(config.mesh, rules, fits=_fits(config))
+
+
+def _fits(
+  config: config_lib.TrainConfig, model_config: Any = None
+) -> Callable[[tuple], bool]:
+  """Whether a shape suits the batches and, as far as known, the models."""
+
+  def fits(shape: tuple) -> bool:
+    shapes = [model_config]
+    if config.teacher:
+      shapes.append(folder_lib.describe(loading.folder_of(config.teacher)))
+    rows = config.data.batch_rows // config.optimizer.accumulation
+    return all(sharded.fits(one, rows, shape) for one in shapes)
+
+  return fits
 
 
 def placement(
@@ -80,26 +99,27 @@ def placement(
   """Makes the mesh of a run.
 
   Args:
-    config: its settings; without `mesh.shape` a single process trains on one
-      device.
-    model_config: of the trained model, to be checked against the mesh.
+    config: settings of the run; without `mesh.shape` a single process trains
+      on one device.
+    model_config: config of the trained model, checked against the mesh.
 
   Raises:
-    ValueError: the mesh is not of the devices there are, or an axis does not
+    MeshError: the mesh is not of the devices there are, or an axis does not
       divide a batch (or one of its accumulated parts) or the model.
   """
   rules = mesh_lib.TRAINING_RULES
-  layout = mesh_lib.make_layout(config.mesh, rules)
+  fits = _fits(config, model_config)
+  layout = mesh_lib.make_layout(config.mesh, rules, fits=fits)
   if layout is None:
     alone = mesh_lib.MeshConfig((1, 1))
     layout = mesh_lib.make_layout(alone, rules, jax.devices()[:1])
   elif model_config is not None:
-    sharded.check(model_config, layout)
+    sharded.check(model_config, layout, config.data.batch_rows)
   count = layout.size('batch')
   rows, parts = config.data.batch_rows, config.optimizer.accumulation
   if rows % (count * parts):
     parted = f' times {parts} accumulated parts' if parts > 1 else ''
-    raise ValueError(
+    raise mesh_lib.MeshError(
       f'data.batch_rows={rows} cannot be divided by {count} '
       f'device{"s" if count > 1 else ""}{parted}; take a multiple of '
       f'{count * parts}.'

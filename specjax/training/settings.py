@@ -3,10 +3,19 @@
 import dataclasses
 
 from specjax import validation
+from specjax.models.common.layers import ACTIVATIONS
 from specjax.training import losses
 
 OPTIMIZERS = ('adamw', 'adafactor', 'muon')
 SCHEDULES = ('cosine', 'rsqrt', 'constant')
+
+
+def kinds() -> tuple[str, ...]:
+  """Values of `family`, those of families that were registered included."""
+  # Families import this module.
+  from specjax.training.families import registry
+
+  return registry.kinds()
 
 
 @dataclasses.dataclass
@@ -14,30 +23,31 @@ class ModelConfig:
   """Shape of a new model; ignored where weights are given.
 
   Attributes:
-    family: 't5' (encoder-decoder), 'decoder', or a drafter for a T5 target:
-      'spec_drafter', or 'blockwise' (heads on the target's last state); or one
-      for a target of either kind: 'parallel', 'medusa' or 'eagle', the width of
-      the last two being the target's.
-    width: D.
-    layers: decoder layers (and encoder layers unless given).
-    encoder_layers: of a T5; 0 takes `layers`.
-    heads, head_dim: attention heads and their width.
-    kv_heads: key-value heads of a decoder; 0 takes `heads`.
+    family: kind of network. t5 is an encoder-decoder and decoder a decoder-only
+      model; spec_drafter and blockwise (heads on the target's last state) draft
+      for a T5 target; parallel, medusa and eagle draft for a target of either
+      kind, the last two with the width of the target.
+    width: model width D.
+    layers: number of decoder layers, and of encoder layers unless given.
+    encoder_layers: number of encoder layers of a T5; 0 takes `layers`.
+    heads: number of attention heads.
+    head_dim: width of an attention head.
+    kv_heads: number of key-value heads of a decoder; 0 takes `heads`.
     mlp: width of the feed-forward layer.
-    activation: of the feed-forward layer; with `gated`, of its gate.
-    gated: two input projections, one of them a gate.
-    tie_embeddings: the output projection is the embedding table.
-    dropout: share of activations set to 0 in training.
-    max_positions: of a decoder.
-    output_vocab: a drafter's head knows only this many tokens, the most
-      frequent of the training targets; 0 keeps all. Not of 'decoder'.
+    activation: function in the feed-forward layer; with `gated`, of its gate.
+    gated: whether the feed-forward layer has two input projections, one a gate.
+    tie_embeddings: whether the output projection is the embedding table.
+    dropout: share of activations set to 0 in training, from 0 to 0.95.
+    max_positions: most positions of a decoder, in tokens.
+    output_vocab: number of tokens that a drafter's head knows, the most
+      frequent of the training targets; 0 keeps all. Not for decoder.
   """
 
-  family: str = 't5'
+  family: str = validation.choice('t5', kinds)
   width: int = 256
   layers: int = 6
   encoder_layers: int = 0
-  activation: str = 'relu'
+  activation: str = validation.choice('relu', tuple(ACTIVATIONS), checked=False)
   gated: bool = False
   mlp: int = 512
   heads: int = 4
@@ -50,6 +60,7 @@ class ModelConfig:
 
   def validate(self) -> None:
     """Raises ValueError with one sentence for a size that makes no model."""
+    validation.check_choices(self, 'model.')
     for name in ('width', 'layers', 'heads', 'head_dim', 'mlp'):
       validation.at_least(f'model.{name}', getattr(self, name), 1)
     validation.between('model.dropout', self.dropout, 0, 0.95)
@@ -58,27 +69,30 @@ class ModelConfig:
 
 @dataclasses.dataclass
 class OptimizerConfig:
-  """How parameters move.
+  """Optimiser and learning-rate schedule.
 
   Attributes:
-    name: 'adamw', 'adafactor', or 'muon' (Muon for the matrices inside
-      layers, AdamW for the rest).
-    learning_rate: at the peak.
-    schedule: 'cosine' (to 0 at the last step), 'rsqrt' or 'constant', after
-      `warmup_steps` of linear rise.
-    weight_decay: decoupled; matrices only.
-    b1, b2, eps: of AdamW.
-    table_rate: of 'muon': the learning rate of embeddings, norms and biases,
-      as a fraction of `learning_rate`.
+    name: optimiser. muon is Muon for the matrices inside layers and AdamW for
+      the rest.
+    learning_rate: learning rate at its peak.
+    schedule: course of the learning rate behind the warm-up; cosine ends at 0
+      with the last step, rsqrt falls with the root of the step.
+    warmup_steps: number of steps of linear rise to the peak.
+    weight_decay: decoupled weight decay of matrices.
+    b1: AdamW's decay of the mean gradient.
+    b2: AdamW's decay of the mean squared gradient.
+    eps: AdamW's least denominator, above 0.
+    table_rate: learning rate of embeddings, norms and biases under muon, as a
+      share of `learning_rate`.
     clip: largest global norm of a gradient; 0 clips nothing.
-    accumulation: batches summed into one step.
-    ema: decay of the averaged weights that are evaluated and exported;
-      0 keeps none.
+    accumulation: number of batches summed into one step.
+    ema: decay of the averaged weights, which are evaluated and exported; 0
+      keeps none.
   """
 
-  name: str = 'adamw'
+  name: str = validation.choice('adamw', OPTIMIZERS)
   learning_rate: float = 1e-3
-  schedule: str = 'cosine'
+  schedule: str = validation.choice('cosine', SCHEDULES)
   warmup_steps: int = 200
   weight_decay: float = 0.0
   b1: float = 0.9
@@ -91,8 +105,7 @@ class OptimizerConfig:
 
   def validate(self) -> None:
     """Raises ValueError with one sentence for a value that cannot be."""
-    validation.one_of('optimizer.name', self.name, OPTIMIZERS)
-    validation.one_of('optimizer.schedule', self.schedule, SCHEDULES)
+    validation.check_choices(self, 'optimizer.')
     for name in ('learning_rate', 'eps'):
       validation.positive(f'optimizer.{name}', getattr(self, name))
     validation.at_least('optimizer.accumulation', self.accumulation, 1)
@@ -104,20 +117,22 @@ class OptimizerConfig:
 
 @dataclasses.dataclass
 class ObjectiveConfig:
-  """What is minimised.
+  """The training objective.
 
   Attributes:
-    name: one of `losses.NAMES`.
-    temperature: of both distributions in the soft objectives.
-    beta: of 'jsd'.
-    label_smoothing: of 'cross_entropy'.
+    name: distance from the target that is minimised; cross_entropy learns
+      labels alone.
+    temperature: divisor of both models' logits in the soft objectives, above 0.
+    beta: weight of the target in the mixture of jsd, between 0 and 1.
+    label_smoothing: share of a label's mass that cross_entropy spreads over the
+      vocabulary, from 0 to 0.95.
     hard_weight: share of the loss that is cross entropy on the data's tokens,
-      beside a soft objective.
-    chunk: positions scored at once; 0 scores the whole row. Logits of both
-      models exist for one chunk at a time, also in the backward pass.
+      beside a soft objective, from 0 to 1.
+    chunk: number of positions scored at once; 0 scores the whole row. Logits of
+      both models exist for one chunk at a time, also in the backward pass.
   """
 
-  name: str = 'cross_entropy'
+  name: str = validation.choice('cross_entropy', losses.NAMES, checked=False)
   temperature: float = 1.0
   beta: float = 0.5
   label_smoothing: float = 0.0

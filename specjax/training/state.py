@@ -1,7 +1,5 @@
 """The state of a run: everything the next step needs and nothing else."""
 
-from typing import Optional
-
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -15,14 +13,14 @@ class TrainState:
   """Attributes:
   step: int32 scalar, optimiser steps done.
   params: the parameters, float32.
-  opt_state: of the optimiser.
+  opt_state: state of the optimiser.
   ema: averaged parameters, or None.
   """
 
   step: base.Array
   params: base.PyTree
   opt_state: base.PyTree
-  ema: Optional[base.PyTree] = None
+  ema: base.PyTree | None = None
 
 
 def create(
@@ -39,7 +37,7 @@ def create(
 
 
 def best_params(state: TrainState) -> base.PyTree:
-  """What is evaluated and exported: the average where there is one."""
+  """Returns the parameters to evaluate and export: the average, if kept."""
   return state.params if state.ema is None else state.ema
 
 

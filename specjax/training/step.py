@@ -1,7 +1,8 @@
 """One optimiser step, compiled once."""
 
+from collections.abc import Callable
 import functools
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -13,15 +14,14 @@ from specjax.training import state as state_lib
 
 
 class Objective(NamedTuple):
-  """What a family of models is trained for.
+  """An objective: initial parameters and a loss.
 
   Attributes:
     init: `(key) -> params`.
     loss: `(params, frozen, batch, key or None) -> (total, weight, sums)`:
       the loss summed over positions, how many positions it counts, and a dict
       of further sums; `key` draws dropout and None means evaluation.
-      `frozen` is what is read and never trained, such as a teacher's
-      parameters.
+      `frozen` holds parameters that are not trained, such as a teacher's.
   """
 
   init: Callable[..., base.PyTree]
@@ -45,6 +45,8 @@ def _accumulated(gradients, parts, params, frozen, batch, key):
   """`gradients` of a batch, a part of its rows at a time."""
   if parts == 1:
     return gradients(params, frozen, batch, key)
+  # In:  batch [B, T], parts 2
+  # Out: [2, B / 2, T], the first half of the rows and the second
   rows = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
   keys = jax.random.split(key, parts)
   first = jax.tree.map(lambda x: x[0], (rows, keys))
@@ -72,13 +74,13 @@ def make_train_step(
   Args:
     objective: `Objective`.
     optimizer: the gradient transformation.
-    seed: of dropout; step s uses fold_in(key(seed), s) and nothing else, so a
-      resumed run draws the same noise.
+    seed: seed of dropout. Step s uses fold_in(key(seed), s) and nothing else,
+      so a resumed run draws the same noise.
     ema: decay of the averaged weights, 0 where the state keeps none.
     accumulation: the batch is cut into this many parts along the rows, whose
       gradients are added before one update; the result is that of the whole
       batch, because the loss is divided by the positions of all parts.
-    shardings: of the state, which keeps them; None leaves that to the compiler.
+    shardings: shardings of the state; None leaves them to the compiler.
     in_use: shardings of the parameters while they are computed with; None
       leaves them where they lie.
 

@@ -8,7 +8,8 @@ A packed row holds several examples one after another. `segments` numbers them
 only to tokens of its own segment.
 """
 
-from typing import NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class Stream(NamedTuple):
 
 def stream(sequences: Sequence[Sequence[int]]) -> Stream:
   """Flattens sequences of ids."""
+  # In:  [[5 6] [7]]
+  # Out: tokens [5 6 7], offsets [0 2 3]
   lengths = np.fromiter((len(s) for s in sequences), np.int64, len(sequences))
   offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
   tokens = np.empty(int(offsets[-1]), np.int32)
@@ -56,7 +59,7 @@ def group(
   *,
   num_joined: int = 0,
   join: tuple[int, int] = (1, 1),
-  cut: Optional[np.ndarray] = None,
+  cut: np.ndarray | None = None,
 ) -> list[np.ndarray]:
   """Joins the first `num_joined` of `order` to passages; the rest stay alone.
 
@@ -73,11 +76,16 @@ def group(
   Returns:
     list of int arrays, the items of each example; each item occurs once.
   """
+  # One side, at most 5 tokens, passages of two, the first three items joined:
+  # In:  order [0 1 2 3], sizes [2 2 3 2]
+  # Out: [0 1] [2] [3]; item 2 ends alone, as nothing is left to join
   examples = []
   current, wanted, used = [], 0, [0] * len(sizes)
   for item in order[:num_joined]:
-    new = [u + s[item] for u, s in zip(used, sizes)]
-    full = len(current) >= wanted or any(n > m for n, m in zip(new, limits))
+    new = [u + s[item] for u, s in zip(used, sizes, strict=True)]
+    full = len(current) >= wanted or any(
+      n > m for n, m in zip(new, limits, strict=True)
+    )
     if current and full:
       examples.append(np.asarray(current))
       current, new = [], [s[item] for s in sizes]
@@ -108,6 +116,8 @@ def pack(
   """
   if not pack_rows:
     return [[i] for i in range(len(sizes))]
+  # In:  sizes [[5] [4] [3] [6]], limits [8]
+  # Out: [0 2] [1] [3]; example 2 goes where it leaves the least room
   limits = np.asarray(limits)
   rows = []
   opened = [[] for _ in range(_OPEN_ROWS)]
@@ -130,6 +140,8 @@ def pack(
 
 def _row(pieces, length):
   """Lays sequences side by side: tokens [length], segments [length]."""
+  # In:  pieces [[5 6] [7]], length 5
+  # Out: tokens [5 6 7 0 0], segments [1 1 2 0 0]
   tokens = np.zeros(length, np.int32)
   segments = np.zeros(length, np.int32)
   at = 0
@@ -151,7 +163,8 @@ def pair_rows(
 
   Args:
     rows: the examples of each row; fewer than `num_rows` leaves empty rows.
-    source_length, target_length: S and T.
+    source_length: S, tokens of a row of sources.
+    target_length: T, tokens of a row of targets.
     num_rows: B.
     start_id: the decoder's start token, put before every target.
 
@@ -160,6 +173,11 @@ def pair_rows(
     `target_segments` [B, T]. `target_in` is `target` moved right by one
     inside each segment; positions with segment 0 carry no loss.
   """
+  # One row of two examples, T = 6, start token 0:
+  # In:  targets         [5 6 1] [7 1]
+  # Out: target          [5 6 1 7 1 0]
+  #      target_in       [0 5 6 0 7 0]
+  #      target_segments [1 1 1 2 2 0]
   batch = {
     'source': np.zeros((num_rows, source_length), np.int32),
     'source_segments': np.zeros((num_rows, source_length), np.int32),
@@ -197,6 +215,10 @@ def text_rows(
     `weight` [B, L]: `target` is the token after `tokens`, and `weight` is 1
     where it is to be predicted. Example tokens [n] take n - 1 places.
   """
+  # One row of two examples, the first with a prompt of two tokens:
+  # In:  [5 6 7 8] given 2, [9 1] given 1, L = 5
+  # Out: tokens [5 6 7 9 0], positions [0 1 2 0 0], segments [1 1 1 2 0]
+  #      target [6 7 8 1 0], weight    [0 1 1 1 0]
   batch = {
     name: np.zeros((num_rows, length), np.int32)
     for name in ('tokens', 'target', 'segments', 'positions')
@@ -223,11 +245,13 @@ def cut(tokens: np.ndarray, length: int) -> list[np.ndarray]:
   Neighbours share one token, so every token but the first is predicted
   exactly once.
   """
+  # In:  [a b c d e f], length 2
+  # Out: [a b c] [c d e] [e f]
   last = max(len(tokens) - 1, 1)
   return [tokens[i : i + length + 1] for i in range(0, last, length)]
 
 
-def padding(batch: dict[str, np.ndarray], name: str) -> Optional[float]:
+def padding(batch: dict[str, np.ndarray], name: str) -> float | None:
   """Share of empty places of `name`, one of the segment arrays."""
   segments = batch.get(name)
   return None if segments is None else float((segments == 0).mean())

@@ -1,9 +1,10 @@
 """Text files to examples, with one clear sentence for each bad input."""
 
 import codecs
+from collections.abc import Iterator, Sequence
 import json
 import os
-from typing import Iterator, NamedTuple, Sequence
+from typing import NamedTuple
 
 from specjax import validation
 
@@ -91,7 +92,7 @@ def _pair(path, number, line, fields):
   None for a text that was cut: in the ids of one it may end within a word.
 
   Raises:
-    ValueError: says what is wrong with the line.
+    ValueError: one sentence about the line.
   """
   cut = False
   if path.endswith('.jsonl'):
@@ -165,7 +166,7 @@ def read_pairs(
     raise ValueError(
       f'No sentence pair in {", ".join(paths) or "an empty list of files"}.'
     )
-  return Pairs(*map(list, zip(*found)), skipped)
+  return Pairs(*map(list, zip(*found, strict=True)), skipped)
 
 
 def read_text(paths: Sequence[str], *, field: str = '') -> Iterator[str]:
@@ -262,7 +263,7 @@ def read_documents(
 
 
 def read_inputs(paths: Sequence[str], field: str = 'source') -> list[str]:
-  """Reads what a target is to answer: the sources of pairs, or prompts.
+  """Reads inputs for a target: the sources of pairs, or prompts.
 
   Args:
     paths: first column of `.tsv`, `field` of `.jsonl`, lines of other files.

@@ -1,8 +1,9 @@
-"""What a run reads: its settings, and files to token streams."""
+"""Data settings, and files to token streams."""
 
+from collections.abc import Callable
 import dataclasses
 import itertools
-from typing import Callable, NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,33 +11,41 @@ from specjax import validation
 from specjax.training.data import packing
 from specjax.training.data import readers
 
+KINDS = ('pairs', 'text')
+
 
 @dataclasses.dataclass
 class DataConfig:
-  """What to train on.
+  """Training data: files, and the shape of batches.
 
   Attributes:
-    kind: 'pairs' (source and target) or 'text' (documents).
-    train: files, comma-separated (.tsv, .jsonl or plain text).
+    kind: kind of examples: pairs of source and target, or text (documents).
+    train: files to train on, comma-separated (.tsv, .jsonl or plain text).
     valid: held-out files, comma-separated.
     labelled: files of target-generated pairs, comma-separated (.jsonl).
     labelled_fraction: share of the examples taken from `labelled` instead of
       `train`; 0 is ground truth alone and 1 is target-generated alone.
     on_policy_fraction: share of the batches whose targets the drafter itself
       generates at that step.
-    source_field, target_field, text_fields: names in JSON lines
-      (`text_fields` comma-separated, joined by a newline).
-    skip_bad_lines: count and leave out bad lines instead of stopping.
-    source_length, target_length: tokens of a row on each side.
-    batch_rows: rows of a batch, over all hosts.
-    pack: put several examples into one row.
-    joined_fraction: share of the pairs that are joined to passages.
-    join_min, join_max: pairs in a passage.
-    max_examples: use only the first examples; 0 uses all.
-    threads: reading threads.
+    source_field: name of the sources in JSON lines.
+    target_field: name of the targets in JSON lines.
+    text_fields: names of the texts in JSON lines, comma-separated, joined by a
+      newline.
+    skip_bad_lines: whether bad lines are counted and left out instead of ending
+      the run.
+    source_length: tokens of a row of sources.
+    target_length: tokens of a row of targets.
+    batch_rows: number of rows of a batch, over all hosts.
+    pack: whether a row holds several examples.
+    joined_fraction: share of the pairs that are joined to passages, from 0 to
+      1.
+    join_min: fewest pairs in a passage.
+    join_max: most pairs in a passage.
+    max_examples: number of first examples that are used; 0 uses all.
+    threads: number of reading threads.
   """
 
-  kind: str = 'pairs'
+  kind: str = validation.choice('pairs', KINDS)
   train: str = ''
   valid: str = ''
   labelled: str = ''
@@ -56,12 +65,9 @@ class DataConfig:
   max_examples: int = 0
   threads: int = 1
 
-  def validate(self):
+  def validate(self) -> None:
     """Raises ValueError with one sentence for a setting that cannot work."""
-    if self.kind not in ('pairs', 'text'):
-      raise ValueError(
-        f"data.kind must be 'pairs' or 'text', not {self.kind!r}."
-      )
+    validation.check_choices(self, 'data.')
     for name in (
       'source_length',
       'target_length',
@@ -108,8 +114,8 @@ class ExampleSource(NamedTuple):
   sides: tuple[packing.Stream, ...]
   skipped: int
   too_long: int
-  given: Optional[np.ndarray] = None
-  cut: Optional[np.ndarray] = None
+  given: np.ndarray | None = None
+  cut: np.ndarray | None = None
 
 
 def files(names: str) -> list[str]:
@@ -151,6 +157,7 @@ def load_pairs(
       _encode(sources, encode, eos_id),
       _encode(targets, encode, eos_id, cut),
       cut,
+      strict=True,
     )
   )
   fitting = [
@@ -164,7 +171,7 @@ def load_pairs(
       f'{config.target_length} target tokens; raise data.source_length and '
       'data.target_length.'
     )
-  *sides, cut = zip(*fitting)
+  *sides, cut = zip(*fitting, strict=True)
   return ExampleSource(
     tuple(packing.stream(side) for side in sides),
     read.skipped,
@@ -193,7 +200,7 @@ def load_labelled_text(
   )
   prompts, answers = (_first(config, values) for values in read[:2])
   examples, given, too_long = [], [], 0
-  for prompt, answer in zip(encode(prompts), answers):
+  for prompt, answer in zip(encode(prompts), answers, strict=True):
     # An end token after the prompt belongs to whole documents alone.
     prompt = prompt[:-1] if prompt and prompt[-1] == eos_id else prompt
     if len(prompt) > config.target_length:
@@ -234,7 +241,7 @@ def load_text(
   return ExampleSource((packing.stream(pieces),), skipped, 0, given)
 
 
-def check_joinable(encode, texts: list[str], eos_id: int):
+def check_joinable(encode: Callable, texts: list[str], eos_id: int) -> None:
   """Raises ValueError unless token-wise joining spells the joined text.
 
   Passages are joined as tokens, because joining anew in every epoch must not

@@ -1,4 +1,4 @@
-"""Examples for drafters that fill a block of slots, and what GLAT reveals.
+"""Examples for drafters that fill a block of slots, and GLAT's glancing.
 
 From each target t_1..t_T (t_T is the end token) a cut leaves p verified tokens,
 0 <= p < T. The input is the latest of these, and then masks; the labels are
@@ -24,16 +24,16 @@ from specjax import base
 
 
 class Spec(NamedTuple):
-  """What examples look like; static.
+  """Sizes of examples; static.
 
   Attributes:
-    block: K, masks of an example.
-    block_min: fewest of them that are really there; each example draws its own
-      number, up to K. Equal to K: always all.
+    block: K, slots for masks in an example.
+    block_min: fewest masks of an example; each draws its own number from here
+      to K. Equal to K: always all.
     window: W, verified tokens of an example.
-    max_positions: masks at or behind this position are not there.
-    mask_id: their id.
-    cuts: C, cuts a row.
+    max_positions: positions; a mask at or behind this one is left out.
+    mask_id: id of a mask.
+    cuts: C, cuts of a row.
   """
 
   block: int
@@ -51,7 +51,7 @@ class Examples:
   Attributes:
     tokens: int32 [B, C, N], verified ones and `mask_id`.
     positions: int32 [B, C, N], 0 for a target's first token.
-    valid: bool [B, C, N], entries that are there.
+    valid: bool [B, C, N], entries that are not padding.
     labels: int32 [B, C, K].
     labelled: bool [B, C, K], masks that carry loss.
     segment: int32 [B, C], which example of the row; 0 in an empty row.
@@ -70,6 +70,8 @@ class Examples:
 
 def places(segments: base.Array) -> base.Array:
   """int32 [B, T]: each token's place inside its segment, from 0."""
+  # In:  [1 1 1 2 2 0]
+  # Out: [0 1 2 0 1 0]
   index = jnp.arange(segments.shape[1], dtype=jnp.int32)
   begins = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
   begins = begins.at[:, 0].set(True)
@@ -82,9 +84,9 @@ def examples(batch: dict, key: base.Array, spec: Spec) -> Examples:
 
   Args:
     batch: `target` and `target_segments` int32 [B, T] are read.
-    key: of the cuts. Every token of a row is as likely as the others to be the
-      first label.
-    spec: static.
+    key: PRNG key of the cuts. Every token of a row is as likely as the others
+      to be the first label.
+    spec: sizes of the examples.
   """
   target, segments = batch['target'], batch['target_segments']
   cut_key, size_key = jax.random.split(key)
@@ -106,11 +108,18 @@ def at_cuts(
   """Examples of the given cuts.
 
   Args:
-    target, segments: int32 [B, T].
+    target: int32 [B, T], tokens.
+    segments: int32 [B, T], number of the example of each token; 0 is padding.
     cut: int32 [B, C], the place in the row of the first label.
-    size: int32 [B, C], masks that are there.
-    spec: static.
+    size: int32 [B, C], number of masks.
+    spec: sizes of the examples.
   """
+  # A row with the targets a b c and d e, W = 2, K = 2, two masks `M` a cut:
+  # In:  target [a b c d e 0], segments [1 1 1 2 2 0], cut [2 3]
+  # Out: tokens    [[a b M M] [. . M M]]   labels   [[c 0] [d e]]
+  #      positions [[0 1 2 3] [0 0 0 1]]   labelled [[1 0] [1 1]]
+  #      valid     [[1 1 1 1] [0 0 1 1]]   before   [1 -1], segment [1 2]
+  # The mask behind c stays, without a label: decoding does not know the end.
   width = target.shape[1]
   offset = jnp.arange(-spec.window, spec.block, dtype=jnp.int32)
   index = cut[..., None] + offset
@@ -141,7 +150,9 @@ def at_cuts(
   )
 
 
-def reveal_ratio(step, steps: int, first: float, last: float):
+def reveal_ratio(
+  step: base.Array, steps: int, first: float, last: float
+) -> base.Array:
   """The share of wrong guesses to reveal: from `first` falling to `last`."""
   done = jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / steps)
   return first + (last - first) * done
@@ -157,10 +168,13 @@ def reveal(
 
   Args:
     made: examples.
-    guess: int32 [B, C, K], what the network says without help.
+    guess: int32 [B, C, K], the network's tokens with nothing revealed.
     ratio: r, float32, a scalar or [B, 1].
-    key: of the choice.
+    key: PRNG key of the choice.
   """
+  # W = 1, ratio 0.5; two of four guesses are wrong, so one label is revealed:
+  # In:  tokens [a M M M M], labels [b c d e], guess [b c x y]
+  # Out: tokens [a M M d M], labelled [1 1 0 1], or another of the four places
   right = made.labelled & (guess == made.labels)
   wrong = jnp.sum(made.labelled, -1) - jnp.sum(right, -1)
   count = jnp.floor(wrong * ratio).astype(jnp.int32)

@@ -1,11 +1,12 @@
-"""What a kind of trained network states about its training.
+"""The record that describes how a kind of network is trained.
 
 A training family is a file in this folder that ends in a `FAMILY` of this
 type and has one line in `registry`. Settings of its own are
 `--config.families.NAME.FIELD`.
 """
 
-from typing import Any, Callable, Mapping, NamedTuple, Optional
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from specjax import base
 from specjax import options as options_lib
@@ -19,19 +20,19 @@ BY_DEPTH = 'accepted_at_'
 
 
 class TrainingInputs(NamedTuple):
-  """What a run is built from.
+  """Settings, models and data that a run is built from.
 
   Attributes:
     config: `TrainConfig`.
     teacher: the target that a drafter learns from, or None.
     initial: the model whose weights training begins with, or None.
-    tokenizer: of the trained model.
+    tokenizer: tokenizer of the trained model.
     sources: examples that were read.
   """
 
   config: Any
-  teacher: Optional[model_lib.Model]
-  initial: Optional[model_lib.Model]
+  teacher: model_lib.Model | None
+  initial: model_lib.Model | None
   tokenizer: Any
   sources: list[sources_lib.ExampleSource]
 
@@ -52,7 +53,7 @@ class TrainingInputs(NamedTuple):
     return self.eos_id if pad_id is None else pad_id
 
   def output_ids(self) -> tuple[int, ...]:
-    """The tokens of a reduced head; () where it knows all of them."""
+    """Tokens that a reduced head scores; () for all."""
     count = self.config.model.output_vocab
     if not count:
       return ()
@@ -69,7 +70,7 @@ class TrainingFamily(NamedTuple):
   """How a kind of network is made and what it learns.
 
   Attributes:
-    name: as `--config.families.NAME` and messages call it.
+    name: name in `--config.families.NAME` and in messages.
     kinds: () -> values of `--config.model.family` that it trains.
     validate: (TrainConfig, options) -> None; raises ValueError in one sentence
       for settings that cannot work.
@@ -82,8 +83,9 @@ class TrainingFamily(NamedTuple):
     initialiser: (`TrainingInputs`, config of the network) -> (key ->
       parameters).
     options: dataclass of settings of its own, with a `validate()`.
-    batches: training batches -> the same with what the objective needs beside.
+    batches: training batches -> batches with further arrays for the objective.
     measured: (config of the network, metrics) -> the config that is exported.
+    summary: the networks it trains, for help.
   """
 
   name: str
@@ -98,3 +100,4 @@ class TrainingFamily(NamedTuple):
   check: Callable[[TrainingInputs], None] = lambda given: None
   batches: Callable[[Batches], Batches] = lambda batches: batches
   measured: Callable[[Any, Mapping[str, float]], Any] = _unchanged
+  summary: str = ''

@@ -27,7 +27,7 @@ def new_config(shape: Any, ids: TokenIds) -> Any:
 
   Args:
     shape: `ModelConfig`.
-    ids: of its vocabulary.
+    ids: special ids and size of its vocabulary.
 
   Raises:
     ValueError: the family has no such model.
@@ -122,4 +122,5 @@ FAMILY = TrainingFamily(
   objective=_objective,
   initialiser=_initialiser,
   check=_check,
+  summary='targets, and draft models like them',
 )

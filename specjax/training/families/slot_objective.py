@@ -1,4 +1,4 @@
-"""What drafters that fill slots learn: mask prediction with glancing, or heads.
+"""Objectives of drafters that fill slots: masks with glancing, or heads.
 
 References:
   Xia et al. Speculative decoding. Findings of EMNLP 2023.
@@ -7,8 +7,9 @@ References:
     https://arxiv.org/abs/1811.03115
 """
 
+from collections.abc import Callable
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +23,14 @@ from specjax.training.families.family import TrainingInputs
 
 
 class _Task(NamedTuple):
-  """What both losses read; static.
+  """Static inputs of both losses.
 
   Attributes:
     module: the network.
-    spec: of the examples.
-    output_ids: that the head knows; () for all.
+    spec: sizes of the examples.
+    output_ids: tokens that the head scores; () for all.
     vocab_size: V.
-    smoothing: of labels, in training.
+    smoothing: label smoothing in training.
     reveal: step [B, 1] -> share of the wrong guesses that glancing shows.
   """
 
@@ -52,7 +53,7 @@ def objective(
   Args:
     given: models and settings of the run.
     made: config of the network.
-    module: the network.
+    module: Flax module of the network.
   """
   config, settings = given.config, given.options
   is_heads = config.model.family == 'blockwise'
@@ -134,11 +135,13 @@ def _heads_loss(task, teacher, params, frozen, batch, key):
   return total, weight, {'accuracy': right}
 
 
-def passes(module, params, batch, cuts, keys):
+def passes(
+  module: Any, params: Any, batch: dict, cuts: Any, keys: Any
+) -> Callable:
   """`(examples) -> logits [B, C, K, V]`; encodes once.
 
-  Every pass draws the same dropout, so that glancing looks at the very network
-  that is then trained.
+  Every pass draws the same dropout, so that glancing evaluates the network that
+  is then trained.
   """
   source = batch['source_segments']
   same = source[:, :, None] == source[:, None, :]
@@ -148,6 +151,9 @@ def passes(module, params, batch, cuts, keys):
     rngs = [{'dropout': key} for key in keys]
   rows, count, size = cuts.tokens.shape
   slots = cuts.labels.shape[-1]
+  # In:  segment [[2 0]] of two cuts, source_segments [[1 1 2 0]]
+  # Out: [[[0 0 1 0]
+  #        [1 1 1 1]]]
   # An empty row may read everything, so that no softmax is over nothing.
   mask = cuts.segment[..., None] == source[:, None, :]
   mask |= cuts.segment[..., None] == 0

@@ -1,4 +1,4 @@
-"""How drafters that fill slots are made and trained.
+"""The training family of drafters that fill slots.
 
 A Spec-Drafter learns the target's own outputs by mask prediction with glancing
 (see `block_mask`); Blockwise heads learn the same labels from the target's
@@ -25,7 +25,7 @@ KINDS = {
   'blockwise': models.BlockwiseConfig,
 }
 _HERE = 'families.spec_drafter'
-# Our names of sizes that an encoder shares with the target's, and the facts'.
+# Sizes that an encoder shares with the target's: field of the config -> fact.
 _ENCODER = {
   'd_model': 'width',
   'd_kv': 'head_dim',
@@ -40,17 +40,20 @@ class SlotOptions:
   """Settings of the kinds 'spec_drafter' and 'blockwise'; see `block_mask`.
 
   Attributes:
-    block: masked slots of an example, the longest draft there can be.
-    block_min: if above 0, each example has between so many and `block` slots,
-      so that one drafter serves every number in between.
-    window: verified tokens that a Spec-Drafter sees; `data.target_length` shows
-      it the whole prefix.
-    cuts: examples made of one row at each step; they share the encoder's pass.
-    reveal_first, reveal_last: share of the wrong guesses that glancing reveals,
-      at the first and (falling linearly) at the last step.
-    source_copy: masked slots begin with the source's embeddings as their
-      positions ask for them; without it, with one learned vector.
-    init_encoder: begin with the target's embeddings and its encoder layers.
+    block: number of masked slots of an example, the longest draft there can be.
+    block_min: fewest masked slots of an example, if above 0: then one drafter
+      serves every number from it to `block`.
+    window: verified tokens that a Spec-Drafter reads; `data.target_length`
+      gives it the whole prefix.
+    cuts: examples made of one row at each step, which share the encoder's pass.
+    reveal_first: share of the wrong guesses that glancing reveals at the first
+      step, from 0 to 1.
+    reveal_last: share of the wrong guesses that glancing reveals at the last
+      step, reached in a linear fall.
+    source_copy: whether masked slots begin with the source's embeddings at
+      their positions; without it they begin with one learned vector.
+    init_encoder: whether training begins with the target's embeddings and
+      encoder layers.
   """
 
   block: int = 25
@@ -184,7 +187,7 @@ def _continued(given):
 
 
 def _initialiser(given: TrainingInputs, made: Any):
-  """`(key) -> params`; what is taken from the target is checked at once."""
+  """`(key) -> params`; parameters taken from the target are checked at once."""
   if given.initial is not None:
     return lambda key: given.initial.params
   copies = given.options.init_encoder
@@ -235,7 +238,7 @@ def _target_head(made, teacher):
 
 
 def _with_steps(batches: batches_lib.Batches) -> batches_lib.Batches:
-  """Batches that know their step: glancing depends on how far training is."""
+  """Adds the step to batches: glancing depends on training progress."""
 
   def get(step):
     batch = batches.get(step)
@@ -255,4 +258,5 @@ FAMILY = TrainingFamily(
   check=_check,
   options=SlotOptions,
   batches=_with_steps,
+  summary='drafters that fill masked slots in one pass (SpecDec, Blockwise)',
 )

@@ -1,8 +1,9 @@
-"""Drafters on a target's hidden states: their shape, and where they begin.
+"""Drafters on a target's hidden states: their configs and initial parameters.
 
-What they learn is in `speculator_objective`.
+Their objective is in `speculator_objective`.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 
@@ -86,15 +87,17 @@ def _initial_trunk(initial, kind):
   return found
 
 
-def initialiser(given: TrainingInputs, config: models.ParallelConfig):
+def initialiser(
+  given: TrainingInputs, config: models.ParallelConfig
+) -> Callable:
   """Initial parameters: those of a folder, and fresh ones for what it lacks.
 
   Masks begin as the mean of the folder's embeddings, if it has any; a head with
   fewer tokens begins with their rows.
 
   Args:
-    given: with the folder's model as `initial`, or None there.
-    config: of the network.
+    given: inputs of the run; `initial` is the folder's model, or None.
+    config: config of the network.
 
   Returns:
     key -> parameters.
@@ -159,4 +162,5 @@ FAMILY = TrainingFamily(
   check=_check,
   options=speculator_options.SpeculatorTraining,
   measured=_measured,
+  summary="drafters on the target's states (ParallelSpec, Medusa, EAGLE)",
 )

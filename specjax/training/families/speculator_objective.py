@@ -1,10 +1,9 @@
 """Group-wise training: every position of a row with its own group of masks.
 
-The rule of `models.parallel` says what slot (anchor, depth) reads, where it
-stands and what it predicts. Real slots are run once for the whole row. Groups
-of masks then read the kept keys and values, a chunk of groups at a time, so
-that a row of thousands of tokens needs bounded memory. A slot counts if its
-predicted position carries loss and lies in its anchor's segment.
+Slots (anchor, depth) follow the rule of `models.speculator.modeling`. Real
+slots are run once for the whole row. Groups of masks then read the kept keys
+and values, a chunk of groups at a time, so that long rows need bounded memory.
+A slot counts if its label carries loss and lies in its anchor's segment.
 
 References:
   Xiao et al. ParallelSpec. 2024. https://arxiv.org/abs/2410.05589
@@ -12,6 +11,7 @@ References:
     https://arxiv.org/abs/2504.18583
 """
 
+from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from specjax.training.families.speculator_rows import is_valid
 
 
 class _Task(NamedTuple):
-  """What training reads; static.
+  """Static inputs of the loss.
 
   Attributes:
     module: the network.
@@ -48,13 +48,13 @@ class _Task(NamedTuple):
 
 
 class _Step(NamedTuple):
-  """What one loss reads; traced.
+  """Traced inputs of one loss.
 
   Attributes:
     bound: the network's parameters, with the target's tables.
-    frozen: the target's.
-    rows: of the batch.
-    keys: of noise, dropout and anchors; None where nothing is random.
+    frozen: the target's parameters.
+    rows: `Rows` of the batch.
+    keys: PRNG keys of noise, dropout and anchors; None in evaluation.
   """
 
   bound: Any
@@ -72,8 +72,8 @@ def objective(
   """Trains a drafter network for every position and depth of a row.
 
   Args:
-    config: of the network.
-    teacher_module: of the target; its parameters are the loss's `frozen`.
+    config: config of the network.
+    teacher_module: the target's module; the loss's `frozen` are its parameters.
     settings: `SpeculatorTraining`.
     learning: `ObjectiveConfig`; 'cross_entropy' has the data's tokens as
       labels, the others the target's distribution at the predicted position.
@@ -108,7 +108,7 @@ def objective(
 
 
 def _score(task, step, state, where, valid):
-  """What slots with final states [B, S, D] are worth: dict of [B, S]."""
+  """Scores of slots with final states [B, S, D]: dict of [B, S]."""
   module, settings = task.module, task.settings
   known, labels = at(step.rows.known, where), at(step.rows.target, where)
   draft = module.apply(
@@ -229,12 +229,12 @@ def _over_chunks(groups, chosen, parts, size, config):
 
 
 class Real(NamedTuple):
-  """What the real slots of rows leave behind.
+  """Results of the real slots of rows, which masks read.
 
   Attributes:
     state: [B, N, D], final states.
     kept: (keys, values) of each layer.
-    sources: likewise of the encoded source, or None.
+    sources: (keys, values) of the encoded source, or None.
   """
 
   state: Any
@@ -242,7 +242,9 @@ class Real(NamedTuple):
   sources: Any
 
 
-def real_states(config, apply, rows, *, deterministic=True) -> Real:
+def real_states(
+  config: Any, apply: Callable, rows: Any, *, deterministic: bool = True
+) -> Real:
   """Runs the slots of depth 0; `apply(*args, method=name)` runs the module."""
   place = jnp.arange(rows.tokens.shape[1], dtype=jnp.int32)[None]
   real = (place, jnp.zeros_like(place))
@@ -261,15 +263,23 @@ def real_states(config, apply, rows, *, deterministic=True) -> Real:
   return Real(state, kept, sources)
 
 
-def group_states(apply, rows, real, anchors, depth, *, deterministic=True):
+def group_states(
+  apply: Callable,
+  rows: Any,
+  real: Real,
+  anchors: jax.Array,
+  depth: int,
+  *,
+  deterministic: bool = True,
+) -> jax.Array:
   """Final states [B, C * depth, D] of the masks behind anchors int32 [B, C].
 
-  Groups stand one after another, each in the order of its depths.
+  Slots stand by group, then by depth. Anchors 3 and 7 with depth 2 have the
+  slots (3, 1) (3, 2) (7, 1) (7, 2).
   """
   batch, count = rows.tokens.shape
-  level = jnp.tile(
-    jnp.arange(1, depth + 1, dtype=jnp.int32), (batch, anchors.shape[1])
-  )
+  depths = jnp.arange(1, depth + 1, dtype=jnp.int32)
+  level = jnp.tile(depths, (batch, anchors.shape[1]))
   anchor = jnp.repeat(anchors, depth, axis=1)
   place = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), (batch, count))
   key = (
@@ -278,14 +288,13 @@ def group_states(apply, rows, real, anchors, depth, *, deterministic=True):
   )
   width = count + anchor.shape[1]
   start = jnp.full((batch,), count, jnp.int32)
+  grown = [cache_lib.grow(pair, width) for pair in real.kept]
   features = at(rows.features, anchor)
   state, _ = apply(
     apply(jnp.zeros_like(anchor), level, features, method='inputs'),
     at(rows.positions, anchor) + level,
     network_lib.slot_mask((anchor, level), key, rows.segments),
-    pasts=tuple(
-      cache_lib.Past(*cache_lib.grow(pair, width), start) for pair in real.kept
-    ),
+    pasts=tuple(cache_lib.Past(*pair, start) for pair in grown),
     sources=real.sources,
     source_mask=None if real.sources is None else at(rows.readable, anchor),
     deterministic=deterministic,
@@ -331,12 +340,11 @@ def _totals(config, rows, weights, found):
       for d in range(depths)
     ]
   )
-  # What was left out counts as what was looked at, depth by depth.
+  # Slots that were not drawn count as the mean of those drawn at their depth.
   scale = weights[:depths] * every / jnp.maximum(found['count'], 1.0)
   weight = jnp.sum(weights[:depths] * every)
-  sums = {
-    name: jnp.sum(scale * found[name]) for name in ('acceptance', 'agreement')
-  }
+  names = ('acceptance', 'agreement')
+  sums = {name: jnp.sum(scale * found[name]) for name in names}
   rates = found['acceptance'] / jnp.maximum(found['count'], 1.0)
   sums |= {f'acceptance_{d + 1}': weight * rates[d] for d in range(depths)}
   return jnp.sum(scale * found['value']), weight, sums

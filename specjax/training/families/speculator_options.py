@@ -1,7 +1,7 @@
 """Settings of drafters on a target's hidden states."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from specjax import validation
 from specjax.models.speculator import config as speculator_config
@@ -14,33 +14,40 @@ class SpeculatorTraining:
   """How a `parallel`, `medusa` or `eagle` drafter is built and trained.
 
   Attributes:
-    masks: ParallelSpec, all slots in one pass by mask tokens. Off: Medusa's
-      heads, or EAGLE's token-by-token layer.
-    num_draft: K slots trained, the first of which needs no mask. Decoding may
-      use fewer.
-    feature: how the target's states enter: 'none', 'fuse' or 'add'; 'auto' is
-      'none' for `parallel` and 'fuse' for the others.
-    mask_embedding: 'per_slot' or 'shared'.
-    mask_feature: a mask's state: 'shared_learned', 'per_slot_learned',
-      'repeat_last' or 'zeros'.
-    anchors: groups of masks a row, drawn anew every step; 0 takes all.
-    anchor_chunk: groups run at once; 0 runs all at once. Memory is bounded by
-      rows x chunk x K x (row + chunk x K).
+    masks: whether all slots are filled in one pass by mask tokens
+      (ParallelSpec). Without them a drafter is Medusa's heads, or EAGLE's layer
+      token by token.
+    num_draft: number of slots K that are trained, the first of which needs no
+      mask. Decoding may use fewer.
+    feature: way in which the target's states enter; auto is none for parallel
+      and fuse for medusa and eagle.
+    mask_embedding: embedding of mask tokens, one a slot or one for all.
+    mask_feature: state at a mask token, in place of the target's.
+    anchors: number of groups of masks in a row, drawn anew at every step; 0
+      takes all.
+    anchor_chunk: number of groups that are run at once; 0 runs all. Memory is
+      bounded by rows x chunk x K x (row + chunk x K).
     keep: share of the groups that go on at each further depth (conditional
-      drop-token); 1 keeps all.
-    keep_least: least share kept at any depth.
-    depth_decay: weight of depth d is its d-th power.
-    feature_weight: of the smooth L1 distance between the drafter's state and
-      the target's, added to the objective.
-    feature_noise: the target's states are moved by uniform noise of this size
-      in training.
+      drop-token), above 0 and at most 1; 1 keeps all.
+    keep_least: least share of the groups that is kept at any depth.
+    depth_decay: weight of a depth relative to the one before it, above 0 and at
+      most 1.
+    feature_weight: weight of the smooth L1 distance between the drafter's state
+      and the target's, beside the objective.
+    feature_noise: size of the uniform noise on the target's states in training.
   """
 
   masks: bool = True
   num_draft: int = 8
-  feature: str = 'auto'
-  mask_embedding: str = 'per_slot'
-  mask_feature: str = 'shared_learned'
+  feature: str = validation.choice(
+    'auto', ('auto', *speculator_config.FEATURES)
+  )
+  mask_embedding: str = validation.choice(
+    'per_slot', speculator_config.MASK_EMBEDDINGS
+  )
+  mask_feature: str = validation.choice(
+    'shared_learned', speculator_config.MASK_FEATURES
+  )
   anchors: int = 0
   anchor_chunk: int = 0
   keep: float = 1.0
@@ -57,16 +64,7 @@ class SpeculatorTraining:
 
   def validate(self) -> None:
     """Raises ValueError with one sentence for a setting that cannot work."""
-    for name, value, allowed in (
-      ('feature', self.feature, ('auto', *speculator_config.FEATURES)),
-      (
-        'mask_embedding',
-        self.mask_embedding,
-        speculator_config.MASK_EMBEDDINGS,
-      ),
-      ('mask_feature', self.mask_feature, speculator_config.MASK_FEATURES),
-    ):
-      validation.one_of(f'{_HERE}.{name}', value, allowed)
+    validation.check_choices(self, f'{_HERE}.')
     for name, least in (
       ('num_draft', 1),
       ('anchors', 0),
@@ -109,19 +107,45 @@ def validate(config: Any, settings: SpeculatorTraining) -> None:
     )
 
 
-# The drafters that one compares: family and what is unlike the defaults.
+class SpeculatorVariant(NamedTuple):
+  """One of the drafters that a comparison trains.
+
+  Attributes:
+    makes: noun phrase, the network.
+    family: value of `model.family`.
+    changes: fields of `SpeculatorTraining` that differ from the defaults.
+  """
+
+  makes: str
+  family: str
+  changes: dict[str, Any]
+
+
 # EAGLE weighs the distance of states ten times as much as that of the
 # distributions.
 VARIANTS = {
-  'eagle_parallel': ('eagle', {'feature_weight': 10.0}),
-  'eagle_parallel_soft': ('eagle', {}),
-  'eagle': (
+  'eagle_parallel': SpeculatorVariant(
+    "a layer on the target's states, with masks",
+    'eagle',
+    {'feature_weight': 10.0},
+  ),
+  'eagle_parallel_soft': SpeculatorVariant(
+    'the same layer without the loss on states', 'eagle', {}
+  ),
+  'eagle': SpeculatorVariant(
+    'the same layer, token by token',
     'eagle',
     {'masks': False, 'feature_weight': 10.0, 'feature_noise': 0.1},
   ),
-  'medusa_parallel': ('medusa', {}),
-  'medusa': ('medusa', {'masks': False}),
-  'parallel': ('parallel', {}),
+  'medusa_parallel': SpeculatorVariant(
+    "the same layer in the place of Medusa's heads", 'medusa', {}
+  ),
+  'medusa': SpeculatorVariant(
+    "a head a slot on the target's last state", 'medusa', {'masks': False}
+  ),
+  'parallel': SpeculatorVariant(
+    'a small language model of its own, with masks', 'parallel', {}
+  ),
 }
 
 
@@ -129,8 +153,8 @@ def apply_variant(config: Any, name: str) -> Any:
   """A `TrainConfig` with the family and settings of a variant.
 
   Args:
-    config: changed in place.
-    name: of `VARIANTS`; '' is the first.
+    config: `TrainConfig`, changed in place.
+    name: name in `VARIANTS`; '' is the first.
 
   Raises:
     ValueError: there is no such variant.
@@ -140,8 +164,10 @@ def apply_variant(config: Any, name: str) -> Any:
     raise ValueError(
       f'Unknown variant {name!r}; known are {", ".join(VARIANTS)}.'
     )
-  config.model.family, changes = VARIANTS[found]
-  settings = config.families.speculator
-  config.families.speculator = dataclasses.replace(settings, **changes)
+  variant = VARIANTS[found]
+  config.model.family = variant.family
+  config.families.speculator = dataclasses.replace(
+    config.families.speculator, **variant.changes
+  )
   config.name += f' ({found})'
   return config
