@@ -1,4 +1,4 @@
-"""Measured speed beside predicted speed; see `run` and `report`."""
+"""Measures speed and compares it with a prediction; see `run`."""
 
 from specjax.benchmark.config import BenchmarkConfig
 from specjax.benchmark.request import BenchmarkRequest

@@ -1,7 +1,8 @@
-"""The grid of what is measured, and the batches it is measured on."""
+"""The cases of a benchmark, and the batches on which they are measured."""
 
+from collections.abc import Sequence
 import dataclasses
-from typing import NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
 
-# Tokens committed while costs are measured.
+# Committed tokens at which costs are measured.
 _WIDTH = 64
 
 
@@ -29,9 +30,9 @@ class PromptBatch(NamedTuple):
   """Rows decoded together.
 
   Attributes:
-    prompt: `base.Prompt`.
-    controls: `base.Controls`.
-    rows: which prompts these are.
+    prompt: `base.Prompt` of the rows.
+    controls: `base.Controls` of the rows.
+    rows: number of each row's prompt.
   """
 
   prompt: base.Prompt
@@ -44,12 +45,12 @@ class Case(NamedTuple):
 
   Attributes:
     assembled: target, drafter and rule.
-    data: what the drafter's parameters are made of.
+    data: inputs of the drafter's parameters.
     params: `generate.Params`; made anew for each batch where the drafter reads
       the batch's script.
-    num_draft: K as asked for; 0 for plain decoding.
-    temperature, batch_size: as in the config.
-    tree: of its drafts, '' for chains.
+    num_draft: draft length K as asked for; 0 for plain decoding.
+    temperature, batch_size: values of the config's sweep.
+    tree: shape of the drafts; '' for chains.
   """
 
   assembled: assemble.Assembled
@@ -69,7 +70,7 @@ class Case(NamedTuple):
       rule={name: jnp.full((rows,), dial) for name, dial in dials.items()}
     )
 
-  def params_for(self, script: Optional[base.Array]) -> generate_lib.Params:
+  def params_for(self, script: base.Array | None) -> generate_lib.Params:
     """Parameters for a batch whose plain continuation is int32 [B, N]."""
     if not self.assembled.plan.reads_script:
       return self.params
@@ -79,7 +80,7 @@ class Case(NamedTuple):
     self,
     batches: Sequence[PromptBatch],
     max_new_tokens: int,
-    scripts: Optional[Sequence[base.Array]] = None,
+    scripts: Sequence[base.Array] | None = None,
   ) -> list:
     """`Generation`s of numpy arrays; `scripts` as in `params_for`, by batch.
 
@@ -97,23 +98,29 @@ class Case(NamedTuple):
 
   @property
   def recipe(self) -> generate_lib.Recipe:
-    """What `generate` is given."""
+    """The recipe that `generate` runs."""
     return self.assembled.recipe
 
   @property
   def drafts(self) -> bool:
-    """Whether it is speculative."""
+    """Whether something is drafted."""
     return self.assembled.drafts
 
   @property
   def source(self) -> Source:
-    """What the drafter decodes from."""
+    """The drafter and its model."""
     return self.assembled.source
 
   @property
   def name(self) -> str:
-    """How the drafter is shown."""
+    """Name of the drafter."""
     return self.source.name
+
+  @property
+  def label(self) -> str:
+    """Drafter, K, rule and tree, for lines of progress."""
+    words = self.name, f'K={self.num_draft}', self.verifier, self.tree
+    return ' '.join(filter(None, words))
 
   @property
   def verifier(self) -> str:
@@ -121,7 +128,7 @@ class Case(NamedTuple):
     return self.assembled.rule.name if self.drafts else ''
 
   @property
-  def passes(self) -> Optional[int]:
+  def passes(self) -> int | None:
     """Passes of its drafter network a round: 1 or K; None without one."""
     source = self.source
     if not self.drafts or source.model is None or source.entry.wraps:
@@ -135,9 +142,12 @@ class Case(NamedTuple):
 
 
 def plain(
-  target: model_lib.Model, config, temperature: float, batch_size: int
+  target: model_lib.Model, config: Any, temperature: float, batch_size: int
 ) -> Case:
-  """The baseline: plain decoding on the same loop."""
+  """The baseline: plain decoding on the same loop.
+
+  Another loop would differ in more than the drafts.
+  """
   settings = config.recipe_settings(temperature, num_draft=0)
   assembled = assemble.assemble(
     assemble.target_of(target), None, settings, rows=batch_size
@@ -147,7 +157,7 @@ def plain(
   )
 
 
-def trees_of(source: Source, config) -> Sequence[str]:
+def trees_of(source: Source, config: Any) -> Sequence[str]:
   """The trees that a drafter is measured with; '' is a chain."""
   named = (f for f in dataclasses.fields(source.entry.options))
   takes_trees = any(f.name == 'tree' and f.default == '' for f in named)
@@ -162,19 +172,20 @@ def speculative(
   *,
   temperature: float,
   batch_size: int,
-  config,
+  config: Any,
   tree: str = '',
 ) -> Case:
   """One speculative case.
 
   Args:
-    target: the target.
-    source: what drafts.
-    settings: how, at one K and under one rule.
-    data: what parameters of the drafter are made of.
-    temperature, batch_size: of the rows.
-    config: `BenchmarkConfig`; says which costs decide.
-    tree: of the drafts; '' for chains.
+    target: model that decides.
+    source: drafter.
+    settings: settings of the recipe, at one K and under one rule.
+    data: inputs of the drafter's parameters.
+    temperature: temperature of the rows.
+    batch_size: number of rows decoded together.
+    config: `BenchmarkConfig`; its `costs` and `dtype` choose the costs.
+    tree: shape of the drafts; '' for chains.
   """
   if tree:
     entry = source.entry
@@ -199,6 +210,7 @@ def speculative(
     batch_size,
     tree,
   )
+  # A short run would spend longer on measuring costs than it saves by them.
   decides = costs_lib.decide(assembled, mode, dtype)
   if decides and config.is_long and data.costs.origin == 'rule':
     found = costs_lib.measure(assembled, case.params, batch_size, _WIDTH)
@@ -210,11 +222,13 @@ def speculative(
 def batches(
   prompts: Sequence[prompts_lib.EncodedPrompt],
   target: model_lib.Model,
-  config,
+  config: Any,
   sampling: Sampling,
   batch_size: int,
 ) -> list[PromptBatch]:
   """Groups prompts in order; the last group is filled from the beginning."""
+  # 5 prompts at batch 2: groups [0, 1], [2, 3], [4, 0]. Full batches keep the
+  # shapes, and so the programs, the same.
   count = -(-len(prompts) // batch_size) * batch_size
   order = [i % len(prompts) for i in range(count)]
   groups = [order[i : i + batch_size] for i in range(0, count, batch_size)]
@@ -223,7 +237,7 @@ def batches(
   )
   eos_ids = () if config.ignore_eos else target.eos_ids
   made = []
-  for start, (group, width) in enumerate(zip(groups, widths)):
+  for start, (group, width) in enumerate(zip(groups, widths, strict=True)):
     tokens, lengths = text_lib.pad([prompts[i].tokens for i in group], width)
     # Prompts that fill the last batch get noise of their own.
     ids = np.arange(start * batch_size, (start + 1) * batch_size)

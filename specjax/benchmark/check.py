@@ -1,10 +1,10 @@
-"""Are the outputs what they must be?
+"""Checks the tokens of every case against those of plain decoding.
 
 At temperature 0 an exact rule gives the tokens of plain decoding; so do
 `coupled` and `match` at any temperature, with the same seed. The other rules
-are exact in law only, and there the same drafter is run under a rule of the
-former kind: that checks the caches, the rollback and the counting, which are
-the same code.
+are exact in law only. There the same drafter is run under a rule of the former
+kind, which checks the caches, the rollback and the counting: they are the same
+code.
 
 Passes over blocks of different widths round differently, so that a near tie
 may fall the other way. A first difference counts as such where the two tokens'
@@ -12,9 +12,10 @@ scores differ by less than `TOLERANCE`, or where plain decoding done with blocks
 of the same width gives the same tokens.
 """
 
+from collections.abc import Sequence
 import functools
 import math
-from typing import NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +35,11 @@ from specjax.distributed import transfer
 from specjax.inference import assemble
 
 OK, FAILED, INCONCLUSIVE, LOSSY = 'ok', 'FAILED', 'INCONCLUSIVE', 'lossy'
-# Of another engine, whose rounding and rules are its own.
+# Verdict on another engine, whose rounding and rules are its own.
 DIFFERS = 'differs'
-# Rounding of activations makes w8a8 as coarse as bfloat16.
+# Differences of two scores below which rounding may decide. bfloat16 has 8
+# significant bits, so scores from 8 to 16 are multiples of 0.0625. Rounding of
+# activations makes w8a8 as coarse.
 TOLERANCE = {'float32': 1e-3, 'bfloat16': 0.06, 'w8a8': 0.06}
 
 
@@ -45,12 +48,12 @@ class CheckResult(NamedTuple):
 
   Attributes:
     verdict: 'ok', 'FAILED', 'INCONCLUSIVE' (nothing was drafted), 'lossy' (the
-      rule changes the target's law, so nothing must be equal) or, of another
+      rule changes the target's law, so no token must be equal) or, for another
       engine, 'differs'.
-    note: why, for a reader.
-    equal: rows equal to plain decoding.
-    near_ties: rows equal up to a near tie.
-    rows: all rows.
+    note: reason, for a reader.
+    equal: number of rows equal to plain decoding.
+    near_ties: number of rows equal up to a near tie.
+    rows: number of all rows.
   """
 
   verdict: str
@@ -60,15 +63,15 @@ class CheckResult(NamedTuple):
   rows: int = 0
 
 
-def new_tokens(generation, row: int) -> list[int]:
+def new_tokens(generation: Any, row: int) -> list[int]:
   """Generated ids of one row of a `Generation` on the host."""
   begin = int(generation.prompt_length[row])
   end = begin + int(generation.num_tokens[row])
   return generation.tokens[row, begin:end].tolist()
 
 
-def rows_of_tokens(result) -> list[list[int]]:
-  """New tokens of every row of a `Generation`, or of what a peer gives."""
+def rows_of_tokens(result: Any) -> list[list[int]]:
+  """New tokens of every row of a `Generation`, or of a peer's answer."""
   if isinstance(result, dict):
     return result['tokens']
   return [new_tokens(result, row) for row in range(len(result.num_tokens))]
@@ -87,7 +90,7 @@ def twin_verifier(case: Case) -> str:
   return 'coupled' if case.assembled.plan.has_log_probs else 'match'
 
 
-def void(ours: Sequence) -> Optional[CheckResult]:
+def void(ours: Sequence) -> CheckResult | None:
   """The verdict on generations that cannot be compared; None if they can.
 
   Raises:
@@ -107,19 +110,19 @@ def check(
   batches: Sequence[PromptBatch],
   plain: Sequence,
   ours: Sequence,
-  config,
+  config: Any,
   *,
   as_exact: bool = False,
 ) -> CheckResult:
   """Compares a case's generations with those of plain decoding.
 
   Args:
-    case: whose rule gives equal tokens, or is lossy.
-    batches: the prompts.
-    plain: `Generation` of numpy arrays for each batch.
-    ours: likewise, of the case.
+    case: case whose rule gives equal tokens, or is lossy.
+    batches: prompts, in batches.
+    plain: `Generation` of numpy arrays for each batch, by plain decoding.
+    ours: `Generation` of numpy arrays for each batch, by the case.
     config: `BenchmarkConfig` or `CertifyConfig`.
-    as_exact: a lossy rule is judged as if it were exact.
+    as_exact: whether a lossy rule is judged as if it were exact.
 
   Returns:
     `CheckResult`.
@@ -132,18 +135,23 @@ def check(
   if not (case.exact or as_exact):
     note = f'{equal} of {len(pairs)} rows as in plain decoding'
     return CheckResult(LOSSY, note, equal, 0, len(pairs))
+  # Only Gumbel sampling has a score of each token that could nearly tie: logit
+  # plus noise. Inverse-CDF sampling compares one number with cumulated shares.
   judged = config.sampler == 'gumbel' or not case.recipe.warp.sampled
   wrong = [
-    pair for pair in unequal
+    pair
+    for pair in unequal
     if not (judged and _near_tie(case, batches, pair, config))
-  ]  # fmt: skip
+  ]
   ties = len(unequal) - len(wrong)
+  # The costlier excuse comes last: plain decoding once more, in wide blocks.
   for index in sorted({pair[0] for pair in wrong}):
     same_width = _same_width(case, batches[index], plain[index], config.sampler)
     saved = [
-      pair for pair in wrong
+      pair
+      for pair in wrong
       if pair[0] == index and new_tokens(same_width, pair[1]) == pair[3]
-    ]  # fmt: skip
+    ]
     ties += len(saved)
     wrong = [pair for pair in wrong if pair not in saved]
   if wrong:
@@ -159,15 +167,15 @@ def beside(
   batches: Sequence[PromptBatch],
   plain: Sequence,
   theirs: Sequence[Sequence[Sequence[int]]],
-  config,
+  config: Any,
 ) -> CheckResult:
   """Compares another engine's greedy tokens with our plain decoding's.
 
   Args:
-    case: our plain decoding.
-    batches: the prompts.
-    plain: our `Generation` of numpy arrays for each batch.
-    theirs: new tokens of each row of each batch.
+    case: plain decoding of ours.
+    batches: prompts, in batches.
+    plain: `Generation` of numpy arrays for each batch, by our plain decoding.
+    theirs: new tokens of each row of each batch, by the other engine.
     config: `BenchmarkConfig`.
 
   Returns:
@@ -176,9 +184,8 @@ def beside(
   """
   pairs, unequal = _pairs(plain, theirs)
   wrong = [
-    pair for pair in unequal
-    if not _near_tie(case, batches, pair, config)
-  ]  # fmt: skip
+    pair for pair in unequal if not _near_tie(case, batches, pair, config)
+  ]
   equal, ties = len(pairs) - len(unequal), len(unequal) - len(wrong)
   note = f'identical tokens: {equal} of {len(pairs)}'
   if ties:
@@ -195,10 +202,14 @@ def _pairs(plain: Sequence, theirs) -> tuple[list, list]:
     plain: `Generation` of each batch.
     theirs: new tokens of each row of each batch.
   """
+  # plain [batch][row] [[[5, 9], [4, 4]]], theirs [[[5, 9], [4, 7]]]: the
+  # unequal pairs are [(0, 1, [4, 4], [4, 7])].
   pairs = [
     (index, row, expected, list(got))
-    for index, (left, right) in enumerate(zip(plain, theirs))
-    for row, (expected, got) in enumerate(zip(rows_of_tokens(left), right))
+    for index, (left, right) in enumerate(zip(plain, theirs, strict=True))
+    for row, (expected, got) in enumerate(
+      zip(rows_of_tokens(left), right, strict=True)
+    )
   ]
   return pairs, [pair for pair in pairs if pair[2] != pair[3]]
 
@@ -222,17 +233,19 @@ def _describe(batches, wrong) -> str:
 
 def first_difference(left: Sequence[int], right: Sequence[int]) -> int:
   """Index of the first token at which two rows part."""
-  for index, (a, b) in enumerate(zip(left, right)):
+  for index, (a, b) in enumerate(zip(left, right, strict=False)):
     if a != b:
       return index
   return min(len(left), len(right))
 
 
-def _gap(case, batch, row, expected, got) -> Optional[float]:
+def _gap(case, batch, row, expected, got) -> float | None:
   """By how much plain decoding preferred its token at the first difference.
 
   None where one row merely ended earlier, infinity if there is no such token.
   """
+  # expected [5, 9, 2], got [5, 7, 2]: at = 1, and if the scores behind [5] are
+  # 3.1000 for 9 and 3.0996 for 7, the gap is 0.0004.
   at = first_difference(expected, got)
   if at >= min(len(expected), len(got)):
     return None
@@ -245,10 +258,15 @@ def _gap(case, batch, row, expected, got) -> Optional[float]:
   recipe = case.recipe
   scores = np.asarray(
     _scores(
-      recipe.target, recipe.warp, case.params.target, one, controls,
-      new=jnp.asarray(padded), at=jnp.int32(at),
+      recipe.target,
+      recipe.warp,
+      case.params.target,
+      one,
+      controls,
+      new=jnp.asarray(padded),
+      at=jnp.int32(at),
     )
-  )  # fmt: skip
+  )
   if not 0 <= got[at] < len(scores):
     return math.inf
   return float(scores[expected[at]] - scores[got[at]])
@@ -256,7 +274,7 @@ def _gap(case, batch, row, expected, got) -> Optional[float]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _scores(lm, spec, params, prompt, controls, *, new, at):
-  """What the choice of new token `at` was made by: float32 [V]."""
+  """Scores by which new token `at` was chosen, noise included: float32 [V]."""
   width = new.shape[1]
   capacity = prompt.tokens.shape[1] + 2 * width + 2
   prefilled = lm.prefill(params, prompt, capacity=capacity)
@@ -280,10 +298,14 @@ def _scores(lm, spec, params, prompt, controls, *, new, at):
 
 
 def _same_width(case: Case, batch: PromptBatch, plain, sampler: str):
-  """Plain decoding done with blocks of the case's width."""
+  """Plain decoding done with blocks of the case's width.
+
+  Tokens that differ from it are no matter of block width, so the fault is one
+  of the rule, a cache or the drafter.
+  """
   slots = case.recipe.drafter.num_draft
-  # Tokens that plain decoding did not take: hardly any will be accepted. The
-  # rule is not the case's own, which may be the one that errs.
+  # Its drafts are tokens that plain decoding did not take, so hardly any is
+  # accepted. The rule is not the case's own, which may be the one that errs.
   assembled = assemble.assemble(
     case.assembled.target,
     Source(SIMULATED, 'spoiled', None, 0.0),

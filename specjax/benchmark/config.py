@@ -1,5 +1,6 @@
-"""Settings of a benchmark: what `--config.field=value` can change."""
+"""Settings of a benchmark, changed by `--config.field=value`."""
 
+from collections.abc import Callable
 import dataclasses
 import itertools
 import math
@@ -19,6 +20,7 @@ from specjax.inference.config import COSTS
 from specjax.inference.config import default_drafters
 from specjax.inference.config import default_verifiers
 from specjax.inference.config import QUANTIZE
+from specjax.inference.config import rule_names
 
 DTYPES = ('float32', 'bfloat16', 'w8a8')
 # Tokens of a benchmark that is long enough to measure costs for.
@@ -27,57 +29,65 @@ _WORTH_TOKENS = 10_000
 
 @dataclasses.dataclass
 class BenchmarkConfig:
-  """What to measure. Tuples are swept: every combination is a row.
+  """Settings of a benchmark. Tuples are swept: every combination is a row.
 
   Attributes:
-    num_draft: draft lengths K.
-    verifier: verifiers, or 'auto' (see `DecodeConfig.verifier`).
-    tree: drafts of parallel, medusa and eagle drafters: '' for chains, and
-      trees (see `SpeculatorOptions.tree`). Other drafters draft as their
-      options say.
-    temperature: 0 is greedy.
-    batch_size: rows decoded at a time.
-    max_new_tokens: budget of a prompt.
-    num_prompts: how many prompts are used; 0 takes all of the file.
+    num_draft: draft lengths K, in tokens a round.
+    verifier: verification rules. auto is greedy at temperature 0; above it,
+      sampling for drafts with probabilities, coupled for a hybrid, and match
+      for other drafts.
+    tree: shapes of the drafts of parallel, medusa and eagle drafters, as in
+      drafters.speculator.tree; '' is a chain. Other drafters keep to their
+      options.
+    temperature: divisors of the logits before sampling; 0 is greedy decoding.
+    batch_size: numbers of rows that are decoded together.
+    max_new_tokens: most new tokens of an answer.
+    num_prompts: number of prompts that are used; 0 takes all of the file.
     prompt_length: tokens of a random prompt, for targets without a tokenizer.
-    max_prompt_tokens: longer prompts are cut behind this many; 0 cuts nothing.
-    join: so many sentence pairs of a .tsv file make a passage; 1 joins none.
-    repetitions: timed passes over all prompts; medians are reported.
-    warmup: untimed passes before them.
-    ignore_eos: decode on to the budget, so that every engine makes the same
-      number of tokens.
-    dtype: float32, bfloat16 or w8a8 (matrix products in eight bits, the rest
-      and the peers float32), for every model and engine.
-    quantize: whose matrices are kept in int8: none, target, drafter or both
-      (see `DecodeConfig.quantize`). Each target has plain decoding of its own.
-    sampler: of plain sampling: gumbel or inverse_cdf.
-    top_k: 0 keeps every token.
-    top_p: in (0, 1]; 1 keeps every token.
-    seed: of random weights, random prompts and sampling.
-    chat: wrap text prompts in the tokenizer's chat template.
-    prefix: put before every text prompt.
-    parts: time the parts of a round apart (draft, verify), for the prediction.
-    widths: tokens of blocks that the target is timed over, whether or not a
-      round has such a block; a step is then also compared with what reading
-      its bytes takes, and memory with its estimate (see `limits`). Empty:
-      none of it.
-    table_prompts: unigram and bigram drafters count the target's own answers to
-      so many further prompts of the file; 0: they count the prompts measured.
-    warm_corpus: suffix and hybrid read a corpus of the target's own greedy
-      answers to these prompts, as in a second pass over a file.
-    corpus_tokens: this many random tokens stand in that corpus too, to see what
-      its size costs; 0: none.
-    threads: of the peers; 0 takes the cores this process may use.
-    max_draft: longest draft that `--plan` considers.
-    explore: prompts shown in full in explorer.html.
-    drafters, verifiers: options by name, see `DecodeConfig`.
-    costs: see `DecodeConfig.costs`; 'auto' measures where 10,000 tokens or more
-      are decoded.
-    mesh: the devices; see `mesh.MeshConfig`.
+    max_prompt_tokens: most tokens of a prompt, which is cut behind them; 0 cuts
+      nothing.
+    join: number of sentence pairs of a .tsv file in a passage; 1 joins none.
+    repetitions: number of timed passes over all prompts, whose medians are
+      reported.
+    warmup: number of untimed passes before them.
+    ignore_eos: whether decoding goes on behind end tokens, so that every engine
+      makes the same number of tokens.
+    dtype: precision of every model and engine. w8a8 has matrix products in
+      eight bits, and the rest and the peers in float32.
+    quantize: models whose matrices are kept in eight bits. Each target has
+      plain decoding of its own.
+    sampler: method of plain sampling.
+    top_k: number of likeliest tokens that are kept; 0 keeps every token.
+    top_p: least total probability of the likeliest tokens that are kept, above
+      0 and at most 1; 1 keeps every token.
+    seed: seed of random weights, random prompts and sampling.
+    chat: whether text prompts are wrapped in the tokenizer's chat template.
+    prefix: text in front of every text prompt.
+    parts: whether drafting and verifying are timed apart, for the prediction.
+    widths: lengths of blocks, in tokens, that the target is timed over whether
+      or not a round has such a block. With any, a step is also compared with
+      the reading of its bytes, and memory with its estimate.
+    table_prompts: number of further prompts of the file whose answers unigram
+      and bigram drafters count; 0 counts the prompts that are measured.
+    warm_corpus: whether suffix and hybrid read a corpus of the target's own
+      greedy answers to these prompts, as in a second pass over a file.
+    corpus_tokens: number of random tokens in that corpus, to measure the cost
+      of its size; 0 is none.
+    threads: threads of the peers; 0 takes the cores that this process may use.
+    max_draft: longest draft that --plan considers, in tokens.
+    explore: number of prompts that explorer.html shows in full.
+    drafters: options of each drafter, as drafters.NAME.FIELD; from Python
+      {'NAME': {'FIELD': value}}.
+    verifiers: options of each verification rule, as verifiers.NAME.FIELD; from
+      Python {'NAME': {'FIELD': value}}.
+    costs: costs by which `suffix` and `hybrid` decide where to draft. measure
+      takes the time of a block on this machine; rule takes stated costs; auto
+      measures where 10,000 tokens or more are decoded.
+    mesh: device mesh and the placement of models on it.
   """
 
   num_draft: tuple = (4,)
-  verifier: tuple = ('auto',)
+  verifier: tuple = validation.choice(('auto',), rule_names, checked=False)
   tree: tuple = ('',)
   temperature: tuple = (0.0,)
   batch_size: tuple = (1,)
@@ -89,9 +99,9 @@ class BenchmarkConfig:
   repetitions: int = 5
   warmup: int = 1
   ignore_eos: bool = False
-  dtype: str = 'float32'
-  quantize: tuple = ('none',)
-  sampler: str = 'gumbel'
+  dtype: str = validation.choice('float32', DTYPES)
+  quantize: tuple = validation.choice(('none',), QUANTIZE)
+  sampler: str = validation.choice('gumbel', SAMPLERS)
   top_k: int = 0
   top_p: float = 1.0
   seed: int = 0
@@ -107,7 +117,7 @@ class BenchmarkConfig:
   explore: int = 20
   drafters: Any = dataclasses.field(default_factory=default_drafters)
   verifiers: Any = dataclasses.field(default_factory=default_verifiers)
-  costs: str = 'auto'
+  costs: str = validation.choice('auto', COSTS)
   mesh: mesh_lib.MeshConfig = dataclasses.field(
     default_factory=mesh_lib.MeshConfig
   )
@@ -121,13 +131,9 @@ class BenchmarkConfig:
     )
     for name in self.verifier:
       verifier_sources.resolve(name)
-    validation.one_of('costs', self.costs, COSTS, str)
     options_lib.validate_all(self.drafters, drafter_registry.entries())
     options_lib.validate_all(self.verifiers, verifier_registry.entries())
-    validation.one_of('sampler', self.sampler, SAMPLERS, str)
-    validation.one_of('dtype', self.dtype, DTYPES, str)
-    for name in self.quantize or ('nothing',):
-      validation.one_of('quantize', name, QUANTIZE, str)
+    validation.check_choices(self, show=str)
     if self.dtype == 'w8a8' and self.quantize != ('none',):
       raise ValueError(
         "With dtype='w8a8' all matrices have eight bits; leave quantize "
@@ -137,7 +143,7 @@ class BenchmarkConfig:
       validation.whole('widths', width, 1)
     if self.widths and not self.parts:
       raise ValueError('widths are timed with the parts; leave parts=true.')
-    self.mesh.validate()
+    self.mesh.validate(decoding=True)
     for field, lowest in _WHOLE.items():
       values = getattr(self, field)
       values = values if isinstance(values, tuple) else (values,)
@@ -150,13 +156,13 @@ class BenchmarkConfig:
         raise ValueError(f'temperature must be 0 or more, not {value}.')
     validation.share('top_p', self.top_p)
 
-  # What is measured. An experiment with other cases overrides these.
+  # An experiment with other cases overrides the methods from here to `finish`.
 
-  def check(self, setup) -> None:
-    """Raises ValueError where the models of a `request.Setup` do not fit."""
+  def check(self, setup: Any) -> None:
+    """Raises ValueError where the models of a `request.Setup` are wrong."""
 
   def cases(
-    self, setup, temperature: float, batch_size: int
+    self, setup: Any, temperature: float, batch_size: int
   ) -> list[cases_lib.Case]:
     """Plain decoding, then every drafter, K, tree and verifier once.
 
@@ -172,26 +178,30 @@ class BenchmarkConfig:
         cases_lib.trees_of(source, self), self.verifier
       ):
         case = setup.case(
-          source, temperature, batch_size,
-          tree=tree, num_draft=num_draft, verifier=verifier,
-        )  # fmt: skip
+          source,
+          temperature,
+          batch_size,
+          tree=tree,
+          num_draft=num_draft,
+          verifier=verifier,
+        )
         seen.setdefault((tree, case.verifier), case)
       cases += seen.values()
     return cases
 
-  def beside(self, group) -> list[tuple]:
-    """(fields of its row, engine) pairs of what a `Group` has beside cases."""
+  def beside(self, group: Any) -> list[tuple]:
+    """(fields of its row, engine) pairs of engines that are no cases."""
     del group
     return []
 
-  def finish(self, results, log_fn):
-    """`runner.Results` with what can be judged once all is measured."""
+  def finish(self, results: Any, log_fn: Callable[[str], None]) -> Any:
+    """`runner.Results` with the fields that need all measurements."""
     del log_fn
     return results
 
   @property
   def longest_draft(self) -> int:
-    """Slots that a network made for this run needs."""
+    """Draft slots of a network that is made for this run."""
     return max(*self.num_draft, self.max_draft)
 
   @property
@@ -203,10 +213,10 @@ class BenchmarkConfig:
   def recipe_settings(
     self, temperature: float, **changes: Any
   ) -> assemble.Settings:
-    """What a recipe depends on.
+    """Settings from which a recipe is assembled.
 
     Args:
-      temperature: of the rows.
+      temperature: temperature of the rows.
       **changes: fields of `assemble.Settings` that differ.
     """
     if 'verifier' in changes:
@@ -227,7 +237,7 @@ class BenchmarkConfig:
     )
 
 
-# The least that whole numbers may be.
+# Least values of whole numbers.
 _WHOLE = {
   'num_draft': 1, 'batch_size': 1, 'max_new_tokens': 1, 'num_prompts': 0,
   'prompt_length': 1, 'max_prompt_tokens': 0, 'join': 1, 'repetitions': 1,

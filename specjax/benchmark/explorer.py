@@ -1,8 +1,9 @@
 """One static page: the generated text, token by token, and a table to sort."""
 
+from collections.abc import Sequence
 import json
 import pathlib
-from typing import Any, Sequence
+from typing import Any
 
 from specjax.benchmark import check as check_lib
 from specjax.benchmark import table
@@ -10,13 +11,14 @@ from specjax.benchmark import table
 ACCEPTED, CORRECTED, BONUS, PLAIN = 'accepted', 'corrected', 'bonus', 'plain'
 PAGE = pathlib.Path(__file__).with_name('explorer_page.html')
 BIN = 16  # tokens of generated text a point of the second chart stands for
+PART = '\u00b7'  # of a character whose other tokens come later
 
 
 def page(results: Any, config: Any) -> str:
   """The page as text; it needs no network.
 
   Args:
-    results: `runner.Results`.
+    results: `runner.Results` of the run.
     config: `BenchmarkConfig`; `explore` prompts of each case are shown.
   """
   data = {
@@ -37,20 +39,20 @@ def page(results: Any, config: Any) -> str:
 
 def _run(row, batches, generations, setup, most: int) -> dict:
   prompts, place = [], {}
-  for batch, generation in zip(batches, generations):
+  for batch, generation in zip(batches, generations, strict=True):
     for index, number in enumerate(batch.rows):
       if number in place or len(prompts) >= most:
         continue
       place[number] = len(prompts)
       prompts.append(_prompt(setup, number, generation, index))
   keys = (
-    'drafter', 'verifier', 'num_draft', 'temperature', 'batch_size', 'speedup',
-    'tokens_per_second', 'block_efficiency', 'acceptance_rate', 'check',
-  )  # fmt: skip
+    'drafter verifier num_draft temperature batch_size speedup '
+    'tokens_per_second block_efficiency acceptance_rate check'
+  ).split()
   return {
     **{key: row.get(key) for key in keys},
     'drafter': row['drafter'] + table.int8(row),
-    'positions': row.get('acceptance_by_position') or [],
+    'acceptance_by_position': row.get('acceptance_by_position') or [],
     'prompts': prompts,
   }
 
@@ -71,11 +73,13 @@ def _prompt(setup, number: int, generation, index: int) -> dict:
     'number': number + 1,
     'category': prompt.category + (' (2nd turn)' if prompt.turn else ''),
     'prompt': prompt.text or ' '.join(map(str, prompt.tokens)),
-    'pieces': [[t, k[0], r] for t, k, r in zip(texts, kinds, rounds)],
-    'tokens': len(tokens),
-    'calls': calls,
-    'efficiency': len(tokens) / calls if calls else None,
-    'accepted': len(counted) / len(tokens) if tokens else None,
+    'pieces': [
+      [t, k[0], r] for t, k, r in zip(texts, kinds, rounds, strict=True)
+    ],
+    'num_tokens': len(tokens),
+    'num_target_calls': calls,
+    'block_efficiency': len(tokens) / calls if calls else None,
+    'drafted_share': len(counted) / len(tokens) if tokens else None,
     'bins': [
       sum(k == ACCEPTED for k in kinds[i : i + BIN]) / len(kinds[i : i + BIN])
       for i in range(0, len(kinds), BIN)
@@ -89,25 +93,28 @@ def origins(
   emitted: Sequence[int],
   count: int,
 ) -> tuple[list[str], list[int]]:
-  """Where each new token came from.
+  """Origin of each new token.
 
   Args:
-    drafted: int [R], a row of `generate.Rounds`; likewise
-    accepted: int [R] and
-    emitted: int [R].
-    count: new tokens of the row.
+    drafted: tokens drafted in each round, int [R], a row of `generate.Rounds`.
+    accepted: tokens accepted in each round, int [R].
+    emitted: tokens emitted in each round, int [R].
+    count: number of new tokens of the row.
 
   Returns:
     For each token one of ACCEPTED (drafted), CORRECTED (put in place of a
     refused one), BONUS (behind a fully accepted draft) or PLAIN (no draft), and
     the number of its round.
   """
+  # drafted [3, 3, 0], accepted [1, 3, 0], emitted [2, 4, 1]: round 0 gives
+  # accepted corrected, round 1 accepted accepted accepted bonus, round 2 plain;
+  # the rounds of the tokens are [0, 0, 1, 1, 1, 1, 2].
   kinds, rounds = [], []
   number = 0
-  for d, a, e in zip(drafted, accepted, emitted):
+  for d, a, e in zip(drafted, accepted, emitted, strict=True):
     if len(kinds) >= count:
       break
-    if e <= 0:
+    if e <= 0:  # The row had ended before its batch did.
       continue
     last = PLAIN if d == 0 else (CORRECTED if a < d else BONUS)
     kinds += [ACCEPTED] * int(min(a, e)) + [last] * int(e - min(a, e))
@@ -117,19 +124,27 @@ def origins(
 
 
 def pieces(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
-  """The text that each token adds; ids where there is no tokenizer."""
+  """The text that each token adds; ids where there is no tokenizer.
+
+  A character of several tokens stands at its last one, and PART at the others:
+  the bytes of an emoji in three tokens give PART, PART and the emoji.
+  """
   if tokenizer is None:
     return [f'{token} ' for token in tokens]
-  texts, before, start = [], '', 0
+  texts, whole, start = [], '', 0
   for end in range(1, len(tokens) + 1):
     # A window, so that the cost does not grow with the square of the length.
     text = tokenizer.decode(list(tokens[start:end]))
-    if text.startswith(before) and '\ufffd' not in text[len(before) :]:
-      texts.append(text[len(before) :])
+    new = text[len(whole) :]
+    if not text.startswith(whole):  # The end was rewritten.
+      texts.append(PART)
+      whole = text
+    elif new.endswith('\ufffd'):  # The rest of the character may come yet.
+      texts.append(PART)
     else:
-      texts.append('\u00b7')  # part of a character, or a rewritten end
-    before = text
-    if end - start > 32 and not text.endswith('\ufffd'):
+      texts.append(new)
+      whole = text
+    if end - start > 32 and whole == text:
       start = end - 8
-      before = tokenizer.decode(list(tokens[start:end]))
+      whole = tokenizer.decode(list(tokens[start:end]))
   return texts

@@ -1,6 +1,10 @@
-"""What is measured in turns, so that what slows the machine slows all of it."""
+"""Groups of cases that are measured by turns.
 
-from typing import NamedTuple
+A gain is a ratio of two times. Taken by turns, both see the same state of the
+machine (its clock speed, its other load), which cancels in the ratio.
+"""
+
+from typing import Any, NamedTuple
 
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import measure as measure_lib
@@ -12,11 +16,11 @@ class Group(NamedTuple):
   """Cases of one temperature and batch size, which take turns.
 
   Attributes:
-    request: what was asked for.
-    setup: what was loaded for it.
-    cases: plain decoding first.
-    batches: the prompts.
-    log_fn: called with a line about progress.
+    request: `BenchmarkRequest` of the run.
+    setup: models and prompts of the request.
+    cases: ways to decode, plain decoding first.
+    batches: prompts, in batches.
+    log_fn: callback with a line of progress.
   """
 
   request: request_lib.BenchmarkRequest
@@ -26,17 +30,17 @@ class Group(NamedTuple):
   log_fn: request_lib.LogFn
 
   @property
-  def config(self):
-    """The `BenchmarkConfig`."""
+  def config(self) -> Any:
+    """`BenchmarkConfig` of the setup."""
     return self.setup.config
 
   @property
   def plain(self) -> cases_lib.Case:
-    """Plain decoding."""
+    """The case of plain decoding."""
     return self.cases[0]
 
   def fields(self, drafter: str, verifier: str, num_draft: int) -> dict:
-    """Fields of a row that identify what was run."""
+    """Fields of a row that identify the run."""
     return {
       'target': self.request.target,
       'drafter': drafter,
@@ -50,8 +54,13 @@ class Group(NamedTuple):
       'mode': 'speculative' if num_draft else 'plain',
     }
 
-  def measured(self, found: measure_lib.Measured, plain, case=None) -> dict:
-    """Fields of a row on its speed; `plain` is plain decoding's `Measured`."""
+  def measured(
+    self,
+    found: measure_lib.Measured,
+    plain: measure_lib.Measured,
+    case: Any = None,
+  ) -> dict:
+    """Fields of a row on speed; `plain` is the `Measured` of plain decoding."""
     prompts = self.setup.prompts
     sample_of = rows_lib.samples(prompts, self.batches)
     return rows_lib.speed(found, plain, sample_of) | {

@@ -1,11 +1,12 @@
-"""What a device allows: a step beside its memory's speed, memory beside its
-estimate.
+"""Limits of a device: a step beside the speed of memory, and memory in use.
 
 A plain step reads every weight of the decoder and the caches once and computes
-little, so the bytes over the measured bandwidth are the least time it can take.
+little, so the bytes over the measured bandwidth are the least time it can take:
+14 GB of weights at 3,500 GB/s take 4 ms, however fast the device multiplies.
 """
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -19,17 +20,17 @@ from specjax.inference.config import DecodeConfig
 from specjax.models.common import cpu_layout
 
 
-def step_bytes(target: model_lib.Model, cache) -> int:
+def step_bytes(target: model_lib.Model, cache: Any) -> int:
   """Bytes that a device must read for a step of one token a row.
 
-  These are the weights a step multiplies by (not an encoder's, nor those that
-  made the source's keys and values and the table of position biases, which a
-  cache holds; of a table that is no head a few rows only) and the caches, which
-  attention reads to their capacity.
+  These are the weights that a step multiplies by, and the caches, which
+  attention reads to their capacity. Not counted are an encoder and the weights
+  whose results a cache holds (keys and values of the source, position biases).
+  An embedding table that is no head counts nothing: a step reads a few rows.
 
   Args:
-    target: `load.Model` of a language model.
-    cache: of the batch.
+    target: `Model` of a language model.
+    cache: cache of the batch.
   """
   tied = target.config.tie_word_embeddings
   two_orders = cpu_layout.KERNEL in target.params['embed']
@@ -47,21 +48,27 @@ def step_bytes(target: model_lib.Model, cache) -> int:
   return total + sum(map(memory_lib.local_bytes, jax.tree.leaves(cache)))
 
 
-def estimate(case, target: model_lib.Model, width: int, config) -> int:
+# Settings of a job that a case has, and those that all cases share.
+_OF_CASE = ('num_draft', 'temperature', 'batch_size')
+_OF_CONFIG = 'max_new_tokens sampler dtype mesh drafters verifiers'.split()
+
+
+def estimate(
+  case: Any, target: model_lib.Model, width: int, config: Any
+) -> int:
   """Bytes of a device that `specjax.estimate_memory` foresees for a case.
 
   Args:
     case: `cases.Case`.
-    target: its target.
-    width: tokens of the longest prompt.
+    target: target of the case.
+    width: number of tokens of the longest prompt.
     config: `BenchmarkConfig`.
   """
   decode = DecodeConfig(
-    num_draft=case.num_draft, temperature=case.temperature,
-    batch_size=case.batch_size, max_new_tokens=config.max_new_tokens,
-    sampler=config.sampler, dtype=config.dtype, quantize=config.quantize[0],
-    mesh=config.mesh, drafters=config.drafters, verifiers=config.verifiers,
-  )  # fmt: skip
+    quantize=config.quantize[0],
+    **{name: getattr(case, name) for name in _OF_CASE},
+    **{name: getattr(config, name) for name in _OF_CONFIG},
+  )
   return memory.estimate_memory(
     target.config,
     drafter=case.source,
@@ -71,8 +78,10 @@ def estimate(case, target: model_lib.Model, width: int, config) -> int:
   ).total
 
 
-def fields(case, target, cache, batches, config) -> dict[str, Any]:
-  """What a row says of bytes; `add_bandwidth` says the rest."""
+def fields(
+  case: Any, target: Any, cache: Any, batches: Any, config: Any
+) -> dict[str, Any]:
+  """Fields of a row on bytes; `add_bandwidth` adds those on their speed."""
   width = max(batch.prompt.tokens.shape[1] for batch in batches)
   return {
     'step_bytes': step_bytes(target, cache),
@@ -81,10 +90,10 @@ def fields(case, target, cache, batches, config) -> dict[str, Any]:
 
 
 def add_bandwidth(rows: Sequence[dict]) -> None:
-  """Measures this device's memory and tells rows what it allows.
+  """Measures this device's memory and adds its limits to the rows.
 
-  It comes after all else, because the array it reads would count as memory in
-  use.
+  It runs after all other measurements, because the array that it reads would
+  count as memory in use.
   """
   rate = parts.bytes_per_second()
   for row in rows:
@@ -93,7 +102,7 @@ def add_bandwidth(rows: Sequence[dict]) -> None:
       row['bandwidth_ms'] = 1e3 * row['step_bytes'] / rate
       row['over_bandwidth'] = row['step_ms'] / row['bandwidth_ms']
       used = in_use(row)
-      # Some backends tell nothing.
+      # Some backends count neither.
       ratio = row['estimated_bytes'] / used if used else None
       row['estimate_over_memory'] = ratio
 
@@ -106,7 +115,7 @@ def in_use(row: dict) -> int:
 
 
 def markdown(rows: Sequence[dict]) -> str:
-  """Three tables, or '' where nothing of it was measured."""
+  """Three tables as Markdown; '' where bandwidth was not measured."""
   rows = [row for row in rows if 'bandwidth_ms' in row]
   if not rows:
     return ''
@@ -134,25 +143,50 @@ def markdown(rows: Sequence[dict]) -> str:
   )
 
 
-_WHO = (
-  ('who', 'drafter', '{}'), ('num_draft', 'K', '{}'),
-  ('batch_size', 'batch', '{}'),
-)  # fmt: skip
-_SPEED = (
-  *_WHO, ('ms_a_token', 'ms a token', '{:.3f}'),
-  ('step_ms', 'step ms', '{:.3f}'), ('step_mb', 'MB a step', '{:.1f}'),
-  ('bandwidth_ms', 'least ms', '{:.3f}'),
-  ('over_bandwidth', 'step over least', '{:.2f}'),
-)  # fmt: skip
-_MEMORY = (
-  *_WHO, ('estimated_mb', 'estimated MB', '{:.1f}'),
-  ('in_use_mb', 'in use MB', '{:.1f}'),
-  ('estimate_over_memory', 'ratio', '{:.3f}'),
-)  # fmt: skip
+def text(rows: Sequence[dict]) -> str:
+  """Two tables for a terminal; '' where bandwidth was not measured."""
+  rows = [row for row in rows if 'bandwidth_ms' in row]
+  if not rows:
+    return ''
+  shown = [_shown(row) for row in rows]
+  rate = rows[0]['bytes_per_second']
+  return '\n\n'.join(
+    (
+      f'Beside what memory allows, read at {rate / 1e9:.3g} GB/s:',
+      table.aligned(shown, _SPEED),
+      'Memory of a device:',
+      table.aligned(shown, _MEMORY),
+    )
+  )
+
+
+_WHO = table.columns(
+  """
+  who         drafter  {}
+  num_draft   K        {}
+  batch_size  batch    {}
+  """
+)
+_SPEED = _WHO + table.columns(
+  """
+  ms_a_token      ms a token       {:.3f}
+  step_ms         step ms          {:.3f}
+  step_mb         MB a step        {:.1f}
+  bandwidth_ms    least ms         {:.3f}
+  over_bandwidth  step over least  {:.2f}
+  """
+)
+_MEMORY = _WHO + table.columns(
+  """
+  estimated_mb          estimated MB  {:.1f}
+  in_use_mb             in use MB     {:.1f}
+  estimate_over_memory  ratio         {:.3f}
+  """
+)
 
 
 def _shown(row: dict) -> dict:
-  """The row with what the tables derive from it."""
+  """The row with the values that the tables derive from it."""
   tokens = row['num_tokens'] / row['batch_size']
   return row | {
     'who': table.brief(row['drafter']) + table.int8(row),
@@ -164,10 +198,10 @@ def _shown(row: dict) -> dict:
 
 
 def _widths(rows) -> str:
-  widths = sorted({int(w) for row in rows for w in row['verify_ms_by_width']})
+  widths = sorted({int(w) for row in rows for w in row['block_ms_by_width']})
   body = []
   for row in rows:
-    times = row['verify_ms_by_width']
+    times = row['block_ms_by_width']
     body.append(
       [
         str(row['batch_size']) + table.int8(row),

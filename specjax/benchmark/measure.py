@@ -1,15 +1,24 @@
 """Runs cases side by side and times them.
 
 Compilation is done ahead and counted apart. Every engine decodes all prompts
-once to warm up; then the engines take turns, in a rotating order, so that what
-slows the machine for a while slows all of them. Medians are taken over the
-repetitions of each batch.
+once to warm up. Then the engines take turns, so that what slows the machine for
+a while slows all of them. The order rotates, because an engine may leave caches
+and clock speed in a state that helps or hurts the next one:
+
+  repetition 0: plain, A, B
+  repetition 1: A, B, plain
+  repetition 2: B, plain, A
+
+Medians are taken over the repetitions of each batch. Other load adds time,
+rarely but much: a mean of 5 repetitions carries every such outlier, their
+median ignores up to 2 of them.
 """
 
+from collections.abc import Callable, Sequence
 import functools
 import gc
 import time
-from typing import Any, Callable, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +32,12 @@ from specjax.decoding import contract
 from specjax.decoding import generate as generate_lib
 from specjax.distributed import transfer
 
-# A pause after a peer ran, for its waiting threads to stop spinning.
+# Pause after an engine ran, for the waiting threads of a peer to stop spinning.
 PAUSE_SECONDS = 0.25
 
 
 class Timing(NamedTuple):
-  """Seconds of one batch; prefill and decode are 0 where not told apart."""
+  """Seconds of one batch; prefill and decode are 0 where unknown."""
 
   total: float
   prefill: float = 0.0
@@ -36,36 +45,36 @@ class Timing(NamedTuple):
 
 
 class Engine(NamedTuple):
-  """Something that decodes batches.
+  """A compiled case, a search or a peer, which decodes batches.
 
   Attributes:
-    label: for progress.
-    run: takes the index of a batch; returns `Timing` and its result.
-    pause: takes the index of a batch and a number of rounds; returns the
+    label: name in lines of progress.
+    run: function of a batch's index; returns `Timing` and the result.
+    pause: function of a batch's index and a number of rounds; returns the
       `generate.DecodeState` after so many. None for peers.
-    compile_seconds: what it took to make ready.
+    compile_seconds: seconds of compiling, or of loading a peer.
     program_bytes: temporary memory of the compiled loop, or None.
-    total_bytes: of a device, parameters and the results and temporaries of the
-      compiled program that needs most; or None.
+    total_bytes: bytes of a device: parameters, and results and temporaries of
+      the compiled program that needs most; or None.
   """
 
   label: str
   run: Callable[[int], tuple[Timing, Any]]
-  pause: Optional[Callable[[int, int], Any]] = None
+  pause: Callable[[int, int], Any] | None = None
   compile_seconds: float = 0.0
-  program_bytes: Optional[int] = None
-  total_bytes: Optional[int] = None
+  program_bytes: int | None = None
+  total_bytes: int | None = None
 
 
 class Measured(NamedTuple):
   """Timings of an engine.
 
   Attributes:
-    engine: the engine.
-    results: a result for each batch: `generate.Generation` of numpy arrays, or
-      what a peer gives.
-    timings: `Timing` arrays, float64 [repetitions, batches, 3].
-    peak_bytes: `memory.Peak` of one pass.
+    engine: engine that ran.
+    results: results by batch: `generate.Generation` of numpy arrays, or the
+      answers of a peer.
+    timings: fields of `Timing`, float64 [repetitions, batches, 3].
+    peak: `memory.Peak` of one pass.
   """
 
   engine: Engine
@@ -76,6 +85,8 @@ class Measured(NamedTuple):
   @property
   def seconds(self) -> np.ndarray:
     """Median seconds, float64 [batches, 3]: total, prefill, decode."""
+    # totals [repetitions, batches] [[2.0, 3.0], [2.1, 9.0], [2.2, 3.1]]
+    # -> [2.1, 3.1]: a repetition is slow in one batch without harm to the rest
     return np.median(self.timings, axis=0)
 
 
@@ -107,7 +118,7 @@ def _with_keys(state, change):
   return state.replace(context=state.context.replace(controls=controls))
 
 
-def capacity(cases: Sequence[Case], width: int, config) -> int:
+def capacity(cases: Sequence[Case], width: int, config: Any) -> int:
   """One capacity for all cases, so that they share timings of their parts."""
   most = max(
     generate_lib.capacity_for(case.recipe, width, config.max_new_tokens)
@@ -121,18 +132,18 @@ def capacity(cases: Sequence[Case], width: int, config) -> int:
 def engine(
   case: Case,
   batches: Sequence[PromptBatch],
-  config,
+  config: Any,
   room: Callable[[int], int],
-  continuations: Optional[Sequence[base.Array]] = None,
+  continuations: Sequence[base.Array] | None = None,
 ) -> Engine:
   """Compiles a case for the widths of its batches.
 
   Args:
-    case: what to run.
-    batches: its prompts.
+    case: way to decode.
+    batches: prompts, in batches.
     config: `BenchmarkConfig`.
-    room: capacity for a prompt width.
-    continuations: for each batch int32 [B, N], what plain decoding gave;
+    room: function of a prompt width that returns the capacity.
+    continuations: new tokens of plain decoding, int32 [B, N] for each batch;
       needed by simulated drafters.
   """
   params = [
@@ -141,7 +152,7 @@ def engine(
   ]
   programs, temporary, whole = {}, 0, 0
   begin = time.perf_counter()
-  for batch, given in zip(batches, params):
+  for batch, given in zip(batches, params, strict=True):
     width = batch.prompt.tokens.shape[1]
     if width not in programs:
       static = dict(max_new_tokens=config.max_new_tokens, capacity=room(width))
@@ -154,6 +165,8 @@ def engine(
   def call(index: int):
     batch = batches[index]
     start, run = programs[batch.prompt.tokens.shape[1]]
+    # A call returns before the device is done; waiting for each part divides
+    # the time of prefill from that of the loop.
     begin = time.perf_counter()
     state = start(params[index], batch.prompt, case.controls(batch))
     jax.block_until_ready(state)
@@ -173,8 +186,7 @@ def engine(
     state = run(params[index], state, jnp.int32(rounds))[0]
     return _with_keys(state, jax.random.wrap_key_data)
 
-  label = f'{case.name} K={case.num_draft} {case.verifier} {case.tree}'.strip()
-  return Engine(label, call, pause, seconds, temporary, whole)
+  return Engine(case.label, call, pause, seconds, temporary, whole)
 
 
 def _compile(case: Case, params, batch: PromptBatch, static: dict):
@@ -193,7 +205,7 @@ def _compile(case: Case, params, batch: PromptBatch, static: dict):
 
 
 def _bytes(program, params) -> tuple[int, int]:
-  """(temporary memory of a compiled program, what a device holds meanwhile).
+  """(temporary memory of a compiled program, bytes of a device meanwhile).
 
   All parameters lie there, whether or not this program reads them, and the
   state that it is given becomes the one that it gives.
@@ -211,20 +223,29 @@ def _bytes(program, params) -> tuple[int, int]:
 def measure(
   engines: Sequence[Engine],
   num_batches: int,
-  config,
+  config: Any,
   log_fn: Callable[[str], None] = lambda text: None,
+  seen: Callable[[list[Measured]], None] = lambda measured: None,
 ) -> list[Measured]:
   """Runs all engines over all batches, taking turns.
 
   Args:
-    engines: at least one.
-    num_batches: of each pass.
+    engines: engines to compare, at least one.
+    num_batches: number of batches of each pass.
     config: `BenchmarkConfig`.
-    log_fn: called with a line about progress.
+    log_fn: callback with a line of progress.
+    seen: callback with what is known after every repetition but the last.
 
   Returns:
     `Measured` for each engine.
   """
+
+  def known(repetitions: int) -> list[Measured]:
+    return [
+      Measured(item, results[i], timings[:repetitions, i], peaks[i])
+      for i, item in enumerate(engines)
+    ]
+
   results, peaks = [], []
   for item in engines:
     log_fn(f'warming up {item.label}')
@@ -234,6 +255,7 @@ def measure(
     results.append(outputs)
     peaks.append(memory.peak())
   timings = np.zeros((config.repetitions, len(engines), num_batches, 3))
+  # A collection takes milliseconds and would fall into some engine's time.
   gc.collect()
   gc.disable()
   try:
@@ -247,15 +269,16 @@ def measure(
         time.sleep(PAUSE_SECONDS)
         for index in range(num_batches):
           timings[repetition, place, index] = engines[place].run(index)[0]
+      if repetition + 1 < config.repetitions:
+        seen(known(repetition + 1))
   finally:
     gc.enable()
-  return [
-    Measured(item, results[i], timings[:, i], peaks[i])
-    for i, item in enumerate(engines)
-  ]
+  return known(config.repetitions)
 
 
-def start_state(case: Case, params, batch: PromptBatch, config, room: int):
+def start_state(
+  case: Case, params: Any, batch: PromptBatch, config: Any, room: int
+) -> Any:
   """A `generate.DecodeState` with the whole prompt and nothing generated."""
   state = _start(
     case.recipe,

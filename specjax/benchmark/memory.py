@@ -2,20 +2,20 @@
 
 import resource
 import sys
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 
 class Peak(NamedTuple):
-  """Bytes, and what they count: 'device', 'process' or 'process, ever'."""
+  """Bytes, and their kind: 'device', 'process' or 'process, ever'."""
 
   bytes: int
   kind: str
 
 
-def local_bytes(array: Union[jax.Array, np.ndarray]) -> int:
+def local_bytes(array: jax.Array | np.ndarray) -> int:
   """Bytes of the part of an array that one device holds, or is to hold."""
   if not isinstance(array, jax.Array):
     return array.nbytes
@@ -23,10 +23,10 @@ def local_bytes(array: Union[jax.Array, np.ndarray]) -> int:
 
 
 def reset_peak() -> None:
-  """Begins a new peak of the process, where the system can."""
+  """Begins a new peak of the process, where the system allows it."""
   try:
     with open('/proc/self/clear_refs', 'w', encoding='ascii') as file:
-      file.write('5')
+      file.write('5')  # Linux resets VmHWM, the peak that `peak` reads.
   except OSError:
     pass
 
@@ -43,6 +43,7 @@ def peak() -> Peak:
           return Peak(int(line.split()[1]) * 1024, 'process')
   except OSError:
     pass
+  # macOS counts bytes here, Linux kilobytes.
   unit = 1 if sys.platform == 'darwin' else 1024
   usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return Peak(usage * unit, 'process, ever')
@@ -51,12 +52,12 @@ def peak() -> Peak:
 def release_programs(share: float = 0.4) -> None:
   """Lets compiled programs go before the system refuses to load more.
 
-  On Linux a process may have so many mappings of memory, a CPU's program takes
-  a few hundred of them, and the compiler ends the process where one fails. What
-  is needed again comes from the compilation cache.
+  Linux limits the mappings of memory of a process (65,530 by default). A CPU's
+  program takes a few hundred of them, and the compiler ends the process where
+  one fails. A program that is needed again comes from the compilation cache.
 
   Args:
-    share: of the mappings allowed that must be used, else nothing is done.
+    share: share of the allowed mappings above which programs are released.
   """
   try:
     with open('/proc/self/maps', encoding='utf-8') as file:

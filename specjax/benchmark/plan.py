@@ -6,17 +6,20 @@ verifier. Slots before the K-th do not depend on K, so one run serves all of
 them, and the cost model does the rest.
 """
 
+from collections.abc import Collection, Sequence
 import dataclasses
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from specjax.benchmark import config as config_lib
 from specjax.benchmark import cost_model
 from specjax.benchmark import measure as measure_lib
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import rows as rows_lib
 from specjax.benchmark import runner
+from specjax.benchmark import table
 from specjax.inference import timing
 
 # Prompts on which acceptance is counted.
@@ -36,14 +39,20 @@ class Choice(NamedTuple):
 
 
 def plan(
-  request: request_lib.BenchmarkRequest, log_fn: request_lib.LogFn
+  request: request_lib.BenchmarkRequest,
+  log_fn: request_lib.LogFn,
+  given: Collection[str] = (),
 ) -> str:
   """Measures and advises.
 
   Args:
     request: target, drafters, prompts and `BenchmarkConfig`; peers are not
-      used, and `num_draft` and `verifier` are what is looked for.
-    log_fn: called with a line about progress.
+      used.
+    log_fn: callback with a line of progress.
+    given: names of settings that the user chose, even if the value is the
+      default. A chosen `num_draft` holds the only lengths considered,
+      `verifier` the only rules, and `num_prompts` the number of prompts. A
+      value that is not the default counts as chosen.
 
   Returns:
     The advice, some lines of text.
@@ -51,25 +60,15 @@ def plan(
   Raises:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
-  config = dataclasses.replace(
-    request.config,
-    num_draft=(request.config.max_draft,),
-    num_prompts=PROMPTS,
-  )
-  setup = request_lib.prepare(request._replace(config=config, peers=()), log_fn)
-  if not setup.sources:
-    raise ValueError('--plan needs at least one --drafter to judge.')
-  config = dataclasses.replace(
-    config, max_draft=_longest(setup.sources, config.max_draft, log_fn)
-  )
-  setup = setup._replace(config=config)
+  setup, rules, lengths = _prepared(request, log_fn, given)
+  config = setup.config
   lines = [
     f'Plan for {request.target} on {jax.devices()[0].device_kind}, '
     f'{config.dtype}, from {len(setup.prompts)} prompts.'
   ]
   for temperature in config.temperature:
     temperature = float(temperature)
-    rates = _acceptance(setup, temperature, log_fn)
+    rates = _acceptance(setup, temperature, rules, log_fn)
     lines += ['', f'Temperature {temperature:g}', '  acceptance by draft slot']
     lines += [
       f'    {name}, {verifier}: '
@@ -80,8 +79,43 @@ def plan(
     for batch_size in config.batch_size:
       log_fn(f'timing the parts at batch {batch_size}')
       costs, step_ms = _costs(setup, temperature, batch_size)
-      lines += advise(rates, costs, step_ms, batch_size)
-  return '\n'.join(lines)
+      lines += advise(rates, costs, step_ms, batch_size, lengths)
+  return table.wrapped('\n'.join(lines))
+
+
+def _prepared(request, log_fn, given):
+  """(`Setup`, the rules and the lengths considered; () for all)."""
+  config, chosen = request.config, _chosen(request.config, given)
+  if config.tree != ('',):
+    raise ValueError('--plan judges chains; leave tree out.')
+  lengths = config.num_draft if 'num_draft' in chosen else ()
+  rules = config.verifier if 'verifier' in chosen else ()
+  longest = max(lengths, default=config.max_draft)
+  config = dataclasses.replace(
+    config,
+    num_draft=(longest,),
+    max_draft=longest,
+    num_prompts=config.num_prompts if 'num_prompts' in chosen else PROMPTS,
+  )
+  setup = request_lib.prepare(request._replace(config=config, peers=()), log_fn)
+  if not setup.sources:
+    raise ValueError('--plan needs at least one --drafter to judge.')
+  longest = _longest(setup.sources, longest, log_fn)
+  if lengths and min(lengths) > longest:
+    raise ValueError(
+      f'num_draft is {min(lengths)} at least, but some drafter was made to '
+      f'draft at most {longest} tokens at once; lower num_draft.'
+    )
+  config = dataclasses.replace(config, max_draft=longest)
+  return setup._replace(config=config), rules, lengths
+
+
+def _chosen(config, given: Collection[str]) -> set[str]:
+  """Names of `given`, and of the settings that are not the defaults."""
+  usual = config_lib.BenchmarkConfig()
+  names = ('num_draft', 'num_prompts', 'verifier')
+  differ = {x for x in names if getattr(config, x) != getattr(usual, x)}
+  return differ | set(given)
 
 
 def _longest(sources, wanted: int, log_fn) -> int:
@@ -104,7 +138,7 @@ def _rules(plan, temperature: float) -> Sequence[str]:
   return SAMPLED_RULES[:3] if plan.has_log_probs else SAMPLED_RULES[3:]
 
 
-def _acceptance(setup, temperature, log_fn) -> dict:
+def _acceptance(setup, temperature, rules, log_fn) -> dict:
   """{(drafter, verifier): `cost_model.Acceptance`}, of the longest draft."""
   config = setup.config
   budget, longest = config.max_new_tokens, config.max_draft
@@ -113,7 +147,7 @@ def _acceptance(setup, temperature, log_fn) -> dict:
   scripts, rates = None, {}
   for source in setup.sources:
     auto = setup.case(source, temperature, batch_size, num_draft=longest)
-    for rule in _rules(auto.assembled.plan, temperature):
+    for rule in rules or _rules(auto.assembled.plan, temperature):
       log_fn(f'counting acceptance of {source.name}, {rule}')
       case = setup.case(
         source, temperature, batch_size, num_draft=longest, verifier=rule
@@ -161,7 +195,7 @@ def _costs(setup, temperature, batch_size):
   times = timing.interleaved(timers)
   step, *_ = blocks = times[len(owners) :]
   drafts = {}
-  for (name, count), ms in zip(owners, times):
+  for (name, count), ms in zip(owners, times, strict=False):
     drafts.setdefault(name, {})[count] = ms
   return {
     name: cost_model.in_steps(step, dict(enumerate(blocks, 1)), found)
@@ -169,33 +203,44 @@ def _costs(setup, temperature, batch_size):
   }, step
 
 
-def choices(rates: dict, costs: dict, batch_size: int) -> list[Choice]:
+def choices(
+  rates: dict, costs: dict, batch_size: int, lengths: Sequence[int] = ()
+) -> list[Choice]:
   """The best K of every drafter and verifier, best first.
 
   Args:
-    rates: {(drafter, verifier): `cost_model.Acceptance`}.
-    costs: {drafter: `cost_model.RoundCosts`}.
-    batch_size: rows that share a round.
+    rates: acceptance, {(drafter, verifier): `cost_model.Acceptance`}.
+    costs: costs of a round, {drafter: `cost_model.RoundCosts`}.
+    batch_size: number of rows that share a round.
+    lengths: draft lengths considered; () for all that were timed.
   """
   found = []
   for (name, verifier), accepted in rates.items():
     most = max(costs[name].blocks) - 1
-    best = cost_model.best(costs[name], accepted, most, batch_size)
+    best = cost_model.best(
+      costs[name], accepted, most, batch_size, lengths=lengths
+    )
     found.append(Choice(name, verifier, *best))
-  return sorted(found, key=lambda choice: -choice.round.factor)
+  return sorted(found, key=lambda choice: -choice.round.speedup)
 
 
 def advise(
-  rates: dict, costs: dict, step_ms: float, batch_size: int
+  rates: dict,
+  costs: dict,
+  step_ms: float,
+  batch_size: int,
+  lengths: Sequence[int] = (),
 ) -> list[str]:
   """Lines of advice for one batch size.
 
   Args:
-    rates, costs: as in `choices`.
+    rates: acceptance, as `choices` takes it.
+    costs: costs of a round, as `choices` takes them.
     step_ms: milliseconds of a step.
-    batch_size: rows that share a round.
+    batch_size: number of rows that share a round.
+    lengths: draft lengths, as in `choices`.
   """
-  ranked = choices(rates, costs, batch_size)
+  ranked = choices(rates, costs, batch_size, lengths)
   best = ranked[0]
   blocks = costs[best.drafter].blocks
   lines = [
@@ -204,17 +249,17 @@ def advise(
     + ' times as long'
   ]
   lines += [
-    f'    {name}, {verifier}: best K = {k}, predicted {made.factor:.2f}x '
-    f'({made.tokens:.2f} tokens a round, c = {made.draft / k:.3f}, block cost '
-    f'{made.verify:.2f})'
+    f'    {name}, {verifier}: best K = {k}, predicted {made.speedup:.2f}x '
+    f'({made.tokens:.2f} tokens a round, cost ratio {made.draft / k:.3f}, '
+    f'block cost {made.block:.2f})'
     for name, verifier, k, made in ranked
   ]
-  if best.round.factor < WORTHWHILE:
+  if best.round.speedup < WORTHWHILE:
     return lines + [_refusal(best, batch_size)]
   return lines + [
     f'    use --drafter={best.drafter} --config.num_draft={best.num_draft} '
-    f'--config.verifier={best.verifier}: {best.round.factor:.2f} times as fast '
-    'as plain decoding, by prediction'
+    f'--config.verifier={best.verifier}: {best.round.speedup:.2f} times as '
+    'fast as plain decoding, by prediction'
   ]
 
 
@@ -222,11 +267,11 @@ def _refusal(best: Choice, batch_size: int) -> str:
   made = best.round
   why = (
     'drafting is too dear'
-    if made.draft > made.verify - 1
+    if made.draft > made.block - 1
     else 'a block costs too much more than a token'
   )
   return (
     f'    speculative decoding will not help at batch {batch_size}: at best '
-    f'{made.factor:.2f}x, for a round of {made.tokens:.2f} tokens costs '
+    f'{made.speedup:.2f}x, for a round of {made.tokens:.2f} tokens costs '
     f'{made.cost:.2f} target steps ({why}); decode plainly'
   )

@@ -1,5 +1,10 @@
-"""Plots of a benchmark; they need matplotlib, the extra `plots`."""
+"""Plots of a benchmark; they need matplotlib, the extra `plots`.
 
+A drafter has one colour and one marker in all pictures of a report. Its lines
+differ in their kind: solid, dashed and so on.
+"""
+
+from collections.abc import Sequence
 import importlib.util
 import pathlib
 from typing import Any
@@ -7,19 +12,16 @@ from typing import Any
 from specjax.benchmark.table import brief
 from specjax.benchmark.table import int8
 
-# Told apart also by those who see few colours (Okabe and Ito's palette).
-COLOURS = (
-  '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000',
-)  # fmt: skip
-# As many as colours and one more, so that their pairs do not soon come again.
+# Okabe and Ito's palette, which readers with colour blindness distinguish.
+COLOURS = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000'.split()
+# One more than colours: pairs of colour and marker repeat after 7 x 8 drafters.
 MARKERS = 'osD^vP*X'
-# What tells cases apart.
-_KEYS = (
-  'drafter', 'verifier', 'tree', 'num_draft', 'temperature', 'batch_size',
-)  # fmt: skip
+LINES = ('-', '--', '-.', ':')
+# Fields in which cases differ.
+_KEYS = 'drafter verifier tree num_draft temperature batch_size'.split()
 PARTS = (
   ('draft_ms', 'draft', '#E69F00'),
-  ('verify_ms', 'verify', '#0072B2'),
+  ('block_ms', 'block', '#0072B2'),
   ('overhead_ms', 'the rest', '#999999'),
 )
 
@@ -30,13 +32,13 @@ def available() -> bool:
 
 
 def draw(plots: dict, data: Any, folder: pathlib.Path) -> list[str]:
-  """Draws what the data suffice for.
+  """Draws the plots for which the data suffice.
 
   Args:
-    plots: {name of the file: plot}; a plot takes axes and the data and returns
+    plots: functions by file name; each takes axes and the data and returns
       whether it drew something.
     data: rows, for `PLOTS`.
-    folder: where the files go.
+    folder: folder of the files.
 
   Returns:
     The files' names.
@@ -54,6 +56,38 @@ def draw(plots: dict, data: Any, folder: pathlib.Path) -> list[str]:
   return drawn
 
 
+def who(row: dict) -> str:
+  """Key of a row's colour: its drafter, behind the name of another engine."""
+  name = row['drafter'] + int8(row)
+  return name if row['engine'] == 'specjax' else f'{row["engine"]}, {name}'
+
+
+def styles(rows: Sequence[dict]) -> dict[str, dict]:
+  """Colour and marker of each drafter, in the order in which they come.
+
+  Args:
+    rows: all rows of a report, so that every picture of it finds the same.
+  """
+  names = dict.fromkeys(map(who, rows))
+  return {
+    name: {
+      'color': COLOURS[index % len(COLOURS)],
+      'marker': MARKERS[index % len(MARKERS)],
+    }
+    for index, name in enumerate(names)
+  }
+
+
+def _looks(groups: dict, rows: Sequence[dict]) -> dict[str, dict]:
+  """{label of a group: its drafter's style, with a line of its own}."""
+  known, count, looks = styles(rows), {}, {}
+  for label, group in groups.items():
+    name = who(group[0])
+    place = count[name] = count.get(name, -1) + 1
+    looks[label] = known[name] | {'linestyle': LINES[place % len(LINES)]}
+  return looks
+
+
 def _ours(rows, speculative=True):
   return [
     row
@@ -63,7 +97,7 @@ def _ours(rows, speculative=True):
 
 
 def _groups(rows, keys):
-  """Rows by what they share, in order, with a label that names what varies."""
+  """Rows by the values of `keys`, in order; a label names those that vary."""
   if not rows:
     return {}
   # A peer drafts no trees.
@@ -83,33 +117,47 @@ def _groups(rows, keys):
   return found
 
 
-def _finish(axes, title, x, y, count) -> None:
-  axes.set_title(title)
-  axes.set_xlabel(x)
-  axes.set_ylabel(y)
+def _finish(axes, count) -> None:
   axes.grid(alpha=0.25)
   axes.spines[['top', 'right']].set_visible(False)
   look = dict(fontsize=8, frameon=False)
-  if count > 4:  # Inside they would hide what they name.
+  if count > 4:  # Inside they would hide lines.
     axes.figure.legend(loc='outside lower center', ncols=4, **look)
   elif count > 1:
     axes.legend(**look)
 
 
-def style_of(index: int) -> dict:
-  """Colour and marker of a plot's line."""
-  return {
-    'color': COLOURS[index % len(COLOURS)],
-    'marker': MARKERS[index % len(MARKERS)],
-  }
+def lines(axes: Any, series: dict[str, Sequence[tuple]], looks: dict) -> bool:
+  """Draws lines; bars where no line would have a second point.
+
+  Args:
+    axes: axes of matplotlib.
+    series: (x, y) pairs by label.
+    looks: style by label.
+
+  Returns:
+    Whether bars were drawn.
+  """
+  series = {label: points for label, points in series.items() if points}
+  if not series:
+    return False
+  if all(len(points) == 1 for points in series.values()):
+    values = [points[0][1] for points in series.values()]
+    colours = [looks[label]['color'] for label in series]
+    axes.barh(list(series), values, color=colours, height=0.6)
+    for place, value in enumerate(values):
+      axes.annotate(f' {value:.3g}', (value, place), va='center', fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    return True
+  for label, points in series.items():
+    axes.plot(*zip(*sorted(points), strict=True), label=label, **looks[label])
+  return False
 
 
 def _whole_numbers(axes) -> None:
   from matplotlib import ticker
 
-  low, high = axes.get_xlim()
-  if high - low < 2:  # one K alone, around which fractions would be marked
-    axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
   axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
 
 
@@ -117,67 +165,98 @@ def _speedup(axes, rows) -> bool:
   groups = _groups(
     _ours(rows), ('drafter', 'verifier', 'tree', 'temperature', 'batch_size')
   )
-  for index, (label, group) in enumerate(groups.items()):
-    group = sorted(group, key=lambda row: row['num_draft'])
-    style, x = style_of(index), [row['num_draft'] for row in group]
-    axes.plot(x, [row['speedup'] for row in group], label=label, **style)
+  looks = _looks(groups, rows)
+  series = {
+    label: [(row['num_draft'], row['speedup']) for row in group]
+    for label, group in groups.items()
+  }
+  flat = lines(axes, series, looks)
+  for place, (label, group) in enumerate(groups.items()):
     predicted = [
-      (row['num_draft'], row['predicted'])
+      (row['predicted_speedup'], place)
+      if flat
+      else (row['num_draft'], row['predicted_speedup'])
       for row in group
-      if row.get('predicted')
+      if row.get('predicted_speedup')
     ]
     if predicted:
-      axes.plot(
-        *zip(*predicted), linestyle='--', markerfacecolor='none', alpha=0.7,
-        **style,
-      )  # fmt: skip
-  axes.axhline(1, color='#777777', linewidth=1)
-  _whole_numbers(axes)
-  _finish(axes, 'Speed-up by draft length (dashed: predicted)',
-          'drafted tokens a round, K', 'times plain decoding',
-          len(groups))  # fmt: skip
+      colour = '#000000' if flat else looks[label]['color']
+      style = {'marker': looks[label]['marker'], 'markerfacecolor': 'none'}
+      style |= {'linestyle': '', 'color': colour}
+      axes.plot(*zip(*predicted, strict=True), **style)
+  (axes.axvline if flat else axes.axhline)(1, color='#777777', linewidth=1)
+  gain = 'times plain decoding'
+  if flat:
+    drafts = sorted({row['num_draft'] for row in _ours(rows)})
+    which = f', K={drafts[0]}' if drafts else ''
+    axes.set(xlabel=gain)
+  else:
+    which = ' by draft length'
+    _whole_numbers(axes)
+    axes.set(xlabel='drafted tokens a round, K', ylabel=gain)
+  axes.set_title(f'Speed-up{which} (hollow: predicted)')
+  _finish(axes, 0 if flat else len(groups))
   return bool(groups)
 
 
 def _acceptance(axes, rows) -> bool:
-  rows = [row for row in _ours(rows) if row.get('acceptance_by_position')]
-  # The batch size changes no row's tokens, so one of them says it all.
-  rows = [row for row in rows if row['batch_size'] == rows[0]['batch_size']]
-  groups = _groups(rows, _KEYS)
-  for index, (label, group) in enumerate(groups.items()):
-    rates = group[0]['acceptance_by_position']
-    points = [(i + 1, r) for i, r in enumerate(rates) if r is not None]
-    if points:
-      axes.plot(*zip(*points), label=label, **style_of(index))
-  axes.set_ylim(0, 1.03)
-  _whole_numbers(axes)
-  _finish(axes, 'Acceptance by position in the draft', 'draft slot',
-          'accepted / tested', len(groups))  # fmt: skip
-  return bool(groups)
+  found = [row for row in _ours(rows) if row.get('acceptance_by_position')]
+  # The batch size changes no row's tokens, so one batch size suffices.
+  found = [row for row in found if row['batch_size'] == found[0]['batch_size']]
+  groups = _groups(found, _KEYS)
+  series = {
+    label: [
+      (place, rate)
+      for place, rate in enumerate(group[0]['acceptance_by_position'], 1)
+      if rate is not None
+    ]
+    for label, group in groups.items()
+  }
+  if not any(series.values()):
+    return False
+  title, rate = 'Acceptance by position in the draft', 'accepted / tested'
+  if lines(axes, series, _looks(groups, rows)):
+    axes.set(title=title + ', which has one', xlabel=rate, xlim=(0, 1.1))
+    _finish(axes, 0)
+  else:
+    _whole_numbers(axes)
+    axes.set(title=title, xlabel='draft slot', ylabel=rate, ylim=(0, 1.03))
+    _finish(axes, len(groups))
+  return True
+
+
+def _who(row: dict) -> str:
+  """The drafter, behind the engine where that is a peer."""
+  peer = '' if row['engine'] == 'specjax' else row['engine'] + ', '
+  return peer + row['drafter']
 
 
 def _latency(axes, rows) -> bool:
-  rows = [
-    dict(row) | {'who': row['drafter'] if row['engine'] == 'specjax'
-                 else row['engine'] + ', ' + row['drafter']}
-    for row in rows
-  ]  # fmt: skip
-  groups = _groups(rows, ('who', 'verifier', 'num_draft', 'temperature'))
-  for index, (label, group) in enumerate(groups.items()):
+  found = [row | {'who': who(row)} for row in rows]
+  groups = _groups(found, ('who', 'verifier', 'num_draft', 'temperature'))
+  looks = _looks(groups, rows)
+  if len(rows) == 1:
+    series = {label: [(0, g[0]['ms_per_token'])] for label, g in groups.items()}
+    lines(axes, series, looks)
+    axes.set(title='Latency', xlabel='milliseconds a token')
+    _finish(axes, 0)
+    return True
+  for label, group in groups.items():
     group = sorted(group, key=lambda row: row['batch_size'])
-    # What one reader waits for a token: a batch shares its seconds.
+    # A reader waits for every step of the batch. 4 rows in 1 s with 100 tokens
+    # each are 2.5 ms a token, and 10 ms for each reader.
     x = [row['ms_per_token'] * row['batch_size'] for row in group]
     y = [row['tokens_per_second'] for row in group]
-    axes.plot(x, y, label=label, **style_of(index))
-    for row, a, b in zip(group, x, y):
+    axes.plot(x, y, label=label, **looks[label])
+    for row, a, b in zip(group, x, y, strict=True):
       axes.annotate(
         f' {row["batch_size"]}', (a, b), fontsize=7, color='#555555'
       )
-  axes.set_xlim(left=0)
-  axes.set_ylim(bottom=0)
-  _finish(axes, 'Latency against throughput (numbers: batch size)',
-          'milliseconds a token, as one reader waits',
-          'tokens a second, all rows', len(groups))  # fmt: skip
+  axes.set(xlim=(0, None), ylim=(0, None))
+  axes.set_title('Latency against throughput (numbers: batch size)')
+  axes.set_xlabel('milliseconds a token, as one reader waits')
+  axes.set_ylabel('tokens a second, all rows')
+  _finish(axes, len(groups))
   return bool(rows)
 
 
@@ -189,7 +268,7 @@ def _split(axes, rows) -> bool:
   for key, name, colour in PARTS:
     widths = [max(groups[label][0][key], 0.0) for label in labels]
     axes.barh(labels, widths, left=left, label=name, color=colour)
-    left = [a + b for a, b in zip(left, widths)]
+    left = [a + b for a, b in zip(left, widths, strict=True)]
   for place, label in enumerate(labels):
     row = groups[label][0]
     tokens = row['block_efficiency'] or 1
@@ -198,31 +277,38 @@ def _split(axes, rows) -> bool:
     )
   axes.invert_yaxis()
   axes.margins(x=0.18)
-  title = 'Where the time of a round goes'
-  _finish(axes, title, 'milliseconds a round', '', 2)
+  axes.set_title('Where the time of a round goes')
+  axes.set_xlabel('milliseconds a round')
+  _finish(axes, 2)
   return bool(rows)
 
 
 def _widths(axes, rows) -> bool:
-  rows = [
+  found = [
     row for row in rows if row.get('bandwidth_ms') and not row['num_draft']
   ]
-  groups = _groups(rows, ('batch_size',))
-  for index, (label, group) in enumerate(groups.items()):
-    times = sorted(
-      (int(w), ms) for w, ms in group[0]['verify_ms_by_width'].items()
-    )
-    style = style_of(index)
-    axes.plot(*zip(*times), label=label, **style)
-    axes.axhline(
-      group[0]['bandwidth_ms'], linestyle='--', linewidth=1,
-      color=style['color'],
-    )  # fmt: skip
-  axes.set_ylim(bottom=0)
-  _whole_numbers(axes)
-  _finish(axes, 'The target over a block (dashed: reading its bytes once)',
-          'tokens in the block', 'milliseconds', len(groups))  # fmt: skip
-  return bool(rows)
+  groups = _groups(found, ('batch_size',))
+  looks = _looks(groups, rows)
+  series = {
+    label: [(int(w), ms) for w, ms in group[0]['block_ms_by_width'].items()]
+    for label, group in groups.items()
+  }
+  if not series:
+    return False
+  flat = lines(axes, series, looks)
+  for label, group in groups.items():
+    style = {'color': looks[label]['color'], 'linestyle': '--', 'linewidth': 1}
+    line = axes.axvline if flat else axes.axhline
+    line(group[0]['bandwidth_ms'], **style)
+  axes.set_title('The target over a block (dashed: reading its bytes once)')
+  if flat:
+    axes.set_xlabel('milliseconds')
+  else:
+    axes.set_ylim(bottom=0)
+    _whole_numbers(axes)
+    axes.set(xlabel='tokens in the block', ylabel='milliseconds')
+  _finish(axes, 0 if flat else len(groups))
+  return True
 
 
 PLOTS = {

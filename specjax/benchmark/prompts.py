@@ -6,10 +6,11 @@ References:
     https://github.com/hemingkx/Spec-Bench
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import pathlib
-from typing import Callable, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,21 +21,28 @@ from specjax.training.data import readers
 
 # Spec-Bench's file names MT-bench by its eight subjects.
 MT_BENCH = (
-  'writing', 'roleplay', 'reasoning', 'math', 'coding', 'extraction', 'stem',
+  'writing',
+  'roleplay',
+  'reasoning',
+  'math',
+  'coding',
+  'extraction',
+  'stem',
   'humanities',
-)  # fmt: skip
+)
 
 
 class EncodedPrompt(NamedTuple):
   """One prompt.
 
   Attributes:
-    tokens: ids.
-    text: as a person wrote it, '' for random ids.
-    category: of Spec-Bench, else ''.
-    turn: 0, or 1 for the second turn of a chat.
-    reference: what a person would answer, '' if it is not known.
-    question: of Spec-Bench, which one; both turns of a chat have its number.
+    tokens: ids of the prompt.
+    text: text as a person wrote it; '' for random ids.
+    category: category of Spec-Bench, else ''.
+    turn: number of the turn in a chat, 0 or 1.
+    reference: answer of a person; '' if it is not known.
+    question: number of the question in Spec-Bench, which both turns of a chat
+      share; None elsewhere.
   """
 
   tokens: tuple[int, ...]
@@ -42,7 +50,7 @@ class EncodedPrompt(NamedTuple):
   category: str = ''
   turn: int = 0
   reference: str = ''
-  question: Optional[int] = None
+  question: int | None = None
 
 
 class Question(NamedTuple):
@@ -52,27 +60,28 @@ class Question(NamedTuple):
   turns: tuple[str, ...]
 
 
-# Given prompts, what the target answers greedily; for second turns.
+# Greedy answers of the target to prompts; second turns follow them.
 Answer = Callable[[Sequence[EncodedPrompt]], list[list[int]]]
 
 
 def collect(
   target: model_lib.Model,
   path: str,
-  config,
-  answer: Optional[Answer] = None,
+  config: Any,
+  answer: Answer | None = None,
   *,
   join: int = 1,
 ) -> list[EncodedPrompt]:
   """Reads or makes the prompts.
 
   Args:
-    target: whose tokenizer is used.
-    path: a file for `text.read_prompts`, Spec-Bench's `question.jsonl`, a .tsv
-      file of sources and references, or '' for random ids (of a shape).
+    target: model whose tokenizer is used.
+    path: file for `text.read_prompts`, Spec-Bench's `question.jsonl`, a .tsv
+      file of sources and references, or '' for random ids.
     config: `BenchmarkConfig` or `CertifyConfig`.
-    answer: needed where a chat has a second turn.
-    join: so many pairs of a .tsv file make a passage.
+    answer: function that answers first turns; without it there are no second
+      turns.
+    join: number of pairs of a .tsv file in a passage.
 
   Returns:
     At least one prompt.
@@ -81,10 +90,6 @@ def collect(
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
   if not path:
-    if target.tokenizer is not None:
-      raise ValueError(
-        f'The target {target.name} needs prompts: name a file with --input.'
-      )
     return random_prompts(target, config)
   if target.tokenizer is None:
     raise ValueError(
@@ -122,12 +127,12 @@ def _pairs(
   reference.
   """
   read = readers.read_pairs([path], fields=('source', 'target'))
-  pairs = list(dict(zip(read.sources, read.targets)).items())
+  pairs = list(dict(zip(read.sources, read.targets, strict=True)).items())
   order = np.random.default_rng(config.seed).permutation(len(pairs))
   prompts = []
   for first in range(0, len(pairs) - join + 1, join):
     group = [pairs[i] for i in order[first : first + join]]
-    source, reference = (' '.join(side) for side in zip(*group))
+    source, reference = (' '.join(side) for side in zip(*group, strict=True))
     tokens = tuple(_encode(target, source, config))
     if not config.max_prompt_tokens or len(tokens) <= config.max_prompt_tokens:
       prompts.append(EncodedPrompt(tokens, source, reference=reference))
@@ -142,7 +147,9 @@ def _pairs(
   return prompts
 
 
-def further(target: model_lib.Model, path: str, config) -> list[EncodedPrompt]:
+def further(
+  target: model_lib.Model, path: str, config: Any
+) -> list[EncodedPrompt]:
   """The `config.table_prompts` prompts behind those that are measured.
 
   Raises:
@@ -162,19 +169,20 @@ def further(target: model_lib.Model, path: str, config) -> list[EncodedPrompt]:
   return rest
 
 
-def random_prompts(target: model_lib.Model, config) -> list[EncodedPrompt]:
-  """Ids drawn evenly, for models whose text means nothing."""
+def random_prompts(target: model_lib.Model, config: Any) -> list[EncodedPrompt]:
+  """Ids drawn evenly, for models without a tokenizer."""
   rng = np.random.default_rng(config.seed)
   shape = (config.num_prompts or 8, config.prompt_length)
-  rows = rng.integers(min(3, target.lm.vocab_size - 1), target.lm.vocab_size,
-                      shape)  # fmt: skip
+  rows = rng.integers(
+    min(3, target.lm.vocab_size - 1), target.lm.vocab_size, shape
+  )
   return [EncodedPrompt(tuple(int(i) for i in row)) for row in rows]
 
 
 def read_spec_bench(path: str) -> list[Question]:
   """Questions of a file in Spec-Bench's form; empty if it has another form.
 
-  The first question tells the form.
+  The first line that is not blank decides.
 
   Raises:
     FileNotFoundError, IsADirectoryError: if there is no such file.
@@ -192,7 +200,7 @@ def read_spec_bench(path: str) -> list[Question]:
       row = None
     if not isinstance(row, dict) or 'turns' not in row:
       if not questions:
-        return []  # the general reader says what is wrong, and where
+        return []  # the general reader names the error and its line
       raise ValueError(
         f'{path}, line {number} is no question of Spec-Bench, as the first '
         'line is: it needs "turns", a list of strings.'
@@ -218,6 +226,7 @@ def balanced(questions: Sequence[Question], count: int) -> list[Question]:
   by_category = {}
   for question in questions:
     by_category.setdefault(question.category, []).append(question)
+  # categories [a, a, b, c], 3 questions -> one of each: a, b, c
   chosen = []
   rank = 0
   while len(chosen) < count:
@@ -246,7 +255,7 @@ def _spec_bench(target, questions, config, answer) -> list[EncodedPrompt]:
     return firsts
   replies = answer([firsts[i] for i in two])
   seconds = []
-  for i, reply in zip(two, replies):
+  for i, reply in zip(two, replies, strict=True):
     first, second = questions[i].turns
     said = text_lib.decode(target.tokenizer, reply)
     source = _chat(target, [first, said, second])
@@ -277,18 +286,18 @@ def _encode(target, source, config) -> list[int]:
 def fitting(
   prompts: Sequence[EncodedPrompt],
   target: model_lib.Model,
-  config,
+  config: Any,
   longest_draft: int,
   models: Sequence[model_lib.Model] = (),
 ) -> list[EncodedPrompt]:
-  """Drops prompts that the target or a drafter has no positions for.
+  """Drops prompts for which the target or a drafter has too few positions.
 
   Args:
-    prompts: of `collect`.
-    target: the target.
-    config: says how many tokens are to follow.
+    prompts: prompts from `collect`.
+    target: model that decodes them.
+    config: config whose `max_new_tokens` must fit behind them.
     longest_draft: most draft slots.
-    models: of drafters, of which some know so many source positions only.
+    models: drafters, of which some have few source positions.
 
   Raises:
     ValueError: if none is left.

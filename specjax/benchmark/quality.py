@@ -1,4 +1,4 @@
-"""How good outputs are, and how near to the target's own.
+"""Quality of outputs, and their nearness to the target's own.
 
 BLEU is sacrebleu's, with its default tokenisation, over the whole corpus;
 without the package (extra `test`) it is left out.
@@ -8,13 +8,13 @@ References:
     https://arxiv.org/abs/1804.08771
 """
 
+from collections.abc import Sequence
 import importlib.util
-from typing import Optional, Sequence
 
 import numpy as np
 
 
-def bleu(texts: Sequence[str], references: Sequence[str]) -> Optional[float]:
+def bleu(texts: Sequence[str], references: Sequence[str]) -> float | None:
   """Corpus BLEU, 0 to 100; None without sacrebleu or references."""
   if not importlib.util.find_spec('sacrebleu') or not any(references):
     return None
@@ -25,12 +25,20 @@ def bleu(texts: Sequence[str], references: Sequence[str]) -> Optional[float]:
 
 def edit_distance(left: Sequence[int], right: Sequence[int]) -> int:
   """Fewest insertions, deletions and replacements between two rows."""
+  # left [5, 9], right [5, 7, 9]; row i is the distance of left[:i] to every
+  # beginning of right:
+  #
+  #   [0, 1, 2, 3]
+  #   [1, 0, 1, 2]
+  #   [2, 1, 1, 1]  -> 1, the inserted 7
   row = np.arange(len(right) + 1)
   other = np.asarray(right)
   for count, token in enumerate(left, 1):
     step = np.minimum(row[1:] + 1, row[:-1] + (other != token))
     new = np.concatenate([[count], step])
-    # Insertions run on from the left: a running minimum of value - place.
+    # An insertion costs 1 a place from the left, so the row is the running
+    # minimum of value - place: [1, 0, 2, 3] -> [1, -1, 0, 0]
+    # -> [1, -1, -1, -1] -> [1, 0, 1, 2].
     place = np.arange(len(new))
     row = np.minimum.accumulate(new - place) + place
   return int(row[-1])
@@ -46,17 +54,21 @@ def compare(
   """Quality of outputs, one a prompt.
 
   Args:
-    rows, texts: what is judged.
-    plain_rows, plain_texts: plain greedy decoding of the same prompts.
-    references: '' where there is none.
+    rows: tokens of the outputs that are judged.
+    texts: texts of these outputs.
+    plain_rows: tokens of plain greedy decoding of the same prompts.
+    plain_texts: texts of plain greedy decoding.
+    references: reference translations; '' where there is none.
 
   Returns:
     'bleu' against the references; against the target's own greedy outputs
     'relative_bleu', 'exact_match' (share of equal rows) and 'edit_distance'
     (edits a token of the target's outputs).
   """
-  edits = sum(edit_distance(a, b) for a, b in zip(rows, plain_rows))
-  equal = [list(a) == list(b) for a, b in zip(rows, plain_rows)]
+  edits = sum(
+    edit_distance(a, b) for a, b in zip(rows, plain_rows, strict=True)
+  )
+  equal = [list(a) == list(b) for a, b in zip(rows, plain_rows, strict=True)]
   return {
     'bleu': bleu(texts, references),
     'relative_bleu': bleu(texts, plain_texts),

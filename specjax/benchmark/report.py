@@ -1,122 +1,46 @@
-"""Writes a folder: results.json, report.md, plots and explorer.html."""
+"""Writes a folder: results.json, details.json, report.md, plots, explorer.html.
 
+results.json is a list of flat objects, one a row, with the fields of
+`schema.ResultRow`: `pandas.read_json` makes a table of it. Its lists and tables
+by slot, width or category are in details.json, beside the settings.
+"""
+
+from collections.abc import Sequence
 import dataclasses
 import json
 import math
 import os
 import pathlib
-from typing import Any, Sequence
+from typing import Any
 
 from specjax.benchmark import break_even
 from specjax.benchmark import explorer
 from specjax.benchmark import limits
 from specjax.benchmark import plots
+from specjax.benchmark import schema
 from specjax.benchmark import specdec_tables
 from specjax.benchmark import table
 
-SCHEMA = {
-  'engine': 'specjax, or the peer',
-  'mode': 'plain or speculative',
-  'target': 'as given',
-  'drafter': 'as given; none for plain decoding',
-  'verifier': 'the rule that decided; own for a peer',
-  'num_draft': 'K, drafted tokens a round; 0 for plain decoding',
-  'beta': 'of the lossy rule top_candidates, with',
-  'tau': 'the largest gap of log probabilities',
-  'tree': 'of the drafts, as given; empty for chains, absent for a peer',
-  'passes': 'of a drafter network a round: one, or K',
-  'temperature': '0 is greedy',
-  'batch_size': 'rows decoded together',
-  'dtype': 'of weights and computing',
-  'quantize': 'whose matrices are kept in int8: none, target, drafter or both',
-  'exact': 'whether the rule keeps the law of the target; null for a peer',
-  'num_prompts': 'prompts measured',
-  'num_tokens': 'new tokens of a pass over all batches',
-  'seconds': 'sum over batches of the median seconds, prefill included',
-  'prefill_seconds': 'part of it before the first round; null if not known',
-  'decode_seconds': 'part of it in the loop; null if not known',
-  'compile_seconds': 'spent before timing: compiling, or loading a peer',
-  'repetition_seconds': 'seconds of each repetition',
-  'tokens_per_second': 'num_tokens / seconds',
-  'ms_per_token': '1000 seconds / num_tokens',
-  'ms_per_step': 'milliseconds of a round of the loop, as round_ms',
-  'speedup': 'tokens_per_second over that of our plain decoding',
-  'speedup_spec_bench': (
-    'mean over samples (batches; at batch 1 the turns of a chat together) of '
-    'their tokens a second, over the same mean of plain decoding'
-  ),
-  'speedup_mean_of_ratios': 'mean over samples of their own speed-ups',
-  'decode_speedup': 'as speedup, prefill left out',
-  'num_rounds': 'target calls of the batches, prefill not counted',
-  'num_target_calls': 'target calls of the rows while they were live',
-  'num_drafted': 'proposed tokens',
-  'num_accepted': 'emitted tokens that were drafted',
-  'num_tested': 'accepted ones and first refusals',
-  'block_efficiency': 'tokens a target call, a row at a time',
-  'acceptance_rate': 'num_accepted / num_tested',
-  'draft_acceptance_rate': 'num_accepted / num_drafted',
-  'mean_acceptance_length': '1 + accepted tokens a drafting round (vLLM)',
-  'acceptance_by_position': 'accepted / tested for each draft slot',
-  'acceptance_histogram': 'drafting rounds by number of accepted tokens',
-  'step_ms': 'the target alone over one token a row, milliseconds',
-  'draft_ms': 'proposing once',
-  'verify_ms': 'the target alone over the blocks that were run',
-  'verify_ms_by_width': 'the target alone by tokens in the block',
-  'round_ms': 'decode_seconds a round',
-  'overhead_ms': 'round_ms - draft_ms - verify_ms',
-  'loop_efficiency': '(draft_ms + verify_ms) / round_ms',
-  'c': 'draft_ms / num_draft / step_ms',
-  'verify_cost': 'verify_ms / step_ms',
-  'predicted_theorem': 'Leviathan 2023, theorem 3.8, of acceptance_rate and c',
-  'predicted': (
-    'the same with the block costing verify_cost, and a round without a draft '
-    'yielding one token'
-  ),
-  'drafting_share': 'rounds in which something was drafted',
-  'predicted_from_counts': 'the same with the measured tokens a round',
-  'measured_over_predicted': 'decode_speedup / predicted',
-  'best_num_draft': (
-    'K of the largest factor by these costs; 0 for none, absent for trees'
-  ),
-  'best_predicted': 'that factor',
-  'operations_factor': (
-    'arithmetic a token over that of plain decoding, theorem 3.11'
-  ),
-  'peak_memory_bytes': 'most memory in use',
-  'peak_memory_kind': 'device, process, or process, ever',
-  'program_bytes': 'temporary memory of the compiled loop',
-  'program_total_bytes': (
-    'of a device: parameters, and results and temporaries of the program that '
-    'needs most'
-  ),
-  'estimated_bytes': 'what specjax.estimate_memory foresees of that',
-  'estimate_over_memory': (
-    "the estimate over the device's own peak, else over program_total_bytes"
-  ),
-  'step_bytes': 'weights and caches that a device reads for a step',
-  'bytes_per_second': 'measured: reading a large array',
-  'bandwidth_ms': '1000 step_bytes / bytes_per_second, the least for a step',
-  'over_bandwidth': 'step_ms / bandwidth_ms',
-  'label': 'what the drafter is',
-  'over_greedy': "plain decoding's seconds over these, prefill included",
-  'over_beam': "the beam search's seconds over these",
-  'bleu': 'corpus BLEU against the references (sacrebleu)',
-  'relative_bleu': "the same against the target's greedy outputs",
-  'exact_match': "share of outputs equal to the target's greedy ones",
-  'edit_distance': "edits a token of the target's greedy outputs",
-  'by_category': 'speed-up and counts for each Spec-Bench category',
-  'check': (
-    'ok, FAILED, INCONCLUSIVE, lossy, of a peer ok or differs; null where '
-    'nothing is checked'
-  ),
-  'check_note': 'why',
-  'environment': 'device, processor, versions, flags, command, time',
-  'config': 'all settings',
-}
+RESULTS, DETAILS = 'results.json', 'details.json'
+
+
+def keep_rows(folder: str, rows: Sequence[dict]) -> None:
+  """Writes results.json with the rows known so far.
+
+  A run that is stopped keeps what it measured.
+
+  Args:
+    folder: folder of the report.
+    rows: rows of `runner`, finished or not.
+  """
+  _write(pathlib.Path(folder) / RESULTS, flat_rows(rows))
 
 
 def check_folder(folder: str) -> None:
-  """Makes the folder; raises OSError with a sentence if that fails."""
+  """Makes the folder and writes a probe; raises OSError in one sentence.
+
+  Called first, because hours of measuring would be lost at the end.
+  """
   try:
     os.makedirs(folder, exist_ok=True)
     probe = pathlib.Path(folder) / '.probe'
@@ -132,7 +56,7 @@ def write(folder: str, results: Any, config: Any) -> list[str]:
   """Writes all files.
 
   Args:
-    folder: made if missing.
+    folder: folder of the report; made if missing.
     results: `runner.Results`.
     config: `BenchmarkConfig`.
 
@@ -141,12 +65,10 @@ def write(folder: str, results: Any, config: Any) -> list[str]:
   """
   check_folder(folder)
   path = pathlib.Path(folder)
-  settings = dataclasses.asdict(config)
-  rows = [dict(row) | {'config': settings} for row in results.rows]
-  stored = plain({'schema': SCHEMA, 'rows': rows})
   images = plots.draw(plots.PLOTS, results.rows, path)
   files = {
-    'results.json': json.dumps(stored, indent=1, ensure_ascii=False) + '\n',
+    RESULTS: flat_rows(results.rows),
+    DETAILS: _details(results, config),
     'report.md': markdown(results, config, images),
     'explorer.html': explorer.page(results, config),
   }
@@ -162,10 +84,31 @@ def write(folder: str, results: Any, config: Any) -> list[str]:
   return [*files, *images]
 
 
+def flat_rows(rows: Sequence[dict]) -> str:
+  """The text of results.json."""
+  return _json([schema.flat(row) for row in rows])
+
+
+def _details(results: Any, config: Any) -> str:
+  """The text of details.json; its rows stand as in results.json."""
+  return _json(
+    {
+      'fields': schema.MEANINGS,
+      'environment': results.environment,
+      'config': dataclasses.asdict(config),
+      'rows': [schema.nested(row) for row in results.rows],
+    }
+  )
+
+
+def _json(value: Any) -> str:
+  return json.dumps(plain(value), indent=1, ensure_ascii=False) + '\n'
+
+
 def text(results: Any, config: Any) -> str:
-  """What the command prints: a table, and what was measured of the device."""
-  of_paper = specdec_tables.markdown(results, config)
-  parts = (table.text(results.rows), limits.markdown(results.rows))
+  """Output of the command: a table of the rows, and limits of the device."""
+  of_paper = specdec_tables.text(results, config)
+  parts = (table.text(results.rows), limits.text(results.rows))
   return of_paper or '\n\n'.join(filter(None, parts))
 
 
@@ -189,7 +132,7 @@ def plain(value: Any) -> Any:
   return value
 
 
-def markdown(results, config, images: Sequence[str]) -> str:
+def markdown(results: Any, config: Any, images: Sequence[str]) -> str:
   """The report as a person reads it."""
   where = results.environment
   target = results.setup.target.name
@@ -201,7 +144,7 @@ def markdown(results, config, images: Sequence[str]) -> str:
     f'{config.repetitions} repetitions over {len(results.setup.prompts)} '
     f'prompts of up to {config.max_new_tokens} new tokens, engines taking '
     'turns, compilation not counted.',
-    _table(results.rows, table.COLUMNS),
+    _table(results.rows, schema.COLUMNS),
   ]
   notes = [f'* {table.note(row)}' for row in results.rows if table.note(row)]
   parts += ['\n'.join(notes)] if notes else []
@@ -223,22 +166,30 @@ def markdown(results, config, images: Sequence[str]) -> str:
   parts += [f'![{name}]({name})' for name in images]
   parts += [
     'The generated texts, token by token: [explorer.html](explorer.html). All '
-    'numbers, with a description of each field: [results.json](results.json).',
-    '## What the columns mean',
-    '\n'.join(f'* `{k}`: {v}' for k, v in SCHEMA.items()),
+    'numbers: [results.json](results.json), and those by slot, width or '
+    'category: [details.json](details.json).',
+    '## What the fields mean',
+    '\n'.join(schema.explanations()),
   ]
   return '\n\n'.join(parts) + '\n'
 
 
-_ACCEPTANCE = (
-  ('drafter', 'drafter', '{}'), ('verifier', 'verify', '{}'),
-  ('num_draft', 'K', '{}'), ('temperature', 'T', '{:g}'),
-  ('batch_size', 'batch', '{}'), ('quantize', 'int8', '{}'),
-  ('acceptance_rate', 'accept', '{:.3f}'),
-  ('mean_acceptance_length', 'mean length', '{:.2f}'),
-  ('positions', 'by position', '{}'),
-  ('histogram', 'rounds by accepted', '{}'),
-)  # fmt: skip
+_CATEGORIES = table.columns(
+  """
+  who          drafter  {}
+  num_draft    K        {}
+  temperature  T        {:g}
+  batch_size   batch    {}
+  """
+)
+_WHAT = 'drafter verifier num_draft temperature batch_size quantize'.split()
+_ACCEPTANCE = schema.columns(*_WHAT, 'acceptance_rate') + table.columns(
+  """
+  mean_acceptance_length  mean length         {:.2f}
+  positions               by position         {}
+  histogram               rounds by accepted  {}
+  """
+)
 
 
 def _accepting(rows: Sequence[dict]) -> list[dict]:
@@ -250,7 +201,7 @@ def _accepting(rows: Sequence[dict]) -> list[dict]:
         '-' if rate is None else f'{rate:.2f}'
         for rate in row['acceptance_by_position']
       ),
-      'histogram': ' '.join(map(str, row['acceptance_histogram'])),
+      'histogram': ' '.join(map(str, row['accepted_histogram'])),
     }
     for row in rows
     if row['num_draft'] and 'acceptance_by_position' in row
@@ -265,11 +216,7 @@ def _categories(rows: Sequence[dict]) -> str:
   names = sorted({n for row in rows for n in row.get('by_category') or {}})
   if not names:
     return ''
-  columns = [
-    ('who', 'drafter', '{}'), ('num_draft', 'K', '{}'),
-    ('temperature', 'T', '{:g}'), ('batch_size', 'batch', '{}'),
-    *((name, name, '{:.2f}') for name in names),
-  ]  # fmt: skip
+  columns = [*_CATEGORIES, *((name, name, '{:.2f}') for name in names)]
   shown = []
   for row in rows:
     gains = {n: g['speedup'] for n, g in (row.get('by_category') or {}).items()}

@@ -1,11 +1,14 @@
-"""What to measure: as asked for, as loaded, and on which machine."""
+"""The request of a benchmark, the models it loads, and the machine."""
 
+from collections.abc import Callable, Sequence
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import sys
-from typing import Any, Callable, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
+import warnings
 
 import jax
 import numpy as np
@@ -21,7 +24,6 @@ from specjax.checkpoints import model as model_lib
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import Source
-from specjax.distributed import mesh as mesh_lib
 from specjax.inference import assemble
 from specjax.inference import planning
 from specjax.inference import sources as sources_lib
@@ -32,15 +34,16 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'transformers', 'numpy')
 
 
 class BenchmarkRequest(NamedTuple):
-  """What to measure.
+  """A benchmark as a user asks for it.
 
   Attributes:
-    target: a folder, a hub id or 'shape:NAME'.
-    drafters: as `sources.resolve` takes them.
-    source: a file of prompts, or '' for random ones (of a shape).
-    peers: names of `peers.PEERS`.
+    target: name of the target: a folder, a hub id or 'shape:NAME'.
+    drafters: names of drafters, as `sources.resolve` takes them.
+    source: file of prompts, or '' for the bundled ones (for a target without a
+      tokenizer, random ones).
+    peers: names of other engines, of `peers.PEERS`.
     config: `BenchmarkConfig`, validated.
-    corpus: a file of earlier answers for the drafters that read one, or ''.
+    corpus: file of earlier answers for the drafters that read one, or ''.
   """
 
   target: str
@@ -52,13 +55,13 @@ class BenchmarkRequest(NamedTuple):
 
 
 class Setup(NamedTuple):
-  """What was loaded for a request.
+  """Models and prompts of a request.
 
   Attributes:
-    target: the target.
-    sources: drafters.
-    prompts: what is decoded.
-    data: what parameters of drafters are made of.
+    target: model that decides.
+    sources: drafters of the request.
+    prompts: prompts that are decoded.
+    data: inputs of the drafters' parameters.
     config: `BenchmarkConfig`, with one value of `quantize`.
   """
 
@@ -103,6 +106,20 @@ class Setup(NamedTuple):
     )
 
 
+def named_or_bundled(target: model_lib.Model, path: str, log_fn: LogFn) -> str:
+  """The file to read: the bundled one where a target that reads text has none.
+
+  Args:
+    target: model that decodes the prompts.
+    path: file that was named, or ''.
+    log_fn: callback with a line about the bundled file.
+  """
+  if path or target.tokenizer is None:
+    return path
+  log_fn('no --input: taking the bundled English sentences')
+  return str(text_lib.BUNDLED_PROMPTS)
+
+
 def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
   """Loads the models and the prompts; `quantize` must have one value.
 
@@ -110,6 +127,9 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
   config = request.config
+  idle = config.sampling(max(config.temperature)).idle()
+  if idle:
+    warnings.warn(idle, stacklevel=2)
   peers_lib.check(request.peers)
   if len(config.quantize) > 1:
     raise ValueError(
@@ -126,24 +146,27 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
     request.target,
     dtype=config.dtype,
     seed=config.seed,
-    layout=mesh_lib.make_layout(config.mesh),
+    layout=sources_lib.layout_for(
+      request.target, config.mesh, math.gcd(*config.batch_size)
+    ),
     int8=int8 in ('target', 'both'),
   )
   model_lib.check_target(target)
+  for name in request.drafters:
+    log_fn(f'loading {name}')
   sources = load_drafters(request.drafters, target, config, int8)
   earlier = _earlier(request.corpus, sources, target, config)
-  answer = _answerer(target, config)
-  prompts = prompts_lib.collect(
-    target, request.source, config, answer, join=config.join
-  )
+  answer = _answerer(target, config, log_fn)
+  path = named_or_bundled(target, request.source, log_fn)
+  prompts = prompts_lib.collect(target, path, config, answer, join=config.join)
   longest = max(config.num_draft) if sources else 0
   models = [source.model for source in sources if source.model is not None]
   kept = prompts_lib.fitting(prompts, target, config, longest, models)
   if len(kept) < len(prompts):
     log_fn(f'{len(prompts) - len(kept)} prompts are too long and left out')
   rows = [prompt.tokens for prompt in kept]
-  if config.table_prompts and request.source:
-    more = prompts_lib.further(target, request.source, config)
+  if config.table_prompts and path:
+    more = prompts_lib.further(target, path, config)
     rows = answer(prompts_lib.fitting(more, target, config, longest, models))
   index = None
   if earlier or config.warm_corpus or config.corpus_tokens:
@@ -153,7 +176,7 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
   return Setup(target, sources, kept, DraftData(rows=rows, index=index), config)
 
 
-def most_draft(source: Source) -> Optional[int]:
+def most_draft(source: Source) -> int | None:
   """Most tokens that a drafter was made to draft at once; None: no bound."""
   if source.model is None or source.model.config is None:
     return None
@@ -161,15 +184,15 @@ def most_draft(source: Source) -> Optional[int]:
 
 
 def load_drafters(
-  names: Sequence[str], target: model_lib.Model, config, int8: str = 'none'
+  names: Sequence[str], target: model_lib.Model, config: Any, int8: str = 'none'
 ) -> list[Source]:
   """Loads the drafters of a request for its target.
 
   Args:
-    names: as `sources.resolve` takes them; 'none' is left out.
-    target: what they draft for.
+    names: names as `sources.resolve` takes them; 'none' is left out.
+    target: model for which they draft.
     config: `BenchmarkConfig` or `CertifyConfig`.
-    int8: whose matrices are kept in eight bits, of `config.QUANTIZE`.
+    int8: models whose matrices are kept in eight bits, of `config.QUANTIZE`.
 
   Raises:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
@@ -210,10 +233,16 @@ def _earlier(path: str, sources, target, config) -> list[np.ndarray]:
   return corpus_lib.sequences(found)
 
 
-def _answerer(target: model_lib.Model, config) -> prompts_lib.Answer:
-  """Greedy replies of the target, for second turns."""
+def _answerer(
+  target: model_lib.Model, config, log_fn: LogFn
+) -> prompts_lib.Answer:
+  """Makes a function that gives greedy replies of the target.
+
+  Second turns, tables of counts and a warm corpus need them.
+  """
 
   def answer(prompts):
+    log_fn(f'answering {len(prompts)} prompts with the target')
     case = cases_lib.plain(target, config, 0.0, 1)
     batches = cases_lib.batches(
       prompts, target, config, config.sampling(0.0), 1
@@ -244,9 +273,15 @@ def describe(request: BenchmarkRequest) -> dict[str, Any]:
       if name in os.environ
     },
     'command': sys.argv[1:],
-    'time': datetime.datetime.now(datetime.timezone.utc).isoformat(
-      timespec='seconds'
-    ),
+    'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+  }
+
+
+def machine(environment: dict) -> dict[str, Any]:
+  """Fields of a row that name machine and time, from `describe`."""
+  names = ('time', 'device', 'platform', 'num_devices', 'processor', 'cores')
+  return {name: environment[name] for name in names} | {
+    'jax_version': environment['versions']['jax']
   }
 
 

@@ -1,9 +1,10 @@
-"""Measures everything that was asked for."""
+"""Runs a benchmark: every case of every group, with its parts and checks."""
 
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import itertools
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +21,17 @@ from specjax.benchmark import request as request_lib
 from specjax.benchmark import rows as rows_lib
 from specjax.benchmark.peers import runs as peers
 
+Keep = Callable[[Sequence[dict]], None]
+
 
 class Results(NamedTuple):
-  """What was found.
+  """Results of a benchmark.
 
   Attributes:
-    rows: dicts, one a measurement; `report.SCHEMA` documents them.
+    rows: dicts, one a measurement; `schema.ResultRow` documents them.
     environment: device, versions and flags.
-    runs: (row, batches, what the engine gave for each batch) of each row.
-    setup: what was measured; of several values of `quantize`, the last.
+    runs: (row, batches, outputs of the engine for each batch) of each row.
+    setup: models and prompts; of several values of `quantize`, the last.
     alone: quality of the drafter's own text, where the config asks for it.
   """
 
@@ -36,18 +39,21 @@ class Results(NamedTuple):
   environment: dict
   runs: list[tuple]
   setup: request_lib.Setup
-  alone: Optional[dict] = None
+  alone: dict | None = None
 
 
 def run(
   request: request_lib.BenchmarkRequest,
   log_fn: request_lib.LogFn = lambda text: None,
+  keep: Keep = lambda rows: None,
 ) -> Results:
   """Measures every combination of what `request.config` sweeps.
 
   Args:
-    request: what to measure.
-    log_fn: called with a line about progress.
+    request: `BenchmarkRequest` to run.
+    log_fn: callback with a line of progress.
+    keep: callback with all rows known so far, whenever there are more. Rows of
+      cases that still take turns have fewer repetitions and no parts yet.
 
   Returns:
     `Results`.
@@ -56,80 +62,128 @@ def run(
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
   environment = request_lib.describe(request)
+  machine = request_lib.machine(environment)
   runs, setup = [], None
+
+  def seen(more: Sequence[dict]) -> None:
+    keep([row | machine for row in (*(row for row, _, _ in runs), *more)])
+
+  seen(())
   for name in request.config.quantize:
     config = dataclasses.replace(request.config, quantize=(name,))
     setup = None  # Frees the models before the next ones come.
     setup = request_lib.prepare(request._replace(config=config), log_fn)
     request.config.check(setup)
-    runs += _sweep(request, setup, environment, log_fn)
+    for group in _groups(request, setup, log_fn):
+      runs += _measure(group, environment, seen)
+      seen(())
   rows = [row for row, _, _ in runs]
   if request.config.widths:
     log_fn('measuring how fast memory is read')
     limits.add_bandwidth(rows)
   for row in rows:
-    row['environment'] = environment
+    row |= machine
   results = Results(rows, environment, runs, setup)
   return request.config.finish(results, log_fn)
 
 
-def _sweep(request, setup, environment, log_fn) -> list[tuple]:
-  """Runs of every temperature and batch size of one pair of models."""
-  config, runs = setup.config, []
+def _groups(request, setup, log_fn) -> Iterator[group_lib.Group]:
+  """Every temperature and batch size of one pair of models."""
+  config = setup.config
   for temperature, batch_size in itertools.product(
     config.temperature, config.batch_size
   ):
     cases = config.cases(setup, float(temperature), batch_size)
     batches = setup.batches(temperature, batch_size)
-    group = group_lib.Group(request, setup, cases, batches, log_fn)
-    runs += _measure(group, environment)
-  return runs
+    yield group_lib.Group(request, setup, cases, batches, log_fn)
 
 
-def _measure(group: group_lib.Group, environment: dict) -> list[tuple]:
-  """Runs of a group's cases, of peers and of what the config measures beside.
+def _measure(group: group_lib.Group, environment: dict, seen: Keep) -> list:
+  """Runs of a group's cases, of peers and of further engines of the config.
 
   Args:
-    group: what takes turns.
-    environment: of `request.describe`; peers add their versions.
+    group: cases that take turns.
+    environment: result of `request.describe`; peers add their versions.
+    seen: callback with the rows as they are after a repetition.
   """
   config, batches = group.config, group.batches
-
-  def room(width: int) -> int:
-    return measure_lib.capacity(group.cases, width, config)
-
-  group.log_fn(f'compiling {len(group.cases)} cases')
-  plain_engine = measure_lib.engine(group.plain, batches, config, room)
-  continuations = [
-    continuation(plain_engine.run(i)[1], config) for i in range(len(batches))
-  ]
-  engines = [plain_engine] + [
-    measure_lib.engine(case, batches, config, room, continuations)
-    for case in group.cases[1:]
-  ]
   with contextlib.ExitStack() as stack:
+    engines, continuations = _engines(group)
     others = peers.start(group, stack, environment) + config.beside(group)
     engines += [engine for _, engine in others]
-    measured = measure_lib.measure(engines, len(batches), config, group.log_fn)
+
+    def rows_so_far(measured):
+      count, plain = len(group.cases), measured[0]
+      cases = zip(group.cases, measured, strict=False)
+      made = [_row(group, *pair, plain) for pair in cases]
+      for (about, _), found in zip(others, measured[count:], strict=True):
+        made.append(about | group.measured(found, plain))
+      seen(made)
+
+    measured = measure_lib.measure(
+      engines, len(batches), config, group.log_fn, rows_so_far
+    )
   plain, by_width, runs = measured[0], {}, []
-  for case, found in zip(group.cases, measured):
-    group.log_fn(f'timing the parts of {found.engine.label}')
+  for case, found in zip(group.cases, measured, strict=False):
+    group.log_fn(f'timing the parts of {found.engine.label}, and checking it')
     row = _our_row(group, case, found, plain, continuations, by_width)
     runs.append((row, batches, found.results))
     memory_lib.release_programs()
-  for (about, _), found in zip(others, measured[len(group.cases) :]):
+  for (about, _), found in zip(
+    others, measured[len(group.cases) :], strict=True
+  ):
     row = peers.row(group, about, found, plain)
     runs.append((row, batches, found.results))
   return runs
 
 
-def continuation(generation, config) -> jax.Array:
+def _engines(group: group_lib.Group) -> tuple[list, list[jax.Array]]:
+  """(engines of the cases, plain continuations of the batches)."""
+  config, batches = group.config, group.batches
+
+  def room(width: int) -> int:
+    return measure_lib.capacity(group.cases, width, config)
+
+  made, continuations = [], None
+  for number, case in enumerate(group.cases, 1):
+    group.log_fn(f'compiling {number} of {len(group.cases)}: {case.label}')
+    engine = measure_lib.engine(case, batches, config, room, continuations)
+    made.append(engine)
+    if continuations is None:
+      continuations = [
+        continuation(engine.run(i)[1], config) for i in range(len(batches))
+      ]
+  return made, continuations
+
+
+def continuation(generation: Any, config: Any) -> jax.Array:
   """Plain new tokens of a batch: int32 [B, max_new_tokens], zeros behind."""
   made = np.zeros((len(generation.num_tokens), config.max_new_tokens), np.int32)
   for row in range(len(made)):
     tokens = check_lib.new_tokens(generation, row)
     made[row, : len(tokens)] = tokens
   return jnp.asarray(made)
+
+
+def _row(
+  group: group_lib.Group,
+  case: cases_lib.Case,
+  found: measure_lib.Measured,
+  plain: measure_lib.Measured,
+) -> dict[str, Any]:
+  """A row of one case, without the parts of its rounds and its check."""
+  dials = case.assembled.dials()
+  row = group.fields(case.name, case.verifier, case.num_draft) | {
+    'engine': 'specjax',
+    'exact': case.exact,
+    'beta': int(dials.get('beta', 1)),
+    'tau': float(dials.get('tau', 0)),
+    'tree': case.tree,
+  }
+  if case.passes:
+    row['passes'] = case.passes
+  counts = rows_lib.counts_of(case, found.results)
+  return row | group.measured(found, plain, case) | rows_lib.drafting(counts)
 
 
 def _our_row(
@@ -141,10 +195,10 @@ def _our_row(
   by_width: dict,
 ) -> dict[str, Any]:
   """A row of one case."""
-  config = group.config
-  counts = rows_lib.counts_of(case, found.results)
-  parts = None
+  config, parts = group.config, None
   if config.parts:
+    # Parts are timed in the middle: a pass takes longer the fuller the cache
+    # is, and the middle stands for the mean.
     half = int(found.results[0].num_rounds) // 2
     state = found.engine.pause(0, half)
     parts = parts_lib.round_parts(
@@ -155,22 +209,12 @@ def _our_row(
       found.results,
       also=config.widths,
     )
-  row = group.fields(case.name, case.verifier, case.num_draft)
-  dials = case.assembled.dials()
-  row |= {
-    'engine': 'specjax',
-    'exact': case.exact,
-    'beta': int(dials.get('beta', 1)),
-    'tau': float(dials.get('tau', 0)),
-    'tree': case.tree,
-  }
-  if case.passes:
-    row['passes'] = case.passes
-  row |= group.measured(found, plain, case) | rows_lib.drafting(counts)
+  row = _row(group, case, found, plain)
+  counts = rows_lib.counts_of(case, found.results)
   row |= rows_lib.time_of_parts(found, parts)
-  row |= rows_lib.prediction(case, found, plain, counts, parts,
-                             config.max_draft)  # fmt: skip
-  row['ms_per_step'] = row['round_ms']
+  row |= rows_lib.prediction(
+    case, found, plain, counts, parts, config.max_draft
+  )
   outcome = _checked(group, case, found, plain) if case.drafts else None
   row |= rows_lib.verdict(outcome)
   if config.widths:
@@ -183,6 +227,8 @@ def _our_row(
 def _checked(group: group_lib.Group, case: cases_lib.Case, found, plain):
   """Checks a case, or its twin under a rule that gives equal tokens."""
   config, batches = group.config, group.batches
+  # The rule's noise decides. Keyed by position, the case's own tokens must be
+  # plain decoding's; keyed by round, they are other draws of the same law.
   if check_lib.judged_alike(case) or not case.exact:
     return check_lib.check(case, batches, plain.results, found.results, config)
   twin = group.setup.case(

@@ -1,18 +1,19 @@
 """SpecDec's experiment: slots, rules, drafters and batches, with quality.
 
-What the paper reports, on the models at hand: speed over plain greedy decoding
-and over beam search, mean accepted tokens a round, BLEU, and how far outputs
-keep to the target's own.
+It reports the paper's figures for the models at hand: speed over plain greedy
+decoding and over beam search, mean accepted tokens a round, BLEU, and the
+nearness of outputs to the target's own.
 
 References:
   Xia et al. Speculative decoding. Findings of EMNLP 2023.
     https://arxiv.org/abs/2203.16487
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import itertools
 import time
-from typing import Any, Optional
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from specjax.benchmark import request as request_lib
 from specjax.benchmark.config import BenchmarkConfig
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import beam
+from specjax.decoding.drafters.entry import Source
 from specjax.decoding.verifiers.top_candidates import ENTRY as TOP_CANDIDATES
 from specjax.inference import assemble
 from specjax.models import registry as families
@@ -47,9 +49,9 @@ class SpecDecConfig(BenchmarkConfig):
 
   Attributes:
     relaxed: pairs (beta, tau) of the rule `top_candidates`; (1, 0) is exact.
-    dial: the pair used outside the table of pairs, beside the exact rule.
-    table_draft: slots in the tables that do not vary them.
-    num_beams: of the beam search; 0 leaves it out.
+    dial: pair (beta, tau) outside the table of pairs, beside the exact rule.
+    table_draft: draft length K in the tables that do not vary it, in tokens.
+    num_beams: hypotheses of the beam search; 0 leaves it out.
   """
 
   relaxed: tuple = ((1, 0.0), (3, 1.0), (5, 3.0), (5, 5.0))
@@ -79,7 +81,7 @@ class SpecDecConfig(BenchmarkConfig):
         'and change relaxed and dial.'
       )
 
-  def check(self, setup) -> None:
+  def check(self, setup: Any) -> None:
     if len(self.quantize) > 1:
       raise ValueError(
         'Only the sweep compares several values of quantize; give one here.'
@@ -99,7 +101,7 @@ class SpecDecConfig(BenchmarkConfig):
     TOP_CANDIDATES.check(target, TOP_CANDIDATES.options(beta=max(betas)))
 
   def cases(
-    self, setup, temperature: float, batch_size: int
+    self, setup: Any, temperature: float, batch_size: int
   ) -> list[cases_lib.Case]:
     """Plain decoding, then each drafter, K and pair that a table needs."""
     main, rules = setup.sources[0], (EXACT, self.dial)
@@ -120,27 +122,27 @@ class SpecDecConfig(BenchmarkConfig):
         )
     return list(cases.values())
 
-  def beside(self, group) -> list[tuple]:
+  def beside(self, group: Any) -> list[tuple]:
     if not self.num_beams:
       return []
     about = group.fields(f'beam-{self.num_beams}', 'search', 0)
     engine = beam_engine(group.setup.target, self, group.batches)
     return [(about | {'engine': 'specjax', 'mode': 'beam'}, engine)]
 
-  def finish(self, results, log_fn):
+  def finish(self, results: Any, log_fn: Callable[[str], None]) -> Any:
     _add_ratios(results)
     log_fn('decoding with the drafter alone')
     return results._replace(alone=_judge_runs(results, self))
 
 
-def label(model: Optional[model_lib.Model], name: str) -> str:
-  """What a drafter is, in words of the paper."""
+def label(model: model_lib.Model | None, name: str) -> str:
+  """Kind of a drafter, in words of the paper."""
   if model is None or model.config is None:
     return name
   return families.family_of(model.config).label(model.config) or name
 
 
-def check_slots(main, config) -> None:
+def check_slots(main: Source, config: Any) -> None:
   """Raises ValueError if the main drafter has too few slots for the tables.
 
   Values of `num_draft` that it cannot fill are left out, but not all of them.
@@ -164,8 +166,10 @@ def _relaxed(beta: int, tau: float) -> dict[str, Any]:
   return {'verifier': name, 'verifiers': {name: dials}}
 
 
-def beam_engine(target, config, batches) -> measure_lib.Engine:
-  """Beam search, in the form of a peer's engine."""
+def beam_engine(
+  target: model_lib.Model, config: Any, batches: Sequence
+) -> measure_lib.Engine:
+  """Beam search as an engine, whose answers have a peer's form."""
   spec = beam.BeamSpec(config.num_beams)
   search = beam.compiled(target.lm, spec, config.max_new_tokens)
 
@@ -194,17 +198,21 @@ def beam_engine(target, config, batches) -> measure_lib.Engine:
   return measure_lib.Engine(name, call, None, seconds)
 
 
-def outputs(setup, batches, made) -> list[list[int]]:
+def outputs(
+  setup: request_lib.Setup, batches: Sequence, made: Sequence
+) -> list[list[int]]:
   """New tokens of every prompt, the end token left out.
 
   Args:
-    setup: what was loaded.
-    batches: the prompts.
-    made: for each batch a `Generation` or what a peer gives.
+    setup: models and prompts.
+    batches: prompts, in batches.
+    made: `Generation` or a peer's answer for each batch.
   """
   rows = [[] for _ in setup.prompts]
-  for batch, found in zip(batches, made):
-    for number, tokens in zip(batch.rows, check_lib.rows_of_tokens(found)):
+  for batch, found in zip(batches, made, strict=True):
+    for number, tokens in zip(
+      batch.rows, check_lib.rows_of_tokens(found), strict=True
+    ):
       rows[number] = [t for t in tokens if t not in setup.target.eos_ids]
   return rows
 
@@ -217,14 +225,15 @@ def _judge(setup, rows, plain_rows) -> dict[str, Any]:
       return ' '.join(map(str, row))
     return text_lib.decode(setup.target.tokenizer, row)
 
-  texts, plain_texts = ([text(row) for row in side] for side in
-                        (rows, plain_rows))  # fmt: skip
+  texts, plain_texts = (
+    [text(row) for row in side] for side in (rows, plain_rows)
+  )
   references = [prompt.reference for prompt in setup.prompts]
   return quality.compare(rows, texts, plain_rows, plain_texts, references)
 
 
 def _add_ratios(results) -> None:
-  """Puts labels, and ratios of seconds, into the rows."""
+  """Adds labels and ratios of seconds to the rows."""
   by_name = {s.name: s.model for s in results.setup.sources}
   baselines = {
     (row['batch_size'], row['mode']): row['seconds']
@@ -239,13 +248,15 @@ def _add_ratios(results) -> None:
 
 
 def _verify_nothing(context, draft, logits) -> base.Verdict:
-  """Everything drafted is kept: the drafter alone."""
+  """Keeps every draft token: the drafter alone."""
   del context
+  # A round must end in a token of its own, so the last draft token takes its
+  # place: tokens [[5, 9, 4, EMPTY]] -> 2 accepted (5, 9), next token 4.
   count = jnp.sum(draft.tokens >= 0, axis=1)
   last = jnp.take_along_axis(
     draft.tokens, jnp.maximum(count - 1, 0)[:, None], axis=1
   )[:, 0]
-  # Where nothing can be drafted any more, the row should end: its own token.
+  # Without a draft the row is at its end and takes the target's own token.
   best = jnp.argmax(logits[:, 0], axis=-1).astype(jnp.int32)
   return base.Verdict(
     jnp.maximum(count - 1, 0).astype(jnp.int32),
@@ -254,9 +265,9 @@ def _verify_nothing(context, draft, logits) -> base.Verdict:
 
 
 def _judge_runs(results, config) -> dict[str, Any]:
-  """Puts quality into our rows of batch 1; that of the drafter alone.
+  """Adds quality to our rows of batch 1; returns that of the drafter alone.
 
-  The drafter alone writes block after block of its own.
+  The drafter alone shows how much of the quality the target contributes.
   """
   setup = results.setup
   _, batches, plain = results.runs[0]

@@ -5,7 +5,9 @@ References:
     https://arxiv.org/abs/2203.16487
 """
 
-from typing import Any, Optional, Sequence
+from collections.abc import Sequence
+import itertools
+from typing import Any
 
 import jax
 
@@ -14,35 +16,50 @@ from specjax.benchmark import plots
 from specjax.benchmark import table
 
 NAME = 'specdec.md'
-SPEED = (
-  ('block_efficiency', 'tokens/round', '{:.2f}'),
-  ('draft_ms', 'draft ms', '{:.2f}'), ('verify_ms', 'verify ms', '{:.2f}'),
-  ('step_ms', 'step ms', '{:.2f}'), ('over_greedy', 'x greedy', '{:.2f}'),
-  ('over_beam', 'x beam', '{:.2f}'),
-  ('predicted_from_counts', 'ceiling', '{:.2f}'),
-)  # fmt: skip
-QUALITY = (
-  ('bleu', 'BLEU', '{:.2f}'), ('relative_bleu', 'BLEU to target', '{:.2f}'),
-  ('exact_match', 'equal', '{:.3f}'),
-  ('edit_distance', 'edits/token', '{:.3f}'),
-)  # fmt: skip
-RULE = (('rule', 'beta, tau', '{}'),)
+SPEED = table.columns(
+  """
+  block_efficiency               block efficiency  {:.2f}
+  draft_ms                       draft ms          {:.2f}
+  block_ms                       block ms          {:.2f}
+  step_ms                        step ms           {:.2f}
+  over_greedy                    x greedy          {:.2f}
+  over_beam                      x beam            {:.2f}
+  predicted_speedup_from_counts  predicted         {:.2f}
+  """
+)
+QUALITY = table.columns(
+  """
+  bleu           BLEU            {:.2f}
+  relative_bleu  BLEU to target  {:.2f}
+  exact_match    equal           {:.3f}
+  edit_distance  edits/token     {:.3f}
+  """
+)
+NETWORK = table.columns(
+  """
+  label    drafter  {}
+  million  million  {:.2f}
+  """
+)
+BATCH = table.columns(
+  """
+  batch_size         batch     {}
+  way                decoding  {}
+  latency            s/batch   {:.3f}
+  tokens_per_second  tokens/s  {:.1f}
+  over_greedy        x greedy  {:.2f}
+  over_beam          x beam    {:.2f}
+  peak_memory_bytes  peak MB
+  """
+)
+RULE = table.columns('rule  beta, tau  {}')
 TABLES = {
   'Slots': (('num_draft', 'k', '{}'), *RULE, *SPEED, QUALITY[0]),
   'Rules': (*RULE, *SPEED, *QUALITY),
-  'Drafters': (
-    ('label', 'drafter', '{}'), ('million', 'million', '{:.2f}'),
-    *RULE, *SPEED, QUALITY[0],
-  ),
-  'Batches': (
-    ('batch_size', 'batch', '{}'), ('way', 'decoding', '{}'),
-    ('latency', 's/batch', '{:.3f}'),
-    ('tokens_per_second', 'tokens/s', '{:.1f}'),
-    ('over_greedy', 'x greedy', '{:.2f}'), ('over_beam', 'x beam', '{:.2f}'),
-    ('peak_memory_bytes', 'peak MB', None),
-  ),
+  'Drafters': (*NETWORK, *RULE, *SPEED, QUALITY[0]),
+  'Batches': BATCH,
   'Behaviour': (('way', 'decoding', '{}'), *QUALITY),
-}  # fmt: skip
+}
 
 
 def _rule(row) -> str:
@@ -52,18 +69,20 @@ def _rule(row) -> str:
   return '1, -' if exact else f'{row["beta"]}, {row["tau"]:g}'
 
 
-def prepared(results, config) -> dict[str, list[dict]]:
+def prepared(results: Any, config: Any) -> dict[str, list[dict]]:
   """The rows of each table, by its title; {} of another experiment.
 
   Args:
-    results: `runner.Results`.
+    results: `runner.Results` of the run.
     config: `BenchmarkConfig`.
   """
   if results.alone is None:
     return {}
   rows, sizes = [], _sizes(results.setup)
+  looks = plots.styles(results.rows)
   for row in results.rows:
     extra = {'rule': _rule(row), 'way': row['label']}
+    extra['look'] = looks[plots.who(row)]
     if row['mode'] == 'plain':
       extra['way'] = 'greedy'
     elif row['num_draft']:
@@ -116,7 +135,7 @@ def _dial_order(row):
 
 
 def statements(tables: dict[str, list[dict]]) -> list[str]:
-  """What the tables say, in sentences."""
+  """Conclusions from the tables, in sentences."""
   said = _crossovers(tables['Batches'])
   said += _ordering([r for r in tables['Drafters'] if r['rule'] == '1, -'])
   for row in tables['Rules']:
@@ -165,7 +184,7 @@ def _ordering(rows) -> list[str]:
   small = [r for r in small if (r['million'] or 0) < (main['million'] or 0)]
   order = heads + small[:1] + [main]
   values = [r['block_efficiency'] for r in order]
-  holds = len(order) > 1 and all(a < b for a, b in zip(values, values[1:]))
+  holds = len(order) > 1 and all(a < b for a, b in itertools.pairwise(values))
   verdict = 'holds' if holds else 'does not hold'
   return [
     f'Tokens a round by drafter: {told}. The order of the paper (head-based '
@@ -174,23 +193,38 @@ def _ordering(rows) -> list[str]:
 
 
 def _limits(row) -> str:
-  """What bounds a row's speed."""
+  """The part of a round that limits a row's speed, in a sentence."""
   step = row['step_ms']
   made = cost_model.Round(
-    row['block_efficiency'], row['verify_ms'] / step, row['draft_ms'] / step
+    row['block_efficiency'], row['block_ms'] / step, row['draft_ms'] / step
   )
-  parts = {'the draft': made.draft, 'the verification': made.verify}
+  parts = {'the draft': made.draft, 'the block': made.block}
   dear = max(parts, key=parts.get)
   return (
     f'beta, tau = {row["rule"]}, k = {row["num_draft"]}: a round costs '
     f'{made.cost:.2f} plain steps, most of it {dear} ({parts[dear]:.2f}), and '
-    f'yields {made.tokens:.2f} tokens: at most '
-    f'{row["predicted_from_counts"]:.2f}x, measured {row["over_greedy"]:.2f}x.'
+    f'yields {made.tokens:.2f} tokens: predicted '
+    f'{row["predicted_speedup_from_counts"]:.2f}x, measured '
+    f'{row["over_greedy"]:.2f}x.'
   )
 
 
-def markdown(results, config, images: Sequence[str] = ()) -> str:
-  """All of it as Markdown, or '' where `prepared` has no tables."""
+def text(results: Any, config: Any) -> str:
+  """The page for a terminal; '' where there are no tables."""
+  return table.wrapped(_page(results, config, (), table.aligned)).rstrip()
+
+
+def markdown(results: Any, config: Any, images: Sequence[str] = ()) -> str:
+  """The page as Markdown; '' where `prepared` has no tables."""
+
+  def render(rows, columns):
+    return table.markdown(table.cells_of(rows, columns))
+
+  return _page(results, config, images, render)
+
+
+def _page(results, config, images, render) -> str:
+  """Title, settings, tables as `render` makes them, sentences, images."""
   where = results.environment
   tables = prepared(results, config)
   if not tables:
@@ -204,14 +238,11 @@ def markdown(results, config, images: Sequence[str] = ()) -> str:
     f'{length:.0f} tokens on average, up to {config.max_new_tokens} new ones, '
     f'medians of {config.repetitions} repetitions, all ways of decoding taking '
     'turns. `x greedy` and `x beam` are ratios of seconds, prefill included; '
-    '`ceiling` is what the measured draft and verify times would allow over '
-    "greedy; tokens a round count the verifier's own.",
+    '`predicted` is what the measured times of draft and block would allow '
+    "over greedy; block efficiency counts the verifier's own tokens.",
   ]
   for title, columns in TABLES.items():
-    parts += [
-      f'## {title}',
-      table.markdown(table.cells_of(tables[title], columns)),
-    ]
+    parts += [f'## {title}', render(tables[title], columns)]
   parts += ['## In words', '\n'.join(f'* {s}' for s in statements(tables))]
   parts += [f'![{name}]({name})' for name in images]
   return '\n\n'.join(parts) + '\n'
@@ -223,15 +254,15 @@ def _slots(axes, tables) -> bool:
   for index, rule in enumerate(sorted({r['rule'] for r in rows})):
     own = [r for r in rows if r['rule'] == rule]
     x = [r['num_draft'] for r in own]
-    style = plots.style_of(index)
+    # One drafter, so one colour and marker; a rule has its kind of line.
+    line = plots.LINES[index % len(plots.LINES)]
+    style = own[0]['look'] | {'linestyle': line}
     axes.plot(x, [r['over_greedy'] for r in own], label=rule, **style)
-    other.plot(
-      x, [r['block_efficiency'] for r in own], linestyle=':', alpha=0.6, **style
-    )
-  axes.set_title('Speed (solid) and tokens a round (dotted) by slots')
+    other.plot(x, [r['block_efficiency'] for r in own], alpha=0.4, **style)
+  axes.set_title('Speed and block efficiency (pale) by slots')
   axes.set_xlabel('slots of a draft, k')
   axes.set_ylabel('times greedy decoding')
-  other.set_ylabel('tokens a round')
+  other.set_ylabel('block efficiency')
   axes.axhline(1, color='#777777', linewidth=1)
   axes.set_xticks(sorted({r['num_draft'] for r in rows}))
   axes.grid(alpha=0.25)
@@ -249,13 +280,13 @@ def _slots(axes, tables) -> bool:
 
 
 def _dial(axes, tables) -> bool:
-  key: Optional[str] = 'bleu'
+  key: str | None = 'bleu'
   rows: list[dict[str, Any]] = tables['Rules']
   if any(r.get('bleu') is None for r in rows):
     key = 'relative_bleu'
   rows = [r for r in rows if r.get(key) is not None]
   for row in rows:
-    axes.plot(row['over_greedy'], row[key], 'o', color=plots.COLOURS[0])
+    axes.plot(row['over_greedy'], row[key], linestyle='', **row['look'])
     name = row['rule'] if row['num_draft'] else row['way']
     axes.annotate(f'  {name}', (row['over_greedy'], row[key]), fontsize=8)
   axes.set_title('Quality against speed, by beta and tau')

@@ -1,14 +1,16 @@
-"""What a benchmark measures beside models: a corpus, and folders for peers."""
+"""Inputs of a benchmark beside models: a corpus, and folders for peers."""
 
+from collections.abc import Iterator, Sequence
 import contextlib
 import functools
 import os
 import tempfile
-from typing import Optional
+from typing import Any
 
 import numpy as np
 
 from specjax.checkpoints import hf
+from specjax.checkpoints import load as loading
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import corpus as corpus_lib
 from specjax.inference import random_models
@@ -18,8 +20,13 @@ from specjax.models.common import quantize
 _SEQUENCE = 256
 
 
-def corpus(rows, target: model_lib.Model, config) -> corpus_lib.Corpus:
-  """A corpus of the rows given, behind `config.corpus_tokens` random tokens."""
+def corpus(
+  rows: Sequence[Sequence[int]], target: model_lib.Model, config: Any
+) -> corpus_lib.Corpus:
+  """A corpus of the rows given, behind `config.corpus_tokens` random tokens.
+
+  Random tokens match no answer, so their number costs time and brings nothing.
+  """
   rng = np.random.default_rng(config.seed)
   filler = rng.integers(
     0, target.lm.vocab_size, (config.corpus_tokens // _SEQUENCE, _SEQUENCE - 1)
@@ -30,7 +37,7 @@ def corpus(rows, target: model_lib.Model, config) -> corpus_lib.Corpus:
 
 
 @contextlib.contextmanager
-def exported(*loaded: Optional[model_lib.Model]):
+def exported(*loaded: model_lib.Model | None) -> Iterator[list[str | None]]:
   """Folders that a peer can read, of models in the order given.
 
   A model from a folder is that folder; a shape is written to a temporary one,
@@ -48,10 +55,6 @@ def exported(*loaded: Optional[model_lib.Model]):
     yield folders
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _local(name: str) -> str:
-  if os.path.isdir(name):
-    return os.path.abspath(name)
-  import huggingface_hub
-
-  return huggingface_hub.snapshot_download(name, local_files_only=True)
+  return os.path.abspath(loading.folder_of(name))

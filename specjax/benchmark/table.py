@@ -1,48 +1,45 @@
 """Rows as tables: the one that the command prints, and Markdown."""
 
-from typing import Any, Optional, Sequence
+from collections.abc import Mapping, Sequence
+import re
+import textwrap
+from typing import Any
 
+from specjax.benchmark import schema
 from specjax.decoding.drafters import registry as drafter_registry
 
-COLUMNS = (
-  ('engine', 'engine', '{}'), ('drafter', 'drafter', '{}'),
-  ('verifier', 'verify', '{}'), ('num_draft', 'K', '{}'),
-  ('tree', 'tree', '{}'), ('temperature', 'T', '{:g}'),
-  ('quantize', 'int8', '{}'), ('batch_size', 'batch', '{}'),
-  ('tokens_per_second', 'tokens/s', '{:.1f}'),
-  ('ms_per_token', 'ms/token', '{:.2f}'), ('speedup', 'speed-up', '{:.2f}'),
-  ('speedup_spec_bench', '(Spec-Bench)', '{:.2f}'), ('c', 'c', '{:.3f}'),
-  ('verify_cost', 'block cost', '{:.2f}'),
-  ('predicted_theorem', 'thm 3.8', '{:.2f}'),
-  ('predicted', 'predicted', '{:.2f}'),
-  ('measured_over_predicted', 'meas/pred', '{:.2f}'),
-  ('loop_efficiency', 'loop eff.', '{:.2f}'),
-  ('best_num_draft', 'best K', '{}'),
-  ('operations_factor', 'operations', '{:.2f}'),
-  ('block_efficiency', 'tokens/call', '{:.2f}'),
-  ('acceptance_rate', 'accept', '{:.3f}'),
-  ('draft_acceptance_rate', 'acc/drafted', '{:.3f}'),
-  ('draft_ms', 'draft ms', '{:.2f}'), ('verify_ms', 'verify ms', '{:.2f}'),
-  ('overhead_ms', 'other ms', '{:.2f}'),
-  ('compile_seconds', 'compile s', '{:.1f}'),
-  ('peak_memory_bytes', 'peak MB', None), ('check', 'check', '{}'),
-)  # fmt: skip
+# Characters of a line on a terminal, and of a name in a table there.
+WIDTH = 100
+_LONGEST = 28
+_GAP = '  '
+
+
+def columns(text: str) -> tuple[schema.Column, ...]:
+  """Columns as in `schema.COLUMNS`, one a line: field, title and form.
+
+  Two spaces or more divide them; a line without a form shows bytes as MB.
+
+    In:  'draft_ms  draft ms  {:.2f}'
+    Out: (('draft_ms', 'draft ms', '{:.2f}'),)
+  """
+  lines = [re.split(r'\s{2,}', line.strip()) for line in text.splitlines()]
+  return tuple((*line, None)[:3] for line in lines if line != [''])
 
 
 def brief(name: str) -> str:
-  """A folder's own name, of RUN/export the run's; other names as they are."""
+  """Last part of a path, RUN of a path RUN/export; other names unchanged."""
   *above, last = name.rstrip('/').split('/')
   return above[-1] if above and last == 'export' else last
 
 
 def int8(row: dict) -> str:
-  """What is kept in int8, to stand behind a name; '' for nothing."""
+  """Suffix of a name: the models kept in int8; '' for none."""
   what = row.get('quantize', 'none')
   return '' if what == 'none' else f', int8 {what}'
 
 
 def filled(rows: Sequence[dict], columns: Sequence[tuple]) -> list[tuple]:
-  """The columns in which some row has something."""
+  """The columns in which at least one row has a value."""
   return [
     (key, title, form)
     for key, title, form in columns
@@ -51,7 +48,7 @@ def filled(rows: Sequence[dict], columns: Sequence[tuple]) -> list[tuple]:
 
 
 def note(row: dict) -> str:
-  """What is to be said of a row; '' for nothing."""
+  """The note of a row's check, with the row's name; '' without one."""
   if not row.get('check_note'):
     return ''
   return (
@@ -61,7 +58,7 @@ def note(row: dict) -> str:
   )
 
 
-def cell(row: dict, key: str, form: Optional[str]) -> str:
+def cell(row: dict, key: str, form: str | None) -> str:
   """One value as shown; '-' where there is none."""
   value = row.get(key)
   if value is None or value == '' or (key, value) == ('quantize', 'none'):
@@ -72,7 +69,7 @@ def cell(row: dict, key: str, form: Optional[str]) -> str:
 
 
 def cells_of(rows: Sequence[dict], columns: Sequence[tuple]) -> list[list[str]]:
-  """Cells line by line, the titles first; columns are as in `COLUMNS`."""
+  """Cells line by line, the titles first; columns as in `schema`."""
   return [[title for _, title, _ in columns]] + [
     [cell(row, key, form) for key, _, form in columns] for row in rows
   ]
@@ -88,21 +85,61 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
 
 
 def text(rows: Sequence[dict]) -> str:
-  """All rows in aligned columns, with notes below."""
-  cells = cells_of(rows, filled(rows, COLUMNS))
-  widths = [max(map(len, column)) for column in zip(*cells)]
-  lines = [
-    '  '.join(value.ljust(width) for value, width in zip(line, widths)).rstrip()
-    for line in cells
-  ]
+  """The rows as a terminal shows them, with notes below."""
+  lines = [aligned(rows, schema.TERMINAL, schema.RANKS)]
   lines += [f'note: {note(row)}' for row in rows if note(row)]
-  return '\n'.join(lines + ratios(rows))
+  return wrapped('\n'.join(lines + ratios(rows)))
+
+
+def aligned(
+  rows: Sequence[dict],
+  columns: Sequence[tuple],
+  ranks: Mapping[str, int] | None = None,
+) -> str:
+  """A table of at most `WIDTH` characters a line.
+
+  Args:
+    rows: rows of the table.
+    columns: columns as in `schema`; those without any value are left out.
+    ranks: rank of each column; where a line would be too long, columns of the
+      highest rank go first. By default the last ones go first.
+  """
+  columns = filled(rows, columns)
+  places = {key: place for place, (key, _, _) in enumerate(columns)}
+  while True:
+    cells = [[_cut(x) for x in line] for line in cells_of(rows, columns)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    if sum(widths) + len(_GAP) * (len(widths) - 1) <= WIDTH or len(widths) < 2:
+      break
+    worst = max(
+      columns, key=lambda one: ((ranks or places)[one[0]], places[one[0]])
+    )
+    columns.remove(worst)
+  return '\n'.join(
+    _GAP.join(map(str.ljust, line, widths)).rstrip() for line in cells
+  )
+
+
+def _cut(value: str) -> str:
+  """A cell of at most `_LONGEST` characters; a long name keeps its end."""
+  return value if len(value) <= _LONGEST else '…' + value[1 - _LONGEST :]
+
+
+def wrapped(words: str) -> str:
+  """Text whose lines are at most `WIDTH` characters long."""
+  return '\n'.join(
+    textwrap.fill(line, WIDTH, subsequent_indent='  ', break_long_words=False)
+    if len(line) > WIDTH
+    else line
+    for line in words.split('\n')
+  )
 
 
 def ratios(rows: Sequence[dict]) -> list[str]:
   """Our tokens a second over each peer's, where both did the same.
 
-  With several draft lengths, also our best over the peer's best.
+  With several draft lengths there is also our best over the peer's best:
+  engines have their best speed at different K.
   """
   lines, best = [], {}
   for peer in rows:
@@ -116,7 +153,7 @@ def ratios(rows: Sequence[dict]) -> list[str]:
         best.setdefault(_setting(row, peer), []).append((row, peer))
   for pairs in best.values():
     if len({peer['num_draft'] for _, peer in pairs}) > 1:
-      ours, theirs = (max(side, key=_rate) for side in zip(*pairs))
+      ours, theirs = (max(side, key=_rate) for side in zip(*pairs, strict=True))
       lines.append(_ratio(ours, theirs) + ' (the best K of each)')
   return lines
 
@@ -140,10 +177,10 @@ def _same(row: dict[str, Any], peer: dict[str, Any]) -> bool:
 
 
 def _ratio(row: dict, peer: dict) -> str:
-  """One line: what was compared, and our speed over the peer's."""
+  """One line: both ways to decode, and our speed over the peer's."""
   ours, theirs, what = 'plain', 'plain', ''
   if row['num_draft']:
-    # A drafter without a model is called the same on both sides.
+    # transformers calls a drafter with a model an assistant.
     entry = drafter_registry.find(row['drafter'])
     ours, theirs = 'speculative', entry.name if entry else 'assisted'
     theirs = theirs.replace('_', ' ')

@@ -1,20 +1,22 @@
-"""CTranslate2 for T5 types; run by `worker`.
+"""CTranslate2 for models of T5's family; run by `worker`.
 
 The Hugging Face folder is converted to a temporary one first, at the precision
 asked for.
 """
 
+from collections.abc import Callable
 import importlib
 import json
 import pathlib
 import time
 
 
-def make(job, folder):
-  """Converts and loads; returns what decodes a batch, and versions."""
+def make(job: dict, folder: str) -> tuple[Callable, dict]:
+  """Converts and loads; returns a function that decodes, and versions."""
   if not job['is_encoder_decoder']:
     raise ValueError('it is compared for T5 types alone; leave it out here.')
   ctranslate2 = importlib.import_module('ctranslate2')
+  # Its interface takes tokens by name, not by id.
   names = convert(job, folder)
   translator = ctranslate2.Translator(
     str(folder / 'converted'),
@@ -50,12 +52,12 @@ def make(job, folder):
   return run, {'ctranslate2': ctranslate2.__version__}
 
 
-def kind(job):
+def kind(job: dict) -> str:
   """CTranslate2's name of the precision."""
   return 'int8' if job['peer'].endswith('-int8') else job['dtype']
 
 
-def convert(job, folder):
+def convert(job: dict, folder: str) -> list[str]:
   """Writes folder/converted; returns each id's name in its vocabulary."""
   converters = importlib.import_module('ctranslate2.converters')
   transformers = importlib.import_module('transformers')
@@ -77,8 +79,8 @@ def convert(job, folder):
   return names + [f'madeupword{i}' for i in range(size - len(names))]
 
 
-def with_tokenizer(source, copy):
-  """A copy of a folder of random weights, with names for its ids."""
+def with_tokenizer(source: str, copy: str) -> str:
+  """A copy of a folder of random weights whose tokens are t0, t1, and so on."""
   tokenizers = importlib.import_module('tokenizers')
   transformers = importlib.import_module('transformers')
   copy.mkdir()

@@ -2,11 +2,12 @@
 
 A peer gets the same weights, prompts, precision, threads and number of new
 tokens. It never shares a process with JAX: the thread pools of two engines in
-one process slow both (a factor of two was seen). Between its turns a peer is
-stopped, because its threads would wait actively and take the cores from the
+one process slow both (a factor of two was measured). Between its turns a peer
+is stopped, because its threads would wait actively and take the cores from the
 engine whose turn it is (again a factor of two).
 """
 
+from collections.abc import Iterator, Sequence
 import contextlib
 import importlib.util
 import json
@@ -15,7 +16,7 @@ import pathlib
 import signal
 import subprocess
 import sys
-from typing import Any, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,14 +26,14 @@ from specjax.benchmark.measure import Timing
 
 
 class Peer(NamedTuple):
-  """What a name means.
+  """An engine to compare with.
 
   Attributes:
-    worker: its file, beside this one; see `worker`.
-    needs: packages.
+    worker: name of its file, beside this one; see `worker`.
+    needs: names of its packages.
     plain: whether it decodes without a drafter.
-    assisted: whether it decodes with one.
-    same_tokens: whether its greedy tokens should be ours.
+    assisted: whether it decodes with a drafter.
+    same_tokens: whether its greedy tokens should equal ours.
   """
 
   worker: str
@@ -42,16 +43,16 @@ class Peer(NamedTuple):
   same_tokens: bool = True
 
 
-# Our drafters that peers have something like.
+# Our drafters that have a counterpart in peers.
 DRAFT_MODEL, LOOKUP = 'draft model', 'lookup'
 LIKE = {'draft_model': DRAFT_MODEL, 'prompt_lookup': LOOKUP}
 
 _TORCH = ('torch', 'transformers')
 _CTRANSLATE2 = 'ctranslate2_worker.py', ('ctranslate2', *_TORCH)
 PEERS = {
-  # Plain generation; assisted generation and prompt lookup with our drafts'
-  # number of tokens; these with drafts that end where the drafter is unsure;
-  # and plain generation compiled, with a static cache.
+  # Plain and assisted generation, and prompt lookup, with our number of draft
+  # tokens; the assisted ones with drafts that end where the drafter is unsure
+  # (transformers' default); plain generation compiled, with a static cache.
   'transformers': Peer('transformers_worker.py', _TORCH, assisted=True),
   'transformers-adaptive': Peer(
     'transformers_worker.py', _TORCH, plain=False, assisted=True
@@ -83,7 +84,7 @@ def check(names: Sequence[str]) -> None:
       )
 
 
-def threads(config) -> int:
+def threads(config: Any) -> int:
   """Threads a peer may use: as many as this process may."""
   if config.threads:
     return config.threads
@@ -95,35 +96,37 @@ def threads(config) -> int:
 def job_of(
   peer: str,
   target: str,
-  drafter: Optional[str],
+  drafter: str | None,
   *,
   lookup: bool = False,
   num_draft: int,
   temperature: float,
   batches: Sequence[PromptBatch],
   model: Any,
-  config,
+  config: Any,
   device: str,
 ) -> dict:
-  """What a worker is given, as JSON.
+  """The job of a worker, as a JSON object.
 
   Args:
-    peer: one of `PEERS`.
+    peer: name of the peer, one of `PEERS`.
     target: folder of the target.
-    drafter: a folder, or None.
-    lookup: drafts are looked up in the prompt.
-    num_draft: K.
-    temperature: 0 is greedy.
-    batches: the prompts.
-    model: the target's `load.Model`.
+    drafter: folder of the drafter, or None.
+    lookup: whether drafts are looked up in the prompt.
+    num_draft: draft length K.
+    temperature: divisor of the logits; 0 is greedy.
+    batches: prompts, in batches.
+    model: `Model` of the target.
     config: `BenchmarkConfig`.
-    device: JAX's name of the platform.
+    device: name that JAX has for the platform.
   """
   rows = [
     [
       row[:length].tolist()
       for row, length in zip(
-        np.asarray(batch.prompt.tokens), np.asarray(batch.prompt.length)
+        np.asarray(batch.prompt.tokens),
+        np.asarray(batch.prompt.length),
+        strict=True,
       )
     ]
     for batch in batches
@@ -157,8 +160,8 @@ def started(job: dict, label: str) -> Iterator[tuple[Engine, dict]]:
   """Starts a peer's process and ends it afterwards.
 
   Args:
-    job: of `job_of`.
-    label: of the engine.
+    job: job from `job_of`.
+    label: name of the engine.
 
   Yields:
     (the engine, versions of its packages).
@@ -210,7 +213,7 @@ def started(job: dict, label: str) -> Iterator[tuple[Engine, dict]]:
 
 
 def _ask(process: subprocess.Popen, peer: str, message: dict) -> dict:
-  """Sends one line and reads the answer's."""
+  """Sends one JSON line and reads one."""
   line = ''
   with contextlib.suppress(BrokenPipeError):
     process.stdin.write(json.dumps(message) + '\n')

@@ -1,11 +1,12 @@
 """Peers beside the cases of a group: their processes and their rows."""
 
 import contextlib
-from typing import Any, Optional
+from typing import Any
 
 import jax
 
 from specjax.benchmark import check as check_lib
+from specjax.benchmark import measure as measure_lib
 from specjax.benchmark import rows as rows_lib
 from specjax.benchmark import subjects as subjects_lib
 from specjax.benchmark.group import Group
@@ -28,10 +29,9 @@ def start(
   folders = stack.enter_context(
     subjects_lib.exported(setup.target, *models.values())
   )
-  local, started = dict(zip(models, folders[1:])), []
-  for peer, (drafter, num_draft) in (
-    (peer, mode) for peer in names for mode in _modes(peer, group)
-  ):
+  local, started = dict(zip(models, folders[1:], strict=True)), []
+  modes = [(name, mode) for name in names for mode in _modes(name, group)]
+  for peer, (drafter, num_draft) in modes:
     job = engines.job_of(
       peer,
       folders[0],
@@ -53,8 +53,8 @@ def start(
   return started
 
 
-def _modes(peer: str, group: Group) -> list[tuple[Optional[str], int]]:
-  """(drafter, K) of what a peer can do; assistance works at batch 1 alone."""
+def _modes(peer: str, group: Group) -> list[tuple[str | None, int]]:
+  """(drafter, K) of a peer's runs; transformers assists at batch 1 alone."""
   kind, batch_size = engines.PEERS[peer], group.plain.batch_size
   modes = [(None, 0)] if kind.plain else []
   if not kind.assisted:
@@ -71,7 +71,12 @@ def _modes(peer: str, group: Group) -> list[tuple[Optional[str], int]]:
   return modes
 
 
-def row(group: Group, about: dict, found, plain) -> dict[str, Any]:
+def row(
+  group: Group,
+  about: dict,
+  found: measure_lib.Measured,
+  plain: measure_lib.Measured,
+) -> dict[str, Any]:
   """A row of another engine; `about` are its fields so far."""
   row = about | group.measured(found, plain)
   largest = max(found.results, key=lambda result: result['peak_bytes'])

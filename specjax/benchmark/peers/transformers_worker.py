@@ -1,19 +1,21 @@
 """Hugging Face's generate; run by `worker`."""
 
+from collections.abc import Callable, Collection, Sequence
 import importlib
 import json
 import os
 import pathlib
 import shutil
 import time
+from typing import Any
 
-# Share of a drafter's certainty below which transformers ends a draft, unless
-# told otherwise; it moves while a text is generated.
+# Probability of a drafter's token below which transformers ends a draft. It is
+# the default of transformers, which adapts it while a text is generated.
 _THRESHOLD = 0.4
 
 
-def make(job, folder=None):
-  """Loads the models; returns what decodes a batch, and versions."""
+def make(job: dict, folder: str | None = None) -> tuple[Callable, dict]:
+  """Loads the models; returns a function that decodes a batch, and versions."""
   del folder
   torch = importlib.import_module('torch')
   transformers = importlib.import_module('transformers')
@@ -27,7 +29,7 @@ def make(job, folder=None):
     check_compiler(device)
   model = load(job['target'], job, torch, transformers, device)
   settings = {'generation_config': generation_settings(job, transformers)}
-  # Nothing that lies in the folder may fill what is left open.
+  # Settings in the model's folder must not fill those that are left open here.
   model.generation_config = transformers.GenerationConfig()
   if job['lookup']:
     settings['prompt_lookup_num_tokens'] = job['num_draft']
@@ -45,11 +47,12 @@ def make(job, folder=None):
     settings['assistant_model'] = assistant
   batches = [
     inputs(job, rows, width if compiled else 0, torch, device)
-    for rows, width in zip(job['batches'], job['widths'])
+    for rows, width in zip(job['batches'], job['widths'], strict=True)
   ]
 
   def run(index):
     rows = batches[index]
+    # PyTorch's calls return before the device is done.
     if device == 'cuda':
       torch.cuda.synchronize()
     begin = time.perf_counter()
@@ -71,8 +74,10 @@ def make(job, folder=None):
   return run, versions
 
 
-def load(folder, job, torch, transformers, device):
-  """A model, whose head may know a part of the vocabulary."""
+def load(
+  folder: str, job: dict, torch: Any, transformers: Any, device: str
+) -> Any:
+  """A model, whose head may score a part of the vocabulary alone."""
   dtype = getattr(torch, job['dtype'])
   config = json.loads((pathlib.Path(folder) / 'config.json').read_text())
   ids = config.get('output_ids')
@@ -112,7 +117,7 @@ def load(folder, job, torch, transformers, device):
   return model
 
 
-def check_compiler(device) -> None:
+def check_compiler(device: str) -> None:
   """Refuses to compile for a processor without a compiler of C++."""
   compiler = os.environ.get('CXX', 'g++')
   if device == 'cpu' and not shutil.which(compiler):
@@ -122,7 +127,9 @@ def check_compiler(device) -> None:
     )
 
 
-def compile_ahead(job, settings, run, torch, transformers) -> None:
+def compile_ahead(
+  job: dict, settings: dict, run: Callable, torch: Any, transformers: Any
+) -> None:
   """Compiles a step for the shape of every batch, longest prompts first.
 
   A static cache grows to the longest prompt seen and its step is compiled anew
@@ -141,8 +148,8 @@ def compile_ahead(job, settings, run, torch, transformers) -> None:
     run(index)
 
 
-def generation_settings(job, transformers):
-  """The `GenerationConfig` that asks for what we measure."""
+def generation_settings(job: dict, transformers: Any) -> Any:
+  """The `GenerationConfig` with the settings of the job."""
   config = transformers.GenerationConfig(
     max_new_tokens=job['max_new_tokens'],
     do_sample=job['temperature'] > 0,
@@ -158,8 +165,12 @@ def generation_settings(job, transformers):
   return config
 
 
-def inputs(job, rows, width, torch, device):
+def inputs(
+  job: dict, rows: Sequence[Sequence[int]], width: int, torch: Any, device: str
+) -> dict:
   """Prompts padded to a width, or the longest, on the side `generate` wants."""
+  # Rows [5, 9, 4] and [7], decoder-only: ids [[5, 9, 4], [0, 0, 7]] and mask
+  # [[1, 1, 1], [0, 0, 1]], because `generate` goes on from the last column.
   width = max(width, *map(len, rows))
   left = not job['is_encoder_decoder']
   ids, mask = [], []
@@ -174,7 +185,7 @@ def inputs(job, rows, width, torch, device):
   }
 
 
-def cut(tokens, eos_ids):
+def cut(tokens: list[int], eos_ids: Collection[int]) -> list[int]:
   """New tokens up to the first end token, it included."""
   for index, token in enumerate(tokens):
     if token in eos_ids:
@@ -182,7 +193,7 @@ def cut(tokens, eos_ids):
   return tokens
 
 
-def device_peak(torch, device):
+def device_peak(torch: Any, device: str) -> dict:
   """The most memory in use so far, where the device counts it."""
   if device != 'cuda':
     return {}

@@ -1,7 +1,8 @@
 """Runs one peer in a process of its own: python -P worker.py FILE.
 
 Reads JSON lines: first the job, then {'run': index}. Answers JSON lines. FILE
-defines `make(job, folder)`, which returns what decodes a batch, and versions.
+defines `make(job, folder)`, which returns a function that decodes a batch, and
+versions.
 Nothing here imports this package, so that neither JAX nor its threads start.
 """
 
@@ -12,6 +13,7 @@ import pathlib
 import sys
 import tempfile
 import time
+import types
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
     answer({'error': f'{type(error).__name__}: {text[:400]}'})
 
 
-def load(file):
+def load(file: str) -> types.ModuleType:
   """The peer's module."""
   spec = importlib.util.spec_from_file_location('peer', file)
   module = importlib.util.module_from_spec(spec)
@@ -44,7 +46,7 @@ def load(file):
   return module
 
 
-def process_peak():
+def process_peak() -> dict:
   """The most memory that this process ever had."""
   with open('/proc/self/status', encoding='ascii') as file:
     for line in file:
