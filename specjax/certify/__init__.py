@@ -1,4 +1,4 @@
-"""Is a drafter, a verifier and a warp lossless for a target? See `runner`."""
+"""Certifies that drafter, verifier and warp are lossless; see `runner`."""
 
 from specjax.certify.config import CertifyConfig
 from specjax.certify.runner import certify

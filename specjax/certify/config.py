@@ -1,51 +1,116 @@
-"""Settings of a certification: what `--config.field=value` can change."""
+"""Settings of a certification, changed by `--config.field=value`."""
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 from specjax import validation
 from specjax.certify import controls
 from specjax.inference.config import DecodeConfig
+from specjax.inference.config import rule_names
 
 _BROKEN = 'broken:'
+# Value of a number that the effort decides.
+BY_EFFORT = -1
+
+
+class Effort(NamedTuple):
+  """Thoroughness of a certification.
+
+  Attributes:
+    samples, law_prompts, num_prompts, max_new_tokens: values of the fields of
+      `CertifyConfig` that a user leaves open.
+    longest_draft: most draft slots of a law test.
+    seconds: time after which no step begins any more.
+    expected: duration, in words.
+  """
+
+  samples: int
+  law_prompts: int
+  num_prompts: int
+  max_new_tokens: int
+  longest_draft: int
+  seconds: float
+  expected: str
+
+
+# A law test enumerates every text of K + 2 tokens. Of 4 symbols one ends a
+# text, so K = 4 takes 3^5 = 243 paths of the target, and K = 2 takes 3^3 = 27.
+EFFORTS = {
+  'quick': Effort(2048, 1, 4, 16, 2, 60.0, 'at most 90 s'),
+  'standard': Effort(8192, 2, 16, 48, 4, math.inf, '3 to 15 min'),
+  'thorough': Effort(65536, 4, 0, 128, 4, math.inf, 'an hour'),
+}
+
+
+def certified_rules() -> tuple[str, ...]:
+  """Words that `verifier` takes here."""
+  broken = tuple(f'{_BROKEN}{name}' for name in controls.DESCRIPTIONS)
+  return rule_names() + broken
 
 
 @dataclasses.dataclass
 class CertifyConfig(DecodeConfig):
-  """What is certified, and how thoroughly.
+  """Settings of a certification: the method, and the effort of its tests.
 
-  All that changes what is decoded is as in `DecodeConfig`: drafters and their
-  options, rules and theirs, trees, the warp, precision and quantisation.
+  Every setting that shapes the output is as in `DecodeConfig`: drafters, rules
+  and their options, trees, the warp, precision and quantisation.
 
   Attributes:
-    verifier: as in `DecodeConfig`, or 'broken:NAME' with one of the
-      deliberately broken rules, to see it flagged.
-    temperature: 0 certifies greedy decoding alone; above 0 also the law.
-    max_new_tokens: length of the identity tests.
-    batch_size: rows of the identity tests decoded at a time.
-    num_prompts: prompts of the identity tests; 0 takes all.
-    law_prompts: prompts of the law test, those of the least certain next token.
-    samples: continuations drawn for each law.
-    symbols: size of the sub-vocabulary of the law test, an end token included.
-    false_alarm: chance that an exact method is called NOT LOSSLESS, all tests
-      together.
+    effort: thoroughness of the test, which decides the numbers below that are
+      -1. On two processor cores, with a target of a few million parameters,
+      quick takes at most 90 s, standard 3 to 15 min and thorough an hour. A
+      quick run whose time is up before its last step is INCONCLUSIVE.
+    verifier: verification rule, as for decoding; broken:NAME is a deliberately
+      broken rule, to see it flagged.
+    temperature: divisor of the logits before sampling. 0 certifies greedy
+      decoding alone; above 0 the distribution is tested too.
+    max_new_tokens: most new tokens of an answer in the identity tests; -1 is
+      16, 48 or 128, by effort.
+    batch_size: number of rows that are decoded together in the identity tests.
+    num_prompts: number of prompts in the identity tests; 0 takes all; -1 is 4,
+      16 or all, by effort.
+    law_prompts: number of prompts in the distribution tests, those of the least
+      certain next token; -1 is 1, 2 or 4, by effort.
+    samples: number of continuations drawn for each distribution, at least 100;
+      -1 is 2048, 8192 or 65536, by effort.
+    symbols: number of tokens that the distribution tests are confined to, an
+      end token included, from 2 to 8.
+    false_alarm: probability that an exact method is called NOT LOSSLESS, all
+      tests together, between 0 and 0.5.
     prompt_length: tokens of a random prompt, for targets without a tokenizer.
-    max_prompt_tokens: longer prompts are cut behind this many; 0 cuts nothing.
+    max_prompt_tokens: most tokens of a prompt, which is cut behind them; 0 cuts
+      nothing.
   """
 
+  effort: str = validation.choice('standard', tuple(EFFORTS))
+  verifier: str = validation.choice('auto', certified_rules, checked=False)
   temperature: float = 1.0
-  max_new_tokens: int = 48
+  max_new_tokens: int = BY_EFFORT
   batch_size: int = 4
-  num_prompts: int = 16
-  law_prompts: int = 2
-  samples: int = 8192
+  num_prompts: int = BY_EFFORT
+  law_prompts: int = BY_EFFORT
+  samples: int = BY_EFFORT
   symbols: int = 4
   false_alarm: float = 1e-3
   prompt_length: int = 16
   max_prompt_tokens: int = 0
 
+  @property
+  def how(self) -> Effort:
+    """The effort in force."""
+    return EFFORTS[self.effort]
+
   def validate(self) -> None:
-    """Raises ValueError with one sentence about the first bad value."""
+    """Fills in the numbers that the effort decides, and checks all fields.
+
+    Raises:
+      ValueError: one sentence about the first bad value.
+    """
+    validation.one_of('effort', self.effort, tuple(EFFORTS), str)
+    for name in ('samples', 'law_prompts', 'num_prompts', 'max_new_tokens'):
+      if getattr(self, name) == BY_EFFORT:
+        setattr(self, name, getattr(self.how, name))
     super().validate()
     if self.broken and self.broken not in controls.DESCRIPTIONS:
       raise ValueError(

@@ -1,11 +1,10 @@
-"""Deliberately broken rules: what a test that is worth its name must flag.
+"""Negative controls: deliberately broken rules that the tests must flag.
 
 Each is a mistake seen in a public implementation or a plausible slip. A
 certificate runs them with the same drafter, prompts and sample size as the
-method itself; those it flags are what its verdict is worth.
+method itself. The flagged ones measure the power of these tests on these
+models: a method with one of these mistakes would not have passed.
 """
-
-from typing import Optional
 
 import jax
 import jax.numpy as jnp
@@ -18,29 +17,30 @@ DESCRIPTIONS = {
   'accept_all': 'accepts every draft token unseen',
   'resample_from_p': 'draws the correction from p, not from the residual',
   'residual_bonus': 'subtracts the last draft law from the bonus token',
-  'shared_noise': 'draws the correction with the draft token\'s noise',
+  'shared_noise': "draws the correction with the draft token's noise",
   'argmax_draft': 'drafts the likeliest token and calls it a sample of q',
   'stale_noise': 'judges every round by the same noise',
   'block_by_position': 'block verification, noise keyed by absolute position',
   'warp_swapped': 'filters before the temperature when verifying',
   'second_best': 'emits the second best token as correction',
-}  # fmt: skip
-# The mistake left out is real, but so small that with many a pair of models the
-# tests see it only after more samples than one would wait for.
+}
+# The mistake left out is real, but so small that for many a pair of models the
+# tests flag it only with more samples than one would wait for. As a control it
+# would make the verdict INCONCLUSIVE for every such pair.
 NAMES = tuple(name for name in DESCRIPTIONS if name != 'block_by_position')
-# These two break any rule, also one that nobody knows.
+# These two break any rule, also one of the user's own.
 GENERIC = ('accept_all', 'second_best')
-# Need a program of their own.
+# It changes the recipe's warp as well, so it needs a program of its own.
 ALONE = ('warp_swapped',)
 
 
-def make(name: str, recipe: Recipe, temperature: float) -> Optional[Recipe]:
+def make(name: str, recipe: Recipe, temperature: float) -> Recipe | None:
   """The recipe, broken.
 
   Args:
-    name: of `DESCRIPTIONS`.
-    recipe: chains or trees.
-    temperature: of the rows; decides which mistakes are mistakes.
+    name: name of a mistake, a key of `DESCRIPTIONS`.
+    recipe: loop of chains or trees.
+    temperature: temperature of the rows; at 0 few mistakes change a token.
 
   Returns:
     A recipe, or None where this mistake cannot be made or changes nothing.
@@ -53,15 +53,17 @@ def combined(
 ) -> tuple[Recipe, dict[str, int]]:
   """One program for many mistakes, chosen row by row.
 
-  Compiling is most of what a control costs. `Controls.rule` of such a program
-  is `wrapped(dials, number)`.
+  Compiling is most of the cost of a control. `Controls.rule` of this program is
+  `wrapped(dials, number)`.
+
+
 
   Args:
-    recipe: chains or trees.
-    temperature: above 0.
+    recipe: loop of chains or trees.
+    temperature: temperature of the rows, above 0.
 
   Returns:
-    The recipe, and the number that makes each mistake; 0 is none.
+    The recipe, and {mistake: its number}; 0 is none.
   """
   singles = {
     name: made
@@ -70,12 +72,18 @@ def combined(
   }
   chosen = {name: number for number, name in enumerate(singles, 1)}
 
+  # Every rule judges every row, and a row keeps the verdict of its number:
+  #   rule['mistake'] [B]:            [0, 2, 2]
+  #   accepted by the rule itself:    [3, 1, 4]
+  #   accepted by mistakes 1 and 2:   [4, 4, 4] and [3, 2, 4]
+  #   accepted by the program:        [3, 2, 4]
   def verify(context, draft, logits):
     wanted = context.controls.rule['mistake']
     inner = context.controls.replace(rule=context.controls.rule['rule'])
     context = context.replace(controls=inner)
     verdict = recipe.verifier.verify(context, draft, logits)
     for name, made in singles.items():
+      # 'argmax_draft' breaks the drafter, below, and leaves the rule as it is.
       if made.verifier.verify is recipe.verifier.verify:
         continue
       other = made.verifier.verify(context, draft, logits)
@@ -106,7 +114,7 @@ def wrapped(dials: dict, number: int) -> dict:
   """`Controls.rule` of a program of `combined`, before it has rows.
 
   Args:
-    dials: of the rule itself.
-    number: which mistake; 0 for none.
+    dials: dials of the rule itself.
+    number: number of the mistake; 0 for none.
   """
   return {'rule': dials, 'mistake': np.asarray(number, np.int32)}

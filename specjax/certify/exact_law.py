@@ -1,8 +1,13 @@
-"""The target's law of the next few tokens, computed path by path."""
+"""The target's law of the next few tokens, computed path by path.
 
+It is computed from the same model and warp as decoding, but without a drafter,
+a verifier or the loop. Only so can it judge them.
+"""
+
+from collections.abc import Sequence
 import functools
 import itertools
-from typing import NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +28,8 @@ class Law(NamedTuple):
 
   Attributes:
     symbols: ids the target is confined to; end tokens among them end a text.
-    length: tokens of a continuation that does not end before.
-    probability: {tuple of ids: probability}, of whole continuations.
+    length: number of tokens of a continuation without an end token.
+    probability: {tuple of ids: probability} of whole continuations.
   """
 
   symbols: tuple[int, ...]
@@ -32,9 +37,16 @@ class Law(NamedTuple):
   probability: dict
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def confined(lm: base.CachedLM, symbols: tuple[int, ...]) -> base.CachedLM:
-  """The model with every other token's probability at 0; () changes nothing."""
+  """The model with every other token's probability at 0; () changes nothing.
+
+    logits [.., V = 4]:         [1.0, 2.0,  0.5,  3.0]
+    confined to symbols (1, 3): [-inf, 2.0, -inf, 3.0]
+
+  Cached, because a recipe is a static argument: another function for the same
+  symbols would compile every program anew.
+  """
   if not symbols:
     return lm
 
@@ -48,7 +60,9 @@ def confined(lm: base.CachedLM, symbols: tuple[int, ...]) -> base.CachedLM:
   return lm._replace(extend=extend)
 
 
-def next_law(lm, params, prompt: Sequence[int], temperature: float):
+def next_law(
+  lm: Any, params: base.PyTree, prompt: Sequence[int], temperature: float
+) -> np.ndarray:
   """The target's law of the next token, float64 [V]."""
   logits = _first_logits(lm, params, repeat(prompt, 1))[0, 0]
   logits = np.asarray(logits, np.float64) / (temperature or 1.0)
@@ -87,15 +101,18 @@ def enumerate_law(
   """Computes the exact law of plain decoding, one path at a time.
 
   Args:
-    lm: the target.
-    params: its parameters.
+    lm: language model of the target.
+    params: parameters of the target.
     sampling: temperature above 0, filters and penalties.
     prompt: ids.
-    symbols: what the target is confined to.
-    length: of the continuations.
-    end_ids: of the model.
+    symbols: ids the target is confined to.
+    length: number of tokens of the continuations.
+    end_ids: end tokens of the model.
   """
   ends = set(end_ids)
+  # With symbols (5, 9, 1), end token 1 and length 3, paths are what can stand
+  # before the last token: [[5, 5], [5, 9], [9, 5], [9, 9]]. One pass over a
+  # path gives the laws after (), (5) and (5, 5).
   inner = [s for s in symbols if s not in ends]
   paths = np.array(
     list(itertools.product(inner, repeat=length - 1)), np.int32
@@ -106,6 +123,7 @@ def enumerate_law(
   steps = {}
   for start in range(0, len(paths), rows):
     part = paths[start : start + rows]
+    # Copies of the first path fill the last part: one program serves all.
     filled = np.concatenate([part, np.repeat(part[:1], rows - len(part), 0)])
     laws = _path_laws(
       small,
@@ -115,8 +133,8 @@ def enumerate_law(
       jnp.asarray(filled),
       sampling.controls(row_keys(0, np.zeros(rows)), length, end_ids),
     )
-    laws = np.asarray(laws, np.float64)
-    for path, law in zip(part, laws):
+    laws = np.asarray(laws, np.float64)[: len(part)]
+    for path, law in zip(part, laws, strict=True):
       for t in range(length):
         steps[tuple(path[:t].tolist())] = law[t, list(symbols)]
   law = Law(symbols, length, {})
@@ -125,9 +143,13 @@ def enumerate_law(
 
 
 def _walk(law: Law, steps, ends, prefix, mass) -> None:
-  """Multiplies the steps' probabilities out, into `law.probability`."""
+  """Multiplies the steps' probabilities out, into `law.probability`.
+
+  In:  steps () -> [5: 0.6, 1: 0.4], (5,) -> [5: 0.5, 1: 0.5]; 1 ends
+  Out: {(5, 5): 0.3, (5, 1): 0.3, (1,): 0.4}
+  """
   here = steps[prefix] / steps[prefix].sum()
-  for symbol, p in zip(law.symbols, here):
+  for symbol, p in zip(law.symbols, here, strict=True):
     text = prefix + (symbol,)
     if symbol in ends or len(text) == law.length:
       law.probability[text] = mass * p
@@ -139,7 +161,9 @@ def _walk(law: Law, steps, ends, prefix, mass) -> None:
 def _path_laws(lm, spec, params, prompt, paths, controls):
   """Laws after each prefix of each path, float32 [rows, length, V].
 
-  The context of every prefix is written out as plain decoding would have it.
+  The context of every prefix is written out as plain decoding would have it,
+  because penalties of the warp read the tokens before. For prompt [7, 8] and
+  path [5, 9] the last one is tokens [7, 8, 5, 9, 0, ..] with length 4.
   """
   batch, steps = paths.shape
   width = prompt.tokens.shape[1]
@@ -169,7 +193,7 @@ def _path_laws(lm, spec, params, prompt, paths, controls):
 
 
 def repeat(prompt: Sequence[int], rows: int) -> base.Prompt:
-  """Rows of one prompt, padded so that few widths occur."""
+  """A batch of one prompt, padded to one of few widths to compile."""
   width = text_lib.bucket(len(prompt))
   tokens, lengths = text_lib.pad([prompt] * rows, width)
   return base.Prompt(jnp.asarray(tokens), jnp.asarray(lengths))

@@ -1,6 +1,13 @@
-"""Are the tokens those of plain decoding, on the user's prompts?"""
+"""Identity tests: are the tokens those of plain decoding, prompt by prompt?
 
-from typing import Callable, NamedTuple, Optional, Sequence
+They apply at temperature 0, and above it to rules that keep the target's own
+sample. On equal noise an exact method has no freedom: one token that differs is
+a fault, unless rounding decides between two nearly equal scores
+(`benchmark.check`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
@@ -17,17 +24,17 @@ Progress = Callable[[str], None]
 
 
 class Subject(NamedTuple):
-  """What is certified.
+  """The method, models and prompts of a certification.
 
   Attributes:
-    target: the target's `Model`.
-    make: `(temperature, num_draft, allowed) -> Assembled`, the method;
+    target: model whose law is to be kept.
+    make: method under test, `(temperature, num_draft, allowed) -> Assembled`;
       `allowed` are the symbols of a law test, which its drafter should keep to,
       or () for all.
-    data: what the drafter's parameters are made of.
+    data: inputs of the drafter's parameters.
     config: `CertifyConfig`.
     prompts: rows of ids.
-    broken: name of the broken rule to be seen flagged, or ''.
+    broken: name of a broken rule in the place of the method's, or ''.
   """
 
   target: model_lib.Model
@@ -40,7 +47,7 @@ class Subject(NamedTuple):
   def assembled(
     self, temperature: float, num_draft: int, allowed: tuple = ()
   ) -> assemble.Assembled:
-    """The method as it is, or as broken as was asked for."""
+    """The method, with its rule broken where `broken` names a mistake."""
     made = self.make(float(temperature), num_draft, allowed)
     if not self.broken:
       return made
@@ -48,7 +55,7 @@ class Subject(NamedTuple):
     return made if broken is None else made._replace(recipe=broken)
 
   def params(self, assembled: assemble.Assembled) -> generate_lib.Params:
-    """Of target and drafter."""
+    """Parameters of target and drafter."""
     return assembled.params(self.data)
 
 
@@ -56,14 +63,14 @@ class Finding(NamedTuple):
   """One test's result.
 
   Attributes:
-    line: for the report.
-    fault: the counter-example, or None where the test passed.
-    size: its number of tokens.
+    line: line of the report.
+    fault: counter-example, or None where the test passed.
+    size: number of tokens of the counter-example.
     empty: whether nothing was drafted.
   """
 
   line: str
-  fault: Optional[str]
+  fault: str | None
   size: int = 0
   empty: bool = False
 
@@ -75,14 +82,14 @@ def compare(
   title: str,
   progress: Progress,
 ) -> Finding:
-  """Compares tokens with plain decoding's.
+  """Compares the method's tokens with plain decoding's.
 
   Args:
-    subject: what is certified.
-    temperature: of the rows.
-    assembled: the method, unchanged.
-    title: of the line in the report.
-    progress: called with a line.
+    subject: models, prompts and settings.
+    temperature: temperature of the rows.
+    assembled: method at that temperature, over the whole vocabulary.
+    title: beginning of the line in the report.
+    progress: callback with a line of progress.
   """
   progress(title)
   case, batches, plain, ours = _decode_both(subject, temperature, assembled)
@@ -104,12 +111,12 @@ def compare(
 
 
 def _count(batches) -> int:
-  """Prompts; the last batch is filled up with the first of them."""
+  """Number of prompts; the last batch is filled up with the first of them."""
   return len({prompt for batch in batches for prompt in batch.rows})
 
 
 def _decode_both(subject, temperature, assembled):
-  """(case, batches, plain generations, the method's)."""
+  """Decodes both ways: (case, batches, plain generations, the method's)."""
   config = subject.config
   prompts = [
     prompts_lib.EncodedPrompt(tuple(row))
@@ -148,9 +155,12 @@ def _decode_both(subject, temperature, assembled):
 
 
 def _smallest(subject, batches, plain, ours) -> tuple[str, int]:
-  """The earliest difference over all prompts, in words, and its place."""
+  """The earliest difference over all prompts, in words, and its place.
+
+  The earliest one is the cause: tokens behind it continue another text.
+  """
   best = None
-  for batch, left, right in zip(batches, plain, ours):
+  for batch, left, right in zip(batches, plain, ours, strict=True):
     for row, prompt in enumerate(batch.rows):
       a = check_lib.new_tokens(left, row)
       b = check_lib.new_tokens(right, row)
@@ -169,7 +179,7 @@ def _smallest(subject, batches, plain, ours) -> tuple[str, int]:
   )
 
 
-def show(subject, tokens: Sequence[int]) -> str:
+def show(subject: Any, tokens: Sequence[int]) -> str:
   tokens = [int(token) for token in tokens]
   tokenizer = subject.target.tokenizer
   if tokenizer is None or not tokens:

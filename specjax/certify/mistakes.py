@@ -1,5 +1,12 @@
-"""Broken verification rules, one function a mistake."""
+"""Broken verification rules, one function a mistake.
 
+Each takes (recipe, temperature) and returns a broken recipe, or None where the
+mistake cannot be made or changes no token. p is the target's law of a slot and
+q the drafter's; an exact rule accepts a draft token x with probability min(1,
+p(x) / q(x)) and draws the correction of a refused one from (p - q)+.
+"""
+
+from collections.abc import Callable
 import dataclasses
 
 import jax
@@ -7,12 +14,13 @@ import jax.numpy as jnp
 
 from specjax import base
 from specjax.decoding import sampling
+from specjax.decoding.recipe import Recipe
 from specjax.decoding.verifiers import common
 from specjax.decoding.verifiers.block import excess
 from specjax.decoding.verifiers.block import joint_ratios
 
 
-def with_verify(recipe, verify):
+def with_verify(recipe: Recipe, verify: Callable) -> Recipe:
   """The recipe under a broken rule, which the loop does not check."""
   verifier = recipe.verifier._replace(verify=verify)
   return recipe._replace(verifier=verifier, checked=False)
@@ -37,6 +45,10 @@ def _everything(recipe, draft):
   if not recipe.is_tree:
     count = common.filled(draft).sum(axis=1).astype(jnp.int32)
     return count, None, count
+  # In a tree it is the path of first children, from the root in slot 0:
+  #
+  #   tree.parent [B, T]:  [[0, 0, 0, 1, 1]]
+  #   count [2], path [[1, 3]], last slot [3]
   batch, slots = draft.tokens.shape[0], draft.tokens.shape[1] + 1
   tokens = jnp.pad(draft.tokens, ((0, 0), (1, 0)), constant_values=base.EMPTY)
   slot = count = jnp.zeros((batch,), jnp.int32)
@@ -91,7 +103,7 @@ def _resample_from_p(recipe, temperature):
 
 
 def _residual_bonus(recipe, temperature):
-  # In a tree, what follows a leaf was never drafted for.
+  # Behind the leaf of a tree there is no draft law that could be subtracted.
   if temperature == 0 or recipe.is_tree:
     return None
 
@@ -108,7 +120,11 @@ def _residual_bonus(recipe, temperature):
 
 
 def _residual(draft, logits, p_slot, q_slot):
-  """(p - q)+ of the given slots, or p where nothing is left: [B, V]."""
+  """(p - q)+ of the given slots, or p where nothing is left: [B, V].
+
+  p [0.5, 0.3, 0.2], q [0.2, 0.6, 0.2] -> [0.3, 0, 0]
+  p = q                                -> p
+  """
   p = jax.nn.softmax(common.take_slot(logits, p_slot))
   q = common.draft_row(draft, q_slot, logits.shape[-1])
   weights = jnp.maximum(p - q, 0.0)
@@ -124,7 +140,7 @@ def _shared_noise(recipe, temperature):
   def verify(context, draft, logits):
     verdict = recipe.verifier.verify(context, draft, logits)
     count = verdict.num_accepted
-    # A round in which nothing is drafted has a block without slots.
+    # A round without drafts has tokens [B, 0]; one slot has keys all the same.
     slots = max(draft.tokens.shape[1], 1)
     keys = sampling.node_keys(
       context.controls.row_key, context.length, slots, sampling.DRAFT
@@ -153,11 +169,17 @@ def _argmax_draft(recipe, temperature):
   return recipe._replace(drafter=drafter, checked=False)
 
 
-def likeliest(draft):
+def likeliest(draft: base.Draft) -> base.Array:
   """The best token of every filled slot; of siblings the best few in order."""
   if draft.tree is None:
     tokens = sampling.argmax(draft.log_probs)
     return jnp.where(draft.tokens == base.EMPTY, base.EMPTY, tokens)
+  # Siblings share a law, so each takes the token of its rank among them:
+  #
+  #   slots 1, 2 and 3 with parents  0, 0 and 1
+  #   rank                           0, 1 and 0
+  #   log q of slots 1 and 2         [-2.3, -0.36, -1.6]
+  #   tokens of slots 1 and 2        1 and 2
   parent = draft.tree.parent[:, 1:]
   slots = jnp.arange(parent.shape[1])
   older = (parent[:, :, None] == parent[:, None]) & (slots[:, None] > slots)
@@ -173,7 +195,7 @@ def _stale_noise(recipe, temperature):
     return None
 
   def verify(context, draft, logits):
-    # The committed length is what tells the rounds' noise apart.
+    # Noise of a round is keyed by the committed length: a constant repeats it.
     context = context.replace(length=jnp.zeros_like(context.length))
     return recipe.verifier.verify(context, draft, logits)
 
@@ -187,6 +209,10 @@ def _block_by_position(recipe, temperature):
 
   def verify(context, draft, logits):
     num_draft = draft.tokens.shape[1]
+    # Block verification looks at the noise of all slots. If 1 of 4 tokens is
+    # accepted at length 10, positions 10 to 13 have decided. The next round
+    # begins at 12 and meets the noise of 12 and 13 again, which is uniform no
+    # more.
     position = context.length[:, None] + jnp.arange(num_draft + 1)
     row_key = context.controls.row_key
     u = sampling.uniform(
@@ -254,8 +280,8 @@ def _second_best(recipe, temperature):
     scores = common.take_slot(logits, _last_slot(verdict))
     best = sampling.argmax(scores)[:, None] == jnp.arange(scores.shape[-1])
     token = sampling.argmax(jnp.where(best, -jnp.inf, scores))
-    # Greedy decoding has a right answer behind a whole draft, too; but one
-    # wrong token a refusal is what a slip would bring.
+    # Above temperature 0 every next token is wrong. At 0 the bonus token stays
+    # right, because the slip that this control stands for is in the correction.
     wrong = _refused(draft, verdict) | (temperature > 0)
     return verdict.replace(
       next_token=jnp.where(wrong, token, verdict.next_token)

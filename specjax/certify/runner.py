@@ -2,17 +2,30 @@
 
 1. Identity: at temperature 0 the tokens are those of plain decoding, on the
    user's prompts; under `coupled` and `match` also at the temperature given.
-2. Law: above temperature 0, counts of continuations over a few symbols against
-   their exact probabilities (`law`).
-3. Negative controls: the same tests on deliberately broken rules (`controls`).
-   Where one of those passes too, the verdict is that nothing can be said.
+2. Law: above temperature 0, counts of continuations over a few symbols are
+   compared with their exact probabilities (`law`).
+3. Negative controls: the same tests run on deliberately broken rules
+   (`controls`). If they miss one of them, the verdict is INCONCLUSIVE.
+
+The noise of a rule decides which test applies. `coupled` and `match` key their
+noise by absolute position, as plain sampling does, so one seed gives the same
+tokens and a single differing token is a fault. The other rules key it by round:
+their tokens differ from plain sampling's though their law is the same, and only
+counts of many draws can show a fault.
+
+Controls are needed because a test that passes proves nothing by itself. A
+drafter whose tokens are always accepted never reaches the code that corrects a
+refused token, so a broken correction would pass as well.
 """
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
+import warnings
 
 from specjax.certify import controls as controls_lib
 from specjax.certify import identity
 from specjax.certify import law as law_lib
+from specjax.certify import steps as steps_lib
 from specjax.certify import trials as trials_lib
 from specjax.certify import verdict
 from specjax.certify.config import CertifyConfig
@@ -34,23 +47,31 @@ def certify(
   config: CertifyConfig,
   progress: Progress = lambda text: None,
   index: Any = None,
+  *,
+  report: Progress = lambda line: None,
 ) -> verdict.Certificate:
   """Certifies a drafter with a verification rule, as `decode.main` runs them.
 
   Args:
-    target: the target.
-    source: what drafts, of `sources.resolve`.
+    target: model whose law is to be kept.
+    source: drafter, from `sources.resolve`.
     prompts: rows of ids.
-    config: `CertifyConfig`, validated.
-    progress: called with a line.
+    config: `CertifyConfig`.
+    progress: callback with a line when a step begins: its number, the number of
+      all steps, and an estimate of the time left.
     index: `corpus.Index` of earlier answers, or None.
+    report: callback with each line of the certificate as soon as it is known.
 
   Returns:
     `verdict.Certificate`.
   """
+  config.validate()
+  for note in config.idle():
+    warnings.warn(note, stacklevel=2)
 
   def make(temperature, num_draft, allowed) -> assemble.Assembled:
     rule = config.rule()
+    # At temperature 0 such a rule is the greedy one, which 'auto' chooses.
     if not temperature and rule is not None and rule.greedy_at_zero:
       rule = None
     settings = config.recipe_settings(
@@ -72,37 +93,87 @@ def certify(
     ),
   )
   subject = Subject(target, make, data, config, prompts, config.broken)
-  return certify_subject(subject, progress)
+  return certify_subject(subject, progress, report=report)
 
 
 def certify_subject(
-  subject: Subject, progress: Progress = lambda text: None
+  subject: Subject,
+  progress: Progress = lambda text: None,
+  *,
+  report: Progress = lambda line: None,
 ) -> verdict.Certificate:
-  """Certifies whatever `subject.make` gives; also a method of your own.
+  """Certifies the method that `subject.make` returns; it may be your own.
 
   Args:
-    subject: the method, prompts and settings.
-    progress: called with a line.
+    subject: method, prompts and settings.
+    progress: callback, as in `certify`.
+    report: callback, as in `certify`.
   """
+  config = subject.config
+  steps = steps_lib.Steps(
+    _count(subject), progress, report, seconds=config.how.seconds
+  )
+  progress(
+    f'effort={config.effort}: {steps.total} steps, which take '
+    f'{config.how.expected} with a small model on two cores; a law is tested '
+    f'with {config.samples} continuations'
+  )
+  findings: list[Finding] = []
+  try:
+    flagged = _run_steps(subject, steps, findings)
+  except steps_lib.TimeUpError as error:
+    # A fault found in time is a verdict, however many tests are left.
+    if not any(finding.fault for finding in findings):
+      return verdict.Certificate(
+        verdict.INCONCLUSIVE, str(error), tuple(steps.lines), {}
+      )
+    flagged = {}
+  return verdict.judge(subject, findings, flagged, steps.lines)
+
+
+def _count(subject: Subject) -> int:
+  """Number of steps of a certification, those that may be left out included."""
+  config = subject.config
+  if not config.temperature:
+    return 1 + len(controls_lib.NAMES)
+  laws = min(config.law_prompts, len(subject.prompts))
+  # Two identities; each law and one for drafters of our own are enumerated;
+  # each law is tested with each drafter; controls follow. With 2 law prompts
+  # these are 2 + (2 + 1) + (2 + 2) + 8 = 17 steps.
+  return 2 + laws + 1 + laws + len(trials_lib.OTHERS) + len(controls_lib.NAMES)
+
+
+def _run_steps(
+  subject: Subject, steps: steps_lib.Steps, findings: list[Finding]
+) -> dict:
+  """Takes all steps and adds to `findings`; returns the flagged controls."""
   config = subject.config
   temperature = float(config.temperature)
   greedy = subject.assembled(0.0, config.num_draft)
-  findings = [
-    identity.compare(subject, 0.0, greedy, 'greedy identity', progress)
-  ]
-  trials, lines = [], []
+
+  def found(finding):
+    findings.append(finding)
+    steps.finish(finding.line)
+
+  found(identity.compare(subject, 0.0, greedy, 'greedy identity', steps.begin))
+  trials = []
   if temperature > 0:
     assembled = subject.assembled(temperature, config.num_draft)
     if assembled.rule.keeps_target_sample:
       title = f'identity with plain sampling at T={temperature:g}'
-      findings.append(
-        identity.compare(subject, temperature, assembled, title, progress)
+      found(
+        identity.compare(subject, temperature, assembled, title, steps.begin)
       )
-    trials = trials_lib.make(subject, progress)
-    lines = trials_lib.changes(subject, trials)
-    findings += [_law_finding(subject, trial, progress) for trial in trials]
-  flagged, power = _run_controls(subject, trials, progress)
-  return verdict.judge(subject, findings, flagged, [*lines, *power])
+    else:
+      steps.leave_out()
+    trials = trials_lib.make(subject, steps.begin)
+    if not any(trial.who for trial in trials):
+      steps.leave_out(1 + len(trials_lib.OTHERS))
+    for line in trials_lib.changes(subject, trials):
+      steps.finish(line)
+    for trial in trials:
+      found(_law_finding(subject, trial, steps.begin))
+  return _run_controls(subject, trials, steps)
 
 
 def _law_finding(subject, trial: trials_lib.Trial, progress) -> Finding:
@@ -117,7 +188,7 @@ def _law_finding(subject, trial: trials_lib.Trial, progress) -> Finding:
     f'makes {outcome.noise:.4f}; {outcome.accepted} of {outcome.drafted} '
     'draft tokens accepted'
   )
-  # What another drafter shows says nothing of whether the user's drafts.
+  # Drafts of another drafter are no evidence that the user's drafter drafts.
   empty = bool(trial.who) or not outcome.drafted
   if outcome.difference is None or not outcome.drafted:
     return Finding(line, None, empty=empty)
@@ -132,10 +203,10 @@ def _law_finding(subject, trial: trials_lib.Trial, progress) -> Finding:
 
 
 def _broken(recipe, temperature):
-  """Gives each mistake's recipe and its number; (None, None) for none.
+  """Makes `name -> (recipe, number)` of mistakes; (None, None) where none is.
 
   Above temperature 0 most of them share one program, which is compiled when
-  the first of them is run.
+  the first of them is run; see `controls.combined`.
   """
   shared, chosen = None, {}
   if temperature > 0:
@@ -149,10 +220,10 @@ def _broken(recipe, temperature):
   return get
 
 
-def _run_controls(subject, trials, progress) -> tuple[dict, list[str]]:
-  """Whether each broken rule is told from an exact one, and the power."""
+def _run_controls(subject, trials, steps: steps_lib.Steps) -> dict:
+  """Runs every broken rule: {its name: whether the tests flag it}."""
   config = subject.config
-  flagged, lines = {}, []
+  flagged = {}
   greedy = None if trials else subject.assembled(0.0, config.num_draft)
   temperature = float(config.temperature)
   programs = {
@@ -162,26 +233,30 @@ def _run_controls(subject, trials, progress) -> tuple[dict, list[str]]:
   for name in controls_lib.NAMES:
     what = controls_lib.DESCRIPTIONS[name]
     if trials:
-      progress(f'negative control: {what}')
+      steps.begin(f'negative control: {what}')
       found = _tried(subject, name, trials, programs)
     else:
       made = controls_lib.make(name, greedy.recipe, 0.0)
-      found = made and _compared(
-        subject, name, greedy._replace(recipe=made), progress
-      )
+      if not made:
+        steps.leave_out()
+        continue
+      steps.begin(f'negative control: {what}')
+      found = _compared(subject, name, greedy._replace(recipe=made))
     if not found:
       continue
     flagged[name], how = found
     word = 'flagged' if flagged[name] else 'NOT flagged'
-    lines.append(f'control: {what}: {word} ({how})')
+    steps.finish(f'control: {what}: {word} ({how})')
   if trials:
-    lines.append(_power(config, trials[0].law))
-  return flagged, lines
+    steps.finish(_power(config, trials[0].law))
+  return flagged
 
 
 def _tried(subject, name, trials, programs):
   """(whether a trial flags the mistake, which and how), or None."""
   how = None
+  # A method must pass all trials, so one that flags the mistake is enough.
+  # Which one depends on the part of the rule that its drafter reaches.
   for trial in trials:
     recipe, mistake = programs[trial.recipe](name)
     if recipe is None:
@@ -196,9 +271,8 @@ def _tried(subject, name, trials, programs):
   return how and (False, how)
 
 
-def _compared(subject, name, assembled, progress):
+def _compared(subject, name, assembled):
   """(whether tokens of greedy decoding differ, in words)."""
-  progress(f'negative control: {controls_lib.DESCRIPTIONS[name]}')
   finding = identity.compare(subject, 0.0, assembled, name, lambda text: None)
   differ = finding.fault is not None
   return differ, 'tokens differ' if differ else 'no difference'

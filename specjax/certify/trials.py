@@ -1,12 +1,14 @@
-"""Law tests as a certificate runs them: whose law, and who drafts.
+"""Law tests as a certificate runs them: prompts, laws and drafters.
 
 Some of the trials have the user's own drafter. A drafter whose tokens are
-seldom refused, or seldom accepted, hides the mistakes that a rule makes there,
-so others have drafters of our own: see `law.contrary` and `law.near`.
+seldom refused, or seldom accepted, hides the mistakes that a rule makes there.
+Other trials therefore have drafters of our own: see `law.contrary` and
+`law.near`.
 """
 
+from collections.abc import Sequence
 import functools
-from typing import NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,13 +27,12 @@ from specjax.decoding.drafters.custom import custom
 from specjax.decoding.drafters.table import table
 from specjax.inference import assemble
 
-# Longest draft of the law test: texts of P + 2 tokens are enumerated.
-LONGEST_DRAFT = 4
 # Texts that are enumerated at most, where a tree cannot be made flatter.
 MOST_TEXTS = 30_000
-# Prompts looked at to find those of the least certain next token.
+# Prompts among which those of the least certain next token are found. Where the
+# target is certain of its token, any rule emits it and a test shows nothing.
 CANDIDATES = 24
-# Drafters of our own, and what they draft from.
+# Drafters of our own, and their draft laws.
 OTHERS = (
   ('a contrary drafter', law_lib.contrary),
   ('a near drafter', law_lib.near),
@@ -44,14 +45,14 @@ class Trial(NamedTuple):
   """One law test.
 
   Attributes:
-    who: drafts, in words; '' for the user's drafter.
-    number: of the prompt, from 0.
-    prompt: its ids.
-    law: what should come out.
-    assembled: the method.
-    recipe: its recipe, with the target confined to the law's symbols.
-    params: of target and drafter.
-    seed: of the draws.
+    who: name of the drafter; '' for the user's.
+    number: number of the prompt, from 0.
+    prompt: ids of the prompt.
+    law: exact law of the output.
+    assembled: method under test.
+    recipe: recipe of the method, its target confined to the law's symbols.
+    params: parameters of target and drafter.
+    seed: seed of the draws.
   """
 
   who: str
@@ -64,8 +65,8 @@ class Trial(NamedTuple):
   seed: int
 
 
-def number_of(config) -> int:
-  """Trials that share the false alarm rate, at most."""
+def number_of(config: Any) -> int:
+  """Most trials that share the false alarm rate."""
   return config.law_prompts + len(OTHERS)
 
 
@@ -84,6 +85,7 @@ def make(subject: Subject, progress: Progress) -> list[Trial]:
     entropy = -np.sum(law * np.log(np.maximum(law, 1e-30)))
     scored.append((-entropy, number, law))
   chosen = sorted(scored, key=lambda row: row[:2])[: config.law_prompts]
+  # The sum of the laws ranks tokens that are likely after any of the prompts.
   symbols = exact_law.choose_symbols(
     sum(law for _, _, law in chosen), config.symbols, target.eos_ids
   )
@@ -107,7 +109,7 @@ def make(subject: Subject, progress: Progress) -> list[Trial]:
 
 
 def _confined(assembled, symbols) -> generate_lib.Recipe:
-  """The recipe whose target knows the symbols alone."""
+  """The recipe, its target confined to the symbols."""
   recipe = assembled.recipe
   return recipe._replace(target=exact_law.confined(recipe.target, symbols))
 
@@ -120,11 +122,15 @@ def _shortened(subject: Subject, symbols) -> assemble.Assembled:
   """
   config = subject.config
   made = subject.assembled(config.temperature, config.num_draft, symbols)
-  if made.plan.max_path <= LONGEST_DRAFT:
+  # Texts of P + 2 tokens are enumerated for drafts of depth P: a whole draft,
+  # the bonus token behind it, and one token of the round that follows.
+  longest = config.how.longest_draft
+  if made.plan.max_path <= longest:
     return made
   try:
-    return subject.assembled(config.temperature, LONGEST_DRAFT, symbols)
+    return subject.assembled(config.temperature, longest, symbols)
   except ValueError:
+    # A tree of the user's has its own depth; it stays if its texts are few.
     ends = set(subject.target.eos_ids)
     inner = len([symbol for symbol in symbols if symbol not in ends])
     if inner ** (made.plan.max_path + 1) <= MOST_TEXTS:
@@ -133,7 +139,7 @@ def _shortened(subject: Subject, symbols) -> assemble.Assembled:
 
 
 def changes(subject: Subject, trials: Sequence[Trial]) -> list[str]:
-  """Lines: what the law test changes of the method."""
+  """Lines of the report about what law tests change of the method."""
   config, first = subject.config, trials[0]
   lines = [
     f'law tests confine the target to {len(first.law.symbols)} of '
@@ -171,6 +177,7 @@ def _with_others(subject, first: Trial, progress) -> list[Trial]:
   config, target = subject.config, subject.target
   plan = first.assembled.plan
   ends = set(target.eos_ids)
+  # An end token would cut texts short of the slots where rules err.
   symbols = tuple(i for i in first.law.symbols if i not in ends)[:3]
   if len(symbols) < 2 or not plan.num_draft:
     return []
@@ -215,7 +222,7 @@ def _table(num_draft: int, style: drawing.Style) -> base.Drafter:
   return table(1, num_draft, style)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _tree_table(num_draft: int, style: drawing.Style) -> base.Drafter:
   """Trees whose every node draws its children from one law."""
   del num_draft
@@ -240,17 +247,17 @@ def _tree_table(num_draft: int, style: drawing.Style) -> base.Drafter:
 def run(
   subject: Subject,
   trial: Trial,
-  broken: Optional[generate_lib.Recipe] = None,
-  mistake: Optional[int] = None,
+  broken: generate_lib.Recipe | None = None,
+  mistake: int | None = None,
 ) -> law_lib.LawOutcome:
   """Draws, counts and compares.
 
   Args:
-    subject: what is certified.
-    trial: one of `make`.
-    broken: in the place of the trial's recipe, with the same drafter.
-    mistake: of the rows, see `controls.combined`; None if `broken` makes one
-      mistake alone.
+    subject: method, prompts and settings.
+    trial: law test, one of `make`.
+    broken: recipe in the place of the trial's, with the same drafter.
+    mistake: number of the rows' mistake, see `controls.combined`; None if
+      `broken` makes one mistake alone.
   """
   config = subject.config
   dials = trial.assembled.dials()
@@ -265,7 +272,8 @@ def run(
     subject.target.eos_ids,
     samples=config.samples,
     false_alarm=config.false_alarm / number_of(config),
-    # A mistake is not to be found by the very draws that passed the method.
+    # Other draws than the method's, or a control would be flagged because its
+    # draws were chosen: the method passed on those.
     seed=trial.seed + 500 * (broken is not None),
     rule=dials,
   )

@@ -1,6 +1,7 @@
-"""From findings to a verdict: what may be said of a method, and what not."""
+"""From findings to a verdict: LOSSLESS, NOT LOSSLESS or INCONCLUSIVE."""
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from specjax.certify.controls import DESCRIPTIONS
 from specjax.certify.identity import Finding
@@ -8,18 +9,19 @@ from specjax.certify.identity import Subject
 
 LOSSLESS, NOT_LOSSLESS = 'LOSSLESS', 'NOT LOSSLESS'
 INCONCLUSIVE = 'INCONCLUSIVE'
+# 2 is bad usage in every command, so it is no verdict.
 EXIT = {LOSSLESS: 0, NOT_LOSSLESS: 1, INCONCLUSIVE: 3}
 
 
 class Certificate(NamedTuple):
-  """A verdict and what it rests on.
+  """A verdict and its evidence.
 
   Attributes:
     verdict: LOSSLESS, NOT_LOSSLESS or INCONCLUSIVE.
-    reason: the smallest counter-example, or why nothing can be said; '' for
-      LOSSLESS.
-    lines: the report, line by line.
-    flagged: {broken rule: whether it was told from an exact one}.
+    reason: smallest counter-example, or the reason of an INCONCLUSIVE verdict;
+      '' for LOSSLESS.
+    lines: report, line by line.
+    flagged: {broken rule: whether the tests flag it}.
   """
 
   verdict: str
@@ -42,19 +44,21 @@ def judge(
   subject: Subject,
   findings: Sequence[Finding],
   flagged: dict,
-  power: Sequence[str],
+  lines: Sequence[str],
 ) -> Certificate:
-  """Weighs what the tests found.
+  """Weighs the findings of the tests.
 
   Args:
-    subject: what was certified.
-    findings: of the tests of identity and law.
-    flagged: as in `Certificate`.
-    power: lines about the negative controls.
+    subject: method that was certified.
+    findings: results of the tests of identity and law.
+    flagged: controls, as in `Certificate`.
+    lines: lines of the report.
   """
   config = subject.config
   method = subject.assembled(config.temperature, config.num_draft)
-  lines = tuple(finding.line for finding in findings) + tuple(power)
+  lines = tuple(lines)
+  # The order matters. A fault is a counter-example, whatever else is unknown.
+  # LOSSLESS needs drafts, an exact rule, and tests that flag every control.
   faults = [finding for finding in findings if finding.fault]
   if faults:
     worst = min(faults, key=lambda finding: finding.size)
