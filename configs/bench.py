@@ -1,16 +1,20 @@
-"""What `decode.benchmark` measures unless told otherwise.
+"""Default settings of `specjax-benchmark`: every drafter once, batch 1."""
 
-`--config=configs/bench.py:smoke` is a run of seconds.
-"""
-
+from specjax import variants
 from specjax.benchmark.config import BenchmarkConfig
+
+_COMMAND = r"""specjax-benchmark --config={config} --target=TARGET \
+    --drafter=DRAFTER,prompt_lookup --input=prompts.txt --output=report"""
+VARIANTS = (
+  variants.Variant('', 'speed of each drafter beside plain', _COMMAND),
+  variants.Variant('smoke', 'the same with 2 short prompts', _COMMAND),
+)
 
 
 def get_config(arg: str = '') -> BenchmarkConfig:
+  variants.check(arg, VARIANTS)
   if arg == 'smoke':
     return BenchmarkConfig(
       max_new_tokens=16, num_prompts=2, prompt_length=8, repetitions=2
     )
-  if arg:
-    raise ValueError(f'There is no variant {arg!r}; there is smoke.')
   return BenchmarkConfig()

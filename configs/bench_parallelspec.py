@@ -1,22 +1,28 @@
-"""Drafters in one pass beside their hosts, on one target.
-
-  python -m decode.benchmark --config=configs/bench_parallelspec.py \
-      --target=TARGET --input=prompts.jsonl --output=report \
-      --drafter=medusa/export,medusa_parallel/export,eagle/export,\
-eagle_parallel/export,parallel/export
+"""Drafters in one pass beside drafters token by token, on one target.
 
 Measures K = 1, 2, 4, 6, 8 and 12 at temperatures 0 and 1, for chains and for
-trees of 16 grown nodes. The report tells milliseconds of drafting by K, the
-acceptance of each depth, the speed-up over plain decoding also by category of
-the prompts, and what the break-even between one pass and token by token
-predicts beside what was measured. `:chains` leaves the trees out, `:trees`
-compares trees at K = 5, and `:quick` measures little of everything.
+trees of 16 grown nodes. The report holds milliseconds of drafting by K, the
+acceptance of each depth, the speed-up over plain decoding (also by category of
+the prompts), and for each pair the predicted and the measured break-even.
 """
 
+from specjax import variants
 from specjax.benchmark.config import BenchmarkConfig
+
+_COMMAND = r"""specjax-benchmark --config={config} --target=TARGET \
+    --drafter=MEDUSA/export,MEDUSA_PARALLEL/export,EAGLE/export \
+    --drafter=EAGLE_PARALLEL/export,PARALLEL/export \
+    --input=prompts.jsonl --output=report"""
+VARIANTS = (
+  variants.Variant('', 'chains and grown trees, six K', _COMMAND),
+  variants.Variant('chains', 'the same without trees', _COMMAND),
+  variants.Variant('trees', 'chains and four trees at K = 5', _COMMAND),
+  variants.Variant('quick', 'two K, 2 prompts, temperature 0', _COMMAND),
+)
 
 
 def get_config(arg: str = '') -> BenchmarkConfig:
+  variants.check(arg, VARIANTS)
   config = BenchmarkConfig(
     num_draft=(1, 2, 4, 6, 8, 12),
     tree=('', 'grown:16'),
@@ -35,8 +41,4 @@ def get_config(arg: str = '') -> BenchmarkConfig:
     config.temperature = (0.0,)
     config.num_prompts, config.repetitions = 2, 2
     config.max_new_tokens = 24
-  elif arg:
-    raise ValueError(
-      f'There is no variant {arg!r}; there are chains, trees and quick.'
-    )
   return config

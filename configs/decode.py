@@ -1,13 +1,22 @@
-"""How to decode: `--config=configs/decode.py:NAME`.
+"""Settings of decoding: greedy, sampled, or sampled reproducibly."""
 
-(nothing)   greedy
-sample      temperature 1
-reproduce   temperature 1 with the verifier `coupled`: the same tokens as
-            plain sampling with the same seed
-"""
-
+from specjax import variants
 from specjax.inference.config import DecodeConfig
 
+_COMMAND = r"""specjax-decode --config={config} --target=TARGET \
+    --drafter=DRAFTER --input=prompts.txt"""
+VARIANTS = (
+  variants.Variant('', 'greedy answers', _COMMAND),
+  variants.Variant('sample', 'samples at temperature 1', _COMMAND),
+  variants.Variant(
+    'reproduce',
+    'samples at temperature 1 with the tokens of plain sampling of that seed',
+    _COMMAND,
+  ),
+)
+
+# `coupled` shares the noise of plain sampling, so a seed gives the same tokens
+# with and without a drafter. Under 'auto' they are other draws of the same law.
 RECIPES = {
   '': {},
   'sample': {'temperature': 1.0},
@@ -16,7 +25,5 @@ RECIPES = {
 
 
 def get_config(name: str = '') -> DecodeConfig:
-  if name not in RECIPES:
-    known = ', '.join(filter(None, RECIPES))
-    raise ValueError(f'there is no recipe {name!r}; known: {known}.')
+  variants.check(name, VARIANTS)
   return DecodeConfig(**RECIPES[name])

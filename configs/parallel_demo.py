@@ -1,22 +1,27 @@
-"""Drafters with mask tokens, and their hosts, for the translation target.
+"""Drafters on the states of the translation target, with and without masks.
 
-  python -m train.main --config=configs/parallel_demo.py --workdir=DIR \
-      --config.teacher=TARGET/export --config.data.labelled=labels.jsonl \
-      --config.data.valid=valid.en-de.tsv
-
-Variants, with the same data, steps and layer size: `:eagle_parallel` (the
-default), `:eagle` (the same layer, token by token), `:medusa_parallel`,
-`:medusa` (heads), `:parallel` (a network of its own), and
-`:eagle_parallel_soft` (without the loss on states).
+All variants have the same data, steps and layer size.
 """
 
+from specjax import variants
 from specjax.training import config as config_lib
 from specjax.training.data import sources
 from specjax.training.families import speculator_options
 
+_COMMAND = r"""specjax-train --config={config} --workdir=DRAFTER \
+    --config.teacher=TARGET/export --config.data.labelled=labels.jsonl \
+    --config.data.valid=valid.tsv"""
+VARIANTS = (
+  variants.Variant('', 'the default, eagle_parallel', _COMMAND),
+  *(
+    variants.Variant(name, variant.makes, _COMMAND)
+    for name, variant in speculator_options.VARIANTS.items()
+  ),
+)
+
 
 def get_config(arg: str = '') -> config_lib.TrainConfig:
-  """`arg` names a variant."""
+  variants.check(arg, VARIANTS)
   config = config_lib.TrainConfig(
     task='drafter',
     name='specjax demo drafter with masks, English to German',

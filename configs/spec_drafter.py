@@ -1,31 +1,33 @@
 """A Spec-Drafter for a T5 target: SpecDec's drafter, and its rivals.
 
-  python -m train.label --target=TARGET --input=train.en-de.tsv \
-      --output=labels.jsonl --config.batch_size=64
-  python -m train.main --config=configs/spec_drafter.py --workdir=DIR \
-      --config.teacher=TARGET --config.data.labelled=labels.jsonl \
-      --config.data.valid=valid.en-de.tsv
-
-`--config.licence` and `--config.data_note` say in the model card where the data
-come from.
-
 Deep encoder, shallow decoder (12 + 2), mask prediction with glancing on the
-target's own outputs, average of the last ten checkpoints. Sized for the demo's
+target's own outputs, average of the last ten checkpoints. Sized for the bundled
 target; `--config.model.width` and its neighbours make it larger. One drafter
-serves 5 to 30 slots.
-
-Variants, each with the same budget: `:head` (Blockwise heads on the target's
-last state), `:reduced` (half the encoder, one decoder layer, half as wide),
-`:six_six` (6 + 6), and `:quick`, a minute that shows the mechanics.
+serves 5 to 30 slots. `--config.licence` and `--config.data_note` fill the model
+card. All variants have the same budget.
 
 References:
   Xia et al. Speculative decoding. Findings of EMNLP 2023.
     https://arxiv.org/abs/2203.16487
 """
 
+from specjax import variants
 from specjax.training import config as config_lib
 from specjax.training.data import sources
 from specjax.training.families.spec_drafter import SlotOptions
+
+_COMMAND = r"""specjax-label --target=T5 --input=train.tsv \
+    --output=labels.jsonl --config.batch_size=64
+specjax-train --config={config} --workdir=DRAFTER \
+    --config.teacher=T5 --config.data.labelled=labels.jsonl \
+    --config.data.valid=valid.tsv"""
+VARIANTS = (
+  variants.Variant('', 'the Spec-Drafter, 12 + 2 layers', _COMMAND),
+  variants.Variant('head', "Blockwise heads on the target's state", _COMMAND),
+  variants.Variant('reduced', '6 + 1 layers, half as wide', _COMMAND),
+  variants.Variant('six_six', '6 + 6 layers', _COMMAND),
+  variants.Variant('quick', 'the mechanics, 60 steps', _COMMAND),
+)
 
 _NAMES = {
   '': 'Spec-Drafter, 12 + 2 layers',
@@ -37,10 +39,7 @@ _NAMES = {
 
 
 def get_config(arg: str = '') -> config_lib.TrainConfig:
-  """`arg` names a variant; '' is the paper's 12 + 2."""
-  if arg not in _NAMES:
-    known = ', '.join(filter(None, _NAMES))
-    raise ValueError(f'Unknown variant {arg!r}; known are {known}.')
+  variants.check(arg, VARIANTS)
   config = _base(arg)
   config.families.spec_drafter = SlotOptions(
     block=30, block_min=5, window=16, cuts=4
@@ -62,7 +61,7 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
 
 
 def _base(arg: str) -> config_lib.TrainConfig:
-  """What all variants share."""
+  """The settings that all variants share."""
   return config_lib.TrainConfig(
     task='drafter',
     name=_NAMES[arg],
@@ -87,7 +86,8 @@ def _base(arg: str) -> config_lib.TrainConfig:
       mlp=256,
       tie_embeddings=False,
       output_vocab=2048,
-      # The paper's 0.1 is for a larger network: this one underfits.
+      # The paper's 0.1 is for a larger network; this one underfits, and dropout
+      # would make it worse.
       dropout=0.0,
     ),
     data=sources.DataConfig(

@@ -1,16 +1,26 @@
-"""An autoregressive drafter for the decoder-only target of `text_target.py`.
+"""A draft model for the decoder-only target of `text_target.py`."""
 
-  python -m train.main --config=configs/text_drafter.py --workdir=DIR \
-      --config.teacher=TARGET --config.data.valid=sotu/valid.jsonl \
-      --config.data.train=sotu/train.jsonl,input.txt,gsm8k/train.jsonl
-"""
-
+from specjax import variants
 from specjax.training import config as config_lib
 from specjax.training.data import sources
 
+_COMMAND = r"""specjax-train --config={config} --workdir=DRAFTER \
+    --config.teacher=TARGET/export --config.data.valid=sotu/valid.jsonl \
+    --config.data.train=sotu/train.jsonl,input.txt,gsm8k/train.jsonl"""
+VARIANTS = (
+  variants.Variant(
+    '',
+    'a drafter of 1.5 M parameters, forward KL',
+    _COMMAND,
+    '2026-11-22: 500 of the 4,000 steps, with 8 rows, took 14 min on one core '
+    'of an AMD EPYC',
+  ),
+  variants.Variant('quick', 'the mechanics, 100 steps', _COMMAND),
+)
+
 
 def get_config(arg: str = '') -> config_lib.TrainConfig:
-  """`arg` 'quick' makes a run of minutes that shows the mechanics."""
+  variants.check(arg, VARIANTS)
   config = config_lib.TrainConfig(
     task='drafter',
     name='specjax text drafter',
@@ -52,6 +62,4 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
   if arg == 'quick':
     config.steps, config.eval_every = 100, 0
     config.data.max_examples = 300
-  elif arg:
-    raise ValueError(f"Unknown variant {arg!r}; known is 'quick'.")
   return config

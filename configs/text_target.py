@@ -1,20 +1,32 @@
 """A small decoder-only target on public-domain and openly licensed text.
 
-  python -m train.tokenizer --input=sotu/train.jsonl --input=input.txt \
-      --input=gsm8k/train.jsonl --output=text_tokenizer --noappend_eos
-  python -m train.main --config=configs/text_target.py --workdir=DIR \
-      --config.data.train=sotu/train.jsonl,input.txt,gsm8k/train.jsonl \
-      --config.data.valid=sotu/valid.jsonl --config.tokenizer=text_tokenizer
-
-About 14 million parameters of the Llama family.
+About 14 million parameters of the Llama family. The data are US State of the
+Union addresses (sotu), the works of Shakespeare (input.txt) and GSM8K.
 """
 
+from specjax import variants
 from specjax.training import config as config_lib
 from specjax.training.data import sources
 
+_COMMAND = r"""specjax-tokenizer --input=sotu/train.jsonl --input=input.txt \
+    --input=gsm8k/train.jsonl --output=TOKENIZER --noappend_eos
+specjax-train --config={config} --workdir=TARGET \
+    --config.tokenizer=TOKENIZER --config.data.valid=sotu/valid.jsonl \
+    --config.data.train=sotu/train.jsonl,input.txt,gsm8k/train.jsonl"""
+VARIANTS = (
+  variants.Variant(
+    '',
+    'a target of 13.8 M parameters',
+    _COMMAND,
+    '2026-11-22: 700 of the 6,000 steps, with 8 rows, took 44 min on one core '
+    'of an AMD EPYC',
+  ),
+  variants.Variant('quick', 'the mechanics, 100 steps', _COMMAND),
+)
+
 
 def get_config(arg: str = '') -> config_lib.TrainConfig:
-  """`arg` 'quick' makes a run of minutes that shows the mechanics."""
+  variants.check(arg, VARIANTS)
   config = config_lib.TrainConfig(
     task='target',
     name='specjax text target',
@@ -55,6 +67,4 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
   if arg == 'quick':
     config.steps, config.eval_every = 100, 0
     config.data.max_examples = 300
-  elif arg:
-    raise ValueError(f"Unknown variant {arg!r}; known is 'quick'.")
   return config

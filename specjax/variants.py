@@ -1,0 +1,42 @@
+"""The table `VARIANTS` of a config file: one row for each way to use it.
+
+`configs/README.md` is printed from these tables.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+NOT_MEASURED = 'not measured'
+
+
+class Variant(NamedTuple):
+  """One way to use a config file.
+
+  Attributes:
+    name: NAME of `--config=FILE:NAME`; '' for the file alone.
+    makes: noun phrase, the result of the command.
+    command: shell command, in which '{config}' stands for FILE:NAME.
+    measured: date, time and machine of the last measurement.
+  """
+
+  name: str
+  makes: str
+  command: str
+  measured: str = NOT_MEASURED
+
+
+def check(name: str, variants: Sequence[Variant]) -> None:
+  """Refuses a variant that a config file does not have.
+
+  Args:
+    name: NAME of `--config=FILE:NAME`; '' for the file alone.
+    variants: the file's table.
+
+  Raises:
+    ValueError: no row has this name.
+  """
+  known = [variant.name for variant in variants]
+  if name not in known:
+    raise ValueError(
+      f'Unknown variant {name!r}; known are {", ".join(filter(None, known))}.'
+    )
