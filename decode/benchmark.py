@@ -1,12 +1,15 @@
 """Measures speculative decoding on your models, prompts and machine.
 
-  python -m decode.benchmark --target=FOLDER --drafter=FOLDER,prompt_lookup \
+  specjax-benchmark --target=FOLDER --drafter=FOLDER,prompt_lookup \\
       --input=prompts.txt --output=report
 
+In a checkout, `python -m decode.benchmark` is the same.
+
 Standard output holds the table; everything else goes to standard error. With
---output, a folder is filled with results.json, report.md, plots and
-explorer.html. The exit status is 1 if some row's tokens are not what they must
-be.
+--output, a folder is filled with results.json, details.json, report.md, plots
+and explorer.html. `--config=configs/bench.py:smoke` is a run of seconds, and
+the other configs/bench_*.py have a variant :quick. The exit status is 1 if
+some row's tokens fail their check.
 """
 
 from collections.abc import Sequence

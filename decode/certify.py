@@ -1,7 +1,11 @@
 """Certifies that a drafter, a verifier and a warp are lossless for a target.
 
-  python -m decode.certify --target=FOLDER --drafter=FOLDER \
-      --input=prompts.txt --config.verifier=sampling --config.temperature=0.8
+  specjax-certify --target=FOLDER --drafter=FOLDER --input=prompts.txt \\
+      --config.verifier=sampling --config.temperature=0.8
+
+In a checkout, `python -m decode.certify` is the same.
+
+`--config.effort=quick` ends within 90 seconds for a small model.
 
 The report goes to standard output and the verdict is its last line: LOSSLESS
 (exit status 0), NOT LOSSLESS with the smallest counter-example (1), or

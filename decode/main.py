@@ -1,7 +1,9 @@
 """Decodes a file of prompts, speculatively where a drafter is given.
 
-  python -m decode.main --target=FOLDER --drafter=FOLDER --input=prompts.txt
-  python -m decode.main --demo --target=FOLDER --drafter=FOLDER
+  specjax-decode --target=FOLDER --drafter=FOLDER --input=prompts.txt
+  specjax-decode --demo
+
+In a checkout, `python -m decode.main` is the same.
 
 Standard output holds one line for each prompt; everything else goes to
 standard error.

@@ -1,12 +1,14 @@
 """Turns checkpoints of one format into another, bit for bit.
 
-  python -m train.convert --input=HF_FOLDER --output=FOLDER
-  python -m train.convert --input=HF_FOLDER --output=FOLDER --to=orbax
-  python -m train.convert --input=ORBAX_FOLDER --output=FOLDER
-  python -m train.convert --input=T5X_FOLDER --model=HF_FOLDER --output=FOLDER
+  specjax-convert --input=HF_FOLDER --output=FOLDER
+  specjax-convert --input=HF_FOLDER --output=FOLDER --to=orbax
+  specjax-convert --input=ORBAX_FOLDER --output=FOLDER
+  specjax-convert --input=T5X_FOLDER --model=HF_FOLDER --output=FOLDER
 
-The kind of the input is found out. The output, which must not exist, appears
-when it is complete.
+In a checkout, `python -m train.convert` is the same.
+
+The format of the input is detected. The output folder must not exist; it
+appears when it is complete.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,14 @@
-"""The target writes its own outputs for a file of inputs.
+"""Writes the target's own outputs for a file of inputs.
 
-  python -m train.label --target=FOLDER --input=pairs.tsv --output=own.jsonl
-  python -m train.label --target=FOLDER --drafter=FOLDER --input=pairs.tsv \\
+  specjax-label --target=FOLDER --input=pairs.tsv --output=own.jsonl
+  specjax-label --target=FOLDER --drafter=FOLDER --input=pairs.tsv \\
       --output=own.jsonl --config.temperature=1.0
 
+In a checkout, `python -m train.label` is the same.
+
 `--config.mesh.shape` spreads it over devices and `--coordinator` over hosts, as
-for `decode.main`. Called again, it continues where it was stopped. `train.main`
-reads the result with `--config.data.labelled=own.jsonl` and
+for decoding. Called again, it continues where it was stopped. Training reads
+the result with `--config.data.labelled=own.jsonl` and
 `--config.data.labelled_fraction=1`.
 """
 

@@ -1,12 +1,16 @@
 """Trains a target, or distils a drafter from one.
 
-  python -m train.main --config=configs/demo_target.py --workdir=DIR
-  python -m train.main --config=configs/demo_drafter.py --workdir=DIR \\
+  specjax-train --config=configs/demo_target.py --workdir=DIR
+  specjax-train --config=configs/demo_drafter.py --workdir=DIR \\
       --config.teacher=TARGET/export
+
+In a checkout, `python -m train.main` is the same. `:quick` behind a config, as
+in --config=configs/demo_target.py:quick, is a run of minutes that shows the
+mechanics; most configs of training have it.
 
 `--init_from=FOLDER` begins with exported weights and fresh optimiser state.
 The same command continues a run that was stopped, bit for bit. At the end
-DIR/export is a model folder that `specjax.load`, `decode.main` and, for
+DIR/export is a model folder that `specjax.load`, `specjax-decode` and, for
 families it knows, transformers read.
 """
 

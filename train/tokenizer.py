@@ -1,6 +1,8 @@
 """Trains a tokenizer on text and saves it as a Hugging Face folder.
 
-  python -m train.tokenizer --input=pairs.tsv --output=DIR --vocab_size=8192
+  specjax-tokenizer --input=pairs.tsv --output=DIR --vocab_size=8192
+
+In a checkout, `python -m train.tokenizer` is the same.
 
 Ids follow T5: 0 `<pad>`, 1 `</s>`, 2 `<unk>`; encoding appends `</s>`. Bytes
 that no piece covers are spelled with 256 byte pieces, so that text survives

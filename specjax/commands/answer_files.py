@@ -1,5 +1,6 @@
 """Files of answers: whole lines only, in order, and resumable."""
 
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import json
 import os
@@ -7,7 +8,7 @@ import pathlib
 import signal
 import sys
 import threading
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 from specjax import text as text_lib
 from specjax.inference.generate import Answer
@@ -16,12 +17,14 @@ Write = Callable[[Sequence[Answer]], None]
 
 
 def record(answer: Answer) -> dict[str, Any]:
-  """The fields of one JSON line; the README defines them."""
+  """The fields of one JSON line; decode/README.md defines them."""
   return {
     'prompt': answer.prompt,
     'text': answer.text,
     'tokens': list(answer.tokens),
     'finish_reason': answer.finish_reason,
+    # Only a beam search has scores.
+    **({} if answer.score is None else {'score': answer.score}),
     **answer.counts.as_dict(by_position=False),
   }
 
@@ -69,19 +72,19 @@ def check_writable(path: str) -> None:
 def count_answered(
   path: str, prompts: Sequence[str], per_prompt: int
 ) -> tuple[int, int]:
-  """Finds out how far an interrupted output came.
+  """Counts the answers of an interrupted output.
 
   Args:
-    path: of the output.
-    prompts: the prompts' texts, which JSON lines are compared with.
-    per_prompt: answers a prompt.
+    path: path of the output.
+    prompts: texts of the prompts, with which JSON lines are compared.
+    per_prompt: number of answers a prompt.
 
   Returns:
     (answers of completed prompts, their bytes). A last line without its end,
     and answers of a prompt that has not got all of them, do not count.
 
   Raises:
-    ValueError: if the file answers something else.
+    ValueError: the file answers other prompts.
   """
   file = pathlib.Path(path)
   if not file.exists():
@@ -99,6 +102,8 @@ def count_answered(
           f'{path}, line {number + 1} does not answer prompt '
           f'{number // per_prompt + 1} of the input, so it cannot be resumed.'
         )
+  # 5 whole lines at 2 answers a prompt: 4 count, and the third prompt, which
+  # has one of its two, is decoded anew.
   count = len(lines) - len(lines) % per_prompt
   return count, sum(len(row) + 1 for row in lines[:count])
 
@@ -116,8 +121,9 @@ def writer(path: str, keep_bytes: int = 0) -> Iterator[Write]:
   """Opens an output.
 
   Args:
-    path: '-' for standard output, or a file; JSON lines if it ends in .jsonl.
-    keep_bytes: what is kept of an existing file.
+    path: path of a file, or '-' for standard output; JSON lines if it ends in
+      .jsonl.
+    keep_bytes: bytes that are kept of an existing file.
 
   Yields:
     A function that writes answers and flushes. A signal waits for it to
@@ -131,7 +137,7 @@ def writer(path: str, keep_bytes: int = 0) -> Iterator[Write]:
   if path == '-':
     yield lambda answers: _print_whole(joined(answers))
     return
-  # Unbuffered: what could not be written must not be tried again at the end.
+  # Unbuffered: bytes that a full disk refused are not tried again at the end.
   with open(path, 'r+b' if keep_bytes else 'wb', buffering=0) as file:
     if keep_bytes:
       file.truncate(keep_bytes)
@@ -183,4 +189,4 @@ def _signals_wait() -> Iterator[None]:
     for number, handler in before.items():
       signal.signal(number, handler)
   if arrived:
-    raise KeyboardInterrupt
+    signal.raise_signal(arrived[0])

@@ -25,26 +25,35 @@ def define_flags(values: flags.FlagValues) -> None:
   def many(name, words):
     flags.DEFINE_multi_string(name, [], words, flag_values=values)
 
-  text('target', None, 'A folder, a hub id, or shape:NAME (random weights).')
+  text(
+    'target',
+    None,
+    'Target: a folder, a hub id, or shape:NAME (random weights).',
+  )
   many(
     'drafter',
-    f'Several, with commas or by repeating the flag, of: {registry.names()}, '
+    f'Drafters, with commas or by repeating the flag, of: {registry.names()}, '
     'shape:NAME, network:NAME.',
   )
-  text('input', '', "Prompts: text, JSON lines or Spec-Bench's question.jsonl.")
+  text(
+    'input',
+    '',
+    "Prompts: text, JSON lines or Spec-Bench's question.jsonl; without it the "
+    'bundled sentences, or random tokens where there is no tokenizer.',
+  )
   many('peer', f'Other engines: {", ".join(peers.PEERS)}.')
-  text('output', '', 'A folder for the report.')
+  text('output', '', 'Folder for the report.')
   text(
     'corpus',
     '',
-    'Earlier answers for suffix and hybrid:FOLDER: a file of decode.main '
-    '--corpus. It is read only.',
+    'File of earlier answers, which suffix and hybrid read: decode.main '
+    '--corpus writes one.',
   )
   parsing.define_processes(values)
   flags.DEFINE_bool(
     'plan',
     False,
-    'Measures costs and acceptance, and advises instead of sweeping.',
+    'Whether costs and acceptance are measured for advice, without a sweep.',
     flag_values=values,
   )
 
@@ -63,6 +72,7 @@ def _run(values: flags.FlagValues, config) -> None:
       '--output and --peer out.'
     )
   parsing.join_processes(values, config)
+  # Every process computes; one prints and writes.
   first = processes.is_first()
   if values.output and first:
     report.check_folder(values.output)
@@ -75,14 +85,18 @@ def _run(values: flags.FlagValues, config) -> None:
     corpus=values.corpus,
   )
   if values.plan:
-    advice = plan.plan(request, cli.note)
+    names = ('num_draft', 'num_prompts', 'verifier')
+    # Only what was given on the command line has a flag.
+    given = [name for name in names if f'config.{name}' in values]
+    advice = plan.plan(request, cli.note, given)
     if first:
       print(advice, flush=True)
     return
-  results = runner.run(request, cli.note)
+  results = _measured(request, values.output if first else '')
   if first:
     print(report.text(results, config), flush=True)
   if values.output and first:
+    cli.note('writing the report')
     files = report.write(values.output, results, config)
     cli.note(f'wrote {", ".join(files)} in {values.output}')
     if not plots.available():
@@ -90,6 +104,24 @@ def _run(values: flags.FlagValues, config) -> None:
   failed = runner.failures(results.rows)
   if failed:
     raise ValueError(f'{len(failed)} rows failed their check; see the notes.')
+
+
+def _measured(request, folder: str) -> runner.Results:
+  """Runs the benchmark, keeping the rows known so far in a folder."""
+  kept = []
+
+  def keep(rows):
+    kept[:] = rows
+    if folder:
+      report.keep_rows(folder, rows)
+
+  try:
+    return runner.run(request, cli.note, keep)
+  except KeyboardInterrupt:
+    where = f'; {folder}/{report.RESULTS} has them' if folder else ''
+    raise KeyboardInterrupt(
+      f'interrupted with {len(kept)} rows measured{where}.'
+    ) from None
 
 
 main = parsing.command(define_flags, _run)

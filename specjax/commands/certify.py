@@ -1,4 +1,4 @@
-"""The command `decode.certify`: is this drafter and rule lossless here?"""
+"""The command `decode.certify`: tests whether a method is lossless."""
 
 import os
 
@@ -12,9 +12,7 @@ from specjax.commands import cli
 from specjax.commands import parsing
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding.drafters import registry
-from specjax.distributed import mesh as mesh_lib
 from specjax.inference import planning
-from specjax.inference import sources
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -23,14 +21,20 @@ def define_flags(values: flags.FlagValues) -> None:
   def text(name, default, words):
     flags.DEFINE_string(name, default, words, flag_values=values)
 
-  text('target', None, 'A folder, a hub id, or shape:NAME (random weights).')
-  text('drafter', None, f'One of: {registry.names()}.')
-  text('input', '', 'Prompts: a text file or a .jsonl file.')
+  text(
+    'target',
+    None,
+    'Target: a folder, a hub id, or shape:NAME (random weights).',
+  )
+  text('drafter', None, f'Drafter, one of: {registry.names()}.')
+  text(
+    'input', '', 'Prompts: text or JSON lines; without it bundled sentences.'
+  )
   text(
     'corpus',
     '',
-    'Earlier answers for suffix and hybrid:FOLDER: a file of decode.main '
-    '--corpus. It is read only.',
+    'File of earlier answers, which suffix and hybrid read: decode.main '
+    '--corpus writes one.',
   )
 
 
@@ -40,32 +44,35 @@ def _run(values: flags.FlagValues, config) -> int:
   entry = registry.find(values.drafter)
   if entry is not None and not entry.drafts:
     raise flags.Error('Without a drafter there is nothing to certify.')
-  target = sources.load_target(
-    values.target,
-    dtype=None if config.dtype == 'stored' else config.dtype,
-    layout=mesh_lib.make_layout(config.mesh),
-    int8=config.quantize in ('target', 'both'),
-    seed=config.seed,
-  )
+  target = planning.load_target(values.target, config, config.seed)
   model_lib.check_target(target)
   (source,) = request.load_drafters(
     [values.drafter], target, config, config.quantize
   )
-  certificate = runner.certify(
-    target,
-    source,
-    _prompts(values.input, target, source, config),
-    config,
-    cli.note,
-    _corpus(values.corpus, target, config),
-  )
-  print('\n'.join(certificate.lines + (certificate.last_line,)), flush=True)
+  prompts = _prompts(values.input, target, source, config)
+  corpus = _corpus(values.corpus, target, config)
+  try:
+    certificate = runner.certify(
+      target, source, prompts, config, cli.note, corpus, report=_show
+    )
+  except KeyboardInterrupt:
+    # The report is printed line by line, so finished tests are not lost.
+    raise KeyboardInterrupt(
+      'interrupted, so there is no verdict; standard output has the tests that '
+      'are finished.'
+    ) from None
+  _show(certificate.last_line)
   return certificate.status
+
+
+def _show(line: str) -> None:
+  print(line, flush=True)
 
 
 def _prompts(path: str, target, source, config) -> list:
   """The prompts' ids, as far as they fit."""
   models = [source.model] * (source.model is not None)
+  path = request.named_or_bundled(target, path, cli.note)
   prompts = prompts_lib.collect(target, path, config)
   prompts = prompts_lib.fitting(
     prompts, target, config, config.num_draft, models

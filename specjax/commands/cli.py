@@ -1,24 +1,28 @@
-"""What the commands share: flags, config files, messages and exit status.
+"""Shared by all commands: messages, signals and exit status.
 
-Standard output carries results only; everything else goes to standard error.
-Exit status 0 means that all of it worked, 1 a failure told in one line, 2 bad
-usage. Only this room touches flags; `parsing` reads them.
-
+Standard output carries results only; everything else goes to standard error. So
+`specjax-decode .. > answers.txt` has answers alone, and `| head` cuts no
+warning. Exit status 0 means that all of it worked, 1 a failure with one line
+about it, 2 bad usage, 130 an interrupt (SIGINT), 143 SIGTERM, and 141 that the
+reader of standard output closed it. No other package touches flags; `parsing`
+reads them.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 import warnings
 
 from absl import flags
 import jax
 
 from specjax import cache
+from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import processes as processes_lib
 from specjax.distributed import watch
 
@@ -27,13 +31,13 @@ _arrived: list[int] = []
 
 
 def note(*words: Any) -> None:
-  """Prints to standard error; of several processes the first does."""
+  """Prints to standard error; only the first of several processes does."""
   if processes_lib.is_first():
     print(*words, file=sys.stderr, flush=True)
 
 
 def stderr() -> Any:
-  """Where progress bars go."""
+  """The stream of progress bars; of other processes than the first, none."""
   return sys.stderr if processes_lib.is_first() else open(os.devnull, 'w')
 
 
@@ -41,47 +45,66 @@ def run(main: Callable[[Sequence[str]], Any], failure: int = 0) -> None:
   """Runs a command on this process's arguments and ends the process.
 
   Args:
-    main: takes the arguments, the program's name first; may return a status.
-    failure: exit status of everything that goes wrong; 0 takes 1, or 2 for bad
-      usage.
+    main: function of the arguments, the program's name first; may return an
+      exit status.
+    failure: exit status of everything that goes wrong but for signals and
+      closed pipes; 0 takes 1, or 2 for bad usage.
   """
   sys.exit(call(main, failure=failure))
 
 
 def call(
-  main: Callable[[Sequence[str]], Any], argv=None, *, failure: int = 0
+  main: Callable[[Sequence[str]], Any],
+  argv: Sequence[str] | None = None,
+  *,
+  failure: int = 0,
 ) -> int:
-  """Runs a command and turns what goes wrong into one line.
+  """Runs a command and turns a failure into one line.
 
   Args:
-    main: as for `run`.
-    argv: by default `sys.argv`; then an interrupted process ends here.
-    failure: as for `run`.
+    main: function of the arguments, as for `run`.
+    argv: arguments; by default `sys.argv`, and an interrupt ends the process.
+    failure: exit status of failures, as for `run`.
 
   Returns:
     The exit status.
   """
   try:
     with _interruptible():
-      return main(list(sys.argv if argv is None else argv)) or 0
-  except flags.Error as error:
+      return _flushed(main, list(sys.argv if argv is None else argv))
+  except (flags.Error, mesh_lib.MeshError) as error:
     return _fail(error, failure or 2)
   except KeyboardInterrupt as error:
-    status = _fail(error if error.args else 'interrupted.', failure or 1)
+    status = of_signal(_arrived[0] if _arrived else signal.SIGINT)
+    _fail(error if error.args else 'interrupted.', status)
     if argv is None:
       # JAX may be compiling in threads that do not survive a tidy end.
       _end(status)
     return status
   except BrokenPipeError:
-    # Whoever read the output has seen enough.
+    # The reader (`| head -1`) has enough, which is no failure. Python would
+    # write to the closed pipe once more at its end, so the output goes nowhere.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
+    return of_signal(signal.SIGPIPE)
   except (ValueError, OSError, MemoryError, ArithmeticError) as error:
     return _fail(error, failure or 1)
   except Exception as error:  # A bug, in one line all the same.
     if os.environ.get('SPECJAX_TRACEBACK'):
       raise
     return _fail(_unexpected(error), failure or 1)
+
+
+def of_signal(number: int) -> int:
+  """The exit status of a program that a signal ended: SIGINT 2 -> 130."""
+  return 128 + number
+
+
+def _flushed(main: Callable[[Sequence[str]], Any], argv: list[str]) -> int:
+  """Runs a command and flushes its output while a failure can be caught."""
+  try:
+    return main(argv) or 0
+  finally:
+    sys.stdout.flush()
 
 
 def _unexpected(error: Exception) -> str:
@@ -100,13 +123,13 @@ def _fail(error: Any, status: int) -> int:
   watch.before_failure()
   print('error:', ' '.join(str(error).split()), file=sys.stderr, flush=True)
   if not watch.is_alone():
-    # JAX's own farewell would wait for the others.
+    # JAX waits for the other processes at a tidy end; they may never come.
     _end(status)
   return status
 
 
 def _end(status: int) -> None:
-  """Ends this process at once, whatever its other threads wait for."""
+  """Ends this process at once, without waiting for its threads."""
   sys.stdout.flush()
   os._exit(status)
 
@@ -162,7 +185,7 @@ def prepare_process() -> None:
   `specjax.cache`, which is kept within its bounds here.
   """
   warnings.showwarning = _warn
-  # Orbax warns of what nobody asked for, and logs what it raises.
+  # Orbax warns of its own defaults, and logs the errors that it also raises.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')

@@ -15,7 +15,7 @@ def _define(values: flags.FlagValues):
   def text(name, default, words):
     flags.DEFINE_string(name, default, words, flag_values=values)
 
-  text('input', None, 'Folder in Hugging Face, Orbax or T5X format.')
+  text('input', None, 'Folder to read, in Hugging Face, Orbax or T5X format.')
   text('output', None, 'Folder to make.')
   text(
     'model',
@@ -32,14 +32,14 @@ def _define(values: flags.FlagValues):
   flags.DEFINE_integer(
     'shard_megabytes',
     5000,
-    'The most that a safetensors file holds.',
+    'Most megabytes of a safetensors file.',
     lower_bound=1,
     flag_values=values,
   )
   flags.DEFINE_boolean(
     'dry_run',
     False,
-    'Print where each tensor goes, and write nothing.',
+    'Whether the place of each tensor is printed and nothing written.',
     flag_values=values,
   )
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str], doc: str) -> None:
 
   Args:
     argv: arguments, the program's name first.
-    doc: of the command, for --help.
+    doc: description of the command, for --help.
   """
   cli.prepare_process()
   values = parsing.read_flags(argv, doc, _define)

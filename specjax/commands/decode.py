@@ -1,7 +1,5 @@
 """The command `decode.main`: prompts in, answers out."""
 
-from collections.abc import Sequence
-
 from absl import flags
 
 from specjax.commands import decode_file
@@ -11,8 +9,14 @@ from specjax.decoding.drafters import registry
 
 # Flags that a request takes as they are.
 _GIVEN = (
-  'target', 'drafter', 'output', 'stats', 'resume', 'baseline', 'corpus',
-)  # fmt: skip
+  'target',
+  'drafter',
+  'output',
+  'stats',
+  'resume',
+  'baseline',
+  'corpus',
+)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -21,27 +25,34 @@ def define_flags(values: flags.FlagValues) -> None:
   def text(name, default, words):
     flags.DEFINE_string(name, default, words, flag_values=values)
 
-  text('target', None, 'The model that decides: a folder or a hub id.')
-  text('drafter', 'none', f'One of: {registry.names()}.')
-  text('corpus', '', 'Earlier answers that suffix copies from; is extended.')
+  text('target', None, 'Model that decides: a folder or a hub id.')
+  text('drafter', 'none', f'Drafter, one of: {registry.names()}.')
+  text(
+    'corpus',
+    '',
+    'File of earlier answers, which suffix reads and the run extends.',
+  )
   text('input', None, 'Prompts: a text file, a .jsonl file, or -.')
-  text('output', '-', 'Where answers go: a text file, a .jsonl file, or -.')
-  text('stats', '', 'Writes the numbers of the run to this JSON file.')
+  text('output', '-', 'Answers: a text file, a .jsonl file, or -.')
+  text('stats', '', 'JSON file for the statistics of the run.')
   text(
     'demo',
     None,
-    'Translates built-in sentences from English to German and measures; '
-    '--demo=SENTENCE translates yours.',
+    'Translates bundled sentences from English to German, or a SENTENCE of '
+    'yours, and measures.',
   )
   parsing.define_processes(values)
   flags.DEFINE_bool(
-    'resume', False, 'Goes on with an interrupted output.', flag_values=values
+    'resume',
+    False,
+    'Whether an interrupted output is continued.',
+    flag_values=values,
   )
   flags.DEFINE_enum(
     'baseline',
     'first',
     decode_file.BASELINES,
-    'Which part is decoded plainly too, to measure the ratio.',
+    'Part that is also decoded plainly, to measure the ratio.',
     flag_values=values,
   )
 
@@ -73,11 +84,6 @@ def _run(values: flags.FlagValues, config) -> None:
   )
 
 
-def _bare_demo(argv: Sequence[str]) -> list[str]:
-  """`--demo` alone is short for `--demo=`."""
-  return ['--demo=' if arg in ('--demo', '-demo') else arg for arg in argv]
-
-
 def _check_demo(values: flags.FlagValues) -> None:
   for name in ('corpus', 'input', 'output', 'stats', 'resume', 'baseline'):
     if not values[name].using_default_value:
@@ -87,4 +93,4 @@ def _check_demo(values: flags.FlagValues) -> None:
       )
 
 
-main = parsing.command(define_flags, _run, rewrite=_bare_demo)
+main = parsing.command(define_flags, _run, bare={'demo': 'SENTENCE'})

@@ -1,11 +1,12 @@
-"""Decodes a file of prompts: what the command `decode.main` does."""
+"""Decodes a file of prompts for the command `decode.main`."""
 
 import contextlib
 import dataclasses
 import hashlib
 import json
-from typing import Any, Optional
+from typing import Any
 
+import jax
 import tqdm
 
 from specjax import text as text_lib
@@ -26,27 +27,28 @@ from specjax.inference import memory
 from specjax.inference import planning
 from specjax.inference import random_models
 from specjax.inference import sources
+from specjax.inference import summary
 from specjax.inference.config import DecodeConfig
 
 BASELINES = ('first', 'all', 'none')
 
-# Bytes below which nobody asks whether a job fits.
+# Bytes from which an estimate of memory is shown: a smaller job always fits.
 WORTH_TELLING = 1e8
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeRequest:
-  """What to decode.
+  """A file to decode, and the files to write.
 
   Attributes:
-    target: folder or hub id.
-    drafter: as `sources.resolve` takes it.
+    target: folder or hub id of the target.
+    drafter: name of the drafter, as `sources.resolve` takes it.
     source: input file or '-'.
     output: output file or '-'.
-    stats: JSON file for the numbers, or ''.
-    resume: go on with an interrupted output.
-    baseline: decode plainly too, to measure the ratio: the 'first' batch,
-      'all' of the prompts, or 'none'.
+    stats: JSON file for the statistics, or ''.
+    resume: whether an interrupted output is continued.
+    baseline: part that is decoded plainly too, to measure the ratio: the
+      'first' batch, 'all' of the prompts, or 'none'.
     config: `DecodeConfig`.
     corpus: file of earlier answers, read and extended; or ''.
   """
@@ -63,13 +65,13 @@ class DecodeRequest:
 
 
 def decode_file(request: DecodeRequest) -> None:
-  """Does it; prints answers to the output and numbers to standard error.
+  """Writes answers to the output and statistics to standard error.
 
   Args:
-    request: what to decode.
+    request: files, models and settings.
 
   Raises:
-    ValueError, OSError, FloatingPointError, MemoryError: in one sentence.
+    ValueError, OSError, FloatingPointError, MemoryError: one sentence.
   """
   config = request.config
   answer_files.check_distinct(
@@ -80,6 +82,7 @@ def decode_file(request: DecodeRequest) -> None:
   )
   prompts = _read_prompts(request)
   is_first = processes.is_first()
+  # Files are tried before models are loaded: a refusal must come in seconds.
   for path in filter(None, (request.output, request.stats)):
     if is_first:
       answer_files.check_writable(path)
@@ -94,11 +97,9 @@ def decode_file(request: DecodeRequest) -> None:
   if estimate.total >= WORTH_TELLING:
     cli.note(estimate.text())
   target, source = load_models(request.target, request.drafter, config)
-  corpus = None
-  if request.corpus:
-    for path in (request.corpus, corpus_lib.draft_path(request.corpus)):
-      answer_files.check_writable(str(path))
-    corpus = _open_corpus(request, target)
+  corpus = request.corpus or None
+  if corpus is not None:
+    corpus_lib.check_writable(corpus)
   job = planning.plan(
     target, prompts, drafter=source, config=config, skip=skip, corpus=corpus
   )
@@ -109,12 +110,14 @@ def decode_file(request: DecodeRequest) -> None:
   try:
     found = _run(request, job, keep_bytes, compile_seconds, answers)
   finally:
-    # Also of an interrupted run: what is in the output is in the corpus.
+    # Also after an interrupt: --resume skips the prompts that are answered.
     if corpus is not None and is_first:
-      new = [answer.tokens for answer in answers]
-      # Read anew: other runs may have ended meanwhile.
-      corpus = _open_corpus(request, target)
-      corpus_lib.save(corpus_lib.remember(corpus, new), request.corpus)
+      planning.extend_corpus(
+        request.corpus,
+        target.tokenizer,
+        config.corpus_tokens,
+        [answer.tokens for answer in answers],
+      )
   found |= comparison.compare(request, job, target, prompts, skip, answers)
   if request.stats and is_first:
     found |= {'request': dataclasses.asdict(request)}
@@ -123,32 +126,20 @@ def decode_file(request: DecodeRequest) -> None:
       file.write(json.dumps(found, indent=2, default=str) + '\n')
 
 
-def _open_corpus(request: DecodeRequest, target) -> corpus_lib.Corpus:
-  return planning.open_corpus(
-    request.corpus, target.tokenizer, request.config.corpus_tokens
-  )
-
-
 def load_models(
   target_name: str, drafter_name: str, config: DecodeConfig
-) -> tuple[model_lib.Model, Optional[Source]]:
+) -> tuple[model_lib.Model, Source | None]:
   """Loads the target and, where one is named, the drafter.
 
   Args:
     target_name: folder, hub id or `shape:NAME`.
-    drafter_name: as `sources.resolve` takes it.
-    config: says in which dtype, and onto which devices.
+    drafter_name: name as `sources.resolve` takes it.
+    config: settings of dtype and devices, among others.
 
   Raises:
-    ValueError, OSError: in one sentence.
+    ValueError, OSError: one sentence.
   """
-  target = sources.load_target(
-    target_name,
-    dtype=None if config.dtype == 'stored' else config.dtype,
-    layout=mesh_lib.make_layout(config.mesh),
-    int8=config.quantize in ('target', 'both'),
-    seed=0,
-  )
+  target = planning.load_target(target_name, config)
   if not config.num_draft:
     return target, None
   with mesh_lib.about_drafter(config.mesh):
@@ -200,7 +191,7 @@ def check_same_prompts(source: str, prompts: list) -> None:
 
 
 def answered(path: str, prompts: list, per_prompt: int) -> tuple[int, int]:
-  """`output.count_answered`, as process 0 finds it, on every process."""
+  """`answer_files.count_answered` of process 0, on every process."""
   found = (0, 0)
   if processes.is_first():
     found = answer_files.count_answered(path, prompts, per_prompt)
@@ -208,21 +199,31 @@ def answered(path: str, prompts: list, per_prompt: int) -> tuple[int, int]:
   return skip, keep_bytes
 
 
-def writer(path: str, keep_bytes: int):
-  """`output.writer` in process 0, which has all answers; elsewhere nothing."""
+def writer(path: str, keep_bytes: int) -> contextlib.AbstractContextManager:
+  """`answer_files.writer` in process 0; elsewhere a writer of nothing."""
   if processes.is_first():
     return answer_files.writer(path, keep_bytes)
   return contextlib.nullcontext(lambda answers: None)
 
 
 def _note_doubts(job: batching.Job) -> None:
-  """Notes what is allowed but perhaps not meant."""
+  """Notes settings that are allowed but perhaps not meant."""
   assembled = job.assembled
   if not assembled.is_exact:
     cli.note(
       f"Note: the verifier {assembled.rule.name} is lossy; the output's "
       "distribution is not the target's."
     )
+  if assembled.drafts and assembled.source.model is not None:
+    ours, theirs = (
+      sum(leaf.size for leaf in jax.tree.leaves(model.params))
+      for model in (assembled.source.model, assembled.target)
+    )
+    if ours > theirs:
+      cli.note(
+        f'Note: the drafter is larger than its target ({ours:,} and {theirs:,} '
+        'parameters), so drafting will cost more than it saves.'
+      )
   most = assembled.plan.max_positions
   if most:
     longest = max((len(row.tokens) for row in job.rows), default=0)
@@ -255,7 +256,7 @@ def _run(
   compile_seconds: float,
   answers: list[inference.Answer],
 ) -> dict[str, Any]:
-  """Streams answers to the output and adds them to `answers`; the numbers."""
+  """Streams answers to the output and to `answers`; returns statistics."""
   seconds = 0.0
   bar = tqdm.tqdm(
     total=len(job.rows), unit='answer', dynamic_ncols=True, file=cli.stderr()
@@ -274,6 +275,6 @@ def _run(
     raise KeyboardInterrupt(
       f'interrupted after {len(answers)} answers{resume}.'
     ) from None
-  found = run_statistics.numbers(answers, seconds, compile_seconds)
+  found = summary.summarize(answers, seconds, compile_seconds)
   cli.note(run_statistics.table(found))
   return found

@@ -1,15 +1,16 @@
 """The demo: models trained here translate English to German.
 
-Eight sentences and two passages, one at a time, decoded plainly and
-speculatively by turns. What is printed are measurements of this run.
+Eight sentences and two passages, one at a time, are decoded plainly and
+speculatively by turns. The printed figures are measured in this run.
 """
 
 import dataclasses
 import pathlib
-from typing import Any, Optional
+from typing import Any
 
 import jax
 
+from specjax import text as text_lib
 from specjax.checkpoints import load as loading
 from specjax.commands import cli
 from specjax.commands import comparison
@@ -17,56 +18,42 @@ from specjax.commands import statistics as run_statistics
 from specjax.inference import batching
 from specjax.inference import generate as inference
 from specjax.inference import planning
+from specjax.inference import summary
 from specjax.inference.config import DecodeConfig
 
 ASSETS = pathlib.Path(__file__).resolve().parents[1] / 'assets'
 TARGET = ASSETS / 'demo_target'
 DRAFTER = ASSETS / 'demo_drafter'
 REPEATS = 5
-# Source positions the models were trained for.
+# Most source positions for which the bundled models were trained.
 MAX_SOURCE = 92
 
-PROMPTS = (
-  'Good morning! Did you sleep well?',
-  'My sister lives in a small house near the river.',
-  'Can you tell me how to get to the station?',
-  'She said that she would come back tomorrow.',
-  'We have been waiting for you for half an hour.',
-  'Nobody knows why Tom left so early.',
-  'I would like a cup of coffee without sugar, please.',
-  'The children are playing in the garden with their dog.',
-  'Tom got up early. He made breakfast for his mother. Then he went to school '
-  'by bicycle. It was very cold. In the afternoon he met his friends. They '
-  'played football until it was dark.',
-  'I am looking for a new job. My boss does not like me. Every day I have to '
-  'work until seven. My wife says that I should be patient. But I want to '
-  'learn something new.',
-)
+PROMPTS = tuple(text_lib.read_prompts(str(text_lib.BUNDLED_PROMPTS)))
 
 
 def run(
   prompt: str,
   config: DecodeConfig,
-  target: Optional[str] = None,
-  drafter: Optional[str] = None,
-  dtype: Optional[str] = None,
+  target: str | None = None,
+  drafter: str | None = None,
+  dtype: str | None = None,
 ) -> dict[str, Any]:
   """Translates and measures; prints to standard output.
 
   Args:
-    prompt: an English sentence; '' for the built-in ones.
-    config: how to decode. Sentences go one at a time, and what is sampled is
+    prompt: English sentence; '' for the built-in ones.
+    config: settings of decoding. Sentences go one at a time, and samples are
       coupled to plain sampling unless a verifier is named.
-    target: a model that `configs/demo_target.py` made; None for the bundled.
-    drafter: as `sources.resolve` takes it; None for the bundled.
-    dtype: None for float32.
+    target: folder of a model of `configs/demo_target.py`; None for the bundled.
+    drafter: name as `sources.resolve` takes it; None for the bundled.
+    dtype: precision; None for float32.
 
   Returns:
     The numbers that were printed.
 
   Raises:
-    FileNotFoundError: if a model is neither named nor bundled.
-    ValueError: if the sentence is too long, or a batch is asked for.
+    FileNotFoundError: a model is neither named nor bundled.
+    ValueError: the sentence is too long, or a batch is asked for.
   """
   if config.batch_size not in (1, DecodeConfig().batch_size):
     raise ValueError(
@@ -76,6 +63,8 @@ def run(
   drafter = drafter or _bundled(DRAFTER, 'drafter')
   dtype = dtype or 'float32'
   config = dataclasses.replace(config, batch_size=1, dtype=dtype)
+  # Under `coupled` the tokens are those of plain sampling, so 'identical
+  # tokens' is a check at any temperature.
   if config.temperature and config.verifier == 'auto':
     config = dataclasses.replace(config, verifier='coupled')
   prompts = [prompt] if prompt else list(PROMPTS)
@@ -95,18 +84,18 @@ def run(
 
 
 def _measure(job: batching.Job, plain_job: batching.Job) -> dict[str, Any]:
-  """Decodes both ways by turns, showing the answers; the numbers."""
+  """Decodes both ways by turns, shows the answers and returns statistics."""
   compile_seconds = inference.warm_up(job)
   _show(job)
   compile_seconds += inference.warm_up(plain_job)
   plain_answers, answers, plain, speculative = comparison.by_turns(
     plain_job, job, lambda times: times == REPEATS
   )
-  found = run_statistics.numbers(answers, speculative, compile_seconds)
+  found = summary.summarize(answers, speculative, compile_seconds)
   found['plain_tokens_per_second'] = (
     sum(answer.counts.num_tokens for answer in plain_answers) / plain
   )
-  found['speed_up'] = (
+  found['speedup'] = (
     found['tokens_per_second'] / found['plain_tokens_per_second']
   )
   found['identical'] = run_statistics.same_tokens(answers, plain_answers)
@@ -149,12 +138,12 @@ def _show(job: batching.Job) -> None:
 
 
 def _table(found: dict[str, Any], job: batching.Job, mode: str) -> str:
-  total = found['answers']
+  total = found['num_answers']
   slots = job.assembled.plan.num_draft
   rows = [
     ('plain', f'{found["plain_tokens_per_second"]:.0f} tokens/s ({mode})'),
     ('speculative', f'{found["tokens_per_second"]:.0f} tokens/s ({mode})'),
-    ('speed-up', f'{found["speed_up"]:.2f}'),
+    ('speed-up', f'{found["speedup"]:.2f}'),
     ('block efficiency', run_statistics.number(found['block_efficiency'], 2)),
     (
       'acceptance rate',

@@ -1,13 +1,13 @@
 """A target writes its own outputs for a file of inputs.
 
-A drafter learns best from what its target really says. The file that comes
-out is JSON lines of `output.record`; training reads their `prompt` and
-`tokens` (`config.data.labelled`).
+A drafter learns best from its target's own outputs: those are the tokens that
+it has to guess. The file has JSON lines of `answer_files.record`; training
+reads their `prompt` and `tokens` (`config.data.labelled`).
 """
 
+from collections.abc import Callable
 import dataclasses
 import time
-from typing import Callable, Optional
 
 from absl import flags
 import tqdm
@@ -27,16 +27,16 @@ from specjax.training.data import readers
 
 @dataclasses.dataclass(frozen=True)
 class LabelRequest:
-  """What to label.
+  """Inputs to label, and the file to write.
 
   Attributes:
     target: folder or hub id of the model that writes.
-    drafter: to be faster, as `sources.resolve` takes it; '' for none.
+    drafter: name as `sources.resolve` takes it, for speed; '' for none.
     inputs: files: first column of .tsv, `field` of .jsonl, lines of text.
-    field: name in JSON lines.
+    field: name of the inputs in JSON lines.
     output: .jsonl file; a begun one is continued.
-    limit: use only the first inputs; 0 uses all.
-    config: how to decode, and on which devices.
+    limit: number of first inputs that are used; 0 uses all.
+    config: settings of decoding, and the devices.
   """
 
   target: str
@@ -50,7 +50,7 @@ class LabelRequest:
 
 @dataclasses.dataclass(frozen=True)
 class LabelSummary:
-  """What was written now: `answers` lines after `skipped` older ones."""
+  """Lines written now: `answers` of them, after `skipped` older ones."""
 
   answers: int
   skipped: int
@@ -59,21 +59,21 @@ class LabelSummary:
 
 
 def label(
-  request: LabelRequest, progress: Optional[Callable[[int, int], None]] = None
+  request: LabelRequest, progress: Callable[[int, int], None] | None = None
 ) -> LabelSummary:
   """Writes the answers of all inputs that have none yet.
 
   Of several processes, all of which call it, the first writes all answers.
 
   Args:
-    request: what to label.
-    progress: called with (answers done, answers in all) after each batch.
+    request: inputs, models and settings.
+    progress: callback with (answers done, answers in all) after each batch.
 
   Returns:
     `LabelSummary`.
 
   Raises:
-    ValueError, OSError: in one sentence.
+    ValueError, OSError: one sentence.
   """
   if not request.output.endswith('.jsonl'):
     raise ValueError(f'--output must be a .jsonl file, not {request.output!r}.')
@@ -108,26 +108,26 @@ def _define(values: flags.FlagValues):
   def text(name, default, words):
     flags.DEFINE_string(name, default, words, flag_values=values)
 
-  text('target', None, 'The model that writes: a folder or a hub id.')
+  text('target', None, 'Model that writes: a folder or a hub id.')
   text(
     'drafter',
     '',
-    f'Makes it faster; one of: {registry.names()}.',
+    f'Drafter, for speed: one of {registry.names()}.',
   )
   text('field', 'source', 'Field of the inputs in JSON lines.')
-  text('output', None, 'A .jsonl file; a begun one is continued.')
+  text('output', None, 'Answers: a .jsonl file; a begun one is continued.')
   parsing.define_processes(values)
   flags.DEFINE_multi_string(
     'input',
     None,
-    'First column of .tsv, a field of .jsonl, or lines of '
-    'text. May be repeated.',
+    'Inputs: the first column of .tsv, a field of .jsonl, or lines of text. '
+    'May be repeated.',
     flag_values=values,
   )
   flags.DEFINE_integer(
     'limit',
     0,
-    'Use only the first inputs; 0 uses all.',
+    'Number of first inputs that are used; 0 uses all.',
     lower_bound=0,
     flag_values=values,
   )

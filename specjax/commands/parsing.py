@@ -1,18 +1,15 @@
-"""Flags and config files of the commands.
+"""The command line: flags, the config and `--help`.
 
-A config file defines `get_config(arg='') -> dataclass`. Its fields are
-overridden from the command line by ml_collections. The file itself is loaded
-here, because ml_collections answers a broken one with a traceback or with an
-object that fails later.
+Fields of the config are overridden by ml_collections. A mistyped option is
+refused here, with the nearest right ones.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import difflib
-import importlib.util
-import inspect
 import json
 import pathlib
-from typing import Any, Callable, Optional, Sequence
+import types
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -22,6 +19,9 @@ from specjax.base import Drafter
 from specjax.base import Verifier
 from specjax.checkpoints.model import Model
 from specjax.commands import cli
+from specjax.commands import config_files
+from specjax.commands import help_text
+from specjax.commands import suggestions
 from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.drafters.entry import DrafterEntry
 from specjax.decoding.drafters.entry import Source
@@ -43,8 +43,8 @@ def define_processes(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   for name, words in (
-    ('num_processes', 'How many processes share the job.'),
-    ('process_id', 'Which of them this is, from 0.'),
+    ('num_processes', 'Number of processes that share the job.'),
+    ('process_id', 'Number of this process, from 0.'),
   ):
     flags.DEFINE_integer(name, None, words, flag_values=values)
 
@@ -73,15 +73,15 @@ def command(
   define: DefineFlags,
   body: Callable[[flags.FlagValues, Any], Any],
   *,
-  rewrite: Callable[[Sequence[str]], Sequence[str]] = list,
+  bare: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Callable[[Sequence[str], str, pathlib.Path], Any]:
   """Makes the `main` of a command that has a config.
 
   Args:
-    define: adds the command's own flags.
-    body: does the work with the flags and the config; may return an exit
-      status.
-    rewrite: changes the arguments before they are read.
+    define: function that adds the command's own flags.
+    body: function of the flags and the config that does the work; may return
+      an exit status.
+    bare: flags that may stand alone, as in `parse`.
 
   Returns:
     A function of the arguments (the program's name first), the text for --help
@@ -91,7 +91,7 @@ def command(
   def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> Any:
     cli.prepare_process()
     values, config = parse(
-      rewrite(argv), doc=doc, define=define, default_config=config_file
+      argv, doc=doc, define=define, default_config=config_file, bare=bare
     )
     return body(values, config)
 
@@ -111,44 +111,46 @@ def parse(
   doc: str,
   define: DefineFlags,
   default_config: pathlib.Path,
+  bare: Mapping[str, str] = types.MappingProxyType({}),
 ) -> tuple[flags.FlagValues, Any]:
   """Reads the command line and the config.
 
   Args:
     argv: arguments, the program's name first.
-    doc: what the command does, for `--help`.
-    define: adds the command's own flags to the given `FlagValues`.
-    default_config: config file used without `--config`; its folder is where
-      `configs/NAME.py` is found when there is none in the current folder.
+    doc: description of the command, for `--help`.
+    define: function that adds the command's own flags to `FlagValues`.
+    default_config: config file used without `--config`; `configs/NAME.py` is
+      looked for in its folder when there is none in the current folder.
+    bare: flags of text that may stand alone, as --demo, and names of their
+      values, for help.
 
   Returns:
     (flags, the validated config).
 
   Raises:
-    flags.Error: for anything a user got wrong, in one sentence.
-    SystemExit: after `--help`.
+    flags.Error: one sentence about the first mistake of the command line.
+    SystemExit: `--help` was printed.
   """
   where, rest = _take_config(argv)
   _register_own(rest[1:])
-  config = _load_config(where or str(default_config), default_config.parent)
+  shipped = default_config.parent
+  config = config_files.load(where or str(default_config), shipped)
   values = flags.FlagValues()
   define(values)
-  if any(arg in ('--help', '-h', '-help', '--helpfull') for arg in rest[1:]):
-    _print_help(doc, values, config)
+  # Before the overrides are read: help is wanted most where they are wrong.
+  asked = _help_asked(rest[1:])
+  if asked:
+    print(help_text.about(asked, config))
     raise SystemExit(0)
-  _check_overrides(rest, config)
-  rest = [_with_quotes(arg, config) for arg in rest]
-  try:
-    config_flags.DEFINE_config_dataclass(
-      'config', config, flag_values=values, sys_argv=rest
-    )
-    extra = values(rest)[1:]
-    # The flag holds a copy, and the overrides are in the copy.
-    config = values['config'].value
-  except flags.Error:
-    raise
-  except Exception as error:
-    raise flags.Error(f'Bad config override: {error}') from None
+  if asked is not None:
+    where = where or f'{config_files.FOLDER}/{default_config.name}'
+    kind = type(config_files.load(str(default_config), shipped))
+    configs = config_files.shipped_for(kind, shipped)
+    print(help_text.text(doc, values, config, where, bare, shipped=configs))
+    raise SystemExit(0)
+  alone = {dashes + name for name in bare for dashes in ('-', '--')}
+  rest = [f'{arg}=' if arg in alone else arg for arg in rest]
+  config, extra = _overridden(config, rest, values)
   if extra:
     raise flags.Error(
       f'Unexpected argument {extra[0]!r}; every option is written --name=value.'
@@ -168,25 +170,25 @@ def read_flags(
   """Reads the flags of a command that has no config.
 
   Args:
-    argv: the program's name first.
-    doc: of the command, for --help, which ends the process.
-    define: defines the flags.
+    argv: arguments, the program's name first.
+    doc: description of the command, for --help, which ends the process.
+    define: function that defines the flags.
 
   Raises:
     flags.Error: an unknown flag, or an argument that is none.
   """
   values = flags.FlagValues()
   define(values)
-  if '--help' in argv[1:]:
-    print(doc.strip(), '\n\nFlags:\n', values.get_help(), sep='')
+  if _help_asked(argv[1:]) is not None:
+    print(help_text.of_flags(doc, values))
     raise SystemExit(0)
-  extra = values(list(argv))[1:]
+  extra = _read(values, list(argv))[1:]
   if extra:
     raise flags.Error(f'Unexpected argument {extra[0]!r}.')
   return values
 
 
-def _take_config(argv: Sequence[str]) -> tuple[Optional[str], list[str]]:
+def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
   """Separates `--config=FILE` or `--config FILE` from the other arguments."""
   where, rest, skip = None, [], False
   for index, arg in enumerate(argv):
@@ -201,30 +203,6 @@ def _take_config(argv: Sequence[str]) -> tuple[Optional[str], list[str]]:
     else:
       rest.append(arg)
   return where, rest
-
-
-def _load_config(where: str, shipped: pathlib.Path) -> Any:
-  """Calls `get_config` of a file, `FILE` or `FILE:argument`."""
-  name, colon, argument = where.partition(':')
-  path = pathlib.Path(name)
-  if not path.exists() and path.parts[:1] == ('configs',):
-    path = shipped.joinpath(*path.parts[1:])
-  if not path.is_file():
-    raise flags.Error(f'There is no config file {name}.')
-  try:
-    spec = importlib.util.spec_from_file_location('specjax_config', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(*([argument] if colon else []))
-  except Exception as error:
-    raise flags.Error(
-      f'The config file {name} does not load: {type(error).__name__}: {error}'
-    ) from None
-  if not dataclasses.is_dataclass(config) or isinstance(config, type):
-    raise flags.Error(
-      f'get_config in {name} must return a dataclass, not {config!r}.'
-    )
-  return config
 
 
 def _register_own(arguments: Sequence[str]) -> None:
@@ -243,7 +221,63 @@ def _register_own(arguments: Sequence[str]) -> None:
         )
 
 
-def _check_overrides(argv: Sequence[str], config: Any) -> None:
+def _help_asked(arguments: Sequence[str]) -> str | None:
+  """NAME of --help=NAME, '' of --help alone; None without either."""
+  for argument in arguments:
+    name, _, value = argument.lstrip('-').partition('=')
+    if argument.startswith('-') and name in ('help', 'h', 'helpfull'):
+      return value
+  return None
+
+
+def _options(values: flags.FlagValues, config: Any = None) -> list[str]:
+  """All options of a command, as they are typed."""
+  known = [f'--{name}' for name in values if not name.startswith('config')]
+  if config is not None:
+    known.append('--config')
+    every = help_text.settings(config)
+    known += [f'--config.{one.path}' for one in every if not one.is_group]
+  return known
+
+
+def _unknown(option: str, known: Sequence[str]) -> flags.Error:
+  hint = suggestions.question(option, known)
+  return flags.Error(f'Unknown option {option}{hint} --help lists all of them.')
+
+
+def _read(
+  values: flags.FlagValues, argv: Sequence[str], config: Any = None
+) -> list[str]:
+  """Parses the flags; returns the arguments that are no flags."""
+  try:
+    return values(argv)
+  except flags.UnrecognizedFlagError as error:
+    known = _options(values, config)
+    raise _unknown(f'--{error.flagname}', known) from None
+
+
+def _overridden(
+  config: Any, argv: Sequence[str], values: flags.FlagValues
+) -> tuple[Any, list[str]]:
+  """(the config with its overrides, the arguments that are no options)."""
+  _check_overrides(argv, config, values)
+  quoted = [_with_quotes(arg, config) for arg in argv]
+  try:
+    config_flags.DEFINE_config_dataclass(
+      'config', config, flag_values=values, sys_argv=quoted
+    )
+    extra = _read(values, quoted, config)[1:]
+  except flags.Error:
+    raise
+  except Exception as error:
+    raise flags.Error(f'Bad config override: {error}') from None
+  # The flag holds a copy, and the overrides are in the copy.
+  return values['config'].value, extra
+
+
+def _check_overrides(
+  argv: Sequence[str], config: Any, values: flags.FlagValues
+) -> None:
   """Refuses overrides of fields that the config does not have."""
   for arg in argv[1:]:
     name = arg.lstrip('-').split('=', 1)[0]
@@ -251,20 +285,18 @@ def _check_overrides(argv: Sequence[str], config: Any) -> None:
       continue
     holder, path = config, name.split('.')[1:]
     _check_moved(path, config)
-    for depth, part in enumerate(path):
-      known = _fields(holder)
-      if part not in known:
-        full = '.'.join(path[: depth + 1])
-        close = difflib.get_close_matches(part, known, 1)
-        hint = f'did you mean {close[0]}? ' if close else ''
-        raise flags.Error(
-          f'Unknown config field {full}; {hint}Known: {", ".join(known)}.'
-        )
+    for part in path:
+      if part not in _fields(holder):
+        raise _unknown(f'--config.{".".join(path)}', _options(values, config))
       holder = getattr(holder, part)
 
 
 def _with_quotes(arg: str, config: Any) -> str:
-  """Words of a list in quotes: `--config.verifier=match,FILE.py:NAME`."""
+  """Puts words of a list in quotes, which ml_collections evaluates.
+
+  In:  '--config.verifier=match,block'
+  Out: "--config.verifier=('match', 'block')"
+  """
   name, equals, value = arg.partition('=')
   holder = config
   for part in name.lstrip('-').split('.')[1:]:
@@ -294,13 +326,3 @@ def _fields(holder: Any) -> list[str]:
   if not dataclasses.is_dataclass(holder):
     return []
   return [field.name for field in dataclasses.fields(holder)]
-
-
-def _print_help(doc: str, values: flags.FlagValues, config: Any) -> None:
-  print(doc.strip(), '\n\nFlags:')
-  shown = values.get_help().splitlines()
-  print('\n'.join(line for line in shown if line.startswith(' ')))
-  print('\nConfig fields (--config.NAME=VALUE) and their values:')
-  for field in dataclasses.fields(config):
-    print(f'  {field.name} = {getattr(config, field.name)!r}')
-  print('\n' + inspect.cleandoc(type(config).__doc__ or ''))

@@ -1,13 +1,13 @@
-"""The numbers of a decoding run, and why it was faster than plain or not."""
+"""Statistics of a decoding run, and an explanation of its speed."""
 
+from collections.abc import Sequence
 import dataclasses
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from specjax.benchmark import cost_model
-from specjax.decoding import stats
 from specjax.inference import costs as costs_lib
 from specjax.inference import timing
 from specjax.inference.batching import Job
@@ -19,17 +19,27 @@ class StepTimes:
   """Seconds of the parts of a round.
 
   Attributes:
-    target: a target step with one token a row.
-    block: the target's pass over a block of K + 1 tokens a row.
-    drafter: a drafter step with one token a row; 0 without a model.
+    target: time of a target step with one token a row.
+    block: time of the target's pass over a block of K + 1 tokens a row.
+    drafter: time of a drafter step with one token a row; 0 without a model.
   """
 
   target: float
   block: float
   drafter: float
 
+  def fields(self, num_draft: int) -> dict[str, float]:
+    """Fields of `--stats`, for drafts of `num_draft` slots."""
+    return {
+      'step_ms': 1e3 * self.target,
+      'block_ms': 1e3 * self.block,
+      'draft_ms': 1e3 * self.drafter * num_draft,
+      'cost_ratio': self.drafter / self.target,
+      'block_cost': self.block / self.target,
+    }
+
   def costs(self, num_draft: int, one_pass: bool) -> cost_model.RoundCosts:
-    """The same for the cost model; `block` is of `num_draft` + 1 tokens."""
+    """Costs for the cost model; `block` is that of `num_draft` + 1 tokens."""
     return cost_model.in_steps(
       self.target,
       {num_draft + 1: self.block},
@@ -37,39 +47,14 @@ class StepTimes:
     )
 
 
-def numbers(answers: Sequence[Answer], seconds: float, compile_seconds: float):
-  """Totals of a run, for the end of it and for `--stats`.
-
-  Args:
-    answers: all of them.
-    seconds: spent decoding, compilation not included.
-    compile_seconds: spent compiling.
-
-  Returns:
-    A JSON-able dict; the README defines its fields.
-  """
-  total = stats.add([answer.counts for answer in answers])
-  counts = {
-    name.removeprefix('num_'): value for name, value in total.as_dict().items()
-  }
-  return {
-    'prompts': len({answer.prompt_index for answer in answers}),
-    'answers': len(answers),
-    'tokens': counts.pop('tokens'),
-    'seconds': seconds,
-    'tokens_per_second': total.num_tokens / seconds if seconds else None,
-    'compile_seconds': compile_seconds,
-  } | counts
-
-
 def table(found: dict[str, Any]) -> str:
-  """The totals as a person reads them."""
+  """The totals as a table for a reader."""
   rows = [
-    ('prompts', f'{found["prompts"]}'),
-    ('tokens', f'{found["tokens"]}'),
+    ('prompts', f'{found["num_prompts"]}'),
+    ('tokens', f'{found["num_tokens"]}'),
     ('tokens/s', number(found['tokens_per_second'], 1)),
     ('compile seconds', f'{found["compile_seconds"]:.1f}'),
-    ('target calls', f'{found["target_calls"]}'),
+    ('target calls', f'{found["num_target_calls"]}'),
     ('block efficiency', number(found['block_efficiency'], 3)),
     ('acceptance rate', number(found['acceptance_rate'], 3)),
     (
@@ -80,22 +65,22 @@ def table(found: dict[str, Any]) -> str:
   return '\n'.join(f'  {name:<17} {value}' for name, value in rows)
 
 
-def number(value: Optional[float], digits: int) -> str:
-  """A figure as a person reads it; '-' for None."""
+def number(value: float | None, digits: int) -> str:
+  """A figure rounded to so many digits; '-' for None."""
   return '-' if value is None else f'{value:.{digits}f}'
 
 
 def same_tokens(left: Sequence[Answer], right: Sequence[Answer]) -> int:
-  """How many answers have the same tokens."""
-  return sum(a.tokens == b.tokens for a, b in zip(left, right))
+  """Number of answers with the same tokens, as far as both sides go."""
+  return sum(a.tokens == b.tokens for a, b in zip(left, right, strict=False))
 
 
 def measure_steps(job: Job) -> StepTimes:
   """Times the parts of a round, each in a compiled loop of its own.
 
   Args:
-    job: gives target and drafter, the batch size, K and a typical number of
-      committed tokens.
+    job: job whose target, drafter, batch size and K are timed, at a typical
+      number of committed tokens.
 
   Returns:
     `StepTimes`.
@@ -127,6 +112,7 @@ def explain(
   times: StepTimes,
   num_draft: int,
   *,
+  measured: float | None = None,
   adaptive: bool = False,
   one_pass: bool = False,
   tree: bool = False,
@@ -134,15 +120,14 @@ def explain(
   """Predicts the speed from the measured parts, and names what limits it.
 
   Args:
-    found: from `numbers`.
-    times: from `measure_steps`.
-    num_draft: K.
-    adaptive: rounds run at the width their draft needs, so that the mean draft
-      and not K decides what a round costs.
-    one_pass: the drafter proposes all its tokens in one pass, whose cost is
-      taken to be the same for fewer of them.
-    tree: drafts are trees of K nodes. What a flatter tree or a chain would
-      bring cannot be read off their acceptance, so no better K is named.
+    found: statistics from `summary.summarize`.
+    times: times of the parts, from `measure_steps`.
+    num_draft: draft length K.
+    measured: speed-up over plain decoding, which decides what is called a gain;
+      None where only a prediction is known.
+    adaptive: whether a round's cost depends on the mean draft, in place of K.
+    one_pass: whether one pass proposes all tokens, at the same cost for fewer.
+    tree: whether drafts are trees of K nodes; these give no better K.
 
   Returns:
     (the numbers, a few sentences).
@@ -150,53 +135,62 @@ def explain(
   alpha = found['acceptance_rate']
   if alpha is None:
     return {}, 'Nothing was drafted, so the speed is that of plain decoding.'
-  costs = times.costs(num_draft, one_pass)
-  mean = found['drafted'] / found['target_calls'] if adaptive else num_draft
+  # Example: a step of 10 ms, a drafter step of 2 ms and a block of 5 in 14 ms
+  # cost 4 x 0.2 + 1.4 = 2.2 steps; with 3.3 tokens a round the speed-up is 1.5.
+  costs, mean = times.costs(num_draft, one_pass), float(num_draft)
+  if adaptive:
+    mean = found['num_drafted'] / found['num_target_calls']
   made = cost_model.Round(
     found['block_efficiency'], costs.block(mean), costs.draft(mean)
   )
-  c, block = times.drafter / times.target, times.block / times.target
-  parts = dict(
-    target_step_seconds=times.target,
-    block_seconds=times.block,
-    drafter_step_seconds=times.drafter,
-    cost_ratio=c,
-    block_cost=block,
-    predicted_factor=made.factor,
+  parts = times.fields(num_draft) | {'predicted_speedup': made.speedup}
+  c, block = parts['cost_ratio'], parts['block_cost']
+  what = (
+    f'costs {num_draft * c:.2f}'
+    if one_pass or tree
+    else (f'step costs {c:.2f}')
   )
-  what = f'step costs c = {c:.2f}'
-  if one_pass or tree:
-    what = f'costs {num_draft * c:.2f}'
-  what += ' of a target step' + ' in one pass' * one_pass
   sentences = [
-    f'A draft {what} and a block of {num_draft + 1} costs {block:.2f}; with '
-    f'{mean:.1f} tokens drafted and {made.tokens:.2f} emitted a round '
-    f'(acceptance {alpha:.3f}) the predicted factor is {made.factor:.2f}.',
-    _reason(made),
+    f'A draft {what} of a target step{" in one pass" * one_pass} and a block '
+    f'of {num_draft + 1} costs {block:.2f}; with {mean:.1f} tokens drafted and '
+    f'{made.tokens:.2f} emitted a round (acceptance {alpha:.3f}) the predicted '
+    f'speed-up is {made.speedup:.2f}.',
+    _reason(made, measured),
   ]
   if times.drafter and not adaptive and not tree:
     # A draft in one pass has no more slots than its network.
     most = num_draft if one_pass else max(num_draft, 8)
-    accepted = cost_model.Acceptance([alpha])
-    best, gain = cost_model.best(costs, accepted, most, or_plain=True)
-    parts |= dict(best_num_draft=best, best_predicted_factor=gain.factor)
-    sentences += _advice(best, gain.factor) if best != num_draft else []
+    gains = measured is not None and measured >= 1
+    best, gain = cost_model.best(
+      costs, cost_model.Acceptance([alpha]), most, or_plain=not gains
+    )
+    parts |= dict(best_num_draft=best, best_predicted_speedup=gain.speedup)
+    sentences += _advice(best, gain.speedup) if best != num_draft else []
   return parts, ' '.join(sentences)
 
 
-def _advice(num_draft: int, factor: float) -> list[str]:
+def _advice(num_draft: int, speedup: float) -> list[str]:
   """A sentence on a draft length better than the one that ran."""
   if not num_draft:
     return ['By such costs no num_draft gains with this drafter.']
   return [
-    f'By such costs the best num_draft is {num_draft}, with {factor:.2f}.'
+    f'By such costs the best num_draft is {num_draft}, with {speedup:.2f}.'
   ]
 
 
-def _reason(made: cost_model.Round) -> str:
-  if made.factor >= 1:
+def _reason(made: cost_model.Round, measured: float | None) -> str:
+  """Why it is a gain or a loss, by the measured speed-up where it is known."""
+  # The measured ratio decides the word: a measured gain is never called a loss.
+  predicted_gain = made.speedup >= 1
+  if measured is not None and (measured >= 1) != predicted_gain:
+    what, verb = ('gain', 'more') if measured >= 1 else ('loss', 'less')
+    return (
+      f'Measured, it is a {what} ({measured:.2f}): timed alone, the parts of a '
+      f'round cost {verb} than in the loop.'
+    )
+  if predicted_gain:
     return 'A round yields more tokens than it costs target steps: a gain.'
-  if made.tokens <= made.verify:
+  if made.tokens <= made.block:
     return (
       'That is a loss: too few drafted tokens are accepted to pay even for the '
       'wider block.'

@@ -1,6 +1,6 @@
 """The command `train.tokenizer`: learns a tokenizer from text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import functools
 import itertools
 import json
@@ -15,6 +15,7 @@ from tokenizers import pre_tokenizers
 from tokenizers import processors
 from tokenizers import trainers
 
+from specjax import waiting
 from specjax.checkpoints import hf
 from specjax.commands import cli
 from specjax.commands import parsing
@@ -40,18 +41,27 @@ def _define(values: flags.FlagValues):
     flag_values=values,
   )
   flags.DEFINE_enum(
-    'kind', 'unigram', ['unigram', 'bpe'], 'Algorithm.', flag_values=values
+    'kind',
+    'unigram',
+    ['unigram', 'bpe'],
+    'Algorithm that chooses the pieces.',
+    flag_values=values,
   )
   flags.DEFINE_bool(
     'append_eos', True, 'Whether encoding appends </s>.', flag_values=values
   )
 
 
-def train_tokenizer(lines, vocab_size, kind='unigram', append_eos=True):
+def train_tokenizer(
+  lines: Iterable[str],
+  vocab_size: int,
+  kind: str = 'unigram',
+  append_eos: bool = True,
+) -> tokenizers.Tokenizer:
   """Learns a tokenizer.
 
   Args:
-    lines: iterable of strings.
+    lines: lines of text.
     vocab_size: number of ids, at least 320.
     kind: 'unigram' or 'bpe'.
     append_eos: whether encoding ends with `</s>`.
@@ -86,7 +96,8 @@ def train_tokenizer(lines, vocab_size, kind='unigram', append_eos=True):
     if kind == 'unigram'
     else trainers.BpeTrainer(min_frequency=2, **shared)
   )
-  tokenizer.train_from_iterator(lines, trainer)
+  with waiting.noted('Training the tokenizer.'):
+    tokenizer.train_from_iterator(lines, trainer)
   tokenizer = _with_bytes(tokenizer, special)
   tokenizer.decoder = decoders.Sequence(
     [
@@ -104,13 +115,17 @@ def train_tokenizer(lines, vocab_size, kind='unigram', append_eos=True):
 
 
 def _with_bytes(tokenizer, special):
-  """Inserts the byte pieces after the special ones and switches them on."""
+  """Inserts the byte pieces after the special ones and switches them on.
+
+  With them every text has tokens: a letter that no piece covers, such as ẞ, is
+  spelled <0xE1> <0xBA> <0x9E> in place of an unknown token.
+  """
   spec = json.loads(tokenizer.to_str())
   model = spec['model']
   model['byte_fallback'] = True
   if model['type'] == 'Unigram':
     pieces = [p for p in model['vocab'] if p[0] not in special]
-    # A byte piece is spelled, never matched as text: any score does.
+    # A byte piece is spelled, never matched as text: its score is not used.
     first = [[s, 0.0] for s in special] + [[b, -20.0] for b in _BYTES]
     model['vocab'] = first + pieces
     model['unk_id'] = special.index(UNK)
@@ -121,7 +136,7 @@ def _with_bytes(tokenizer, special):
   return tokenizers.Tokenizer.from_str(json.dumps(spec))
 
 
-def save(tokenizer, folder):
+def save(tokenizer: tokenizers.Tokenizer, folder: str) -> None:
   """Writes `tokenizer.json` and `tokenizer_config.json` into `folder`."""
   os.makedirs(folder, exist_ok=True)
   settings = {
@@ -151,7 +166,7 @@ def main(argv: Sequence[str], doc: str) -> None:
 
   Args:
     argv: arguments, the program's name first.
-    doc: of the command, for --help.
+    doc: description of the command, for --help.
   """
   values = parsing.read_flags(argv, doc, _define)
   if not values.input or not values.output:

@@ -21,13 +21,13 @@ def _define(values: flags.FlagValues):
   flags.DEFINE_bool(
     'export_only',
     False,
-    'Train nothing; export the newest checkpoint of the run.',
+    'Whether the newest checkpoint is exported without further training.',
     flag_values=values,
   )
 
 
 def _command(argv):
-  return shlex.join(['python', '-m', 'train.main', *argv[1:]])
+  return shlex.join(['specjax-train', *argv[1:]])
 
 
 def _long_form(argument):
@@ -37,13 +37,13 @@ def _long_form(argument):
   return argument
 
 
-def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> None:
-  """Trains.
+def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> int:
+  """Trains; returns the exit status.
 
   Args:
     argv: arguments, the program's name first.
-    doc: of the command, for --help.
-    config_file: used without --config.
+    doc: description of the command, for --help.
+    config_file: config file used without --config.
   """
   cli.prepare_process()
   values, config = parsing.parse(
@@ -70,3 +70,5 @@ def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> None:
       f'Stopped and saved at step {outcome.step} of {config.steps}. To '
       f'resume: {_command(argv)}'
     )
+    return cli.of_signal(outcome.signal)
+  return 0

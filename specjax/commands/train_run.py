@@ -1,13 +1,15 @@
 """A whole run: build, train, measure with the real decoder, export.
 
-Training knows nothing of decoding; here the two meet. What is measured at an
-evaluation is what a user of the drafter will see: acceptance rate and block
-efficiency of speculative decoding on held-out prompts.
+Training does not import decoding; here the two meet. An evaluation measures
+what a user of the drafter will see: acceptance rate and block efficiency of
+speculative decoding on held-out prompts. A loss cannot replace them, because a
+draft counts up to its first refused token alone.
 """
 
+from collections.abc import Callable
 import functools
 import os
-from typing import Any, Callable, Optional
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import numpy as np
 
 from specjax import base
 from specjax import models
+from specjax import waiting
 from specjax.checkpoints import model as model_lib
 from specjax.checkpoints import orbax
 from specjax.decoding import generate as generate_lib
@@ -50,12 +53,12 @@ def run(
   """Trains until the end or a signal; a finished run is exported.
 
   Args:
-    config: settings.
+    config: settings of the run.
     workdir: folder of the run. Called again with it, a stopped run goes on
       and a finished one is exported anew.
-    command: what the user typed, for the model card.
-    export_only: train nothing; export the newest checkpoint as it is.
-    log_fn: takes lines of information.
+    command: command line of the user, for the model card.
+    export_only: whether the newest checkpoint is exported without training.
+    log_fn: callback with lines of information.
 
   Returns:
     `training.checkpoints.Outcome`.
@@ -68,14 +71,17 @@ def run(
   except OSError as error:
     if error.errno is None or error.filename:
       raise
-    # A write that fails does not say of which file.
+    # The error of a failed write names no file.
     raise OSError(f'Cannot write to {workdir}: {error.strerror}.') from None
 
 
 def _run(config, workdir, command, export_only, log_fn):
   workdir_lib.check(workdir, config)
-  parts = build.build(config)
+  with waiting.noted('Reading models and data.'):
+    parts = build.build(config)
   _log_left_out(parts, log_fn)
+  if not export_only:
+    _log_what_runs(parts, log_fn)
   if export_only:
     outcome = checkpoints.newest(parts, workdir)
     log_fn(f'Exported to {_export(parts, outcome, workdir, command)}.')
@@ -105,6 +111,28 @@ def _log_left_out(parts, log_fn):
         f'Left out {source.too_long} examples{where} longer than a row (see '
         'data.source_length and data.target_length).'
       )
+
+
+def _log_what_runs(parts, log_fn):
+  """Logs the size of the run, and settings that are perhaps not meant."""
+  config = parts.config
+  size = build.num_parameters(models.abstract_params(parts.model_config))
+  log_fn(f'Training {config.name}: {size:,} parameters, {config.steps} steps.')
+  warmup = config.optimizer.warmup_steps
+  if 2 * warmup > config.steps:
+    log_fn(
+      f'Note: optimizer.warmup_steps={warmup} is more than half of the '
+      f'{config.steps} steps, so the learning rate hardly gets to its peak; '
+      'lower it.'
+    )
+  if parts.teacher is None:
+    return
+  largest = build.num_parameters(parts.teacher.params)
+  if size > largest:
+    log_fn(
+      f'Note: the drafter is larger than its target ({size:,} and {largest:,} '
+      'parameters), so drafting will cost more than it saves; make it smaller.'
+    )
 
 
 def _export(parts, outcome, workdir, command):
@@ -167,11 +195,12 @@ def held_out_prompts(parts: build.Run) -> list[np.ndarray]:
   count = min(parts.config.eval_prompts, len(stream.offsets) - 1)
   rows = [packing.get(stream, i) for i in range(count)]
   if parts.config.data.kind == 'text':
+    # A quarter of a text is its prompt; the model goes on from there.
     rows = [row[: max(len(row) // 4, 1)] for row in rows]
   return rows
 
 
-def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
+def measurer(parts: build.Run) -> Callable[[Any], dict] | None:
   """Makes `(params) -> dict` that decodes the held-out prompts.
 
   A drafter is measured by greedy speculative decoding with its teacher:
@@ -180,7 +209,7 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
   its loss.
 
   Returns:
-    the function, or None where there is nothing to measure.
+    A function, or None where there is nothing to measure.
 
   Raises:
     ValueError: the teacher has too few positions for the answers.
@@ -189,13 +218,14 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
   if parts.teacher is None or not prompts:
     return None
   config = parts.config
-  # A drafter with masks is measured at no more slots than it learns.
+  # Slots beyond those that a drafter with masks learns would only add refusals.
   most = registry.facts(parts.model_config).max_draft or config.eval_draft
   slots = min(config.eval_draft, most)
   _check_budget(parts, prompts, slots)
 
   def measure(params):
-    # Where the teacher is: on one device, or on the mesh, the drafter whole.
+    # The drafter is decoded where the teacher is, whole on every device, while
+    # training may have sharded its parameters.
     params = jax.tree.map(jnp.asarray, transfer.to_host(params))
     rows = parts.teacher.layout.size('batch') if parts.teacher.layout else 1
     answers = inference.generate(
@@ -222,7 +252,7 @@ def measurer(parts: build.Run) -> Optional[Callable[[Any], dict]]:
 
 
 def _check_budget(parts, prompts, slots):
-  """Refuses before the first step what the first evaluation would."""
+  """Refuses before the first step a budget that the evaluation would refuse."""
   config, lm = parts.config, parts.teacher.lm
   given = 1 if lm.is_encoder_decoder else max(map(len, prompts))
   needed = given + config.eval_new_tokens + slots
@@ -265,6 +295,8 @@ def generator(parts: build.Run) -> on_policy.Generate:
 
   @jax.jit
   def new_tokens(out):
+    # tokens [[7, 8, 5, 9, 2, 0]] with prompt_length [2] and most = 3 give
+    # [[5, 9, 2]]; prompts of several lengths begin at places of their own.
     place = out.prompt_length[:, None] + jnp.arange(most)
     place = jnp.minimum(place, out.tokens.shape[1] - 1)
     return jnp.take_along_axis(out.tokens, place, 1)
