@@ -2,8 +2,8 @@
 
 `train`, `decode` and `configs` are thin leaves at the top of the checkout. They
 install as `specjax.train`, `specjax.decode` and `specjax.configs`, so that
-nothing with so general a name lands in anyone's site-packages, while
-`python -m decode.main` works in a bare checkout.
+nothing with so general a name lands in anyone's site-packages. In a bare
+checkout `python -m decode.main` is the installed command `specjax-decode`.
 """
 
 import pathlib
@@ -41,11 +41,17 @@ def packages() -> list[str]:
   return found
 
 
+def description() -> str:
+  """The README with plain text in the place of links into the repository."""
+  text = (ROOT / 'README.md').read_text(encoding='utf-8')
+  return re.sub(r'\[([^\]]+)\]\((?!https://)[^)]*\)', r'\1', text)
+
+
 setuptools.setup(
   name='specjax',
   version=version(),
   description='Exact speculative decoding and drafter training in JAX.',
-  long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+  long_description=description(),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   license_files=['LICENSE'],
@@ -53,7 +59,10 @@ setuptools.setup(
   packages=packages(),
   package_dir={f'specjax.{leaf}': leaf for leaf in LEAVES},
   package_data={
-    'specjax': ['assets/**/*', 'benchmark/*.html', '*.md', 'decoding/*.md']
+    'specjax': ['py.typed', 'assets/**/*', 'benchmark/*.html', '**/*.md'],
+    'specjax.configs': ['*.md', 'prompts/*'],
+    'specjax.decode': ['*.md'],
+    'specjax.train': ['*.md'],
   },
   entry_points={
     'console_scripts': [f'{name}={where}' for name, where in COMMANDS.items()]
