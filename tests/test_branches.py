@@ -41,6 +41,7 @@ DOORS = {
   'specjax.inference.sources': {
     'isinstance(drafter, DrafterEntry)',
     'isinstance(drafter, model_lib.Model)',
+    'isinstance(model, model_lib.Model)',
     'isinstance(found, (Source, DrafterEntry, model_lib.Model))',
   },
   'specjax.inference.verifier_sources': {

@@ -109,11 +109,8 @@ def test_a_drafter_of_an_entry(ours, prompts, capsys):
   everywhere(
     capsys, ours, prompts, '--drafter=echo', '--config.drafters.echo.back=1'
   )
-  assert run(
-    main_command,
-    f'--target={ours}', f'--input={prompts}', '--drafter=echo',
-    '--config.drafters.echo.back=0',
-  ) == 2  # fmt: skip
+  given = (f'--target={ours}', f'--input={prompts}', '--drafter=echo')
+  assert run(main_command, *given, '--config.drafters.echo.back=0') == 2
   assert 'drafters.echo.back must be 1 or more' in capsys.readouterr().err
 
 
@@ -143,9 +140,13 @@ def test_a_rule_with_a_dial(ours, prompts, capsys):
   zero = ('--config.temperature=0',)
   everywhere(capsys, ours, prompts, *flags, certify=zero)
   status = run(
-    main_command, f'--target={ours}', f'--input={prompts}', *flags,
-    '--config.verifiers.gap.gap=9', *SIZES,
-  )  # fmt: skip
+    main_command,
+    f'--target={ours}',
+    f'--input={prompts}',
+    *flags,
+    '--config.verifiers.gap.gap=9',
+    *SIZES,
+  )
   assert status == 0 and 'lossy' in capsys.readouterr().err
 
 

@@ -14,6 +14,7 @@ from tests.helpers.source_code import TOPS
 FILE_LINES = 350
 FUNCTION_LINES = 60
 PARAMETERS = 6
+_SKIP = '  # fmt' + ': skip'
 
 
 def sources(*tops: str) -> list[Source]:
@@ -147,6 +148,28 @@ def asked_platforms(given: Sequence[Source]) -> list[str]:
   return found
 
 
+def _is_table_of_numbers(node):
+  inner = [x for x in ast.walk(node) if isinstance(x, ast.Constant)]
+  numbers = [x for x in inner if isinstance(x.value, int | float)]
+  return isinstance(node, ast.Assign) and 2 * len(numbers) >= len(inner) > 0
+
+
+def own_layouts(given: Sequence[Source]) -> list[str]:
+  """Lines whose layout the formatter skips, but for tables of numbers."""
+  found = []
+  for source in given:
+    lines = enumerate(source.text.splitlines(), 1)
+    marked = {number for number, line in lines if line.endswith(_SKIP)}
+    tables = ast.walk(source.tree()) if marked else ()
+    marked -= {node.end_lineno for node in tables if _is_table_of_numbers(node)}
+    found += [
+      f'{source.module}, line {number}, has a layout of its own; only tables '
+      'of numbers may.'
+      for number in sorted(marked)
+    ]
+  return found
+
+
 def test_every_folder_is_read():
   for top in TOPS:
     assert sources(top), top
@@ -173,6 +196,10 @@ def test_no_test_imports_another():
 
 def test_a_public_class_name_occurs_once():
   refuse(shared_class_names(sources('specjax')))
+
+
+def test_only_tables_of_numbers_have_a_layout_of_their_own():
+  refuse(own_layouts(sources(*TOPS)))
 
 
 def test_nothing_reads_private_parts_of_jax():
@@ -222,6 +249,8 @@ LONG = FUNCTION_LINES - 1  # allowed lines below a function's head
       'specjax.base',
       'class Cost:\n  pass\n\ndef f():\n  class Cost:\n    pass',
     ),
+    (own_layouts, 'specjax.base', "x = ('a', 'b')" + _SKIP),
+    (own_layouts, 'specjax.base', 'f(\n  a, b,\n)' + _SKIP),
     (private_jax, 'specjax.base', 'import jax._src.core'),
     (private_jax, 'specjax.base', 'from jax._src import core'),
     (private_jax, 'specjax.base', 'from jax import _src'),
@@ -267,6 +296,7 @@ def test_the_counters_see_an_offender(counter, module, text):
       'specjax.base',
       'class _Cost:\n  pass\n\ndef f():\n  class _Cost:\n    pass',
     ),
+    (own_layouts, 'specjax.base', "x = {'a': 1, 'b': 2}" + _SKIP),
     (private_jax, 'specjax.base', 'import jax\nx = jax.numpy'),
     (process_exits, 'specjax.commands.cli', 'import sys\nsys.exit(1)'),
     (

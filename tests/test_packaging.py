@@ -1,6 +1,5 @@
-"""What is installed, and that the README speaks of what there is."""
+"""Everything that belongs to the package is installed."""
 
-import dataclasses
 import importlib
 import pathlib
 import re
@@ -9,16 +8,9 @@ import runpy
 import pytest
 
 import specjax
-from specjax.commands import answer_files
-from specjax.commands import statistics as run_statistics
-from specjax.decoding import stats
-from specjax.decoding.verifiers import registry
-from specjax.inference import generate as inference
-from specjax.inference.config import DecodeConfig
 from tests.helpers import hidden
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
 LEAVES = ('configs', 'decode', 'train')
 
 
@@ -92,21 +84,19 @@ def test_every_module_needs_the_base_installation_alone(arguments):
   assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_defines_every_field_and_option():
-  named = set(re.findall(r'`(\w+)`', README))
-  answer = inference.Answer('', '', (), 'eos', stats.Counts(), 0)
-  fields = set(answer_files.record(answer))
-  fields |= set(run_statistics.numbers([answer], 1.0, 0.0)) - {
-    'tested',
-    'drafted',
-  }
-  fields |= {field.name for field in dataclasses.fields(DecodeConfig)}
-  fields |= set(registry.names())
-  assert not fields - named
+def test_every_document_and_prompt_is_installed(arguments):
+  expected = set((ROOT / 'configs' / 'prompts').iterdir())
+  found = set()
+  for top in ('specjax',) + LEAVES:
+    expected |= set((ROOT / top).rglob('*.md'))
+    package = top if top == 'specjax' else f'specjax.{top}'
+    for pattern in arguments['package_data'][package]:
+      found |= set((ROOT / top).glob(pattern))
+  assert expected <= found
 
 
-def test_relative_links_of_the_texts_lead_somewhere():
-  for name in ('README.md', 'CONTRIBUTING.md'):
-    text = (ROOT / name).read_text(encoding='utf-8')
-    for link in re.findall(r'\]\(([^)#]+)', text):
-      assert link.startswith('http') or (ROOT / link).exists(), link
+def test_the_long_description_has_no_relative_links(arguments):
+  text = arguments['long_description']
+  links = re.findall(r'\]\(([^)]*)\)', text)
+  assert links and all(link.startswith('https://') for link in links)
+  assert '| decode/ |' in text

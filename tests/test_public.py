@@ -17,6 +17,7 @@ OF_VERSION_0_1 = {
   'load',
   'make_layout',
 }
+OF_VERSION_0_2 = {'Corpus', 'summarize'}
 CONTRACTS = {
   'CachedLM',
   'Context',
@@ -42,7 +43,9 @@ MODULES = {'drafters', 'theory', 'verifiers'}
 
 
 def test_the_public_names_are_these():
-  assert set(specjax.__all__) == OF_VERSION_0_1 | CONTRACTS | MODULES
+  assert set(specjax.__all__) == (
+    OF_VERSION_0_1 | OF_VERSION_0_2 | CONTRACTS | MODULES
+  )
   assert len(specjax.__all__) == len(set(specjax.__all__))
 
 

@@ -138,7 +138,7 @@ def test_widths_are_few_and_wide_enough():
     lengths = rng.integers(1, rng.integers(2, 3000), 50).tolist()
     chosen = text.widths(lengths)
     assert len(set(chosen)) <= 3
-    assert all(w >= n for w, n in zip(chosen, lengths))
+    assert all(w >= n for w, n in zip(chosen, lengths, strict=True))
     assert max(chosen) < max(1.51 * max(lengths), 17)
 
 

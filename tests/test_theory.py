@@ -92,7 +92,7 @@ def test_expected_tokens_is_the_mean_of_a_simulation():
   assert abs(1 + accepted.mean() - theory.expected_tokens(0.7, 6)) < 4 * error
 
 
-def test_verify_cost():
+def test_block_cost():
   table = [1.0, 1.1, 1.2, 1.5, 3.0, 9.0]
   for gamma in range(6):
     want = theory.expected_tokens(0.8, gamma) / (table[gamma] + 0.1 * gamma)
@@ -179,8 +179,8 @@ def test_coupled_acceptance_is_the_mean_of_a_simulation():
     (lambda: theory.expected_tokens(0.5, float('inf')), 'gamma'),
     (lambda: theory.expected_tokens_by_position([0.5, 1.5]), 'alpha'),
     (lambda: theory.walltime_factor(0.5, 2, -0.1), 'c is a ratio'),
-    (lambda: theory.walltime_factor(0.5, 2, 0.1, [1.0]), 'verify_cost'),
-    (lambda: theory.walltime_factor(0.5, 2, 0.1, 0.0), 'verify cost'),
+    (lambda: theory.walltime_factor(0.5, 2, 0.1, [1.0]), 'block_cost'),
+    (lambda: theory.walltime_factor(0.5, 2, 0.1, 0.0), 'block cost'),
     (lambda: theory.accepted_over_drafted(0.5, 0), 'draft tokens'),
   ],
 )

@@ -44,7 +44,7 @@ def test_the_model_is_theorem_3_8_with_real_blocks(alpha, time, one_pass):
     alpha, time if one_pass else time / 4, 9, costs.block, one_pass=one_pass
   )
   assert best == wanted.gamma
-  assert gain.factor == pytest.approx(wanted.factor)
+  assert gain.speedup == pytest.approx(wanted.factor)
 
 
 def test_rates_by_slot_and_rounds_without_a_draft():
@@ -70,8 +70,8 @@ def test_plan_advises():
   cheap = costs([10.0] * 5)
   best, worst = plan.choices(rates, cheap, 1)
   assert best.drafter == 'good' and best.num_draft == 4
-  assert best.round.factor == pytest.approx(theory.expected_tokens(0.8, 4))
-  assert worst.round.factor < best.round.factor
+  assert best.round.speedup == pytest.approx(theory.expected_tokens(0.8, 4))
+  assert worst.round.speedup < best.round.speedup
   assert '--config.num_draft=4' in plan.advise(rates, cheap, 10.0, 1)[-1]
   dear = costs([10.0, 20.0, 30.0, 40.0, 50.0])
   assert 'will not help at batch 8' in plan.advise(rates, dear, 10.0, 8)[-1]
@@ -92,26 +92,22 @@ def test_a_plan_counts_rounds_without_a_draft():
   costs = {'found': cost_model.in_steps(1.0, {2: 3.0}, {1: 0.0})}
   always = Acceptance([0.5], share=0.2)
   (dear,) = plan.choices({('found', 'greedy'): always}, costs, 1)
-  assert dear.round.factor == pytest.approx(1.1 / 3)
+  assert dear.round.speedup == pytest.approx(1.1 / 3)
   rates = {('found', 'greedy'): always._replace(is_adaptive=True)}
   (cheap,) = plan.choices(rates, costs, 1)
-  assert cheap.round.factor == pytest.approx(1.1 / 1.4)
+  assert cheap.round.speedup == pytest.approx(1.1 / 1.4)
   # In a batch of two a round drafts where one of its rows does.
   (both,) = plan.choices(rates, costs, 2)
-  assert both.round.factor == pytest.approx(1.1 / (1 + 2 * 0.36))
+  assert both.round.speedup == pytest.approx(1.1 / (1 + 2 * 0.36))
 
 
 def test_chains_in_one_pass_are_compared_with_chains():
-  setting = dict(
-    num_draft=4, temperature=0.0, batch_size=1, verifier='greedy',
-    dtype='float32', quantize='none', verify_ms=2.0,
-  )  # fmt: skip
+  setting = dict(num_draft=4, temperature=0.0, batch_size=1, block_ms=2.0)
+  setting |= dict(verifier='greedy', dtype='float32', quantize='none')
 
   def row(drafter, passes, draft_ms, tokens, speed, tree=''):
-    return setting | dict(
-      drafter=drafter, passes=passes, draft_ms=draft_ms, tree=tree,
-      block_efficiency=tokens, decode_speedup=speed,
-    )  # fmt: skip
+    made = dict(drafter=drafter, passes=passes, draft_ms=draft_ms, tree=tree)
+    return setting | made | dict(block_efficiency=tokens, decode_speedup=speed)
 
   rows = [
     setting | dict(drafter='none', tree='', decode_speedup=1.0),
@@ -133,4 +129,4 @@ def test_a_block_timed_below_a_step_still_gets_advice():
   parts = parts_lib.Parts(1.0, 0.9, 0.1, {1: 1.0, 2: 0.9}, 0.1)
   found = rows_lib.advice(case, cost_model.Acceptance((0.5,)), parts, 40)
   assert 0 < found['best_num_draft'] <= 40
-  assert 1 < found['best_predicted'] < 2
+  assert 1 < found['best_predicted_speedup'] < 2

@@ -18,6 +18,7 @@ from specjax.benchmark.peers import transformers_worker
 from specjax.benchmark.peers import worker
 
 VOCAB, NEW = 48, 12
+IDS = {'vocab_size': VOCAB, 'eos_token_id': 1, 'pad_token_id': 0}
 KNOWN = [1, 3, 4, 7, 8, 11, 12, 20, 21, 30, 33, 40]
 
 
@@ -29,19 +30,23 @@ def _save(folder, kind, seed, layers, known=()):
   torch.manual_seed(seed)
   if kind == 't5':
     config = transformers.T5Config(
-      vocab_size=VOCAB, d_model=16, d_kv=8, d_ff=32, num_layers=2,
-      num_decoder_layers=layers, num_heads=2, eos_token_id=1, pad_token_id=0,
+      **IDS,
+      **dict(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2),
+      num_decoder_layers=layers,
       decoder_start_token_id=0,
-      architectures=['T5ForConditionalGeneration'], initializer_factor=3.0,
-    )  # fmt: skip
+      architectures=['T5ForConditionalGeneration'],
+      initializer_factor=3.0,
+    )
     model = transformers.T5ForConditionalGeneration(config)
   else:
     config = transformers.LlamaConfig(
-      vocab_size=VOCAB, hidden_size=16, intermediate_size=32,
-      num_hidden_layers=layers, num_attention_heads=2, eos_token_id=1,
-      bos_token_id=2, pad_token_id=0, initializer_range=0.5,
+      **IDS,
+      **dict(hidden_size=16, intermediate_size=32, num_attention_heads=2),
+      num_hidden_layers=layers,
+      bos_token_id=2,
+      initializer_range=0.5,
       max_position_embeddings=64,
-    )  # fmt: skip
+    )
     model = transformers.LlamaForCausalLM(config)
   model.save_pretrained(folder)
   if kind == 't5':
@@ -94,10 +99,17 @@ def _job(folders, peer, kind, drafter=None, eos=(), widths=(6, 8, 6)):
   settings = config_lib.BenchmarkConfig(max_new_tokens=NEW, threads=1)
   lookup = drafter == 'prompt_lookup'
   return peers.job_of(
-    peer, folders[kind], None if lookup else drafter, lookup=lookup,
-    num_draft=3, temperature=0.0,
-    batches=batches, model=model, config=settings, device='cpu',
-  )  # fmt: skip
+    peer,
+    folders[kind],
+    None if lookup else drafter,
+    lookup=lookup,
+    num_draft=3,
+    temperature=0.0,
+    batches=batches,
+    model=model,
+    config=settings,
+    device='cpu',
+  )
 
 
 def _tokens(job):
@@ -155,9 +167,10 @@ def test_steps_are_compiled_ahead(folders, torch, monkeypatch):
 
   # Without code for a processor: what is traced, and when, is the same.
   monkeypatch.setattr(
-    transformers, 'CompileConfig',
+    transformers,
+    'CompileConfig',
     functools.partial(transformers.CompileConfig, backend='eager'),
-  )  # fmt: skip
+  )
   monkeypatch.setattr(
     transformers_worker, 'check_compiler', lambda device: None
   )
@@ -180,26 +193,21 @@ def test_a_missing_compiler_is_told_in_a_sentence(monkeypatch):
 
 
 def _row(engine, k, rate, **more):
-  return {
-    'engine': engine, 'num_draft': k, 'tokens_per_second': rate,
-    'mode': 'speculative' if k else 'plain',
-    'drafter': 'small' if k else 'none', 'target': 'a/big',
-    'verifier': 'greedy', 'temperature': 0.0,
-    'batch_size': 1, 'dtype': 'float32', 'tree': '',
-  } | more  # fmt: skip
+  shared = dict(target='a/big', temperature=0.0, batch_size=1, tree='')
+  shared |= dict(verifier='greedy', dtype='float32')
+  kind = ('speculative', 'small') if k else ('plain', 'none')
+  own = dict(engine=engine, num_draft=k, mode=kind[0], drafter=kind[1])
+  return shared | own | {'tokens_per_second': rate} | more
 
 
 def test_ratios_compare_like_with_like():
   peer = 'transformers'
-  rows = [
-    _row('specjax', 0, 10.0), _row('specjax', 2, 20.0),
-    _row('specjax', 4, 30.0), _row('specjax', 0, 5.0, mode='beam'),
-    _row(peer, 0, 5.0), _row(peer, 2, 8.0), _row(peer, 4, 6.0),
-  ]  # fmt: skip
+  rows = [_row('specjax', k, rate) for k, rate in ((0, 10), (2, 20), (4, 30))]
+  rows.append(_row('specjax', 0, 5, mode='beam'))
+  rows += [_row(peer, k, rate) for k, rate in ((0, 5), (2, 8), (4, 6))]
   found = table.ratios(rows)
-  assert [line.split(': ')[-1] for line in found] == [
-    '2.00', '2.50', '5.00', '3.75 (the best K of each)',
-  ]  # fmt: skip
+  values = [line.split(': ')[-1] for line in found]
+  assert values == ['2.00', '2.50', '5.00', '3.75 (the best K of each)']
   assert 'specjax plain over transformers plain, big, T=0' in found[0]
   assert 'speculative over transformers assisted, big, drafter' in found[1]
   assert 'K=4 and 2' in found[3]

@@ -5,17 +5,25 @@ import json
 import pytest
 
 from specjax import models
+from specjax import text as text_lib
 from specjax.benchmark import prompts
+from specjax.benchmark import request
 from tests.helpers import fakes
+from tests.helpers import tiny
 from tests.helpers.benchmarks import CharacterTokenizer
 from tests.helpers.benchmarks import config
 from tests.helpers.benchmarks import markov
 from tests.helpers.benchmarks import VOCAB
 
 SPEC_BENCH = (
-  ('writing', 2), ('translation', 1), ('summarization', 1), ('qa', 1),
-  ('math_reasoning', 1), ('rag', 1), ('coding', 2),
-)  # fmt: skip
+  ('writing', 2),
+  ('translation', 1),
+  ('summarization', 1),
+  ('qa', 1),
+  ('math_reasoning', 1),
+  ('rag', 1),
+  ('coding', 2),
+)
 
 
 def test_spec_bench_has_six_categories_and_two_turns(tmp_path):
@@ -117,3 +125,29 @@ def test_prompts_that_do_not_fit():
   assert prompts.fitting([short, long], target, config(), 3) == [short]
   with pytest.raises(ValueError, match='No prompt fits'):
     prompts.fitting([long], target, config(), 3)
+
+
+def test_bundled_prompts_where_none_are_named(tmp_path):
+  told = []
+  made = request.prepare(
+    request.BenchmarkRequest(
+      target=tiny.save(tmp_path / 'target'),
+      drafters=('prompt_lookup',),
+      source='',
+      peers=(),
+      config=config(num_prompts=2, max_new_tokens=4),
+    ),
+    told.append,
+  )
+  first = text_lib.read_prompts(str(text_lib.BUNDLED_PROMPTS))[:2]
+  assert [prompt.text for prompt in made.prompts] == first
+  assert told.count('no --input: taking the bundled English sentences') == 1
+
+
+def test_named_prompts_and_random_ones():
+  told = []
+  bare, reads = markov('m', 0), CharacterTokenizer()
+  assert not request.named_or_bundled(bare, '', told.append)
+  reading = bare._replace(tokenizer=reads)
+  assert request.named_or_bundled(reading, 'own.txt', told.append) == 'own.txt'
+  assert not told

@@ -1,5 +1,6 @@
 """SpecDec's experiment: what is measured, how it is judged, what is said."""
 
+import itertools
 import json
 import types
 
@@ -51,16 +52,26 @@ LABELS = {'h': 'head-based', 's': 'small', 'm': 'full'}
 
 def row(drafter, num_draft, seconds, tokens, batch=1, rule=(1, 0.0), **more):
   return {
+    'engine': 'specjax',
     'drafter': drafter,
     'label': LABELS.get(drafter, drafter),
     'mode': 'speculative' if num_draft else 'plain',
     'verifier': 'greedy' if rule[0] == 1 else 'top_candidates',
-    'beta': rule[0], 'tau': rule[1], 'num_draft': num_draft,
-    'batch_size': batch, 'num_prompts': 4, 'seconds': seconds,
-    'over_greedy': 2.0 / seconds, 'over_beam': None,
-    'block_efficiency': tokens, 'draft_ms': 1.0, 'verify_ms': 3.0,
-    'step_ms': 2.0, 'predicted_from_counts': tokens / 2, 'exact_match': 1.0,
-  } | more  # fmt: skip
+    'beta': rule[0],
+    'tau': rule[1],
+    'num_draft': num_draft,
+    'batch_size': batch,
+    'num_prompts': 4,
+    'seconds': seconds,
+    'over_greedy': 2.0 / seconds,
+    'over_beam': None,
+    'block_efficiency': tokens,
+    'draft_ms': 1.0,
+    'block_ms': 3.0,
+    'step_ms': 2.0,
+    'predicted_speedup_from_counts': tokens / 2,
+    'exact_match': 1.0,
+  } | more
 
 
 def results(rows):
@@ -96,7 +107,7 @@ def test_statements_say_what_the_tables_hold():
     'beta, tau = 3, 1 speculative decoding is faster than greedy at every',
     'head-based (1.50) < small (3.00) < full (4.00)',
     'below the full drafter) holds',
-    'a round costs 2.00 plain steps, most of it the verification (1.50)',
+    'a round costs 2.00 plain steps, most of it the block (1.50)',
     'At beta = 1 100.0%',
     'of the drafter alone 25.0%',
   ):
@@ -138,41 +149,59 @@ def test_slots_beyond_the_main_drafters():
   specdec.check_slots(free, SpecDecConfig(num_draft=(99,)))
 
 
+QUICK = (
+  '--config=configs/bench_specdec.py:quick --config.num_draft=(2,9) '
+  '--config.table_draft=2 --config.relaxed=((1,0.0),(3,9.0)) '
+  '--config.dial=(3,9.0) --config.batch_size=(1,) --config.join=1 '
+  '--config.num_prompts=2 --config.max_prompt_tokens=12 '
+  '--config.max_new_tokens=8 --config.repetitions=1 --config.parts=False'
+).split()
+
+
 @pytest.mark.slow
 def test_from_models_to_a_report(tmp_path, capsys):
   """Random models: every figure is there, and beta = 1 is the target's own."""
   target = tiny.save(tmp_path / 'target', tiny.T5)
   config = models.SpecDrafterConfig(
-    96, 16, 8, 16, 1, 1, 2, block=4, window=4, max_positions=40,
-    max_source_positions=12, eos_token_id=(2,),
-  )  # fmt: skip
+    *(96, 16, 8, 16, 1, 1, 2),
+    block=4,
+    window=4,
+    max_positions=40,
+    max_source_positions=12,
+    eos_token_id=(2,),
+  )
   params = models.init_params(config, jax.random.key(1))
   hf.save_hf(str(tmp_path / 'drafter'), params, config)
   tiny.tokenizer('t5').save_pretrained(str(tmp_path / 'drafter'))
-  lines = [f'{a} {b}\t{b} {a}' for a, b in zip(*[tiny.CORPUS, tiny.CORPUS[1:]])]
+  lines = [f'{a} {b}\t{b} {a}' for a, b in itertools.pairwise(tiny.CORPUS)]
   lines += ['the cat\tcat the', 'a dog ran\tdog', 'the cat sat\tmat']
   (tmp_path / 'test.tsv').write_text('\n'.join(lines) + '\n')
-  benchmark.main([
-    'benchmark', '--config=configs/bench_specdec.py:quick',
-    f'--target={target}', f'--drafter={tmp_path / "drafter"}',
-    f'--input={tmp_path / "test.tsv"}', f'--output={tmp_path / "report"}',
-    '--config.num_draft=(2,9)', '--config.table_draft=2',
-    '--config.relaxed=((1,0.0),(3,9.0))', '--config.dial=(3,9.0)',
-    '--config.batch_size=(1,)', '--config.join=1', '--config.num_prompts=2',
-    '--config.max_prompt_tokens=12', '--config.max_new_tokens=8',
-    '--config.repetitions=1', '--config.parts=False',
-  ])  # fmt: skip
+  status = benchmark.main(
+    [
+      'benchmark',
+      f'--target={target}',
+      f'--drafter={tmp_path / "drafter"}',
+      f'--input={tmp_path / "test.tsv"}',
+      f'--output={tmp_path / "report"}',
+      *QUICK,
+    ]
+  )
+  assert not status
   shown = capsys.readouterr().out
   assert '## Batches' in shown and 'the drafter alone' in shown
   with open(tmp_path / 'report' / 'results.json', encoding='utf-8') as file:
-    rows = json.load(file)['rows']
-  ways = [(r['mode'], r['num_draft'], r['beta'] if r['num_draft'] else 0)
-          for r in rows]  # fmt: skip
+    rows = json.load(file)
+  ways = [
+    (r['mode'], r['num_draft'], r['beta'] if r['num_draft'] else 0)
+    for r in rows
+  ]
   # Nine slots are more than the drafter has.
   assert ways == [
-    ('plain', 0, 0), ('speculative', 2, 1), ('speculative', 2, 3),
+    ('plain', 0, 0),
+    ('speculative', 2, 1),
+    ('speculative', 2, 3),
     ('beam', 0, 0),
-  ]  # fmt: skip
+  ]
   assert rows[1]['exact_match'] == 1.0 and rows[1]['check'] == 'ok'
   assert rows[2]['check'] == 'lossy' and rows[2]['relative_bleu'] is not None
   assert all(r['over_beam'] > 0 for r in rows)

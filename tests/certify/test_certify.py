@@ -270,9 +270,15 @@ def test_the_enumerated_law_is_that_of_plain_decoding():
     exact_law.confined(target.lm, symbols), warp=sampling.warp_spec()
   )
   counts, drafted, _ = law_lib.sample(
-    recipe, generate_lib.Params(target.params), sampling, (1, 2), law, (END,),
-    samples=4000, seed=3,
-  )  # fmt: skip
+    recipe,
+    generate_lib.Params(target.params),
+    sampling,
+    (1, 2),
+    law,
+    (END,),
+    samples=4000,
+    seed=3,
+  )
   assert drafted == 0 and sum(counts.values()) == 4000
   p_value, difference = chi_square.compare(law.probability, 3, counts, 1e-3)
   assert difference is None, p_value

@@ -8,11 +8,11 @@ from specjax.certify import chi_square
 def test_chi_square_keeps_its_false_alarm_rate():
   rng = np.random.default_rng(0)
   cells = [(a, b) for a in range(3) for b in range(3)]
-  law = dict(zip(cells, rng.dirichlet(np.ones(9))))
+  law = dict(zip(cells, rng.dirichlet(np.ones(9)), strict=True))
   alarms = 0
   for _ in range(400):
     counts = rng.multinomial(2000, list(law.values()))
-    seen = {cell: int(n) for cell, n in zip(cells, counts) if n}
+    seen = {cell: int(n) for cell, n in zip(cells, counts, strict=True) if n}
     alarms += chi_square.compare(law, 2, seen, 0.05)[1] is not None
   assert alarms <= 400 * 0.05 + 4 * np.sqrt(400 * 0.05 * 0.95)
 

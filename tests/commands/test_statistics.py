@@ -7,6 +7,7 @@ from specjax.commands import answer_files
 from specjax.commands import statistics as run_statistics
 from specjax.decoding import stats
 from specjax.inference import generate as inference
+from specjax.inference import summary
 
 
 def answer(**counts):
@@ -14,7 +15,7 @@ def answer(**counts):
 
 
 def test_numbers_add_up_and_empty_ratios_are_none():
-  found = run_statistics.numbers(
+  found = summary.summarize(
     [
       answer(num_tokens=6, num_target_calls=2, num_accepted=4, num_tested=5),
       answer(num_tokens=2, num_target_calls=2, num_accepted=0, num_tested=2),
@@ -41,11 +42,9 @@ def test_all_files_write_the_same_counts():
     by_position=False
   )
   assert not lists & record.keys()
-  found = run_statistics.numbers([one], 1.0, 0.0)
-  assert {k: found[k.removeprefix('num_')] for k in written} == written
-  row = rows.drafting(counts)
-  assert row.pop('acceptance_histogram') == written.pop('accepted_histogram')
-  assert row == written
+  found = summary.summarize([one], 1.0, 0.0)
+  assert {k: found[k] for k in written} == written
+  assert rows.drafting(counts) == written
 
 
 @pytest.mark.parametrize(
@@ -61,8 +60,27 @@ def test_the_reason_follows_the_costs(times, words):
   parts, sentences = run_statistics.explain(found, times, num_draft=4)
   assert words in sentences
   expected = 2.4 / (times.block + 4 * times.drafter)
-  assert parts['predicted_factor'] == pytest.approx(expected)
+  assert parts['predicted_speedup'] == pytest.approx(expected)
   assert (parts['best_num_draft'] > 0) == (words == 'a gain')
+
+
+@pytest.mark.parametrize(
+  'drafter, measured, words',
+  [
+    (0.1, 1.3, 'a gain.'),
+    (1.0, 1.3, 'Measured, it is a gain (1.30): timed alone, the parts of a'),
+    (1.0, 0.7, 'That is a loss: the drafter is too expensive'),
+    (0.1, 0.7, 'Measured, it is a loss (0.70): timed alone, the parts of a'),
+  ],
+)
+def test_what_was_measured_decides_what_is_a_gain(drafter, measured, words):
+  found = {'acceptance_rate': 0.6, 'block_efficiency': 2.4}
+  times = run_statistics.StepTimes(1.0, 1.0, drafter)
+  parts, told = run_statistics.explain(found, times, 4, measured=measured)
+  assert words in told
+  assert ('loss' in told) == (measured < 1)
+  assert ('no num_draft gains' in told) <= (measured < 1)
+  assert parts['best_num_draft'] > 0 or measured < 1
 
 
 def test_a_draft_in_one_pass_is_paid_once():
@@ -70,11 +88,11 @@ def test_a_draft_in_one_pass_is_paid_once():
   times = run_statistics.StepTimes(target=1.0, block=1.5, drafter=0.2)
   steps, _ = run_statistics.explain(found, times, 4)
   once, text = run_statistics.explain(found, times, 4, one_pass=True)
-  assert steps['predicted_factor'] == once['predicted_factor']
+  assert steps['predicted_speedup'] == once['predicted_speedup']
   assert 'A draft costs 0.80 of a target step in one pass' in text
   # Another token costs an autoregressive drafter a step, this one nothing.
   assert once['best_num_draft'] == 4
-  assert once['best_predicted_factor'] == pytest.approx(4.0951 / 2.3)
+  assert once['best_predicted_speedup'] == pytest.approx(4.0951 / 2.3)
   # What trees accept says nothing of chains.
   tree, text = run_statistics.explain(found, times, 4, tree=True)
   assert tree == {k: v for k, v in steps.items() if not k.startswith('best')}

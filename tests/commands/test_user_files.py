@@ -125,7 +125,7 @@ def test_decode_benchmark(target, source, file, tmp_path, capsys):
   argv += [f'--config.verifier={file}:RULE,{file}:LUCKY_ENTRY']
   argv += ['--config.temperature=0.8', f'--output={tmp_path / "report"}']
   assert cli.call(benchmark.main, argv) == 0
-  rows = json.loads((tmp_path / 'report' / 'results.json').read_text())['rows']
+  rows = json.loads((tmp_path / 'report' / 'results.json').read_text())
   found = [(row['drafter'], row['verifier'], row['check']) for row in rows[1:]]
   assert found == [
     (f'{file}:{name}', rule, check)
@@ -177,7 +177,7 @@ def test_a_process_of_its_own_and_a_path_with_spaces(target, tmp_path):
   command += ['--config.drafters.mine.token=7', '--config.temperature=0.8']
   done = subprocess.run(
     command,
-    input='the cat\none\n'.encode(),
+    input=b'the cat\none\n',
     capture_output=True,
     env=os.environ | {'SPECJAX_CACHE_DIR': str(tmp_path / 'cache')},
     check=False,

@@ -21,14 +21,14 @@ from tests.helpers import shared
 GIVEN, NEW, NUM_DRAFT = 24, 64, 4
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _models():
   return tuple(
     loading.load(shared.weights(name)) for name in ('stories260K', 'llama2xs')
   )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _prompt():
   """The first 24 tokens of 100 stories, begin token included."""
   tokenizer = _models()[0].tokenizer
@@ -45,7 +45,7 @@ def _prompt():
   return base.Prompt(tokens, jnp.full((len(rows),), GIVEN, jnp.int32))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _decode(verify, with_drafter, temperature=1.0):
   target, draft = _models()
   settings = Sampling(temperature=temperature)
@@ -62,7 +62,7 @@ def _decode(verify, with_drafter, temperature=1.0):
   return jax.device_get(call(params, _prompt(), controls))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _scorer(lm):
   @jax.jit
   def score(params, tokens):

@@ -135,7 +135,8 @@ def test_one_beam_is_greedy_and_rows_are_their_own():
   greedy = networks.decode(lm, params, prompt, Sampling(), eos=(1,), new=NEW)
   one = run(lm, params, prompt, beam.BeamSpec(1)).finished
   assert [
-    np.asarray(t[0, : n[0]]).tolist() for t, n in zip(one.tokens, one.length)
+    np.asarray(t[0, : n[0]]).tolist()
+    for t, n in zip(one.tokens, one.length, strict=True)
   ] == greedy
   budgets = [3, NEW, 5, 0]
   mixed = run(lm, params, prompt, beam.BeamSpec(3), budgets=budgets).finished

@@ -147,15 +147,17 @@ def test_tokens_outside_of_the_vocabulary(token, count, wrong):
 def test_generate_raises_after_the_batch():
   target = own.target()
   settings = dict(max_new_tokens=6, num_draft=SLOTS, drafter=own.successors())
-  empty = jnp.full((2, SLOTS), base.EMPTY, jnp.int32)
+  # As many rows as a program has, or it would be filled up.
+  prompts = [[5], [6], [7], [8]]
+  empty = jnp.full((4, SLOTS), base.EMPTY, jnp.int32)
   rule = base.Verifier(
     lambda context, draft, logits: base.Verdict(
-      jnp.array([0, 1], jnp.int32), jnp.array([7, 7], jnp.int32)
+      jnp.array([0, 1, 0, 0], jnp.int32), jnp.full((4,), 7, jnp.int32)
     )
   )
   settings['drafter'] = drafting(base.Draft(empty))
   with pytest.raises(ValueError) as error:
-    specjax.generate(target, [[5], [6]], verifier=rule, **settings)
+    specjax.generate(target, prompts, verifier=rule, **settings)
   assert str(error.value) == (
     'Prompt 2: a verification rule accepted more tokens than there were filled '
     'slots, or fewer than none; Verdict.num_accepted must count drafted tokens '
@@ -163,10 +165,10 @@ def test_generate_raises_after_the_batch():
   )
   # At trace time, the same door.
   settings['drafter'] = drafting(
-    base.Draft(jnp.zeros((2, SLOTS + 1), jnp.int32))
+    base.Draft(jnp.zeros((4, SLOTS + 1), jnp.int32))
   )
   with pytest.raises(ValueError, match='Draft.tokens of Drafter.propose must'):
-    specjax.generate(target, [[5], [6]], **settings)
+    specjax.generate(target, prompts, **settings)
 
 
 def test_logits_that_are_not_finite_are_the_cause():

@@ -79,6 +79,6 @@ def test_nodes_see_their_paths_alone():
 def _names(topology):
   """The path of every slot."""
   names = ['']
-  for parent, rank in list(zip(topology.parent, topology.rank))[1:]:
+  for parent, rank in zip(topology.parent[1:], topology.rank[1:], strict=True):
     names.append(names[parent] + str(rank))
   return names

@@ -21,7 +21,9 @@ def _greedy_reference(params, prompt, encoder_decoder, eos, new):
   """Token by token in numpy, straight from the tables."""
   table, source = np.asarray(params['table']), np.asarray(params['source'])
   rows = []
-  for tokens, length in zip(np.asarray(prompt.tokens), prompt.length):
+  for tokens, length in zip(
+    np.asarray(prompt.tokens), prompt.length, strict=True
+  ):
     first = tokens[0]
     history = [0] if encoder_decoder else list(tokens[:length])
     out = []
@@ -62,7 +64,7 @@ def test_greedy_equals_the_tables(encoder_decoder, name, num_draft, batch):
   )
   want = _greedy_reference(params, prompt, encoder_decoder, (3, 7), loops.NEW)
   assert loops.new_tokens(got) == want
-  for row, status in zip(want, got.status):
+  for row, status in zip(want, got.status, strict=True):
     ended = row[-1] in (3, 7)
     assert status == (generate_lib.EOS if ended else generate_lib.LENGTH)
   if name == 'itself':
@@ -162,7 +164,7 @@ def test_budgets_of_rows(name):
     num_draft=4,
   )
   want = _greedy_reference(params, prompt, False, (), loops.NEW)
-  want = [row[:n] for row, n in zip(want, budgets)]
+  want = [row[:n] for row, n in zip(want, budgets, strict=True)]
   assert loops.new_tokens(got) == want
   assert set(got.status) == {generate_lib.LENGTH}
 
@@ -185,7 +187,9 @@ def test_nan_stops_its_row_alone():
     drafting,
     num_draft=3,
   )
-  for row, tokens, status in zip(loops.new_tokens(got), want, got.status):
+  for row, tokens, status in zip(
+    loops.new_tokens(got), want, got.status, strict=True
+  ):
     if token in tokens:
       assert status == generate_lib.NAN
       assert row == tokens[: len(row)] and len(row) <= tokens.index(token) + 1

@@ -51,7 +51,7 @@ def blank(num_draft):
   )
 
 
-blank = functools.lru_cache(maxsize=None)(blank)
+blank = functools.cache(blank)
 
 
 def _gaps(lm, params, prompt, rows):
@@ -75,7 +75,7 @@ def _score_gaps(lm, params, prompt, tokens):
 
 
 def assert_same_but_for_near_ties(got, want, gaps):
-  for a, b, gap in zip(got, want, gaps):
+  for a, b, gap in zip(got, want, gaps, strict=True):
     if a != b:
       first = next(
         i for i in range(max(len(a), len(b))) if a[i : i + 1] != b[i : i + 1]
@@ -200,13 +200,10 @@ def test_greedy_equals_transformers_on_t5(torch, tmp_path, capsys):
   import transformers
 
   torch.manual_seed(3)
+  names = 'vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_layers', 'num_heads'
+  sizes = dict(zip(names, (67, 32, 8, 64, 2, 4), strict=True))
   config = transformers.T5Config(
-    vocab_size=67,
-    d_model=32,
-    d_kv=8,
-    d_ff=64,
-    num_layers=2,
-    num_heads=4,
+    **sizes,
     feed_forward_proj='gated-gelu',
     tie_word_embeddings=False,
     decoder_start_token_id=0,
@@ -251,7 +248,7 @@ def _compare(model, prompt, want, new, capsys):
       new=new,
     )
     assert_same_but_for_near_ties(got, want, gaps)
-    stopped = sum(a != b for a, b in zip(got, want))
+    stopped = sum(a != b for a, b in zip(got, want, strict=True))
     with capsys.disabled():
       print(
         f'\nnum_draft {num_draft}: {stopped} of {len(want)} rows stopped at a '

@@ -90,7 +90,7 @@ def steps() -> list[list[tuple[pathlib.Path, str]]]:
     found.append(
       [
         (here if here.exists() else below, function)
-        for (here, below), (_, function) in zip(paths, named)
+        for (here, below), (_, function) in zip(paths, named, strict=True)
       ]
     )
   return found

@@ -53,7 +53,7 @@ def test_top_candidates_accepts_more_the_more_it_is_allowed():
   rows, dials = 40, [(b, t) for b in (1, 2, 4) for t in (0.0, 0.7, 2.0)]
   logits = np.repeat(rng.normal(size=(rows, 4, 6)), len(dials), axis=0)
   tokens = np.repeat(rng.integers(0, 6, (rows, 3)), len(dials), axis=0)
-  beta, tau = (np.tile(side, rows) for side in zip(*dials))
+  beta, tau = (np.tile(side, rows) for side in zip(*dials, strict=True))
   context = verdicts.context(
     rows * len(dials), beta=beta, tau=tau, eos_ids=[0, -1]
   )

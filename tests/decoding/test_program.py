@@ -65,8 +65,11 @@ def test_caches_stay_in_place(kind, drafter, widths, temperature):
   shape = re.escape(f'f32[{",".join(map(str, keys.shape))}]')
   copies = re.findall(rf'= {shape}\S* copy\(', text)
   assert not copies, copies
-  caches = [x for x in jax.tree.leaves((state.cache, state.drafter))
-            if x.ndim == 3 and x.shape[-1] == 700]  # fmt: skip
+  caches = [
+    x
+    for x in jax.tree.leaves((state.cache, state.drafter))
+    if x.ndim == 3 and x.shape[-1] == 700
+  ]
   size = sum(x.nbytes for x in caches)
   memory = compiled.memory_analysis()
   assert memory.alias_size_in_bytes >= size

@@ -11,7 +11,7 @@ from specjax.decoding.drafters.prompt_lookup import prompt_lookup
 
 def _propose(rows, source=None, capacity=40, **knobs):
   tokens = np.full((len(rows), capacity), 3, np.int32)
-  for tokens_row, row in zip(tokens, rows):
+  for tokens_row, row in zip(tokens, rows, strict=True):
     tokens_row[: len(row)] = row
   length = jnp.asarray([len(row) for row in rows], jnp.int32)
   context = base.Context(jnp.asarray(tokens), length, length, None)

@@ -8,6 +8,7 @@ forced bifurcation.
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -33,16 +34,20 @@ from tests.helpers import recipes
 
 VOCAB, EOS, NEW = 11, 1, 24
 TARGET = models.T5Config(
-  VOCAB, 16, 8, 32, 1, 1, 2, tie_word_embeddings=False,
+  *(VOCAB, 16, 8, 32, 1, 1, 2),
+  tie_word_embeddings=False,
   scale_decoder_outputs=False,
-)  # fmt: skip
+)
 CONFIG = models.SpecDrafterConfig(
-  VOCAB, 16, 8, 32, 1, 2, 2, block=25, window=6, max_positions=40,
+  *(VOCAB, 16, 8, 32, 1, 2, 2),
+  block=25,
+  window=6,
+  max_positions=40,
   max_source_positions=16,
-)  # fmt: skip
+)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def params_of(config, seed, scale=3.0):
   params = models.init_params(config, jax.random.key(seed))
   return jax.tree.map(
@@ -77,7 +82,7 @@ def decode(drafter, prompt, num_draft, settings=Sampling(), **kwargs):
   return jax.device_get(made)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def plainly():
   """Plain tokens of all eight prompts."""
   made = decode(None, prompts(list(range(8))), 0)
@@ -220,12 +225,20 @@ WARP = warp_lib.WarpSpec(sampled=True, top_k=True)
 
 def law(verify, **changes):
   """p-value of the target's law for a random Spec-Drafter of four tokens."""
-  warps = (dict(temperature=1.0), dict(temperature=0.6, top_k=2),
-           dict(temperature=0.0))  # fmt: skip
+  warps = (
+    dict(temperature=1.0),
+    dict(temperature=0.6, top_k=2),
+    dict(temperature=0.0),
+  )
   config = dataclasses.replace(
-    CONFIG, vocab_size=4, window=3, num_decoder_layers=1, eos_token_id=(0,),
-    max_positions=6, **changes,
-  )  # fmt: skip
+    CONFIG,
+    vocab_size=4,
+    window=3,
+    num_decoder_layers=1,
+    eos_token_id=(0,),
+    max_positions=6,
+    **changes,
+  )
   recipe = recipes.recipe(
     fakes.markov_lm(4, encoder_decoder=True),
     recipes.network(config, 4),
@@ -254,9 +267,13 @@ def test_a_round_costs_the_same_whatever_the_buffer_holds():
   def flops(capacity):
     def start(target, params, prompt, controls):
       return generate_lib.start(
-        recipe, generate_lib.Params(target, params), prompt, controls,
-        max_new_tokens=8, capacity=capacity,
-      )  # fmt: skip
+        recipe,
+        generate_lib.Params(target, params),
+        prompt,
+        controls,
+        max_new_tokens=8,
+        capacity=capacity,
+      )
 
     prompt = prompts([0])
     controls = Sampling().controls(row_keys(0, [0]), 8, (EOS,))
@@ -287,7 +304,8 @@ def test_heads_on_the_target_know_the_last_state():
   assert (made.rounds.drafted[:, 0] == 0).all()  # nothing is known yet
   # A head says what the state said: right where the target repeats itself.
   repeats = [
-    any(a == b for a, b in zip(row[1:], row)) for row in loops.new_tokens(made)
+    any(a == b for a, b in itertools.pairwise(row))
+    for row in loops.new_tokens(made)
   ]
   assert any(repeats)
   assert ((made.rounds.accepted.sum(1) > 0) == repeats).all()
@@ -304,7 +322,7 @@ def test_bad_inputs_in_one_sentence():
     (recipes.network(few), 8, lm, 'at most 7 tokens'),
     (recipes.network(CONFIG, VOCAB - 1), 2, lm, 'scores 10 tokens but the'),
     (known, 2, fakes.markov_lm(VOCAB), 'the target is decoder-only'),
-  ):  # fmt: skip
+  ):
     with pytest.raises(ValueError, match=words):
       recipes.recipe(target, drafter, num_draft=num_draft)
   with pytest.raises(ValueError, match='num_draft must be at least 1'):

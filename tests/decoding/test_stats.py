@@ -42,6 +42,7 @@ def test_simulated_acceptance_is_what_was_asked_for():
         got.rounds.accepted,
         got.rounds.emitted,
         got.num_tokens,
+        strict=True,
       )
     ]
   )

@@ -115,7 +115,7 @@ def _tree_oracle(spec, texts, context):
 
 def _context(rows, capacity):
   tokens = np.full((len(rows), capacity), 3, np.int32)  # junk behind the end
-  for tokens_row, row in zip(tokens, rows):
+  for tokens_row, row in zip(tokens, rows, strict=True):
     tokens_row[: len(row)] = row
   length = jnp.asarray([len(row) for row in rows], jnp.int32)
   return base.Context(jnp.asarray(tokens), length, length, None)
@@ -149,7 +149,7 @@ def test_chains_equal_the_counting_oracle(settings):
   for at in range(0, num_rows, 100):
     part = rows[at : at + 100]
     got = jax.device_get(_search(spec, None, None, _context(part, capacity)))
-    for row, tokens, score in zip(part, got.tokens, got.score):
+    for row, tokens, score in zip(part, got.tokens, got.score, strict=True):
       want, expected = _path_oracle(spec, [row], row)
       assert score == pytest.approx(expected, abs=1e-4), row
       assert _kept(tokens) == want, row
@@ -173,7 +173,7 @@ def test_corpus_drafts_equal_the_counting_oracle(settings):
     end = int(rng.integers(1, len(text) + 1))
     rows.append([10] + text[max(0, end - int(rng.integers(1, 9))) : end])
   got = jax.device_get(_search(spec, index, None, _context(rows, 40)))
-  for row, tokens, score in zip(rows, got.tokens, got.score):
+  for row, tokens, score in zip(rows, got.tokens, got.score, strict=True):
     near = _path_oracle(spec, [row], row)
     far_tokens, far = _path_oracle(spec, kept, row)
     assert score == pytest.approx(max(near[1], far), abs=1e-4), row

@@ -30,7 +30,7 @@ def test_table_holds_the_latest_distinct_successors():
     before = rng.permutation(VOCAB)[:batch]
     tokens = rng.integers(0, VOCAB, (batch, 1))
     count = rng.integers(0, 2, batch)
-    for b, token, n in zip(before, tokens[:, 0], count):
+    for b, token, n in zip(before, tokens[:, 0], count, strict=True):
       if n:
         lists[b] = ([token] + [t for t in lists[b] if t != token])[:width]
     table = update(
@@ -55,7 +55,7 @@ def test_template_is_a_breadth_first_tree_of_the_best_nodes():
   parent, rank, depth = (list(column[1:]) for column in topology)
   assert parent[0] == 0 and rank[0] == 0 and depth == sorted(depth)
   value, places = [1.0], set()
-  for slot, (above, r) in enumerate(zip(parent, rank), 1):
+  for slot, (above, r) in enumerate(zip(parent, rank, strict=True), 1):
     assert above < slot and r < 3 and depth[slot - 1] <= 4
     value.append(value[above] * 0.6 * 0.4**r)
     places.add((above, r))

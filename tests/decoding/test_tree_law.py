@@ -177,7 +177,7 @@ def test_traversal_of_a_chain_is_block():
     same = np.asarray(made.next_token == wanted.next_token)
     assert same.mean() > 0.98  # rounding moves a sample now and then
     path = np.asarray(made.path)
-    for row, count in zip(path, made.num_accepted):
+    for row, count in zip(path, made.num_accepted, strict=True):
       np.testing.assert_array_equal(row[:count], np.arange(1, count + 1))
 
 

@@ -5,6 +5,7 @@ own.
 """
 
 import dataclasses
+import re
 
 import jax
 import pytest
@@ -109,11 +110,23 @@ def test_the_command_is_the_same(folders, tmp_path, monkeypatch, capsys):
   assert decode('many', '--config.mesh.shape=(2, -1)')[0] == 0
   assert (tmp_path / 'one').read_text() == (tmp_path / 'many').read_text()
   status, err = decode('none', '--config.mesh.shape=(3, 3)')
-  assert status == 1 and '(3, 3)' in err and len(err.splitlines()) == 1
+  assert status == 2 and '(3, 3)' in err and len(err.splitlines()) == 1
+  # What is proposed works, for this model and for the rows of a batch.
+  shapes = re.findall(r'\(\d, \d\)', err.partition('shapes that do:')[2])
+  assert shapes == ['(8, 1)', '(4, 2)', '(2, 4)', '(1, 8)']
+  few = '--config.batch_size=2'
+  status, err = decode('none', '--config.mesh.shape=(3, 3)', few)
+  assert status == 2 and 'shapes that do: (2, 4), (1, 8).' in err
+  assert decode('few', '--config.mesh.shape=(2, 4)', few)[0] == 0
+  assert (tmp_path / 'one').read_text() == (tmp_path / 'few').read_text()
+  status, err = decode('none', '--config.mesh.shape=(2, 2, 2)')
+  assert status == 2 and 'decode with (data, model), here (4, 2)' in err
+  status, err = decode('none', '--config.mesh.shape=(8, 1)', few)
+  assert status == 2 and 'cannot be divided by the 8 devices' in err
   draft = f'--drafter={folders["decoder_draft"]}'
   mesh = ('--config.mesh.shape=(1, 8)', '--config.mesh.drafter=sharded')
   status, err = decode('none', draft, *mesh)
-  assert status == 1 and 'With mesh.drafter=sharded, the model axis of 8' in err
+  assert status == 2 and 'With mesh.drafter=sharded, the model axis of 8' in err
   status, err = decode('none', '--process_id=1')
   assert status == 2 and '--coordinator' in err
 
@@ -158,11 +171,17 @@ NETWORKS = {
   'medusa': (
     't5',
     models.ParallelConfig(
-      TRUNK, 32, 1, kind='medusa', masks=False, num_draft=3,
-      encoder_width=32, start_id=0,
+      TRUNK,
+      32,
+      1,
+      kind='medusa',
+      masks=False,
+      num_draft=3,
+      encoder_width=32,
+      start_id=0,
     ),
   ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow

@@ -87,7 +87,9 @@ def test_every_device_reads_its_part(folders, monkeypatch):
     if node.shape != leaf.shape:
       continue
     index = node.sharding.devices_indices_map(node.shape)[jax.devices()[5]]
-    index = tuple(slice(*s.indices(n)[:2]) for s, n in zip(index, node.shape))
+    index = tuple(
+      slice(*s.indices(n)[:2]) for s, n in zip(index, node.shape, strict=True)
+    )
     fetched[path] = leaf.fetch(index)
     shards += fetched[path].nbytes
   assert read['bytes'] == shards < size / 2

@@ -190,7 +190,7 @@ def test_a_signal_to_one_process_saves_and_ends_all(tmp_path):
     processes[1].send_signal(signal.SIGTERM)
   finally:
     ended = end(processes)
-  assert [status for status, *_ in ended] == [0, 0], ended
+  assert [status for status, *_ in ended] == [143, 143], ended
   assert not errors(ended[0][2] + ended[1][2])
   done = [json.loads(line)['step'] for line in seen.read_text().splitlines()]
   saved = sorted(path.name for path in (workdir / 'checkpoints').iterdir())

@@ -31,7 +31,7 @@ def outcomes(*numbers, count, seconds=2.0, counts=None):
 
   with concurrent.futures.ThreadPoolExecutor(len(numbers)) as pool:
     jobs = [pool.submit(one, place) for place in range(len(numbers))]
-    others = [job for job, number in zip(jobs, numbers) if number]
+    others = [job for job, number in zip(jobs, numbers, strict=True) if number]
     concurrent.futures.wait(others)
     done.set()
     return [job.result() for job in jobs]

@@ -35,7 +35,7 @@ class _Kind(NamedTuple):
   hidden: bool
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def markov_lm(
   vocab: int,
   *,

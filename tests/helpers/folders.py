@@ -14,9 +14,13 @@ from specjax.models.common import cpu_layout
 from tests.helpers.model_configs import CONFIGS
 
 CONFIG = dataclasses.replace(
-  CONFIGS['decoder'], vocab_size=104, model_type='mistral', hidden_act='silu',
-  sliding_layers=(True, True), eos_token_id=(2, 3),
-)  # fmt: skip
+  CONFIGS['decoder'],
+  vocab_size=104,
+  model_type='mistral',
+  hidden_act='silu',
+  sliding_layers=(True, True),
+  eos_token_id=(2, 3),
+)
 
 
 def change(folder, name, **fields):

@@ -1,10 +1,10 @@
 """Runs a script as if some packages were not installed."""
 
+from collections.abc import Sequence
 import os
 import pathlib
 import subprocess
 import sys
-from typing import Sequence
 
 import specjax
 

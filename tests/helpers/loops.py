@@ -67,7 +67,10 @@ def new_tokens(generation):
   return [
     row[p : p + n].tolist()
     for row, p, n in zip(
-      generation.tokens, generation.prompt_length, generation.num_tokens
+      generation.tokens,
+      generation.prompt_length,
+      generation.num_tokens,
+      strict=True,
     )
   ]
 

@@ -48,7 +48,7 @@ def target(seed: int = 0, tokenizer: bool = True, **settings):
   )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def successors(num_draft: int = 3, vocab: int = VOCAB) -> specjax.Drafter:
   """Remembers in `observe` what followed each token; no probabilities."""
 
@@ -111,7 +111,7 @@ def drafting(propose, num_draft: int = 3, max_path=None) -> specjax.Drafter:
   return _stateless(propose, num_draft, max_path)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def favourites_tree() -> specjax.Drafter:
   """Two branches of two nodes each, without parameters."""
   table = favourite()
@@ -132,7 +132,7 @@ def favourites_tree() -> specjax.Drafter:
   return _stateless(propose, 4, 2)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def table_of(num_draft: int, style: specjax.Style) -> specjax.Drafter:
   """A factory for `custom`: follows params['after'] int32 [V]."""
   del style
@@ -147,7 +147,7 @@ def table_of(num_draft: int, style: specjax.Style) -> specjax.Drafter:
   return _stateless(propose, num_draft)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def law_of(num_draft: int, style: specjax.Style) -> specjax.Drafter:
   """A factory for `custom`: draws from params['logits'] [V, V], honestly."""
 

@@ -21,7 +21,7 @@ class Source(NamedTuple):
     return _parsed(self.text)
 
 
-_parsed = functools.lru_cache(maxsize=None)(ast.parse)
+_parsed = functools.cache(ast.parse)
 
 
 def files(*tops: str) -> list[pathlib.Path]:

@@ -10,7 +10,7 @@ from specjax.training.families import speculator_objective as training_lib
 from tests.helpers import speculators
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def trained_logits(config, depth=speculators.SLOTS - 1):
   """`(params, rows, anchors) -> logits [B, C, depth + 1, V]`."""
   module = models.make_module(config)

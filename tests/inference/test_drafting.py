@@ -18,6 +18,7 @@ from specjax.inference import sources
 from tests.helpers import tiny
 
 PROMPTS = ['the cat', 'a dog ran to the', 'the']
+TWICE = [prompt for prompt in PROMPTS for _ in range(2)]
 NEW = 24
 
 
@@ -67,15 +68,17 @@ def test_answers_are_those_of_plain_decoding(folders, kind, name, temperature):
   assert _tokens(got) == _tokens(want)
 
 
-def _run(folders, corpus, drafter='suffix', target='target', **changes):
-  prompts = os.path.join(os.path.dirname(folders['target']), 'prompts.txt')
-  with open(prompts, 'w', encoding='utf-8') as file:
-    file.write('\n'.join(PROMPTS) + '\n')
-  out = prompts + '.out'
+def _run(
+  folders, corpus, prompts=PROMPTS, drafter='suffix', target='target', **changes
+):
+  source = os.path.join(os.path.dirname(folders['target']), 'prompts.txt')
+  with open(source, 'w', encoding='utf-8') as file:
+    file.write('\n'.join(prompts) + '\n')
+  out = source + '.out'
   request = decode_file.DecodeRequest(
     target=folders[target],
     drafter=drafter,
-    source=prompts,
+    source=source,
     output=out,
     stats='',
     resume=False,
@@ -124,8 +127,7 @@ def test_a_corpus_on_a_mesh(folders, tmp_path, capfd):
     mesh = mesh_lib.MeshConfig(shape)
     # The second batch copies from the first, the second run from both.
     texts = [
-      _run(folders, path, batch_size=2, mesh=mesh, num_return_sequences=2)
-      for _ in range(2)
+      _run(folders, path, TWICE, batch_size=2, mesh=mesh) for _ in range(2)
     ]
     calls = re.findall(r'target calls *([\d,]+)', capfd.readouterr().err)
     seen.append((texts, calls, path.read_bytes()))

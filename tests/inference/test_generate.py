@@ -135,7 +135,7 @@ def test_blank_prompts_get_empty_answers_in_their_place(models):
   lines = ['', 'the cat', '  ', '', 'a dog ran to the', '']
   found = generate(models['target'], lines, batch_size=1)
   expected = iter(generate(models['target'], [lines[1], lines[4]]))
-  for index, (line, answer) in enumerate(zip(lines, found)):
+  for index, (line, answer) in enumerate(zip(lines, found, strict=True)):
     assert answer.prompt_index == index
     want = next(expected).tokens if line.strip() else ()
     assert answer.tokens == want
@@ -152,7 +152,7 @@ def test_stop_strings_cut_inside_blocks_and_across_tokens(models, kind):
   for begin in range(0, len(text) - 4, 11):
     stop = text[begin : begin + 4]
     found = generate(model, stop=stop, **settings)
-    for before, after in zip(whole, found):
+    for before, after in zip(whole, found, strict=True):
       assert before.tokens[: len(after.tokens)] == after.tokens
       if stop in before.text:
         assert after.text == before.text[: before.text.find(stop)]

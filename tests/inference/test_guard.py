@@ -118,8 +118,9 @@ def test_containers_of_options(target):
 
 def test_settings_of_custom():
   custom = specjax.drafters.custom
-  refused('widths must be a tuple of numbers, not 3', custom, own.table_of,
-          widths=3)  # fmt: skip
+  refused(
+    'widths must be a tuple of numbers, not 3', custom, own.table_of, widths=3
+  )
   refused('needs max_path', custom, own.table_of, is_tree=True)
 
 
@@ -161,7 +162,7 @@ def test_end_tokens_of_a_target(ids):
 @pytest.mark.parametrize(
   'changes, words',
   [
-    ({'vocab_size': own.VOCAB - 1}, r'Scored.logits of .* float32\[2, 4, 95\]'),
+    ({'vocab_size': own.VOCAB - 1}, r'Scored.logits of .* float32\[4, 4, 95\]'),
     (_spoilt('prefill', lambda _: None), 'prefill returns must be a Prefilled'),
     (_spoilt('extend', lambda _: None), 'a Scored and the cache, not NoneType'),
     (_spoilt('commit', lambda _: None), 'cache that CachedLM.commit returns'),
@@ -169,19 +170,26 @@ def test_end_tokens_of_a_target(ids):
       _spoilt(
         'extend',
         lambda found: (
-          specjax.Scored(found[0].logits.astype(jnp.bfloat16)), found[1]
+          specjax.Scored(found[0].logits.astype(jnp.bfloat16)),
+          found[1],
         ),
       ),
-      r'float32\[2, 4, 96\] .*, not bfloat16\[2, 4, 96\]',
+      r'float32\[4, 4, 96\] .*, not bfloat16\[4, 4, 96\]',
     ),
     ({'commit': broken}, 'CachedLM.commit raised ZeroDivisionError'),
   ],
-)  # fmt: skip
+)
 def test_what_a_target_returns(changes, words):
   prompts = [[5, 6], [7]]
   model = _with(**changes)
-  refused(words, specjax.generate, model, prompts, drafter=own.successors(),
-          max_new_tokens=4)  # fmt: skip
+  refused(
+    words,
+    specjax.generate,
+    model,
+    prompts,
+    drafter=own.successors(),
+    max_new_tokens=4,
+  )
 
 
 def test_what_a_file_prints_is_no_answer(tmp_path, capsys, monkeypatch):

@@ -19,8 +19,9 @@ from tests.helpers.model_configs import CONFIGS
   # Inlined, so that callers may choose how to compile what holds it.
   inline=True,
 )
-def call(config, params, tokens, key=None, segment_ids=None, *,
-         deterministic=True):  # fmt: skip
+def call(
+  config, params, tokens, key=None, segment_ids=None, *, deterministic=True
+):
   module = models.make_module(config)
   more = {'deterministic': deterministic}
   if key is not None:

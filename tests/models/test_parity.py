@@ -53,7 +53,10 @@ def check_decoder(model, torch_model, torch, widths=(1, 5)):
   with torch.no_grad():
     theirs = torch_model(torch.tensor(tokens)).logits.numpy()
   follow = np.stack(
-    [row[n - 1 : n - 1 + sum(widths)] for row, n in zip(tokens, LENGTHS)]
+    [
+      row[n - 1 : n - 1 + sum(widths)]
+      for row, n in zip(tokens, LENGTHS, strict=True)
+    ]
   )
 
   @quick_jit

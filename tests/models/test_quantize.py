@@ -29,6 +29,18 @@ def test_rows_are_within_half_a_step():
   np.testing.assert_array_less(error.max(1), largest / 254 * 1.001 + 1e-9)
 
 
+def block_logits(lm, params, prompt):
+  """Logits of two tokens behind a prompt, from a compiled program."""
+
+  @jax.jit
+  def run(params):
+    made = lm.prefill(params, prompt, capacity=8)
+    block = jnp.full((2, 2), 7, jnp.int32)
+    return lm.extend(params, made.cache, block)[0].logits
+
+  return run(params)
+
+
 def test_models_run_on_them(tmp_path):
   """The same logits on a mesh as from the restored weights on one device."""
   for name, config in (
@@ -58,20 +70,11 @@ def test_models_run_on_them(tmp_path):
       jnp.full((2, 4), 5, jnp.int32), jnp.full((2,), 4, jnp.int32)
     )
 
-    @jax.jit
-    def plain(params):
-      made = model.lm.prefill(params, prompt, capacity=8)
-      block = jnp.full((2, 2), 7, jnp.int32)
-      return model.lm.extend(params, made.cache, block)[0].logits
-
-    @jax.jit
-    def cut(params):
-      made = spread.lm.prefill(params, prompt, capacity=8)
-      block = jnp.full((2, 2), 7, jnp.int32)
-      return spread.lm.extend(params, made.cache, block)[0].logits
-
     np.testing.assert_allclose(
-      cut(spread.params), plain(unpack(model.params)), rtol=2e-4, atol=2e-4
+      block_logits(spread.lm, spread.params, prompt),
+      block_logits(model.lm, unpack(model.params), prompt),
+      rtol=2e-4,
+      atol=2e-4,
     )
 
 
@@ -103,7 +106,9 @@ def test_integer_activations_stay_close_and_leave_blocks_alike(tmp_path):
   }
   again = quantize.floats(quantize.tree(whole.params, quantize.W8A8))
   assert jax.tree.structure(again) == jax.tree.structure(whole.params)
-  for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(whole.params)):
+  for a, b in zip(
+    jax.tree.leaves(again), jax.tree.leaves(whole.params), strict=True
+  ):
     np.testing.assert_allclose(a, b, atol=np.abs(b).max() / 250)
   prompt = base.Prompt(jnp.full((1, 4), 5, jnp.int32), jnp.full((1,), 4))
   tokens = jnp.asarray([[0, 7, 9, 4, 8]])

@@ -16,22 +16,25 @@ from specjax.models.common import cpu_layout
 from specjax.models.spec_drafter import modeling as spec_drafter
 
 CONFIG = models.SpecDrafterConfig(
-  20, 16, 8, 32, 1, 2, 2, block=6, window=5, max_positions=12,
+  *(20, 16, 8, 32, 1, 2, 2),
+  block=6,
+  window=5,
+  max_positions=12,
   max_source_positions=9,
-)  # fmt: skip
+)
 BARE = dataclasses.replace(
   CONFIG, source_copy=False, tie_word_embeddings=False, output_ids=(0, 1, 4, 7)
 )
 SLOTS = 3
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def params_of(config, seed=0):
   params = models.init_params(config, jax.random.key(seed))
   return jax.tree.map(lambda x: 2 * x if x.ndim > 1 else x, params)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def program(config):
   """One compiled program a config."""
 
@@ -53,15 +56,20 @@ def run(config, source, length, tokens, committed):
   rows = len(tokens)
 
   def whole(x, *width):
-    pad = [(0, 8 - rows)] + [(0, w - n) for w, n in zip(width, x.shape[1:])]
+    pad = [(0, 8 - rows)] + [
+      (0, w - n) for w, n in zip(width, x.shape[1:], strict=True)
+    ]
     return np.pad(np.asarray(x, np.int32), pad, mode='edge')
 
   made, there, best = jax.device_get(
     program(config)(
-      params_of(config), whole(source, 6), whole(length), whole(tokens, 16),
+      params_of(config),
+      whole(source, 6),
+      whole(length),
+      whole(tokens, 16),
       whole(committed),
     )
-  )  # fmt: skip
+  )
   np.testing.assert_array_equal(best, made.argmax(-1))
   return made[:rows], there[:rows]
 
@@ -113,9 +121,12 @@ def test_decoding_is_the_network_over_the_whole_prefix():
   source = np.array([[3, 8, 5, 2]], np.int32)
   verified = [9, 4, 11]
   made, _ = run(
-    CONFIG, source, np.array([4]), np.array([[0, *verified, *[0] * 6]]),
+    CONFIG,
+    source,
     np.array([4]),
-  )  # fmt: skip
+    np.array([[0, *verified, *[0] * 6]]),
+    np.array([4]),
+  )
   mask_id = CONFIG.mask_id
 
   @jax.jit

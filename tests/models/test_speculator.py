@@ -41,7 +41,7 @@ def test_the_mask_is_the_rule(order):
   slots = list(itertools.product(range(6), range(3)))
   if order == 'depth_major':
     slots.sort(key=lambda slot: slot[::-1])
-  given = tuple(jnp.asarray([column]) for column in zip(*slots))
+  given = tuple(jnp.asarray([column]) for column in zip(*slots, strict=True))
   made = network_lib.slot_mask(given, given, jnp.asarray(segments))
   wanted = [
     [[_may_read(q, k, row) for k in slots] for q in slots] for row in segments
@@ -150,7 +150,7 @@ def _proposed(config, params, rows, slots=SLOTS):
   rounds = jnp.asarray(rounds, jnp.int32)
   state = begin(params, rows, rounds[0])
   made = []
-  for now, after in zip(rounds, [*rounds[1:], rounds[-1]]):
+  for now, after in zip(rounds, [*rounds[1:], rounds[-1]], strict=True):
     log_probs, state = play(params, rows, state, now, after)
     made.append(log_probs)
   return made[lead:], state
@@ -170,7 +170,7 @@ def test_decoding_drafts_what_training_saw(name):
   else:
     logits = trained_logits(config)(params, rows, _anchors(rows))
   seen = np.asarray(jax.nn.log_softmax(logits))
-  for length, draft in zip(_ROUNDS, drafted):
+  for length, draft in zip(_ROUNDS, drafted, strict=True):
     wanted = seen[np.arange(4), length - 1]
     np.testing.assert_allclose(draft, wanted, atol=1e-5, rtol=1e-5)
   if config.is_heads:
@@ -182,7 +182,7 @@ def test_decoding_drafts_what_training_saw(name):
     rows,
   )
   np.testing.assert_array_equal(state.cache.length, _ROUNDS[-1])
-  for kept, (keys, _) in zip(state.cache.keys, fresh.kept):
+  for kept, (keys, _) in zip(state.cache.keys, fresh.kept, strict=True):
     for row, length in enumerate(_ROUNDS[-1]):
       np.testing.assert_allclose(
         kept[row, :, :length], keys[row, :, :length], atol=1e-4

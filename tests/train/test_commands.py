@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -147,7 +148,7 @@ def test_an_interrupted_labelling_says_how_it_goes_on(
 
   monkeypatch.setattr(label_lib, 'label', interrupted)
   argv = ['label', '--target=x', '--input=y', f'--output={tmp_path}/z.jsonl']
-  assert cli.call(label.main, argv) == 1
+  assert cli.call(label.main, argv) == 128 + signal.SIGINT
   told = capsys.readouterr().err.splitlines()
   assert told[-1] == (
     'error: interrupted after 4 answers; the same command continues.'

@@ -67,7 +67,7 @@ def test_examples_are_as_the_recipe_says():
   for (row, c), (target, cut) in inside.items():
     want = plain(target, cut, SPEC, size[row, c])
     for name, value in zip(
-      ('tokens', 'positions', 'valid', 'labels', 'labelled'), want
+      ('tokens', 'positions', 'valid', 'labels', 'labelled'), want, strict=True
     ):
       np.testing.assert_array_equal(getattr(got, name)[row, c], value, name)
   # Heads read the state before the cut: it predicted the last verified token.
@@ -120,8 +120,9 @@ def test_glancing_reveals_what_it_should():
     else:
       # Any labelled mask may be chosen, also one that was guessed.
       assert hidden.any((0, 1)).all()
-  ratios = [float(block_mask.reveal_ratio(s, 100, 0.5, 0.3)) for s in
-            (0, 50, 100, 200)]  # fmt: skip
+  ratios = [
+    float(block_mask.reveal_ratio(s, 100, 0.5, 0.3)) for s in (0, 50, 100, 200)
+  ]
   np.testing.assert_allclose(ratios, [0.5, 0.4, 0.3, 0.3], atol=1e-6)
 
 
@@ -129,9 +130,12 @@ def test_training_sees_what_decoding_sees():
   """Packed rows, several cuts: the logits of the drafter at each prefix."""
   made, (first, second, long) = batch()
   config = models.SpecDrafterConfig(
-    50, 16, 8, 32, 1, 2, 2, block=4, window=3, max_positions=9,
+    *(50, 16, 8, 32, 1, 2, 2),
+    block=4,
+    window=3,
+    max_positions=9,
     max_source_positions=8,
-  )  # fmt: skip
+  )
   params = models.init_params(config, jax.random.key(0))
   module = spec_drafter.SpecDrafter(config)
   made['source'][0, :3] = [17, 18, EOS]

@@ -59,7 +59,7 @@ def test_every_pair_once_an_epoch(pairs, pack):
     seen = [[], []]
     assert batches.epoch_of(step)[:2] == (epoch, 0)
     for _ in range(batches.epoch_of(step)[2]):
-      for side, ids in zip(seen, heads(batches.get(step))):
+      for side, ids in zip(seen, heads(batches.get(step)), strict=True):
         side += ids
       step += 1
     assert sorted(seen[0]) == sorted(seen[1]) == list(range(2, 63))
@@ -130,7 +130,7 @@ def test_resuming_loses_and_repeats_nothing(pairs, stop):
   parts = list(batches_lib.iterate(make(pairs), 0, stop))
   parts += list(batches_lib.iterate(make(pairs), stop, 12))
   assert len(parts) == 12
-  assert all(same(a, b) for a, b in zip(whole, parts))
+  assert all(same(a, b) for a, b in zip(whole, parts, strict=True))
 
 
 def test_hosts_share_the_rows_of_a_batch(pairs):

@@ -24,7 +24,9 @@ def test_text_is_predicted_token_by_token_once(tmp_path):
   for i in range(batches.epoch_of(0)[2]):
     batch = batches.get(i)
     here = batch['weight'] > 0
-    followed += list(zip(batch['tokens'][here], batch['target'][here]))
+    followed += list(
+      zip(batch['tokens'][here], batch['target'][here], strict=True)
+    )
     first = batch['positions'] == 0
     starts = np.diff(batch['segments'], axis=1, prepend=0) != 0
     live = batch['segments'] > 0
@@ -62,9 +64,11 @@ def test_a_labelled_answer_cut_by_its_budget_has_no_end(tmp_path):
     ('text', [[9, EOS]]),
   ):
     config = sources_lib.DataConfig(
-      source_length=8, target_length=8, source_field='prompt',
+      source_length=8,
+      target_length=8,
+      source_field='prompt',
       target_field=field,
-    )  # fmt: skip
+    )
     source = sources_lib.load_pairs(config, [str(path)], encode, EOS)
     assert source.skipped == 2 - len(wanted)
     targets = source.sides[1]

@@ -204,12 +204,14 @@ def test_settings_that_cannot_work(files, tmp_path):
     ({SLOTS + 'reveal_first': 1.5}, 'spec_drafter.reveal_first must lie'),
     ({'objective__name': 'forward_kl'}, "needs objective.name='cross_entropy'"),
     ({'data__kind': 'text'}, "needs data.kind='pairs'"),
-    ({'task': 'target', 'tokenizer': 'x', 'model__output_vocab': 0},
-     "needs task='drafter'"),
+    (
+      {'task': 'target', 'tokenizer': 'x', 'model__output_vocab': 0},
+      "needs task='drafter'",
+    ),
     ({'teacher': text}, 'drafts for T5 targets'),
     ({SLOTS + 'init_encoder': True, 'model__mlp': 32}, 'd_ff is 64 there'),
     ({'init_from': str(files / 'target' / 'export')}, 'init_from names a t5'),
-  ):  # fmt: skip
+  ):
     changes.setdefault('model__output_vocab', 60)
     with pytest.raises(ValueError, match=words):
       build.build(assign(settings(files), **changes))

@@ -34,15 +34,19 @@ def _run(folder, family, **changes):
     eval_prompts=2,
     eval_new_tokens=8,
     model=config_lib.ModelConfig(
-      family=family, width=16, layers=1, heads=2, head_dim=8, mlp=24,
-      output_vocab=40, tie_embeddings=False,
+      family=family,
+      output_vocab=40,
+      tie_embeddings=False,
+      **dict(width=16, layers=1, heads=2, head_dim=8, mlp=24),
     ),
     data=sources_lib.DataConfig(
-      kind='pairs' if is_pairs else 'text', train=str(data), valid=str(data),
-      source_length=32, target_length=32, batch_rows=2,
+      'pairs' if is_pairs else 'text',
+      str(data),
+      str(data),
+      **dict(source_length=32, target_length=32, batch_rows=2),
     ),
     families={'speculator': {'num_draft': 3} | changes},
-  )  # fmt: skip
+  )
   with warnings.catch_warnings():
     # Nobody asked for more slots than are learned.
     warnings.filterwarnings('error', message='.* slots')

@@ -87,7 +87,7 @@ def _verify(context, draft, logits):
   return base.Verdict(count, token)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _make(sampler, max_path, static):
   del sampler, max_path, static
   return base.Verifier(_verify)

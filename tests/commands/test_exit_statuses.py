@@ -1,0 +1,84 @@
+"""Exit statuses that a shell can tell apart, and pipes that are closed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from decode import certify
+from specjax.commands import cli
+from specjax.distributed import mesh as mesh_lib
+from tests.helpers import tiny
+from tests.helpers.source_code import ROOT
+
+
+def _signalled(number):
+  def main(argv):
+    os.kill(os.getpid(), number)
+    time.sleep(5)
+    return len(argv)
+
+  return main
+
+
+@pytest.mark.parametrize('failure', [0, certify.BAD_INPUT])
+@pytest.mark.parametrize(
+  'number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_signal_has_a_status_of_its_own(number, status, failure, capsys):
+  assert cli.call(_signalled(number), ['x'], failure=failure) == status
+  captured = capsys.readouterr()
+  assert captured.err == 'error: interrupted.\n' and not captured.out
+
+
+def test_a_signal_while_a_line_is_written_keeps_its_status(monkeypatch, capsys):
+  from specjax.commands import answer_files
+
+  def main(argv):
+    with answer_files.writer('-') as write:
+      del write
+      with answer_files._signals_wait():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print('whole line')
+    return len(argv)
+
+  assert cli.call(main, ['x']) == 143
+  assert capsys.readouterr().out == 'whole line\n'
+
+
+def test_a_mesh_that_cannot_be_is_bad_usage(capsys):
+  def main(argv):
+    raise mesh_lib.MeshError('no such mesh.')
+
+  assert cli.call(main, ['x']) == 2
+  assert capsys.readouterr().err == 'error: no such mesh.\n'
+
+
+def _shell(command, **settings):
+  return subprocess.run(
+    ['bash', '-c', f'set -o pipefail; {command}'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    **settings,
+  )
+
+
+def test_a_closed_pipe_ends_silently(tmp_path):
+  target = tiny.save(tmp_path / 'target')
+  prompts = tmp_path / 'prompts.txt'
+  prompts.write_text('the cat\n' * 400)
+  python = f'{sys.executable} -m decode.main'
+  # `head` is gone before the first line comes.
+  done = _shell(f'{python} --help | true')
+  assert (done.returncode, done.stdout, done.stderr) == (141, '', '')
+  done = _shell(
+    f'{python} --target={target} --input={prompts} --config.batch_size=1 '
+    '--config.max_new_tokens=4 --baseline=none | head -1'
+  )
+  assert done.returncode == 141 and done.stdout.count('\n') == 1
+  assert 'rror' not in done.stderr and 'Traceback' not in done.stderr

@@ -1,0 +1,113 @@
+"""Settings that change nothing are named, and senseless ones refused."""
+
+import warnings
+
+import pytest
+
+import specjax
+from specjax.benchmark import config as benchmark_config
+from specjax.benchmark import request as benchmark_request
+from tests.helpers import tiny
+
+PROMPTS = ['the cat', 'a dog ran to the']
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+  return specjax.load(tiny.save(tmp_path_factory.mktemp('m') / 'target'))
+
+
+def notes(model, **settings):
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    found = specjax.generate(model, PROMPTS, max_new_tokens=8, **settings)
+  return [str(one.message) for one in caught], found
+
+
+@pytest.mark.parametrize(
+  'settings, words',
+  [
+    (dict(top_k=3), 'top_k changes nothing at temperature 0'),
+    (
+      dict(top_k=3, top_p=0.5, min_p=0.1),
+      'top_k and top_p and min_p change nothing at temperature 0',
+    ),
+    (dict(top_k=[0, 3], temperature=[0, 0]), 'top_k changes nothing'),
+    (dict(length_penalty=0.5), 'length_penalty changes nothing without a beam'),
+    (dict(early_stopping='true'), 'early_stopping changes nothing without'),
+    (
+      dict(
+        drafter='suffix',
+        verifiers={'lenient': {'lenience': 0.5}},
+      ),
+      'verifiers.lenient changes nothing: the verifier in use is greedy',
+    ),
+    (
+      dict(drafter='prompt_lookup', drafters={'suffix': {'tree': 4}}),
+      'drafters.suffix changes nothing: the drafter in use is prompt_lookup',
+    ),
+  ],
+)
+def test_what_changes_nothing_is_named_and_the_run_goes_on(
+  model, settings, words
+):
+  told, found = notes(model, **settings)
+  assert len(told) == 1 and words in told[0]
+  plain = {'num_draft': 0}
+  assert [a.tokens for a in found] == [
+    a.tokens for a in notes(model, **plain)[1]
+  ]
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    dict(),
+    dict(top_k=3, temperature=0.5),
+    dict(top_k=3, temperature=[0, 0.5]),
+    dict(repetition_penalty=1.5),
+    dict(num_beams=2, length_penalty=0.5),
+    dict(drafter='suffix', drafters={'suffix': {'tree': 4}}),
+    dict(num_draft=0, drafters={'suffix': {'tree': 4}}),
+  ],
+)
+def test_what_changes_something_is_not(model, settings):
+  assert notes(model, **settings)[0] == []
+
+
+def test_options_of_the_command_are_noticed_too(model):
+  config = specjax.DecodeConfig()
+  config.verifiers.lenient.lenience = 0.5
+  told, _ = notes(model, config=config, drafter='suffix')
+  assert len(told) == 1 and told[0].startswith('verifiers.lenient changes')
+
+
+@pytest.mark.parametrize(
+  'temperature, count', [(0.0, 3), ([0.0, 0.7], 2), ([0, 0], 2)]
+)
+def test_equal_answers_are_refused(model, temperature, count):
+  with pytest.raises(ValueError) as error:
+    notes(model, temperature=temperature, num_return_sequences=count)
+  words = str(error.value)
+  assert f'num_return_sequences={count} at temperature 0 would' in words
+  assert 'temperature above 0' in words and f'num_beams={count}' in words
+
+
+def test_answers_that_differ_are_not(model):
+  _, found = notes(model, temperature=1.5, num_return_sequences=2)
+  assert len(found) == 4
+  _, found = notes(model, num_beams=2, num_return_sequences=2)
+  assert found[0].tokens != found[1].tokens
+
+
+def test_a_benchmark_notes_it_before_it_loads():
+  config = benchmark_config.BenchmarkConfig(top_k=5)
+  request = benchmark_request.BenchmarkRequest('nowhere', (), '', (), config)
+  with pytest.warns(UserWarning, match='top_k changes nothing'):
+    with pytest.raises(FileNotFoundError):
+      benchmark_request.prepare(request, lambda text: None)
+  config.temperature = (0.0, 1.0)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    with pytest.raises(FileNotFoundError):
+      benchmark_request.prepare(request, lambda text: None)
