@@ -68,12 +68,12 @@ def run(
   def seen(more: Sequence[dict]) -> None:
     keep([row | machine for row in (*(row for row, _, _ in runs), *more)])
 
-  seen(())
   for name in request.config.quantize:
     config = dataclasses.replace(request.config, quantize=(name,))
     setup = None  # Frees the models before the next ones come.
     setup = request_lib.prepare(request._replace(config=config), log_fn)
     request.config.check(setup)
+    seen(())
     for group in _groups(request, setup, log_fn):
       runs += _measure(group, environment, seen)
       seen(())
