@@ -5,10 +5,8 @@ from specjax.benchmark.config import BenchmarkConfig
 
 _COMMAND = r"""specjax-benchmark --config={config} --target=TARGET \
     --drafter=DRAFTER,prompt_lookup --input=prompts.txt --output=report"""
-VARIANTS = (
-  variants.Variant('', 'speed of each drafter beside plain', _COMMAND),
-  variants.Variant('smoke', 'the same with 2 short prompts', _COMMAND),
-)
+_MAKES = {'': 'speed of each drafter beside plain', 'smoke': '2 short prompts'}
+VARIANTS = variants.table(_COMMAND, _MAKES)
 
 
 def get_config(arg: str = '') -> BenchmarkConfig:

@@ -13,12 +13,13 @@ _COMMAND = r"""specjax-benchmark --config={config} --target=TARGET \
     --drafter=MEDUSA/export,MEDUSA_PARALLEL/export,EAGLE/export \
     --drafter=EAGLE_PARALLEL/export,PARALLEL/export \
     --input=prompts.jsonl --output=report"""
-VARIANTS = (
-  variants.Variant('', 'chains and grown trees, six K', _COMMAND),
-  variants.Variant('chains', 'the same without trees', _COMMAND),
-  variants.Variant('trees', 'chains and four trees at K = 5', _COMMAND),
-  variants.Variant('quick', 'two K, 2 prompts, temperature 0', _COMMAND),
-)
+_MAKES = {
+  '': 'chains and grown trees, six K',
+  'chains': 'the same without trees',
+  'trees': 'chains and four trees at K = 5',
+  'quick': 'two K, 2 prompts, temperature 0',
+}
+VARIANTS = variants.table(_COMMAND, _MAKES)
 
 
 def get_config(arg: str = '') -> BenchmarkConfig:

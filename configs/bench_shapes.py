@@ -11,10 +11,8 @@ from specjax.benchmark.config import BenchmarkConfig
 
 _COMMAND = r"""specjax-benchmark --config={config} --target=shape:t5-xxl \
     --drafter=simulated:0.8 --output=report"""
-VARIANTS = (
-  variants.Variant('', 'steps, blocks and memory of a shape', _COMMAND),
-  variants.Variant('quick', 'the same at batch 1 with three widths', _COMMAND),
-)
+_MAKES = {'': 'steps, blocks and memory', 'quick': 'batch 1, three widths'}
+VARIANTS = variants.table(_COMMAND, _MAKES)
 
 
 def get_config(arg: str = '') -> BenchmarkConfig:

@@ -9,10 +9,8 @@ from specjax.benchmark.config import BenchmarkConfig
 
 _COMMAND = r"""specjax-benchmark --config={config} --target=TARGET \
     --drafter=DRAFTER,prompt_lookup --input=question.jsonl"""
-VARIANTS = (
-  variants.Variant('', 'speed-ups by category, all questions', _COMMAND),
-  variants.Variant('quick', 'the same with 2 questions a category', _COMMAND),
-)
+_MAKES = {'': 'speed-ups by category', 'quick': '2 questions of each'}
+VARIANTS = variants.table(_COMMAND, _MAKES)
 
 
 def get_config(arg: str = '') -> BenchmarkConfig:

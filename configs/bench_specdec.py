@@ -14,11 +14,8 @@ from specjax.benchmark.specdec import SpecDecConfig
 _COMMAND = r"""specjax-benchmark --config={config} --target=T5 \
     --drafter=SPEC_DRAFTER,HEAD,REDUCED,SIX_SIX --input=test.tsv \
     --output=report"""
-VARIANTS = (
-  variants.Variant('', "the paper's four tables", _COMMAND),
-  variants.Variant('quick', 'the same with 4 passages', _COMMAND),
-  variants.Variant('single', 'the same with lines as they are', _COMMAND),
-)
+_MAKES = {'': 'four tables', 'quick': '4 passages', 'single': 'single lines'}
+VARIANTS = variants.table(_COMMAND, _MAKES)
 
 
 def get_config(arg: str = '') -> SpecDecConfig:

@@ -9,11 +9,12 @@ from specjax.benchmark.config import BenchmarkConfig
 
 _COMMAND = r"""specjax-benchmark --config={config} --target=shape:t5-small \
     --drafter=simulated:0.8 --peer=transformers,ctranslate2"""
-VARIANTS = (
-  variants.Variant('', 'milliseconds a token of each engine', _COMMAND),
-  variants.Variant('one', 'the same at batch 1 alone', _COMMAND),
-  variants.Variant('quick', 'the same at batch 1, 32 tokens', _COMMAND),
-)
+_MAKES = {
+  '': 'ms a token of each engine',
+  'one': 'batch 1',
+  'quick': '32 tokens',
+}
+VARIANTS = variants.table(_COMMAND, _MAKES)
 
 
 def get_config(arg: str = '') -> BenchmarkConfig:

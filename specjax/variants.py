@@ -3,7 +3,7 @@
 `configs/README.md` is printed from these tables.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 NOT_MEASURED = 'not measured'
@@ -23,6 +23,16 @@ class Variant(NamedTuple):
   makes: str
   command: str
   measured: str = NOT_MEASURED
+
+
+def table(command: str, makes: Mapping[str, str]) -> tuple[Variant, ...]:
+  """The table of a file whose variants share a command and were not measured.
+
+  Args:
+    command: shell command, in which '{config}' stands for FILE:NAME.
+    makes: result of each variant, by name.
+  """
+  return tuple(Variant(name, words, command) for name, words in makes.items())
 
 
 def check(name: str, variants: Sequence[Variant]) -> None:
