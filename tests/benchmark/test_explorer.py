@@ -72,7 +72,7 @@ def page(texts):
     'acceptance_by_position': [0.5, None],
   }
   batches = [types.SimpleNamespace(rows=(i,)) for i in range(len(texts))]
-  target = types.SimpleNamespace(name='x/<u>target</u>', tokenizer=Bytes())
+  target = types.SimpleNamespace(name='x/<u>target<u>', tokenizer=Bytes())
   results = types.SimpleNamespace(
     setup=types.SimpleNamespace(target=target, prompts=made),
     environment={'device': 'cpu', 'time': '2024-11-30T00:00:00+00:00'},
