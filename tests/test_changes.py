@@ -4,7 +4,7 @@ import importlib
 import re
 
 import specjax
-from specjax.inference import config as decode_config
+from specjax.inference import moved
 from specjax.training import config as train_config
 from tests.helpers import source_code
 
@@ -39,7 +39,7 @@ def test_the_version_is_described():
 
 
 def test_every_moved_option_is_named():
-  for name in (*decode_config.MOVED, *train_config.MOVED):
+  for name in (*moved.MOVED, *train_config.MOVED):
     last = name.split('.')[-1]
     assert re.search(rf'[`.]{last}[`.]', TEXT), name
 

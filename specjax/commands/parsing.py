@@ -28,7 +28,7 @@ from specjax.decoding.drafters.entry import Source
 from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.decoding.verifiers.entry import VerifierEntry
 from specjax.distributed import processes as processes_lib
-from specjax.inference import config as decode_config
+from specjax.inference import moved
 from specjax.training import config as train_config
 
 DefineFlags = Callable[[flags.FlagValues], None]
@@ -313,7 +313,7 @@ def _check_moved(path: Sequence[str], config: Any) -> None:
   """Refuses an option of version 0.1, naming the one of today."""
   known = _fields(config)
   group, *field = path
-  new = decode_config.MOVED.get('.'.join(path), decode_config.MOVED.get(group))
+  new = moved.MOVED.get('.'.join(path), moved.MOVED.get(group))
   if group in train_config.MOVED:
     new = '.'.join((train_config.MOVED[group], *field))
   if new and group not in known and new.split('.')[0] in known:

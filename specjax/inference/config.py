@@ -1,6 +1,6 @@
 """Settings of a decoding job: what `--config.field=value` can change."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 from typing import Any
@@ -18,6 +18,7 @@ from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.distributed import mesh as mesh_lib
 from specjax.inference import assemble
 from specjax.inference import verifier_sources
+from specjax.inference.moved import check_moved
 
 DTYPES = ('float32', 'bfloat16', 'w8a8', 'stored')
 COSTS = ('auto', 'measure', 'rule')
@@ -33,47 +34,6 @@ PER_PROMPT = (
   'max_new_tokens',
   'seed',
 )
-
-# Options and keywords of version 0.1 that have another name now.
-MOVED = {
-  'verify': 'verifier',
-  'tree': 'drafters.speculator.tree',
-  'lenience': 'verifiers.lenient.lenience',
-  'beta': 'verifiers.top_candidates.beta',
-  'tau': 'verifiers.top_candidates.tau',
-  'search': 'drafters.NAME.FIELD',
-  'search.tree': 'drafters.suffix.tree or drafters.token_recycling.tree',
-  'search.max_ngram': 'drafters.prompt_lookup.max_ngram',
-  'search.min_ngram': 'drafters.prompt_lookup.min_ngram',
-  'search.match': 'drafters.prompt_lookup.match',
-  'search.periodic': 'drafters.prompt_lookup.periodic',
-  'search.max_depth': 'drafters.suffix.max_depth',
-  'search.min_match': 'drafters.suffix.min_match',
-  'search.factor': 'drafters.suffix.factor',
-  'search.offset': 'drafters.suffix.offset',
-  'search.min_token_prob': 'drafters.suffix.min_token_prob',
-  'search.min_score': 'drafters.suffix.min_expected_accepted',
-  'search.max_matches': 'drafters.suffix.max_matches',
-  'search.max_wait': 'drafters.suffix.max_wait',
-  'search.successors': 'drafters.token_recycling.successors',
-  'search.decay': 'drafters.token_recycling.decay',
-}
-
-
-def check_moved(given: Mapping[str, Any]) -> None:
-  """Raises ValueError for a keyword that has another name now.
-
-  Args:
-    given: keywords and their values.
-  """
-  for name in given:
-    if name in MOVED:
-      new = MOVED[name]
-      how = new
-      if '.' in new:
-        group, entry, field = new.split(' or ')[0].split('.')
-        how = f"{group}={{'{entry}': {{'{field}': ...}}}}"
-      raise ValueError(f'{name} has moved: give {how} instead.')
 
 
 def default_drafters() -> Any:

@@ -8,38 +8,26 @@
 yields finished batches in the order of the prompts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 import dataclasses
-import functools
 import os
 import time
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from specjax import text as text_lib
-from specjax import waiting
 from specjax.checkpoints import model as model_lib
-from specjax.decoding import beam
 from specjax.decoding import contract
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import stats
 from specjax.distributed import processes
-from specjax.distributed import transfer
-from specjax.inference import assemble
-from specjax.inference import batching
 from specjax.inference import costs as costs_lib
+from specjax.inference import decode_batch
 from specjax.inference import encoding
 from specjax.inference import planning
 from specjax.inference.batching import Job
 from specjax.inference.batching import Row
 from specjax.inference.config import DecodeConfig
-
-# Rounds between two checks for stop strings.
-ROUNDS_BETWEEN_STOPS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +132,7 @@ def warm_up(job: Job) -> float:
   """Compiles every program the job needs; returns the seconds it took."""
   begin = time.perf_counter()
   for width in sorted({width for _, _, width in job.batches}):
-    _decode(job, (), width)
+    decode_batch.decode(job, (), width)
   return time.perf_counter() - begin
 
 
@@ -172,7 +160,7 @@ def stream(
     rows = job.rows[first:end]
     live = [row for row in rows if row.tokens]
     begin = time.perf_counter()
-    generation = _decode(job, live, width)
+    generation = decode_batch.decode(job, live, width)
     seconds = time.perf_counter() - begin
     answers, failure = [], None
     for row in rows:
@@ -196,104 +184,9 @@ def stream(
     yield Batch(tuple(map(_blank, job.rows[done:])), 0.0)
 
 
-def _decode(job: Job, rows: Sequence[Row], width: int):
-  """Decodes rows, filled up to the batch size; a `Generation` of numpy."""
-  prompt, controls = batching.batch_inputs(job, rows, width)
-  most = text_lib.budget(int(np.max(job.config.max_new_tokens)))
-  shapes = job.batch_size, width, most
-  try:
-    if job.config.num_beams > 1:
-      search = beam.compiled(job.recipe.target, job.config.beams(), most)
-      rank = [row.sequence for row in rows]
-      rank += [0] * (job.batch_size - len(rows))
-      with _compiling('a beam search', shapes, job.recipe, job.config.beams()):
-        generation = search(
-          job.params.target, prompt, controls, _ranks(job, rank)
-        )
-    elif job.config.stops():
-      generation = _decode_with_stops(job, rows, prompt, controls, most)
-    else:
-      generate_batch = assemble.compiled(job.recipe, most)
-      with _compiling('decoding', shapes, job.recipe):
-        generation = generate_batch(job.params, prompt, controls)
-    return transfer.to_host(generation)
-  except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):
-      raise
-    raise MemoryError(
-      f'The device has too little memory for {job.batch_size} rows of {width} '
-      f'prompt tokens and {most} new ones; lower batch_size or '
-      'max_new_tokens, or use dtype=bfloat16.'
-    ) from None
-
-
-def _compiling(what: str, shapes: tuple[int, int, int], *key):
-  """Watches a call that compiles once for these shapes; see `waiting`."""
-  rows, width, most = shapes
-  return waiting.compiling(
-    f'{what} for {rows} row{"s" * (rows > 1)}, prompts of up to {width} tokens '
-    f'and up to {most} new ones',
-    *key,
-  )
-
-
-def _ranks(job: Job, rank: Sequence[int]):
-  rank = np.asarray(rank, np.int32)
-  if job.layout is None:
-    return jnp.asarray(rank)
-  return transfer.put(rank, job.layout, job.layout.rows(len(rank)))
-
-
-def _decode_with_stops(job, rows, prompt, controls, most: int):
-  """As `assemble.compiled`, but looks for stop strings every few rounds."""
-  shapes = job.batch_size, prompt.tokens.shape[1], most
-  with _compiling('the prefill', shapes, job.recipe):
-    state = _start(
-      job.recipe, job.params, prompt, controls, max_new_tokens=most
-    )
-  ended = np.zeros(job.batch_size, bool)
-  while True:
-    with _compiling('some rounds', shapes, job.recipe):
-      state, generation = _advance(job.recipe, job.params, state, ended)
-    seen = transfer.to_host(generation)
-    status = seen.status
-    if not np.any(status == generate_lib.RUNNING):
-      return seen
-    for place in range(len(rows)):
-      if status[place] == generate_lib.RUNNING:
-        new = _new_tokens(seen, place)
-        ended[place] = bool(
-          text_lib.find_stop(job.tokenizer, new, job.config.stops())
-        )
-
-
-_start = jax.jit(
-  generate_lib.start, static_argnames=('recipe', 'max_new_tokens')
-)
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _advance(recipe, params, state, ended):
-  """Some more rounds, for the rows that have not ended."""
-  over = ended & (state.status == generate_lib.RUNNING)
-  state = state.replace(
-    status=jnp.where(over, generate_lib.LENGTH, state.status)
-  )
-  state = generate_lib.run(
-    recipe, params, state, max_rounds=ROUNDS_BETWEEN_STOPS
-  )
-  return state, generate_lib.finish(state)
-
-
-def _new_tokens(generation, place: int) -> list[int]:
-  begin = int(generation.prompt_length[place])
-  end = begin + int(generation.num_tokens[place])
-  return generation.tokens[place, begin:end].tolist()
-
-
 def _answer(job: Job, row: Row, generation, place: int) -> Answer:
   """Cuts one row at a stop string and counts what is left."""
-  tokens = _new_tokens(generation, place)
+  tokens = decode_batch.new_tokens(generation, place)
   ended = generation.status[place] == generate_lib.EOS
   reason = 'eos' if ended else 'length'
   stop = text_lib.find_stop(job.tokenizer, tokens, job.config.stops())

@@ -27,8 +27,8 @@ from specjax.inference import sources
 from specjax.inference.batching import Job
 from specjax.inference.batching import layout_rows
 from specjax.inference.batching import Row
-from specjax.inference.config import check_moved
 from specjax.inference.config import DecodeConfig
+from specjax.inference.moved import check_moved
 
 NO_READER = (
   'A corpus is read by drafters that search one, such as suffix and '
