@@ -97,6 +97,36 @@ def finite(logits: base.Array) -> base.Array:
   return jnp.isfinite(jnp.max(logits, axis=-1))
 
 
+def advance(
+  state: DecodeState, emission: Emission, **trace: base.Array
+) -> DecodeState:
+  """Writes a round's tokens, status and trace into the state.
+
+  Args:
+    state: state before the round.
+    emission: result of `emit`.
+    **trace: int32 [B] of the round, `drafted` and `accepted` of `Rounds`.
+
+  Returns:
+    The state after it, with the cache and the drafter of before.
+  """
+  context, count = state.context, emission.count
+  return state.replace(
+    context=context.replace(
+      tokens=write(context.tokens, emission.tokens, context.length, count),
+      length=context.length + count,
+    ),
+    last_token=jnp.where(
+      count > 0,
+      take(emission.tokens, jnp.maximum(count - 1, 0)),
+      state.last_token,
+    ),
+    status=emission.status,
+    num_rounds=state.num_rounds + 1,
+    rounds=record(state.rounds, state.num_rounds, emitted=count, **trace),
+  )
+
+
 def record(rounds: Rounds, index: base.Array, **columns: Any) -> Rounds:
   """Writes one column of the trace."""
   return Rounds(

@@ -127,7 +127,12 @@ def start(
       f'slots need {needed}.'
     )
   target = recipe.target
-  prefilled = target.prefill(params.target, prompt, capacity=capacity)
+  with jax.named_scope('prefill'):
+    prefilled = target.prefill(params.target, prompt, capacity=capacity)
+  with jax.named_scope('init'):
+    drafter = recipe.drafter.init(
+      params.drafter, prompt, prefilled, capacity=capacity
+    )
   if target.is_encoder_decoder:
     given = jnp.full((batch, 1), target.start_id, jnp.int32)
     given_length = jnp.ones((batch,), jnp.int32)
@@ -151,9 +156,7 @@ def start(
     context=context,
     last_token=prefilled.last_token,
     cache=prefilled.cache,
-    drafter=recipe.drafter.init(
-      params.drafter, prompt, prefilled, capacity=capacity
-    ),
+    drafter=drafter,
     status=jnp.where(controls.max_new_tokens > 0, RUNNING, LENGTH),
     num_rounds=jnp.zeros((), jnp.int32),
     rounds=Rounds(drafted=empty, accepted=empty, emitted=empty),
@@ -204,11 +207,13 @@ def _round(
   Rounds for which the drafter is known to be idle follow at once.
   """
   live = state.status == RUNNING
-  proposal = recipe.drafter.propose(
-    params.drafter,
-    state.drafter,
-    base.View(state.context, state.last_token, state.cache, live),
-  )
+  # The scopes are named as the verbs, so that a profile reads like this file.
+  with jax.named_scope('propose'):
+    proposal = recipe.drafter.propose(
+      params.drafter,
+      state.drafter,
+      base.View(state.context, state.last_token, state.cache, live),
+    )
   if recipe.checked:
     contract.check_proposal(recipe, live.shape[0], state.drafter, proposal)
   draft, drafter = proposal
@@ -274,62 +279,49 @@ def _verify(
   recipe: Recipe, params: Params, state: DecodeState, draft: base.Draft
 ) -> DecodeState:
   """Extend, warp, verify, emit, commit and observe."""
-  context = state.context
+  context, live = state.context, state.status == RUNNING
   block = jnp.concatenate(
     [state.last_token[:, None], jnp.maximum(draft.tokens, 0)], axis=1
   )
-  scored, cache = recipe.target.extend(
-    params.target, state.cache, block, draft.tree
-  )
-  path, path_length = _histories(recipe, draft)
-  logits = warp_lib.warp(recipe.warp, scored.logits, context, path, path_length)
-  verdict = recipe.verifier.verify(context, draft, logits)
-  faults = state.faults
-  live = state.status == RUNNING
+  with jax.named_scope('extend'):
+    scored, cache = recipe.target.extend(
+      params.target, state.cache, block, draft.tree
+    )
+  with jax.named_scope('warp'):
+    logits = warp_lib.warp(
+      recipe.warp, scored.logits, context, *_histories(recipe, draft)
+    )
+  with jax.named_scope('verify'):
+    verdict = recipe.verifier.verify(context, draft, logits)
   if recipe.checked:
     contract.check_verdict(recipe, live.shape[0], verdict)
-    faults |= jnp.where(
-      live, contract.faults(draft, verdict, recipe.target.vocab_size), 0
+    found = contract.faults(draft, verdict, recipe.target.vocab_size)
+    state = state.replace(faults=state.faults | jnp.where(live, found, 0))
+  with jax.named_scope('emit'):
+    emission = emit_lib.emit(
+      state, draft, verdict, emit_lib.finite(scored.logits)
     )
-  emission = emit_lib.emit(
-    state, draft, verdict, emit_lib.finite(scored.logits)
-  )
-  count = emission.count
-  accepted = jnp.minimum(verdict.num_accepted, count)
-  longest = recipe.drafter.max_path
-  observation = base.Observation(
-    tokens=emit_lib.pad(emission.tokens, longest + 1),
-    num_tokens=count,
-    hidden=emit_lib.along_path(scored.hidden, verdict, longest),
-    length=context.length + count,
-    num_accepted=accepted,
-  )
-  proposed = jnp.sum(draft.tokens != base.EMPTY, axis=1, dtype=jnp.int32)
-  return DecodeState(
-    context=context.replace(
-      tokens=emit_lib.write(
-        context.tokens, emission.tokens, context.length, count
-      ),
-      length=observation.length,
-    ),
-    last_token=jnp.where(
-      count > 0,
-      emit_lib.take(emission.tokens, jnp.maximum(count - 1, 0)),
-      state.last_token,
-    ),
-    cache=recipe.target.commit(cache, count, verdict.path),
-    drafter=_observe(recipe, params, state, observation),
-    status=emission.status,
-    num_rounds=state.num_rounds + 1,
-    rounds=emit_lib.record(
-      state.rounds,
-      state.num_rounds,
+    accepted = jnp.minimum(verdict.num_accepted, emission.count)
+    proposed = jnp.sum(draft.tokens != base.EMPTY, axis=1, dtype=jnp.int32)
+    state = emit_lib.advance(
+      state,
+      emission,
       drafted=jnp.where(live, proposed, 0),
       accepted=accepted,
-      emitted=count,
-    ),
-    faults=faults,
-  )
+    )
+  with jax.named_scope('commit'):
+    cache = recipe.target.commit(cache, emission.count, verdict.path)
+  with jax.named_scope('observe'):
+    longest = recipe.drafter.max_path
+    observation = base.Observation(
+      tokens=emit_lib.pad(emission.tokens, longest + 1),
+      num_tokens=emission.count,
+      hidden=emit_lib.along_path(scored.hidden, verdict, longest),
+      length=state.context.length,
+      num_accepted=accepted,
+    )
+    drafter = _observe(recipe, params, state, observation)
+  return state.replace(cache=cache, drafter=drafter)
 
 
 def _histories(recipe: Recipe, draft: base.Draft):

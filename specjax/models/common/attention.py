@@ -42,6 +42,7 @@ def as_kept(keys: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
   )
 
 
+@jax.named_scope('attend')
 def attend(
   query: jax.Array,
   keys: jax.Array,

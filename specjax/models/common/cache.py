@@ -101,6 +101,7 @@ def grow(kept: tuple[Array, Array], capacity: int) -> tuple[Array, Array]:
   return tuple(map(pad, kept, _COLUMNS))
 
 
+@jax.named_scope('write_cache')
 def write(past: Past, new: tuple[Array, Array]) -> tuple[Array, Array]:
   """Writes a block's columns at each row's `past.start`.
 
@@ -167,6 +168,7 @@ def block_depth(tree: Tree | None, size: int) -> Array:
   return tree.depth.astype(jnp.int32)
 
 
+@jax.named_scope('block_mask')
 def block_mask(
   length: Array,
   size: int,

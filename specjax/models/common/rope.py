@@ -10,6 +10,7 @@ References:
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -81,6 +82,7 @@ def _yarn_band(rope: Rope, head_dim: int) -> tuple[float, float]:
   return max(first, 0), min(last, head_dim - 1)
 
 
+@jax.named_scope('rope_angles')
 def rope_angles(
   rope: Rope, positions: Array, head_dim: int
 ) -> tuple[Array, Array]:
@@ -96,6 +98,7 @@ def rope_angles(
   return cos, sin
 
 
+@jax.named_scope('rotate')
 def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
   """Rotates the halves of each head of `x` [B, N, H, Dh]."""
   # Pairs are (i, i + Dh / 2), as in Hugging Face's weights, not neighbours.

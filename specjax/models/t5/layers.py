@@ -219,6 +219,7 @@ class Stack(nn.Module):
     return cache_lib.collect(outputs, final, hidden_layers), kept
 
 
+@jax.named_scope('block_bias')
 def block_bias(
   table: jax.Array, length: jax.Array, size: int, tree: Tree | None = None
 ) -> jax.Array:
