@@ -54,8 +54,8 @@ def _block_cost(block_cost: BlockCost, gamma: int) -> float:
   else:
     if gamma >= len(block_cost):
       raise ValueError(
-        f'block_cost has {len(block_cost)} entries, so it says nothing '
-        f'about gamma = {gamma}; it is indexed by gamma from 0.'
+        f'block_cost has {len(block_cost)} entries and none for '
+        f'gamma = {gamma}; it is indexed by gamma from 0.'
       )
     cost = float(block_cost[gamma])
   if not cost > 0:

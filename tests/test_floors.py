@@ -47,7 +47,7 @@ def room(module: str) -> str:
 
 
 def complaints(source: Source) -> list[str]:
-  """What a file imports against the table."""
+  """Imports of a file that break the table."""
   module = source.module
   mine = room(module)
   floor = FLOORS[mine]

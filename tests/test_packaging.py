@@ -16,7 +16,7 @@ LEAVES = ('configs', 'decode', 'train')
 
 @pytest.fixture
 def arguments(monkeypatch):
-  """What setup.py hands to setuptools."""
+  """Arguments that setup.py hands to setuptools."""
   setuptools = pytest.importorskip('setuptools', reason='needs setuptools')
   found = {}
   monkeypatch.setattr(setuptools, 'setup', lambda **given: found.update(given))

@@ -84,7 +84,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def found(site, tmp_path_factory):
-  """What the script sees from an empty folder."""
+  """Facts that the script finds from an empty folder."""
   done = subprocess.run(
     [sys.executable, '-c', _SCRIPT, str(site)],
     cwd=tmp_path_factory.mktemp('empty'),

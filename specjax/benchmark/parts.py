@@ -54,7 +54,7 @@ def _read_steps(array, steps):
 
 
 def bytes_per_second() -> float:
-  """How fast this device reads its memory: a maximum over a large array."""
+  """Speed at which this device reads memory: a maximum over a large array."""
   size = _READ_BYTES if jax.default_backend() == 'cpu' else 4 * _READ_BYTES
   array = jnp.zeros((size // 2**16, 2**14), jnp.float32)
   (milliseconds,) = timing.interleaved([timing.timer(_read_steps, array)])

@@ -257,8 +257,8 @@ def _spec_bench(target, questions, config, answer) -> list[EncodedPrompt]:
   seconds = []
   for i, reply in zip(two, replies, strict=True):
     first, second = questions[i].turns
-    said = text_lib.decode(target.tokenizer, reply)
-    source = _chat(target, [first, said, second])
+    answered = text_lib.decode(target.tokenizer, reply)
+    source = _chat(target, [first, answered, second])
     tokens = tuple(_encode(target, source, config))
     seconds.append(
       EncodedPrompt(tokens, second, questions[i].category, 1, question=i)

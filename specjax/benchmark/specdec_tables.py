@@ -136,38 +136,38 @@ def _dial_order(row):
 
 def statements(tables: dict[str, list[dict]]) -> list[str]:
   """Conclusions from the tables, in sentences."""
-  said = _crossovers(tables['Batches'])
-  said += _ordering([r for r in tables['Drafters'] if r['rule'] == '1, -'])
+  found = _crossovers(tables['Batches'])
+  found += _ordering([r for r in tables['Drafters'] if r['rule'] == '1, -'])
   for row in tables['Rules']:
     if row['num_draft'] and row.get('draft_ms') is not None:
-      said.append(_limits(row))
+      found.append(_limits(row))
   exact = [r for r in tables['Rules'] if r['rule'] == '1, -']
   if exact:
-    said.append(
+    found.append(
       f'At beta = 1 {exact[0]["exact_match"]:.1%} of the outputs are the '
       "target's own, token for token (near ties of rounding aside); of the "
       f'drafter alone {tables["Behaviour"][-1]["exact_match"]:.1%}.'
     )
-  return said
+  return found
 
 
 def _crossovers(rows) -> list[str]:
-  said = []
+  found = []
   for rule in sorted({r['rule'] for r in rows if r['num_draft']}):
     own = [r for r in rows if r['rule'] == rule]
     slower = [r['batch_size'] for r in own if r['over_greedy'] < 1]
     most = max(r['batch_size'] for r in own)
     if not slower:
-      said.append(
+      found.append(
         f'With beta, tau = {rule} speculative decoding is faster than greedy '
         f'at every batch size up to {most}.'
       )
     else:
-      said.append(
+      found.append(
         f'With beta, tau = {rule} greedy decoding overtakes at batch '
         f'{min(slower)}.'
       )
-  return said
+  return found
 
 
 def _ordering(rows) -> list[str]:
@@ -175,7 +175,7 @@ def _ordering(rows) -> list[str]:
   if len(rows) < 2:
     return []
   ranked = sorted(rows, key=lambda r: r['block_efficiency'])
-  told = ' < '.join(
+  ranking = ' < '.join(
     f'{r["label"]} ({r["block_efficiency"]:.2f})' for r in ranked
   )
   main = rows[0]
@@ -187,7 +187,7 @@ def _ordering(rows) -> list[str]:
   holds = len(order) > 1 and all(a < b for a, b in itertools.pairwise(values))
   verdict = 'holds' if holds else 'does not hold'
   return [
-    f'Tokens a round by drafter: {told}. The order of the paper (head-based '
+    f'Tokens a round by drafter: {ranking}. The order of the paper (head-based '
     f'below reduced capacity below the full drafter) {verdict}.'
   ]
 

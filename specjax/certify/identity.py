@@ -174,7 +174,7 @@ def _smallest(subject, batches, plain, ours) -> tuple[str, int]:
   return (
     f'prompt {prompt + 1}, after {at} new tokens '
     f'{show(subject, a[:at][-8:])}: {show(subject, b[at : at + 1])} where '
-    f'plain decoding says {show(subject, a[at : at + 1])}',
+    f'plain decoding has {show(subject, a[at : at + 1])}',
     at,
   )
 

@@ -261,7 +261,7 @@ def load(
     folder: holds config.json, and weights of one of the three kinds.
     dtype: dtype of parameters and computing, 'float32' or 'bfloat16'. None:
       bfloat16 if the matrices are stored so, else float32.
-    layout: where the parameters go; the default device if None. A process
+    layout: devices of the parameters; the default device if None. A process
       reads what its devices hold.
     scale: name of the scales of matrices in eight bits; see `quantize`.
 

@@ -52,7 +52,7 @@ def open_manager(
   run left half written, which looks like a step that another is writing.
 
   Args:
-    folder: where the step folders are.
+    folder: place of the step folders.
     keep_last: newest planned checkpoints to keep, beside the newest and the
       best one.
     read_only: whether to leave the folder as it is; another may write to it.
@@ -96,7 +96,7 @@ def save(
     manager: manager of `open_manager`.
     step: its number; a step already saved is not saved again.
     state: pytree of arrays.
-    rank: how good the state is, larger being better; None if unknown, and
+    rank: quality of the state, larger being better; None if unknown, and
       then it is not kept as the best.
 
   Raises:

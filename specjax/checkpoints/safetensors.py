@@ -112,7 +112,9 @@ def read_header(path: str) -> dict[str, Stored]:
       if end > total:
         raise ValueError(f'{name} ends after the file')
       if end - start != size_of(one.dtype, one.shape):
-        raise ValueError(f'{name} has not as many bytes as its shape says')
+        raise ValueError(
+          f'{name} has {end - start} bytes, not those of its shape'
+        )
       found[name] = one
     _check_apart(found)
     return found

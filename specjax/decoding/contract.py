@@ -228,7 +228,7 @@ def _check_draft(recipe: Recipe, batch: int, draft: base.Draft) -> None:
   if (draft.tree is None) != (not recipe.is_tree):
     wanted, found = ('a Tree', 'None') if recipe.is_tree else ('None', 'a Tree')
     _refuse(
-      'Draft.tree of Drafter.propose', f'{wanted}, as its plan says', found
+      'Draft.tree of Drafter.propose', f'{wanted}, as its plan states', found
     )
   for name in ('parent', 'depth') if draft.tree is not None else ():
     if not _is(getattr(draft.tree, name), (batch, slots + 1), jnp.int32):

@@ -14,8 +14,8 @@ class Cluster(NamedTuple):
 
   Attributes:
     coordinator: HOST:PORT of process 0.
-    num_processes: how many there are.
-    process_id: which one this is, from 0.
+    num_processes: number of processes.
+    process_id: number of this process, from 0.
     local_device_ids: devices of this process, where several share a host.
   """
 

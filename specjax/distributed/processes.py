@@ -29,8 +29,8 @@ class Processes:
   Attributes:
     coordinator: HOST:PORT of process 0, 'auto' to ask the cluster (TPU VMs,
       Slurm), or '' for one process (TPU VMs are asked all the same).
-    num_processes: how many there are.
-    process_id: which one this is, from 0.
+    num_processes: number of processes.
+    process_id: number of this process, from 0.
   """
 
   coordinator: str = ''

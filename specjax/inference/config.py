@@ -53,8 +53,8 @@ def rule_names() -> tuple[str, ...]:
 
 @dataclasses.dataclass
 class DecodeConfig:
-  """How to decode. From Python, the fields named in `PER_PROMPT` also take one
-  value for each prompt.
+  """Settings of decoding. From Python, the fields named in `PER_PROMPT` also
+  take one value for each prompt.
 
   Attributes:
     num_draft: draft length K, in tokens a round; 0 is plain decoding.

@@ -139,7 +139,7 @@ def key(assembled: Assembled, rows: int) -> str:
   shapes = jax.tree.map(
     lambda x: (x.shape, str(x.dtype)), (target.params, model and model.params)
   )
-  said = (
+  identity = (
     repr(target.config),
     repr(model and model.config),
     str(shapes),
@@ -152,7 +152,7 @@ def key(assembled: Assembled, rows: int) -> str:
     slots_of(assembled),
     assembled.plan.draft_slots,
   )
-  return hashlib.sha256(repr(said).encode()).hexdigest() + '.json'
+  return hashlib.sha256(repr(identity).encode()).hexdigest() + '.json'
 
 
 def _processor() -> str:

@@ -191,7 +191,7 @@ def _check_options(config: DecodeConfig, source: sources.Source) -> None:
 def how_to_load(
   model: model_lib.Model, config: DecodeConfig
 ) -> sources.Loading:
-  """How a drafter that is named is loaded for a target.
+  """Loader of a drafter that is named, for a target.
 
   Args:
     model: the target.

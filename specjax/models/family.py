@@ -22,7 +22,7 @@ class TensorName(NamedTuple):
   Attributes:
     name: the tensor.
     transpose: whether it is stored `[in, out]`.
-    part, parts: which of how many equal parts of its output axis.
+    part, parts: index and number of equal parts of its output axis.
   """
 
   name: str

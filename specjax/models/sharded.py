@@ -144,7 +144,7 @@ def expanded(config: Any, layout: mesh_lib.Layout) -> Any:
 
 
 def head_copies(config: Any, layout: mesh_lib.Layout, path: tuple) -> int:
-  """How often each key head's rows are repeated in a parameter; 1 for most."""
+  """Copies of each key head's rows in a parameter; 1 for most."""
   if len(path) < 2 or path[-2] not in ('k', 'v'):
     return 1
   ours = registry.facts(expanded(config, layout)).kv_heads
@@ -181,8 +181,8 @@ def make_lm(
 
   Args:
     config: config of a language model as it is stored.
-    layout: where it runs; a batch that its rows do not divide is computed by
-      all of them alike.
+    layout: devices that it runs on; a batch that its rows do not divide is
+      computed by all of them alike.
     vocab_size: V of the logits, as in `models.make_lm`.
     hidden_layers: states to return, as in `models.make_lm`.
     dtype: precision, as in `models.make_lm`.

@@ -241,5 +241,5 @@ def _check_ids(sources, valid_source, tokenizer, model):
 
 
 def num_parameters(params: base.PyTree) -> int:
-  """How many numbers a parameter tree holds."""
+  """Number of entries of a parameter tree."""
   return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))

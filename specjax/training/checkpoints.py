@@ -21,7 +21,7 @@ CHECKPOINTS = 'checkpoints'
 
 
 class Outcome(NamedTuple):
-  """How a run ended.
+  """End of a run.
 
   Attributes:
     state: the last `TrainState`.

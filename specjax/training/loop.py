@@ -31,7 +31,7 @@ from specjax.training.data import batches as batches_lib
 
 @jax.jit
 def _tokens(batch):
-  """How many tokens of a batch are real, over all hosts."""
+  """Number of real tokens of a batch, over all hosts."""
   names = ('source_segments', 'target_segments', 'segments')
   return sum((batch[n] > 0).sum() for n in names if n in batch)
 

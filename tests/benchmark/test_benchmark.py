@@ -1,4 +1,4 @@
-"""The benchmark measures what it says, and notices what is wrong."""
+"""The benchmark measures what its tables name, and notices errors."""
 
 import json
 

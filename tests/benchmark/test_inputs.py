@@ -1,4 +1,4 @@
-"""What the benchmark reads, refuses and computes without measuring."""
+"""The benchmark's inputs, refusals and sums, without measurements."""
 
 import dataclasses
 import functools

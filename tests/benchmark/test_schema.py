@@ -62,7 +62,7 @@ def test_every_field_has_a_meaning_and_a_place():
   assert '* `speedup`: tokens_per_second over that' in '\n'.join(lines)
   titles = [title for _, title, _ in schema.COLUMNS]
   assert len(set(titles)) == len(titles)
-  # Meanings speak of fields that there are.
+  # Meanings name only fields that there are.
   for name in re.findall(r'\b[a-z]+(?:_[a-z]+)+\b', ' '.join(lines)):
     assert name in schema.MEANINGS or name in (
       'top_candidates',

@@ -1,4 +1,4 @@
-"""SpecDec's experiment: what is measured, how it is judged, what is said."""
+"""SpecDec's experiment: measurements, judgements and conclusions."""
 
 import itertools
 import json

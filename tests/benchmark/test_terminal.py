@@ -1,4 +1,4 @@
-"""What a terminal shows: narrow tables, and rows as they come."""
+"""Output of a terminal: narrow tables, and rows as they come."""
 
 import json
 

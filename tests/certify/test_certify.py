@@ -174,7 +174,7 @@ def test_mistakes_in_a_round_without_a_draft(name):
 
 
 def test_a_missed_control_is_told(few_controls, monkeypatch):
-  """What the tests cannot see must not be called lossless."""
+  """Output that the tests cannot see must not be called lossless."""
   few_controls()
   monkeypatch.setitem(mistakes.MAKERS, 'accept_all', lambda recipe, _: recipe)
   made = certify(config(temperature=0.0, num_prompts=1))

@@ -19,7 +19,7 @@ PROMPTS = ((1, 2), (3, 0, 1), (2, 2, 0, 3))
 
 
 class Clock:
-  """Seconds that pass when the test says so."""
+  """Seconds that pass when the test moves them."""
 
   def __init__(self, monkeypatch):
     self.now = 100.0

@@ -1,4 +1,4 @@
-"""Exit statuses that a shell can tell apart, and pipes that are closed."""
+"""Exit statuses that differ by cause, and pipes that are closed."""
 
 import os
 import signal

@@ -93,7 +93,7 @@ def test_a_draft_in_one_pass_is_paid_once():
   # Another token costs an autoregressive drafter a step, this one nothing.
   assert once['best_num_draft'] == 4
   assert once['best_predicted_speedup'] == pytest.approx(4.0951 / 2.3)
-  # What trees accept says nothing of chains.
+  # Accepted trees are no measure for chains.
   tree, text = run_statistics.explain(found, times, 4, tree=True)
   assert tree == {k: v for k, v in steps.items() if not k.startswith('best')}
   assert text.startswith('A draft costs 0.80 of a target step and a block of 5')

@@ -39,7 +39,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def given(target, source):
-  """The options that say what is decoded."""
+  """The options that select what is decoded."""
   return [f'--target={target}', f'--input={source}']
 
 

@@ -1,4 +1,4 @@
-"""What breaks a contract is refused, and by the loop alone where it must be."""
+"""Breaches of a contract are refused, by the loop alone where they must be."""
 
 import functools
 
@@ -88,7 +88,7 @@ def test_a_draft_that_keeps_the_contract_passes():
     ),
     (
       base.Draft(tokens(), tree=base.Tree(tokens(2, 4), tokens(2, 4))),
-      'Draft.tree of Drafter.propose must be None, as its plan says, not a',
+      'Draft.tree of Drafter.propose must be None, as its plan states, not a',
     ),
   ],
 )
@@ -145,7 +145,10 @@ TREE = own.favourites_tree()
 @pytest.mark.parametrize(
   'tree, words',
   [
-    (None, 'Draft.tree of Drafter.propose must be a Tree, as its plan says, n'),
+    (
+      None,
+      'Draft.tree of Drafter.propose must be a Tree, as its plan states, n',
+    ),
     (
       base.Tree(tokens(2, 4), tokens(2, 5)),
       'Tree.parent of Drafter.propose m',

@@ -169,7 +169,7 @@ def _constant(probabilities):
 
 def test_block_noise_keyed_by_position_is_found_out(monkeypatch):
   # Likely tokens of p are unlikely in q and the other way round, so that the
-  # noise of slots behind the accepted ones says much about why they failed.
+  # noise of slots behind the accepted ones depends strongly on why they failed.
   tables = (
     _constant([0.02, 0.03, 0.3, 0.65]),
     _constant([0.02, 0.03, 0.65, 0.3]),

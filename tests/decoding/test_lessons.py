@@ -21,7 +21,7 @@ TOUR = "A drafter's way from `decode.main` to the loop"
 
 
 def section(title: str) -> str:
-  """What stands under a heading of the second level."""
+  """Returns the text below a heading of the second level."""
   (found,) = re.findall(
     rf'^## {re.escape(title)}$(.*?)(?=^## |\Z)', TEXT, re.M | re.S
   )

@@ -1,4 +1,4 @@
-"""The rules that change the target's law do so as they say."""
+"""The rules that change the target's law do so as documented."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -302,7 +302,7 @@ def test_heads_on_the_target_know_the_last_state():
   )
   assert loops.new_tokens(made) == [plainly()[i] for i in rows]
   assert (made.rounds.drafted[:, 0] == 0).all()  # nothing is known yet
-  # A head says what the state said: right where the target repeats itself.
+  # A head repeats the last token: right where the target repeats itself.
   repeats = [
     any(a == b for a, b in itertools.pairwise(row))
     for row in loops.new_tokens(made)

@@ -32,7 +32,7 @@ def _occurrences(texts, ending, order):
 
 def _descend(rests, num_draft):
   """Counts along the most frequent path, minus the place of the first match
-  that follows it, and its tokens; ties are broken as `matching.path` says.
+  that follows it, and its tokens; ties are broken as in `matching.path`.
 
   `rests` are (place, tokens) of each occurrence.
   """

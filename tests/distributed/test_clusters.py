@@ -1,4 +1,4 @@
-"""What a cluster's environment variables state."""
+"""Settings that a cluster's environment variables state."""
 
 import pytest
 

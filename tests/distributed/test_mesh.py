@@ -52,7 +52,7 @@ QUICK = {('decoder', 0), ('t5', 1), ('decoder', 3)}
 )
 def test_tokens_do_not_depend_on_the_mesh(folders, kind, number):
   shape, drafter, settings = CASES[number]
-  # Exact rules: plain decoding on one device says what must come out.
+  # Exact rules: the result is that of plain decoding on one device.
   wanted = generate(folders, kind, None, **(settings | {'verifier': 'auto'}))
   got = generate(folders, kind, drafter, layout_of(*shape), **settings)
   assert got == wanted

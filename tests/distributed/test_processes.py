@@ -141,7 +141,7 @@ def test_decoding(tmp_path):
   # Process 0 writes, in order and nothing else.
   assert both[0][1] == single.stdout and both[1][1] == ''
   assert len(single.stdout.splitlines()) == 4
-  # Settings that differ are told at the start, by name.
+  # Settings that differ are refused at the start, by name.
   first, second = ((f'--config.num_draft={n}',) for n in (2, 3))
   for status, out, err in end(begin(*command, own=(first, second))):
     assert status == 1 and out == ''
@@ -186,7 +186,7 @@ def test_a_signal_to_one_process_saves_and_ends_all(tmp_path):
   try:
     seen = workdir / 'metrics.jsonl'
     until(lambda: seen.exists() and seen.read_text(), processes)
-    # Not the one that writes and talks.
+    # Not the one that writes and prints.
     processes[1].send_signal(signal.SIGTERM)
   finally:
     ended = end(processes)
@@ -266,9 +266,9 @@ def test_flags_that_do_not_fit(fields, words):
 
 
 def test_a_cluster_whose_processes_do_not_come(monkeypatch):
-  """As Slurm tells of them; nobody listens at the address."""
-  told = dict(JOB_ID=7, STEP_NODELIST='127.0.0.1', NTASKS=2, PROCID=1)
-  for name, value in (told | {'LOCALID': 0}).items():
+  """In Slurm's variables; nobody listens at the address."""
+  job = dict(JOB_ID=7, STEP_NODELIST='127.0.0.1', NTASKS=2, PROCID=1)
+  for name, value in (job | {'LOCALID': 0}).items():
     monkeypatch.setenv(f'SLURM_{name}', str(value))
   monkeypatch.setenv('JAX_COORDINATOR_PORT', str(free_port()))
   with pytest.raises(TimeoutError, match='did not answer within 1 seconds'):

@@ -12,7 +12,7 @@ from tests.helpers.ports import free_port
 
 
 def outcomes(*numbers, count, seconds=2.0, counts=None):
-  """What each process hears: None or the exception."""
+  """Results of all processes: None or the exception."""
   address = f'127.0.0.1:{free_port()}'
   done = threading.Event()
 

@@ -27,7 +27,7 @@ class Cache:
 
 
 class _Kind(NamedTuple):
-  """What distinguishes a tabular model."""
+  """Settings that distinguish a tabular model."""
 
   vocab: int
   encoder_decoder: bool

@@ -45,7 +45,7 @@ def complaint(folder, kind=ValueError):
 
 
 def assert_same(params, stored):
-  """What was loaded is what is stored, but for the order of matrices."""
+  """Asserts equal parameters, but for the order of matrices."""
   found = cpu_layout.stored(params)
   jax.tree.map(np.testing.assert_array_equal, found, stored)
 

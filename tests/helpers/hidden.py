@@ -34,7 +34,7 @@ def run(script: str, packages: Sequence[str], *arguments: str):
     script: the code; `sys` and `importlib` are there, and sys.argv[2:] are the
       arguments.
     packages: top-level names that cannot be imported.
-    *arguments: of the script.
+    *arguments: arguments of the script.
 
   Returns:
     `subprocess.CompletedProcess`, with text.

@@ -96,7 +96,7 @@ def p_value(
   warps=WARPS,
   **settings,
 ):
-  """How likely a right program is to deviate from the law as far as this.
+  """Probability that a right program deviates from the law as far as this.
 
   Args:
     decode: function (params, prompt, controls) -> `Generation`, see `program`.

@@ -194,7 +194,7 @@ def _echo_bind(lm, config, plan, style):
 
 
 def _echo_params(plan, target, source, data):
-  """What followed each token in the prompts, or better in the corpus."""
+  """Tokens that followed each one in the prompts, or better the corpus."""
   del plan, target, source
   after = np.full((VOCAB,), 0, np.int32)
   texts = [np.asarray(row) for row in data.rows]

@@ -50,7 +50,7 @@ def assembled(
   allowed_tokens=(),
   config=None,
 ):
-  """What the assembler makes of a `CachedLM` and a drafter."""
+  """Assembles a `CachedLM` and a drafter."""
   settings = assemble.Settings(
     num_draft=num_draft,
     verifier=verify,

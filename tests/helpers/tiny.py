@@ -71,9 +71,9 @@ def save(folder, config=DECODER, *, seed: int = 0, swap=None) -> str:
   """Writes a randomly initialised model with its tokenizer.
 
   Args:
-    folder: where to.
+    folder: place of the files.
     config: `DECODER`, `T5` or a variation of them.
-    seed: of the weights; they are enlarged, so that the likeliest token is
+    seed: seed of the weights; they are enlarged, so that the likeliest token is
       clearly so.
     swap: see `tokenizer`.
 

@@ -152,7 +152,7 @@ def build(name, torch, **changes):
   torch.manual_seed(0)
   model = getattr(transformers, model_name)(config).eval()
   if settings.get('tie_word_embeddings') is False and name in T5S:
-    # transformers 5 ties every T5 until its file says otherwise.
+    # transformers 5 ties every T5 unless its file unties it.
     model.lm_head.weight = torch.nn.Parameter(
       torch.empty_like(model.shared.weight)
     )

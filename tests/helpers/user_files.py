@@ -174,9 +174,9 @@ def write(folder: pathlib.Path, name: str = 'mine.py', text: str = TEXT) -> str:
   """Writes the file; its path.
 
   Args:
-    folder: where to, made if missing.
-    name: of the file.
-    text: in it.
+    folder: place of the file, made if missing.
+    name: name of the file.
+    text: content of the file.
   """
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / name

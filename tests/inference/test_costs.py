@@ -1,4 +1,4 @@
-"""What a round's parts cost: by the rule, measured, or kept."""
+"""Costs of a round's parts: by the rule, measured, or kept."""
 
 import json
 import math
@@ -231,7 +231,7 @@ def test_whose_costs_they_are(target, hybrid, folders):
   ]
   assert len(set(different)) == len(different)
   assert all(name.endswith('.json') for name in different)
-  # A model without settings is told from no other.
+  # A model without settings has no key of its own.
   assert key(own.target()) == ''
 
 

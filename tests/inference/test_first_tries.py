@@ -1,4 +1,4 @@
-"""What somebody tries first in Python works, or is answered with a name."""
+"""First tries in Python work, or are answered with a name."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Estimates of memory, beside what the compiler says of the same program."""
+"""Estimates of memory, beside the compiler's for the same program."""
 
 import dataclasses
 import math
@@ -166,7 +166,7 @@ def test_a_mesh_divides_it():
 
 
 def test_folders_are_estimated_as_they_are_loaded(tmp_path):
-  """The weights say in which type they are, and whether there is a head."""
+  """The stored weights decide on the type, and whether there is a head."""
   config = dataclasses.replace(T5, num_layers=1, tie_word_embeddings=False)
   folder = tiny.save(tmp_path / 'model', config)
   path = tmp_path / 'model' / 'config.json'

@@ -123,7 +123,7 @@ def test_a_dial_of_ones_own(target):
 
 @pytest.mark.parametrize('name', ['drafter', 'probabilities', 'tree'])
 def test_stop_strings_budgets_and_answers(target, name):
-  """What a drafter of ours can do, one of the user's own can."""
+  """A drafter of the user's own can do all that a built-in one can."""
   drafter = form(name)
   hot = dict(temperature=0.8, num_return_sequences=2)
   plain = generate(target, **hot)

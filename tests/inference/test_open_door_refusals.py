@@ -1,4 +1,4 @@
-"""What fits no door is refused, before anything is decoded."""
+"""Objects that fit no contract are refused before anything is decoded."""
 
 import numpy as np
 import pytest

@@ -124,7 +124,7 @@ def test_equals_transformers(name, torch, tmp_path):
 
 
 def check_round_trip(model, theirs, torch, folder):
-  """What we write, transformers reads, and it says the same."""
+  """A written folder has the same logits when transformers reads it."""
   hf.save_hf(folder, model.params, model.config)
   again, info = type(theirs).from_pretrained(
     folder, output_loading_info=True, attn_implementation='eager'

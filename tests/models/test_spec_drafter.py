@@ -1,4 +1,4 @@
-"""What a slot of the Spec-Drafter sees, and what it must not."""
+"""Inputs that a slot of the Spec-Drafter sees, and those it must not."""
 
 import dataclasses
 import functools
@@ -166,7 +166,7 @@ def test_a_folder_holds_all_of_it(config, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, stored, params)
   half = loading.load(tmp_path, dtype='bfloat16')
   assert half.config.dtype == 'bfloat16'
-  # Hugging Face spells no such thing; a broken file is told in one sentence.
+  # Hugging Face spells no such thing; a broken file is refused in one sentence.
   path = tmp_path / 'config.json'
   path.write_text(path.read_text().replace('"d_ff"', '"dff"'))
   with pytest.raises(ValueError, match="lacks 'd_ff'"):

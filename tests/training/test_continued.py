@@ -1,4 +1,4 @@
-"""`init_from`: weights of every kind go on; those that do not fit are told."""
+"""`init_from`: weights of every kind go on; others are refused."""
 
 import jax
 import numpy as np

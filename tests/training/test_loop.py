@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_stops(files, tmp_path, capsys):
   poisoned = parts._replace(objective=parts.objective._replace(loss=loss))
   with pytest.raises(FloatingPointError) as error:
     loop.train(poisoned, str(tmp_path), on_policy=poison, log_fn=lambda s: None)
-  # What is told next does not stand behind the progress bar.
+  # The next message does not stand behind the progress bar.
   assert capsys.readouterr().err.endswith('\n')
   told = str(error.value)
   assert told.startswith('Step 6: the loss is inf')

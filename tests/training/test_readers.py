@@ -1,4 +1,4 @@
-"""What is wrong with a data file is said before anything is trained on it."""
+"""Faulty data files are refused before anything is trained on them."""
 
 import json
 

@@ -136,7 +136,7 @@ def _top_candidates(**dials):
 
 
 def _refused_with_the_drafter(target, drafter, tmp_path):
-  """What cannot be decoded with a drafter is told before decoding."""
+  """A target and a drafter that do not fit are refused before decoding."""
   rows = [[5] * 40]
   for prompts, changes, words in (
     (rows, {}, 'Prompt 1 has 40 tokens, but the drafter .* at most 32'),

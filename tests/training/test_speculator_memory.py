@@ -1,4 +1,4 @@
-"""Rows of 2,048 tokens: what the compiler says a step of training needs."""
+"""Rows of 2,048 tokens: memory that a step of training needs."""
 
 import dataclasses
 

@@ -18,7 +18,7 @@ from tests.helpers import tiny
 
 
 def _run(folder, family, **changes):
-  """Trains a drafter on a random target; (target, drafter, what was told)."""
+  """Trains a drafter on a random target; (target, drafter, log lines)."""
   is_pairs = family == 'medusa'
   shape = tiny.T5 if is_pairs else tiny.DECODER
   target = tiny.save(folder / 'target', shape)

@@ -1,4 +1,4 @@
-"""How drafters draw: keys, tokens, and the honest q of what was drawn.
+"""Drawing by drafters: keys, tokens, and the honest q of what was drawn.
 
 A drafter makes logits. The token of a slot is chosen here alone, so that every
 drafter draws as its verifier requires. There are three ways: one slot, a
@@ -23,7 +23,7 @@ NOISES = ('argmax', 'round', 'position', 'private')
 
 
 class Style(NamedTuple):
-  """How tokens are drawn; see `style_for`.
+  """Manner in which tokens are drawn; see `style_for`.
 
   Attributes:
     noise: discipline of `base.Verifier`; 'argmax' where nothing is sampled.

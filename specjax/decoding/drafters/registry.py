@@ -87,7 +87,7 @@ def is_built_in(entry: Any) -> bool:
 
 
 def names() -> str:
-  """How a user may name a drafter, for messages."""
+  """Forms in which a user may name a drafter, for messages."""
   words = ['the folder of a model', 'a hub id like organisation/name']
   words += ['FILE.py:NAME']
   words += [

@@ -43,7 +43,7 @@ def tree(params: dict, is_tied: bool, path: tuple = ()) -> dict:
     params: nested dicts of arrays, as they are stored. Matrices in eight bits
       stay as they are.
     is_tied: whether the head is the embedding table.
-    path: where `params` stands in its tree.
+    path: names that lead to `params` in its tree.
   """
   # In:  {'q': {'weight': [out, in]}, 'embed': {'weight': [V, D]}}
   # Out: {'q': {'kernel': [in, out]}, 'embed': {'weight': [V, D]}}, and also

@@ -41,7 +41,7 @@ def tree(params: dict, scale: str, path: tuple = ()) -> dict:
   Args:
     params: nested dicts of arrays.
     scale: name of the scales, `WEIGHTS` or `W8A8`.
-    path: where `params` stands in its tree.
+    path: names that lead to `params` in its tree.
   """
   made = {}
   for name, value in params.items():

@@ -30,7 +30,7 @@ class DecoderConfig:
     local_rope: rotary settings of windowed layers, where they differ.
     layer_norm: layer norm with a bias instead of RMS norm (GPT-2).
     norm_offset: 1 where the norms' weights are stored minus one (Gemma).
-    qkv_bias, out_bias, mlp_bias: which projections have a bias.
+    qkv_bias, out_bias, mlp_bias: whether these projections have a bias.
     gated: whether the feed-forward has a gate.
     qk_norm: RMS norm of each query and key head (Qwen3, Gemma 3).
     sub_norm: norms before the two output projections (BitNet).

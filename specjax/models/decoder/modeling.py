@@ -95,7 +95,7 @@ class Decoder(nn.Module):
       segment_ids: int32 [B, N]; tokens see their own segment alone (packed
         examples, each contiguous). None: one segment a row.
       deterministic: no dropout; False needs an rng called 'dropout'.
-      hidden_layers: which states; see `models.make_lm`.
+      hidden_layers: layers whose states are returned; see `models.make_lm`.
 
     Returns:
       A tuple of [B, N, D].

@@ -56,7 +56,7 @@ class SpecDrafterConfig:
       dropout_rate, output_ids, dtype, remat: as in `T5Config`.
     num_layers, num_decoder_layers: numbers of layers of encoder and decoder.
     block: most slots that it was trained to fill in one pass.
-    window: how many of the latest verified tokens the decoder sees.
+    window: number of latest verified tokens that the decoder sees.
     max_positions, max_source_positions: rows of the position tables: tokens of
       a target and of a source that it was trained for.
     source_copy: a masked slot holds the source's embeddings, weighted by the

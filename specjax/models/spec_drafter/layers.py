@@ -64,7 +64,7 @@ class SlotLayer(nn.Module):
       x: [R, N, D]; R is a multiple of the B rows of the source.
       valid: bool [R, N], entries that may be read.
       source: ((keys, values) of B rows, mask bool [B, 1 or R / B, S]).
-      num_slots: how many of the last entries to compute; N for all.
+      num_slots: number of last entries to compute; N for all.
       deterministic: no dropout.
 
     Returns:

@@ -48,10 +48,10 @@ class ParallelConfig:
     masks: drafts all slots in one pass by mask tokens.
     num_draft: K, slots trained. Slot 1 is the last committed token's own
       output, so there are K - 1 mask tokens.
-    feature: how the target's states enter: 'none', 'fuse' (a matrix over
+    feature: use of the target's states: 'none', 'fuse' (a matrix over
       embedding and state side by side) or 'add'.
     mask_embedding: 'per_slot', or one 'shared' by all masks.
-    mask_feature: what stands for a mask's unknown state, one of
+    mask_feature: stand-in for a mask's unknown state, one of
       `MASK_FEATURES`.
     encoder_width: width of an encoder-decoder target, whose encoded source
       every layer reads; 0 for a decoder-only target.

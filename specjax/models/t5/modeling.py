@@ -128,7 +128,7 @@ class T5(nn.Module):
       target_in: int32 [B, N].
       target_mask: bool [B, N], or [B, N, N] for packed rows, or None.
       deterministic: no dropout.
-      hidden_layers: which states; see the module's docstring.
+      hidden_layers: layers whose states are returned; see the module.
 
     Returns:
       A tuple of [B, N, D].

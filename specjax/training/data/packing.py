@@ -68,7 +68,7 @@ def group(
     sizes: per side, int [number of items], the tokens an item takes there.
     limits: per side, the most tokens an example may take.
     rng: draws the number of items of each passage.
-    num_joined: how many items become parts of passages.
+    num_joined: number of items that become parts of passages.
     join: fewest and most items of a passage; a passage also ends before it
       would pass a limit.
     cut: bool [number of items], those that end their passage; None for none.

@@ -67,7 +67,7 @@ def _unchanged(config: Any, metrics: Mapping[str, float]) -> Any:
 
 
 class TrainingFamily(NamedTuple):
-  """How a kind of network is made and what it learns.
+  """A kind of network: its construction and its objective.
 
   Attributes:
     name: name in `--config.families.NAME` and in messages.

@@ -11,7 +11,7 @@ _HERE = 'families.speculator'
 
 @dataclasses.dataclass
 class SpeculatorTraining:
-  """How a `parallel`, `medusa` or `eagle` drafter is built and trained.
+  """Construction and training of a `parallel`, `medusa` or `eagle` drafter.
 
   Attributes:
     masks: whether all slots are filled in one pass by mask tokens

@@ -20,7 +20,7 @@ class EchoOptions:
   """Options of `echo`.
 
   Attributes:
-    back: how many tokens ago the copied ones stand.
+    back: number of tokens between a copied one and its copy.
   """
 
   back: int = 2
@@ -59,7 +59,7 @@ def _bind(lm, config, plan, style):
 
 
 ECHO = drafter_entry.DrafterEntry(
-  'echo', 'says again what stood there', _plan, _bind, options=EchoOptions
+  'echo', 'repeats earlier tokens', _plan, _bind, options=EchoOptions
 )
 
 
