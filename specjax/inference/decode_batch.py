@@ -21,7 +21,9 @@ from specjax.inference.batching import Row
 ROUNDS_BETWEEN_STOPS = 8
 
 
-def decode(job: Job, rows: Sequence[Row], width: int):
+def decode(
+  job: Job, rows: Sequence[Row], width: int
+) -> generate_lib.Generation:
   """Decodes rows, filled up to the batch size; a `Generation` of numpy."""
   prompt, controls = batching.batch_inputs(job, rows, width)
   most = text_lib.budget(int(np.max(job.config.max_new_tokens)))
@@ -110,7 +112,7 @@ def _advance(recipe, params, state, ended):
   return state, generate_lib.finish(state)
 
 
-def new_tokens(generation, place: int) -> list[int]:
+def new_tokens(generation: generate_lib.Generation, place: int) -> list[int]:
   begin = int(generation.prompt_length[place])
   end = begin + int(generation.num_tokens[place])
   return generation.tokens[place, begin:end].tolist()
