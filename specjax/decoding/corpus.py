@@ -5,7 +5,8 @@ oldest first, with a separator after each. A compiled program searches its
 `Index`: the text and its suffix array, at the capacity's static size, so that a
 growing corpus recompiles nothing. The array sorts positions by the text read
 *backwards* from them, because a drafter looks for what ends like the tokens it
-has.
+has. The newest answers are sorted apart from the rest, so that adding one is
+cheap; one search looks into both parts.
 
 References:
   Oliaro et al. SuffixDecoding. NeurIPS 2025. https://arxiv.org/abs/2411.04975
@@ -44,13 +45,18 @@ class Index:
   Attributes:
     text: int32 [C], sequences with separators; separators after the last.
     order: int32 [C], positions in the order of the text read backwards from
-      them; the first `size` count, separators do not.
+      them: first `size` of older sequences, then `newest` of the latest, sorted
+      apart. Positions of separators are left out.
     size: int32 [].
+    newest: int32 [].
   """
 
+  # Text [a b / c a /], the last sequence added after the others were sorted:
+  #   order [0 1 4 3 0 0], size 2, newest 2
   text: base.Array
   order: base.Array
   size: base.Array
+  newest: base.Array
 
 
 @struct.dataclass
@@ -240,14 +246,52 @@ def index(corpus: Corpus) -> Index:
   Returns:
     `Index` with arrays of `corpus.capacity` entries, whatever is filled.
   """
-  # [a b /] of capacity 5: text [a b / / /], order [0 1 0 0 0], size 2
+  # [a b /] of capacity 5: text [a b / / /], order [0 1 0 0 0], size 2, newest 0
+  return _index(corpus, _backward_order(corpus.text))
+
+
+def extend(
+  corpus: Corpus, older: Index, answers: Sequence[Sequence[int]]
+) -> tuple[Corpus, Index]:
+  """The corpus with answers added, all of which can be found.
+
+  What is new is sorted alone. All is sorted once an eighth of it is new, so
+  that the work stays in proportion to what is added.
+
+  Args:
+    corpus: the corpus so far.
+    older: its index.
+    answers: rows of token ids, as for `remember`.
+  """
+  grown = remember(corpus, answers)
+  most = corpus.capacity - 1
+  added = sum(min(len(row), most) + 1 for row in answers if len(row))
+  # Text [a b / c /] of capacity 6 and the answer [d e] make [c / d e /]:
+  #   gone 3, so that older positions [0 1 3] become [0]
+  #   the first place behind their last sequence is 2
+  gone = corpus.text.size + added - grown.text.size
+  earlier = np.asarray(older.order)[: int(older.size)] - gone
+  earlier = earlier[earlier >= 0]
+  first = int(earlier.max(initial=-2)) + 2
+  if 8 * (grown.text.size - first) >= grown.text.size:
+    return grown, index(grown)
+  latest = first + _backward_order(grown.text[first:])
+  return grown, _index(grown, earlier, latest)
+
+
+def _index(corpus: Corpus, *runs: np.ndarray) -> Index:
+  """`Index` of sorted positions: all of them, or the earlier and the latest."""
   text = np.full((corpus.capacity,), SEPARATOR, np.int32)
   text[: corpus.text.size] = corpus.text
+  ranked = np.concatenate(runs)
   order = np.zeros((corpus.capacity,), np.int32)
-  ranked = _backward_order(corpus.text)
   order[: ranked.size] = ranked
+  size, newest = runs[0].size, ranked.size - runs[0].size
   return Index(
-    jnp.asarray(text), jnp.asarray(order), jnp.asarray(ranked.size, jnp.int32)
+    jnp.asarray(text),
+    jnp.asarray(order),
+    jnp.asarray(size, jnp.int32),
+    jnp.asarray(newest, jnp.int32),
   )
 
 

@@ -48,7 +48,6 @@ class Job:
     batch_size: rows of every batch; the last is filled up with finished ones.
     data: data that the drafter's parameters are made from.
     corpus: earlier answers that it may copy from, or None.
-    unsorted: tokens added to the corpus since it was sorted for search.
     layout: the mesh, or None for one device.
   """
 
@@ -62,7 +61,6 @@ class Job:
   batch_size: int
   data: DraftData = DraftData()
   corpus: corpus_lib.Corpus | None = None
-  unsorted: int = 0
   layout: mesh_lib.Layout | None = None
 
   @property

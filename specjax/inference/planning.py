@@ -302,20 +302,12 @@ def _corpus(given, model, config) -> corpus_lib.Corpus | None:
 
 
 def update_corpus(job: Job, answers: Sequence[Sequence[int]]) -> Job:
-  """The job with answers added to its corpus, if it has one.
-
-  The corpus is sorted anew once an eighth of it is new, so that the work stays
-  in proportion to what is decoded.
-  """
+  """The job with answers added to its corpus, if it has one."""
   if job.corpus is None:
     return job
-  corpus = corpus_lib.remember(job.corpus, answers)
-  unsorted = job.unsorted + sum(len(answer) + 1 for answer in answers)
-  job = dataclasses.replace(job, corpus=corpus, unsorted=unsorted)
-  if 8 * unsorted < corpus.text.size:
-    return job
-  job = with_data(job, job.data._replace(index=corpus_lib.index(corpus)))
-  return dataclasses.replace(job, unsorted=0)
+  corpus, index = corpus_lib.extend(job.corpus, job.data.index, answers)
+  job = dataclasses.replace(job, corpus=corpus)
+  return with_data(job, job.data._replace(index=index))
 
 
 def _place(params: generate_lib.Params, layout) -> generate_lib.Params:

@@ -56,17 +56,45 @@ def test_corpus_refuses_what_it_cannot_hold():
   assert corpus_lib.sequences(corpus_lib.empty(6, 'x')) == []
 
 
+def _is_sorted(text, places):
+  keys = []
+  for at in places:
+    back = at
+    while back >= 0 and text[back] >= 0:
+      back -= 1
+    keys.append((text[back + 1 : at + 1][::-1][:64], -at))
+  return keys == sorted(keys)
+
+
 def test_backward_order_is_sorted():
   rng = np.random.default_rng(3)
   rows = [texts.sequence(rng, int(rng.integers(1, 200))) for _ in range(20)]
   corpus = corpus_lib.add(corpus_lib.empty(5000, 'x'), rows)
   index = corpus_lib.index(corpus)
-  text = corpus.text.tolist()
-  keys = []
-  for at in np.asarray(index.order)[: int(index.size)].tolist():
-    back = at
-    while back >= 0 and text[back] >= 0:
-      back -= 1
-    keys.append((text[back + 1 : at + 1][::-1][:64], -at))
-  assert keys == sorted(keys)
-  assert len(keys) == sum(len(row) for row in rows)
+  order = np.asarray(index.order)[: int(index.size)].tolist()
+  assert _is_sorted(corpus.text.tolist(), order)
+  assert len(order) == sum(len(row) for row in rows) and index.newest == 0
+
+
+@pytest.mark.parametrize('capacity', [400, 5000])
+def test_an_index_that_grows_holds_every_position(capacity):
+  """All of the text is in one of two sorted runs, also where a ring turns."""
+  rng = np.random.default_rng(5)
+  corpus = corpus_lib.empty(capacity, 'x')
+  index, apart = corpus_lib.index(corpus), []
+  for number in range(60):
+    lengths = rng.integers(0, 60 if number % 7 else 900, 1 + number % 3)
+    rows = [texts.sequence(rng, int(length) + 1) for length in lengths] + [[]]
+    expected = corpus_lib.remember(corpus, rows)
+    corpus, index = corpus_lib.extend(corpus, index, rows)
+    np.testing.assert_array_equal(corpus.text, expected.text)
+    text = corpus.text.tolist()
+    assert np.asarray(index.text)[: len(text)].tolist() == text
+    assert {len(index.text), len(index.order)} == {capacity}
+    size, newest = int(index.size), int(index.newest)
+    order = np.asarray(index.order)[: size + newest].tolist()
+    assert sorted(order) == np.flatnonzero(corpus.text >= 0).tolist()
+    assert _is_sorted(text, order[:size]) and _is_sorted(text, order[size:])
+    assert max(order[:size], default=-1) < min(order[size:], default=capacity)
+    apart.append(newest)
+  assert 0 in apart and np.count_nonzero(apart) > 5

@@ -156,17 +156,26 @@ def test_chains_equal_the_counting_oracle(settings):
       assert _kept(tokens) == tokens[: len(want)].tolist()
 
 
+@pytest.mark.parametrize('grows', [False, True])
 @pytest.mark.parametrize('settings', _SPECS[:2])
-def test_corpus_drafts_equal_the_counting_oracle(settings):
+def test_corpus_drafts_equal_the_counting_oracle(settings, grows):
   rng = np.random.default_rng(7)
   spec = SuffixSpec(max_matches=128, **settings)
   # The ring drops the oldest sequences.
   added = [sequence(rng, int(rng.integers(1, 30))).tolist() for _ in range(9)]
-  corpus = corpus_lib.add(corpus_lib.empty(100, 'x'), added)
+  added += [sequence(rng, 4).tolist() for _ in range(2)]
+  corpus = corpus_lib.empty(100, 'x')
+  if grows:
+    index = corpus_lib.index(corpus)
+    for row in added:
+      corpus, index = corpus_lib.extend(corpus, index, [row])
+    assert index.newest >= 4  # sorted apart
+  else:
+    corpus = corpus_lib.add(corpus, added)
+    index = corpus_lib.index(corpus)
   kept = [row.tolist() for row in corpus_lib.sequences(corpus)]
   assert kept == added[-len(kept) :] and len(kept) < len(added)
   assert sum(len(row) + 1 for row in kept) <= 100
-  index = corpus_lib.index(corpus)
   rows = []
   for _ in range(200):
     text = kept[rng.integers(len(kept))]

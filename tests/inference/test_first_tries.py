@@ -11,6 +11,7 @@ import specjax
 from specjax.checkpoints import convert
 from specjax.commands import answer_files
 from specjax.decoding import corpus as corpus_lib
+from specjax.decoding.drafters import suffix
 from specjax.training import config as train_config
 from specjax.training import workdir
 from tests.helpers import tiny
@@ -176,6 +177,33 @@ def test_a_corpus_is_a_path_or_an_object(folders, tmp_path):
   texts = specjax.Corpus.of(target.tokenizer, ['the cat sat on the mat'])
   (ids,) = corpus_lib.sequences(texts)
   assert target.tokenizer.decode(ids) == 'the cat sat on the mat'
+
+
+@pytest.mark.parametrize('drafter', ['suffix', 'hybrid'])
+@pytest.mark.parametrize('is_file', [False, True])
+def test_an_answer_is_copied_from_at_once(folders, tmp_path, drafter, is_file):
+  """However little it is beside what the run has answered before."""
+  target = specjax.load(folders['target'])
+  options = suffix.SuffixOptions(min_expected_accepted=0.0, max_wait=0)
+  if drafter == 'hybrid':
+    drafter, options = f'hybrid:{folders["drafter"]}', {'suffix': options}
+  made = specjax.generate(
+    target,
+    [*PROMPTS, 'the red house', 'the red house'],
+    drafter=drafter,
+    corpus=tmp_path / 'fresh'
+    if is_file
+    else specjax.Corpus.of(target.tokenizer),
+    drafters={drafter.split(':')[0]: options},
+    temperature=1.0,
+    seed=[0, 1, 2, 3, 3],
+    ignore_eos=True,
+    max_new_tokens=[64, 64, 64, 16, 16],
+    batch_size=1,
+  )
+  first, second = made[3:]
+  assert first.tokens == second.tokens
+  assert second.counts.num_accepted >= 8 > first.counts.num_accepted
 
 
 def test_a_corpus_that_cannot_be_is_refused(folders, tmp_path):

@@ -111,26 +111,33 @@ def in_corpus(
       are most alike in sorting order are kept.
     num_draft: K.
   """
-  # text [a b c / x b c /], wanted [c b a]:
+  # text [a b c / x b c /], wanted [c b a], all of it sorted at once:
   #   order      0  1    5    2      6      4
   #   backwards  a  b a  b x  c b a  c b x  x
-  # The search ends at rank 3; the W places on each side agree longest.
+  # The search ends at rank 3; the W places on each side agree longest. The
+  # latest sequences are ranked behind the others, in an order of their own:
+  #   ranks [0, size) and [size, size + newest)
+  # Both are searched in the same steps.
   batch, depth = wanted.shape
   size = index.text.shape[0]
   back = jnp.arange(depth)
+  start = jnp.stack([jnp.zeros_like(index.size), index.size])
+  end = jnp.stack([index.size, index.size + index.newest])
 
   def backwards(rank):
-    """int32 [B, n, M]: text read backwards from sorted places [B, n]."""
+    """int32 [B, n, M]: text read backwards from sorted places [B, n].
+
+    What is behind a separator has no effect, since nothing wanted equals one.
+    """
     at = index.order[jnp.clip(rank, 0, size - 1)][..., None] - back
-    text = jnp.where(at >= 0, index.text[jnp.maximum(at, 0)], NOTHING)
-    return _stop(text)
+    return jnp.where(at >= 0, index.text[jnp.maximum(at, 0)], NOTHING)
 
   def before(rank):
-    """bool [B]: whether a sorted place comes before the pattern."""
-    text = backwards(rank[:, None])[:, 0]
-    first = jnp.argmax(text != wanted, axis=1)[:, None]
-    left = jnp.take_along_axis(text, first, axis=1)
-    return (left < jnp.take_along_axis(wanted, first, axis=1))[:, 0]
+    """bool [B, 2]: whether a sorted place comes before the pattern."""
+    text, pattern = backwards(rank), wanted[:, None]
+    first = jnp.argmax(text != pattern, axis=2)[..., None]
+    left = jnp.take_along_axis(text, first, axis=2)
+    return (left < jnp.take_along_axis(pattern, first, axis=2))[..., 0]
 
   def halve(bounds):
     low, high = bounds
@@ -138,16 +145,17 @@ def in_corpus(
     after = before(middle) & (low < high)
     return jnp.where(after, middle + 1, low), jnp.where(after, high, middle)
 
-  zero = jnp.zeros((batch,), jnp.int32)
   rank, _ = lax.while_loop(
     lambda bounds: jnp.any(bounds[0] < bounds[1]),
     halve,
-    (zero, jnp.broadcast_to(index.size, (batch,))),
+    tuple(jnp.broadcast_to(bound, (batch, 2)) for bound in (start, end)),
   )
-  rank = rank[:, None] + jnp.arange(-max_matches, max_matches)
-  agree = backwards(rank) == wanted[:, None]
-  length = jnp.sum(jnp.cumprod(agree.astype(jnp.int32), axis=2), axis=2)
-  length = jnp.where((rank >= 0) & (rank < index.size), length, 0)
+  rank = rank[:, :, None] + jnp.arange(-max_matches, max_matches)
+  inside = (rank >= start[:, None]) & (rank < end[:, None])
+  rank, inside = rank.reshape(batch, -1), inside.reshape(batch, -1)
+  differ = backwards(rank) != wanted[:, None]
+  length = jnp.where(differ.any(axis=2), jnp.argmax(differ, axis=2), depth)
+  length = jnp.where(inside, length, 0)
   at = index.order[jnp.clip(rank, 0, size - 1)]
   best = _largest(length * size + at, max_matches)
   at = best % size
