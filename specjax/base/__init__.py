@@ -46,6 +46,7 @@ from specjax.base.data import Prefilled
 from specjax.base.data import Prompt
 from specjax.base.data import PyTree
 from specjax.base.data import Scored
+from specjax.base.data import TokenLists
 from specjax.base.data import Tree
 from specjax.base.data import Verdict
 from specjax.base.data import View
@@ -73,6 +74,7 @@ __all__ = [
   'PyTree',
   'Scored',
   'Select',
+  'TokenLists',
   'Tree',
   'Verdict',
   'Verifier',

@@ -34,6 +34,29 @@ class Prompt:
 
 
 @struct.dataclass
+class TokenLists:
+  """Token ids that the warp treats in a way of their own, for all rows.
+
+  Traced, and padded to few lengths: another list of the same padded length
+  recompiles nothing. A list that is not in use is None.
+
+  Attributes:
+    suppress_tokens: int32 [S], ids that are never generated; -1 is padding.
+    bias_ids: int32 [S], ids whose logits are changed; -1 is padding.
+    bias: float32 [S], the number added to each of them.
+    bad_words: int32 [N, W], sequences that are never completed, at the right
+      end of their rows; -1 is padding.
+  """
+
+  # bad_words of [7] and [5, 6], padded to 3 rows of 4:
+  #   [[-1 -1 -1 7] [-1 -1 5 6] [-1 -1 -1 -1]]
+  suppress_tokens: Array | None = None
+  bias_ids: Array | None = None
+  bias: Array | None = None
+  bad_words: Array | None = None
+
+
+@struct.dataclass
 class Controls:
   """Settings of each request of a batch.
 
@@ -51,6 +74,11 @@ class Controls:
     rule: dials of the verification rule in force, a pytree of [B] arrays: a
       dict with an entry for each option of `VerifierEntry.options` that is not
       static. Only the rule itself reads it.
+    min_new_tokens: int32 [B], new tokens before which no end token comes.
+    presence_penalty: float32 [B], taken off the logits of generated tokens.
+    frequency_penalty: float32 [B], the same for each time they were generated.
+    lists: `TokenLists`. This and the three before it are None where no row
+      uses them.
   """
 
   row_key: Array
@@ -62,6 +90,10 @@ class Controls:
   max_new_tokens: Array
   eos_ids: Array
   rule: PyTree = struct.field(default_factory=dict)
+  min_new_tokens: Array | None = None
+  presence_penalty: Array | None = None
+  frequency_penalty: Array | None = None
+  lists: TokenLists | None = None
 
 
 @struct.dataclass

@@ -27,6 +27,12 @@ class Sampling:
     repetition_penalty: divisor of seen tokens' logits, above 0; 1 is off.
     no_repeat_ngram_size: length of n-grams that occur once; 0 is off. One
       value.
+    min_new_tokens: number of new tokens before which no end token comes.
+    presence_penalty: number taken off the logits of generated tokens.
+    frequency_penalty: the same, for each time a token was generated.
+    suppress_tokens: ids that are never generated, for all rows.
+    logit_bias: numbers added to logits, by token id, for all rows.
+    bad_words: sequences of ids that are never completed, for all rows.
   """
 
   temperature: float | Sequence[float] = 0.0
@@ -35,6 +41,12 @@ class Sampling:
   min_p: float | Sequence[float] = 0.0
   repetition_penalty: float | Sequence[float] = 1.0
   no_repeat_ngram_size: int = 0
+  min_new_tokens: int | Sequence[int] = 0
+  presence_penalty: float | Sequence[float] = 0.0
+  frequency_penalty: float | Sequence[float] = 0.0
+  suppress_tokens: Sequence[int] = ()
+  logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+  bad_words: Sequence[Sequence[int]] = ()
 
   def warp_spec(self) -> warp_lib.WarpSpec:
     """The static switches these values need."""
@@ -45,6 +57,12 @@ class Sampling:
       min_p=bool(np.any(np.asarray(self.min_p) > 0)),
       repetition_penalty=bool(np.any(np.asarray(self.repetition_penalty) != 1)),
       no_repeat_ngram_size=self.no_repeat_ngram_size,
+      min_new_tokens=bool(np.any(np.asarray(self.min_new_tokens) > 0)),
+      presence_penalty=bool(np.any(np.asarray(self.presence_penalty) != 0)),
+      frequency_penalty=bool(np.any(np.asarray(self.frequency_penalty) != 0)),
+      suppress_tokens=len(self.suppress_tokens) > 0,
+      logit_bias=len(self.logit_bias) > 0,
+      bad_words=len(self.bad_words) > 0,
     )
 
   def idle(self) -> str:
@@ -65,6 +83,7 @@ class Sampling:
     max_new_tokens: int | Sequence[int],
     eos_ids: Sequence[int] = (),
     rule: Mapping[str, np.ndarray] = types.MappingProxyType({}),
+    spec: warp_lib.WarpSpec | None = None,
   ) -> base.Controls:
     """Traced controls for a batch.
 
@@ -73,11 +92,15 @@ class Sampling:
       max_new_tokens: one budget or one for each row.
       eos_ids: end tokens; empty to ignore them.
       rule: dials of the verification rule, arrays of one value or one a row.
+      spec: switches of the warp that reads them; by default `warp_spec()`.
 
     Returns:
-      `base.Controls` with every field [B].
+      `base.Controls` with every field [B] but the lists, whose lengths are
+      padded to powers of two (`eos_ids` to at least 1, words to at least 4
+      tokens, the others to at least 8).
     """
     batch = row_key.shape[0]
+    spec = spec or self.warp_spec()
 
     def rows(value, dtype):
       return np.broadcast_to(np.asarray(value, dtype), (batch,))
@@ -85,15 +108,68 @@ class Sampling:
     # Numpy arrays: a compiled program transfers them faster than `jnp` does.
     return base.Controls(
       row_key=row_key,
-      temperature=rows(self.temperature, np.float32),
+      temperature=rows(_float32(self.temperature), np.float32),
       top_k=rows(self.top_k, np.int32),
       top_p=rows(self.top_p, np.float32),
       min_p=rows(self.min_p, np.float32),
       repetition_penalty=rows(self.repetition_penalty, np.float32),
       max_new_tokens=rows(max_new_tokens, np.int32),
-      eos_ids=np.asarray(list(eos_ids) or [-1], np.int32),
+      eos_ids=_padded(eos_ids, 1),
       rule={name: rows(dial, dial.dtype) for name, dial in rule.items()},
+      min_new_tokens=(
+        rows(self.min_new_tokens, np.int32) if spec.min_new_tokens else None
+      ),
+      presence_penalty=(
+        rows(self.presence_penalty, np.float32)
+        if spec.presence_penalty
+        else None
+      ),
+      frequency_penalty=(
+        rows(self.frequency_penalty, np.float32)
+        if spec.frequency_penalty
+        else None
+      ),
+      lists=self._lists(spec),
     )
+
+  def _lists(self, spec: warp_lib.WarpSpec) -> base.TokenLists | None:
+    """The lists that a warp reads, padded; None where it reads none."""
+    if not (spec.suppress_tokens or spec.logit_bias or spec.bad_words):
+      return None
+    suppressed = bias_ids = bias = words = None
+    if spec.suppress_tokens:
+      suppressed = _padded(self.suppress_tokens)
+    if spec.logit_bias:
+      bias_ids = _padded(list(self.logit_bias))
+      bias = np.zeros(bias_ids.shape, np.float32)
+      bias[: len(self.logit_bias)] = list(self.logit_bias.values())
+    if spec.bad_words:
+      longest = max(map(len, self.bad_words), default=0)
+      shape = bucket(len(self.bad_words)), bucket(longest, 4)
+      words = np.full(shape, -1, np.int32)
+      for row, word in zip(words, self.bad_words, strict=False):
+        row[len(row) - len(word) :] = word
+    return base.TokenLists(suppressed, bias_ids, bias, words)
+
+
+def bucket(count: int, least: int = 8) -> int:
+  """The length that a list of `count` entries is padded to."""
+  # 0 to 8: 8, 9 to 16: 16, 17 to 32: 32
+  return max(least, 1 << max(count - 1, 0).bit_length())
+
+
+def _padded(ids: Sequence[int], least: int = 8) -> np.ndarray:
+  """int32 ids with -1 behind them up to a bucket."""
+  # [5, 6, 7]: [5 6 7 -1 -1 -1 -1 -1]
+  padded = np.full((bucket(len(ids), least),), -1, np.int32)
+  padded[: len(ids)] = list(ids)
+  return padded
+
+
+def _float32(temperature: float | Sequence[float]) -> np.ndarray:
+  """Temperatures that float32 can hold, those it flushes being 0."""
+  given = np.minimum(np.asarray(temperature, np.float64), warp_lib.HOTTEST)
+  return np.where(given < warp_lib.COLDEST, 0.0, given)
 
 
 def row_keys(seed: int, ids: Sequence[int]) -> base.Array:

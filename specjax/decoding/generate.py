@@ -326,8 +326,7 @@ def _verify(
 
 def _histories(recipe: Recipe, draft: base.Draft):
   """Draft tokens on each slot's path, where the warp looks at history."""
-  spec = recipe.warp
-  if not (spec.repetition_penalty or spec.no_repeat_ngram_size):
+  if not recipe.warp.reads_path:
     return None, None
   if draft.tree is None:
     return warp_lib.chain_paths(draft.tokens)

@@ -41,14 +41,16 @@ def put(
 def put_controls(
   controls: base.Controls, layout: mesh_lib.Layout | None
 ) -> base.Controls:
-  """Places `Controls`: rows by row, end tokens everywhere."""
+  """Places `Controls`: rows by row, lists of tokens everywhere."""
   if layout is None:
     return controls
   spec = layout.rows(controls.temperature.shape[0])
-  eos_ids = put(controls.eos_ids, layout)
-  return put(controls.replace(eos_ids=None), layout, spec).replace(
-    eos_ids=eos_ids
-  )
+  shared = {
+    'eos_ids': put(controls.eos_ids, layout),
+    'lists': put(controls.lists, layout),
+  }
+  rows = controls.replace(eos_ids=None, lists=None)
+  return put(rows, layout, spec).replace(**shared)
 
 
 def to_host(tree: base.PyTree) -> base.PyTree:

@@ -1,6 +1,6 @@
 """Settings of a decoding job: what `--config.field=value` can change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import json
 from typing import Any
@@ -17,8 +17,11 @@ from specjax.decoding.sampling import SAMPLERS
 from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.distributed import mesh as mesh_lib
 from specjax.inference import assemble
+from specjax.inference import token_lists
+from specjax.inference import value_ranges
 from specjax.inference import verifier_sources
 from specjax.inference.moved import check_moved
+from specjax.inference.value_ranges import LISTS
 
 DTYPES = ('float32', 'bfloat16', 'w8a8', 'stored')
 COSTS = ('auto', 'measure', 'rule')
@@ -31,6 +34,9 @@ PER_PROMPT = (
   'top_p',
   'min_p',
   'repetition_penalty',
+  'min_new_tokens',
+  'presence_penalty',
+  'frequency_penalty',
   'max_new_tokens',
   'seed',
 )
@@ -76,24 +82,39 @@ class DecodeConfig:
     temperature: divisor of the logits before sampling; 0 is greedy decoding.
     top_k: number of likeliest tokens that are kept; 0 keeps every token.
     top_p: least total probability of the likeliest tokens that are kept, above
-      0 and at most 1; 1 keeps every token.
+      0 and at most 1; 1 keeps every token. Exact ties with the least likely of
+      them are kept too, as for top_k.
     min_p: least probability of a kept token, as a share of the likeliest
       token's, from 0 to 1; 0 keeps every token.
-    repetition_penalty: penalty on tokens that occurred before, above 0; 1 is
-      none.
+    repetition_penalty: penalty on tokens that occurred before, the prompt's
+      included, above 0; 1 is none.
     no_repeat_ngram_size: length of n-grams, in tokens, that may not occur
       twice; 0 allows every repetition.
+    presence_penalty: number taken off the logits of tokens that the answer has
+      already; the prompt does not count.
+    frequency_penalty: number taken off a token's logit for each time that the
+      answer has it already; the prompt does not count.
+    logit_bias: numbers added to the logits of tokens, as JSON from token ids,
+      {"5":-2.5}.
+    suppress_tokens: ids that are never generated, as a JSON list.
+    bad_words: sequences that are never generated, as a JSON list of strings or
+      lists of token ids. A string stands for its tokens at the beginning of a
+      text and behind a space; other spellings of it are not found. The prompt's
+      tokens count as a beginning. An end token alone is ignored.
     num_beams: hypotheses of a beam search, which is not speculative; 1 is no
       search.
     length_penalty: power of the length that divides scores of a beam search.
     early_stopping: end of a beam search. true ends it with `num_beams` finished
       hypotheses; false, when the best running one scores no better at its
       present length; never, when it could not at any length.
+    min_new_tokens: new tokens of an answer before which no end token comes.
     max_new_tokens: most new tokens of an answer. Programs are compiled for
       budgets of up to 32, 64, 128, 192, 256, 384, 512, ... tokens.
     num_return_sequences: number of answers to each prompt.
-    ignore_eos: whether decoding goes on behind end tokens, up to
+    ignore_eos: whether decoding goes on behind the model's end tokens, up to
       `max_new_tokens`.
+    stop_token_ids: ids that end an answer beside the model's own, as a JSON
+      list. The answer's last token is the one that ended it.
     batch_size: number of rows that are decoded together, one a prompt and
       answer. Fewer are filled up to 1, 4, 8, 16, ... rows, so that another
       number of prompts seldom compiles anew.
@@ -127,12 +148,19 @@ class DecodeConfig:
   min_p: float = 0.0
   repetition_penalty: float = 1.0
   no_repeat_ngram_size: int = 0
+  presence_penalty: float = 0.0
+  frequency_penalty: float = 0.0
+  logit_bias: str = ''
+  suppress_tokens: str = ''
+  bad_words: str = ''
   num_beams: int = 1
   length_penalty: float = 1.0
   early_stopping: str = validation.choice('false', beam.EARLY_STOPPING)
+  min_new_tokens: int = 0
   max_new_tokens: int = 128
   num_return_sequences: int = 1
   ignore_eos: bool = False
+  stop_token_ids: str = ''
   batch_size: int = 8
   seed: int = 0
   stop: str = ''
@@ -164,14 +192,16 @@ class DecodeConfig:
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
     check_moved(vars(self))  # Also one assigned to afterwards.
-    for name in (*_WHOLE, *_REAL):
+    for name in (*value_ranges.WHOLE, *value_ranges.REAL):
       given = getattr(self, name)
       if np.ndim(given) and name not in PER_PROMPT:
         raise ValueError(f'{name} takes one value, not {len(given)}.')
-    for name, lowest in _WHOLE.items():
+    for name, lowest in value_ranges.WHOLE.items():
       validation.each_whole(name, getattr(self, name), lowest)
-    for name, (good, what) in _REAL.items():
+    for name, (good, what) in value_ranges.REAL.items():
       validation.each(name, getattr(self, name), good, what)
+    for name, parse in LISTS.items():
+      parse(name, getattr(self, name))
     self.rule()
     options_lib.validate_all(self.drafters, drafter_registry.entries())
     options_lib.validate_all(self.verifiers, verifier_registry.entries())
@@ -205,15 +235,16 @@ class DecodeConfig:
   def _check_beams(self) -> None:
     if self.num_beams == 1:
       return
-    for name, plain in (
-      ('temperature', 0),
-      ('repetition_penalty', 1),
-      ('no_repeat_ngram_size', 0),
-    ):
-      if np.any(np.asarray(getattr(self, name)) != plain):
+    for name, plain in value_ranges.NOT_WITH_BEAMS.items():
+      given = getattr(self, name)
+      if name in LISTS:
+        changed = bool(LISTS[name](name, given))
+      else:
+        changed = bool(np.any(np.asarray(given) != plain))
+      if changed:
         raise ValueError(
           f'A beam search (num_beams={self.num_beams}) scores the target as it '
-          f'is; leave {name} at {plain}.'
+          f'is; leave {name} {"at " * (name not in LISTS)}{plain}.'
         )
     if self.num_return_sequences > self.num_beams:
       raise ValueError(
@@ -279,32 +310,24 @@ class DecodeConfig:
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(Sampling)
     }
-    if rows is not None:
-      values = {name: per_row(value, rows) for name, value in values.items()}
+    for name in values:
+      if name in LISTS:
+        values[name] = LISTS[name](name, values[name])
+      elif rows is not None:
+        values[name] = per_row(values[name], rows)
     return Sampling(**values)
+
+  def end_ids(self, model_ids: Sequence[int]) -> tuple[int, ...]:
+    """The ids that end an answer.
+
+    Args:
+      model_ids: the target's own, which `ignore_eos` leaves out.
+    """
+    own = () if self.ignore_eos else tuple(model_ids)
+    given = token_lists.ids('stop_token_ids', self.stop_token_ids)
+    return tuple(dict.fromkeys((*own, *given)))
 
 
 def per_row(value: Any, rows: int | Sequence[int]) -> Any:
   """Values of the given prompts, if there is one for each."""
   return value if np.ndim(value) == 0 else np.asarray(value)[rows]
-
-
-_WHOLE = {
-  'num_draft': 0,
-  'corpus_tokens': 2,
-  'top_k': 0,
-  'no_repeat_ngram_size': 0,
-  'num_beams': 1,
-  'max_new_tokens': 0,
-  'num_return_sequences': 1,
-  'batch_size': 1,
-  'seed': 0,
-}
-
-_REAL: dict[str, tuple[Callable[[float], bool], str]] = {
-  'temperature': (lambda v: 0 <= v < np.inf, '0 or more'),
-  'top_p': (lambda v: 0 < v <= 1, 'above 0 and at most 1'),
-  'min_p': (lambda v: 0 <= v <= 1, 'between 0 and 1'),
-  'repetition_penalty': (lambda v: 0 < v < np.inf, 'above 0'),
-  'length_penalty': (lambda v: abs(v) < np.inf, 'a number'),
-}

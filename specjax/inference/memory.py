@@ -275,7 +275,9 @@ def _state_bytes(target, source, decode, batch, width, budget) -> int:
       costs=costs_lib.rule(made, batch),
       script=jnp.zeros((batch, budget), jnp.int32),
     )
-    controls = Sampling().controls(row_keys(0, range(batch)), budget)
+    controls = Sampling().controls(
+      row_keys(0, range(batch)), budget, spec=made.recipe.warp
+    )
     return generate_lib.start(
       made.recipe, made.params(data), prompt, controls, max_new_tokens=budget
     )

@@ -24,6 +24,7 @@ from specjax.inference import encoding
 from specjax.inference import keywords
 from specjax.inference import prompt_checks
 from specjax.inference import sources
+from specjax.inference import token_lists
 from specjax.inference.batching import Job
 from specjax.inference.batching import layout_rows
 from specjax.inference.batching import Row
@@ -67,6 +68,7 @@ def plan(
   config = _configured(config, settings)
   model = sources.as_target(model, lambda name: load_target(name, config))
   model_lib.check_target(model)
+  config = token_lists.resolved(config, model)
   source = _source(model, drafter, config)
   encoded = encoding.encode(model, prompts, config)
   prompt_checks.check_per_prompt(config, len(encoded))
@@ -92,7 +94,7 @@ def plan(
     params=_place(assembled.params(data), model.layout),
     config=config,
     tokenizer=model.tokenizer,
-    eos_ids=() if config.ignore_eos else tuple(model.eos_ids),
+    eos_ids=config.end_ids(model.eos_ids),
     rows=rows,
     batches=batches,
     batch_size=batch_size,

@@ -168,7 +168,9 @@ def middle_state(
   prompt = base.Prompt(
     np.ones((rows, width), np.int32), np.full((rows,), width, np.int32)
   )
-  controls = Sampling().controls(row_keys(0, range(rows)), width, rule=rule)
+  controls = Sampling().controls(
+    row_keys(0, range(rows)), width, rule=rule, spec=recipe.warp
+  )
   return _start(recipe, params, prompt, controls, max_new_tokens=width)
 
 

@@ -39,7 +39,7 @@ def tree(
   Returns:
     `Draft` of N nodes; a node is `EMPTY` where q offers nothing more.
   """
-  logits = drawing.warped(logits, context, style)
+  logits = drawing.warped(logits, context, style, *drawing.unseen(logits))
   depth = np.asarray(topology.depth[1:]) - 1
   rank = np.asarray(topology.rank[1:])
   # Paths 0 1 00 01, the best tokens a b at depth 1 and c d at depth 2:

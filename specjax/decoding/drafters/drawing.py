@@ -95,6 +95,19 @@ def warped(
   return warp_lib.warp(style.warp, logits, context, *history)
 
 
+def unseen(logits: base.Array) -> tuple[None, base.Array]:
+  """History of slots that do not see the draft tokens in front of them.
+
+  Args:
+    logits: [B, n, V], of slots at depths 0, 1, ...
+
+  Returns:
+    (None, int32 [B, n]): the tokens are unknown, but not how many they are.
+  """
+  depth = jnp.arange(logits.shape[1], dtype=jnp.int32)
+  return None, jnp.broadcast_to(depth, logits.shape[:2])
+
+
 def _tokens(logits, context, slots, style: Style):
   """int32 [B, n], drawn from warped logits [B, n, V] of slots [n]."""
   keys = slot_keys(style.noise, context, slots)
@@ -195,7 +208,7 @@ def chain(
       same.
     style: way of drawing tokens.
   """
-  logits = warped(logits, context, style)
+  logits = warped(logits, context, style, *unseen(logits))
   tokens = _tokens(logits, context, jnp.arange(logits.shape[1]), style)
   log_probs = jax.nn.log_softmax(logits) if style.needs_log_probs else None
   return base.Draft(tokens, log_probs)

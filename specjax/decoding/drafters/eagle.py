@@ -181,7 +181,9 @@ def tree(
         fed = _Fed(index, tokens, states, context.length)
         logits, states, cache = _grow(net, params, cache, level, fed)
       rows = spread(logits, net.config.output_ids, vocab_size)
-      rows = drawing.warped(rows, context, style)
+      # All nodes of a level follow `index` tokens, which `rows` do not show.
+      depth = jnp.full(rows.shape[:2], index, jnp.int32)
+      rows = drawing.warped(rows, context, style, None, depth)
       found = candidates.offered(
         rows,
         context,

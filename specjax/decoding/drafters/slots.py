@@ -52,9 +52,8 @@ def draw(
     style: way of drawing tokens.
   """
   there = jnp.cumprod(there, axis=1).astype(bool)
-  has_history = style.warp.repetition_penalty or style.warp.no_repeat_ngram_size
   if style.noise == 'argmax' and not (
-    style.needs_log_probs or has_history or style.allowed_tokens
+    style.needs_log_probs or style.warp.moves_argmax or style.allowed_tokens
   ):
     logits, ids = spec_drafter.at_head(spec.config, logits, spec.vocab_size)
     tokens = ids[sampling.argmax(logits)]

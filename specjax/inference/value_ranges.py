@@ -1,0 +1,57 @@
+"""Values that settings of decoding may have."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from specjax.inference import token_lists
+
+# Settings that name tokens, and the functions that read them.
+LISTS: dict[str, Callable[[str, Any], Any]] = {
+  'stop_token_ids': token_lists.ids,
+  'suppress_tokens': token_lists.ids,
+  'logit_bias': token_lists.biases,
+  'bad_words': token_lists.words,
+}
+
+# Settings that a beam search does not follow, and their values in one.
+NOT_WITH_BEAMS = {
+  'temperature': 0,
+  'repetition_penalty': 1,
+  'no_repeat_ngram_size': 0,
+  'presence_penalty': 0,
+  'frequency_penalty': 0,
+  'min_new_tokens': 0,
+  'logit_bias': 'empty',
+  'suppress_tokens': 'empty',
+  'bad_words': 'empty',
+}
+
+WHOLE = {
+  'num_draft': 0,
+  'corpus_tokens': 2,
+  'top_k': 0,
+  'no_repeat_ngram_size': 0,
+  'num_beams': 1,
+  'min_new_tokens': 0,
+  'max_new_tokens': 0,
+  'num_return_sequences': 1,
+  'batch_size': 1,
+  'seed': 0,
+}
+
+_CHANGE = (
+  lambda v: abs(v) <= token_lists.LARGEST_CHANGE,
+  'a number from -1e30 to 1e30',
+)
+
+REAL: dict[str, tuple[Callable[[float], bool], str]] = {
+  'temperature': (lambda v: 0 <= v < np.inf, '0 or more'),
+  'top_p': (lambda v: 0 < v <= 1, 'above 0 and at most 1'),
+  'min_p': (lambda v: 0 <= v <= 1, 'between 0 and 1'),
+  'repetition_penalty': (lambda v: 0 < v < np.inf, 'above 0'),
+  'presence_penalty': _CHANGE,
+  'frequency_penalty': _CHANGE,
+  'length_penalty': (lambda v: abs(v) < np.inf, 'a number'),
+}
