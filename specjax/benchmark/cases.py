@@ -235,7 +235,7 @@ def batches(
   widths = text_lib.widths(
     [max(len(prompts[i].tokens) for i in group) for group in groups]
   )
-  eos_ids = () if config.ignore_eos else target.eos_ids
+  eos_ids = config.end_ids(target.eos_ids)
   made = []
   for start, (group, width) in enumerate(zip(groups, widths, strict=True)):
     tokens, lengths = text_lib.pad([prompts[i].tokens for i in group], width)

@@ -18,6 +18,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -254,7 +255,9 @@ def _gap(case, batch, row, expected, got) -> float | None:
   padded[0, :at] = expected[:at]
   one = jax.tree.map(lambda x: x[row : row + 1], batch.prompt)
   controls = jax.tree.map(lambda x: x[row : row + 1], batch.controls)
-  controls = controls.replace(eos_ids=batch.controls.eos_ids)
+  controls = controls.replace(
+    eos_ids=batch.controls.eos_ids, lists=batch.controls.lists
+  )
   recipe = case.recipe
   scores = np.asarray(
     _scores(
@@ -282,10 +285,15 @@ def _scores(lm, spec, params, prompt, controls, *, new, at):
   scored, _ = lm.extend(
     params, prefilled.cache, block, slots=jnp.full((1, 1), at)
   )
-  given = 1 if lm.is_encoder_decoder else prompt.length[0]
-  length = jnp.full((1,), given + at, jnp.int32)
-  tokens = jnp.zeros((1, capacity), jnp.int32)
-  context = base.Context(tokens, length, length, controls)
+  # Penalties read the history: the prompt, then the new tokens before `at`.
+  given = jnp.ones((1,), jnp.int32)
+  tokens = jnp.full((1, 1), lm.start_id or 0, jnp.int32)
+  if not lm.is_encoder_decoder:
+    given, tokens = prompt.length, prompt.tokens
+  tokens = jnp.pad(tokens, ((0, 0), (0, capacity - tokens.shape[1])))
+  tokens = lax.dynamic_update_slice(tokens, new, (0, given[0]))
+  length = given + at
+  context = base.Context(tokens, length, given, controls)
   scores = warp_lib.warp(spec, scored.logits, context)[:, 0]
   if spec.sampled:
     keys = sampling.position_keys(

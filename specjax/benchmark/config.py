@@ -1,6 +1,6 @@
 """Settings of a benchmark, changed by `--config.field=value`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import itertools
 import math
@@ -235,6 +235,10 @@ class BenchmarkConfig:
     return Sampling(
       temperature=float(temperature), top_k=self.top_k, top_p=self.top_p
     )
+
+  def end_ids(self, model_ids: Sequence[int]) -> tuple[int, ...]:
+    """The ids that end an answer, of those that the target has."""
+    return () if self.ignore_eos else tuple(model_ids)
 
 
 # Least values of whole numbers.

@@ -5,9 +5,10 @@ a verifier or the loop. Only so can it judge them.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,21 +62,35 @@ def confined(lm: base.CachedLM, symbols: tuple[int, ...]) -> base.CachedLM:
 
 
 def next_law(
-  lm: Any, params: base.PyTree, prompt: Sequence[int], temperature: float
+  lm: base.CachedLM,
+  params: base.PyTree,
+  sampling: Sampling,
+  prompt: Sequence[int],
+  end_ids: Sequence[int] = (),
 ) -> np.ndarray:
-  """The target's law of the next token, float64 [V]."""
-  logits = _first_logits(lm, params, repeat(prompt, 1))[0, 0]
-  logits = np.asarray(logits, np.float64) / (temperature or 1.0)
-  weights = np.exp(logits - logits.max())
-  return weights / weights.sum()
+  """The target's law of the next token, float64 [V].
 
+  Penalties and forbidden tokens count; filters do not, as they apply anew to
+  the symbols that are left of the vocabulary.
 
-@functools.partial(jax.jit, static_argnums=0)
-def _first_logits(lm, params, prompt):
-  width = prompt.tokens.shape[1]
-  prefilled = lm.prefill(params, prompt, capacity=width + 4)
-  block = prefilled.last_token[:, None]
-  return lm.extend(params, prefilled.cache, block)[0].logits
+  Args:
+    lm: language model of the target.
+    params: parameters of the target.
+    sampling: temperature above 0, and penalties.
+    prompt: ids.
+    end_ids: ids that end a text.
+  """
+  open_ = dataclasses.replace(sampling, top_k=0, top_p=1.0, min_p=0.0)
+  law = _path_laws(
+    lm,
+    open_.warp_spec(),
+    params,
+    repeat(prompt, 1),
+    jnp.zeros((1, 0), jnp.int32),
+    open_.controls(row_keys(0, [0]), 1, end_ids),
+  )
+  law = np.asarray(law, np.float64)[0, 0]
+  return law / law.sum()
 
 
 def choose_symbols(
@@ -107,7 +122,7 @@ def enumerate_law(
     prompt: ids.
     symbols: ids the target is confined to.
     length: number of tokens of the continuations.
-    end_ids: end tokens of the model.
+    end_ids: ids that end a text.
   """
   ends = set(end_ids)
   # With symbols (5, 9, 1), end token 1 and length 3, paths are what can stand

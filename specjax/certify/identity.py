@@ -44,6 +44,11 @@ class Subject(NamedTuple):
   prompts: Sequence[Sequence[int]]
   broken: str = ''
 
+  @property
+  def end_ids(self) -> tuple[int, ...]:
+    """The ids that end a text."""
+    return self.config.end_ids(self.target.eos_ids)
+
   def assembled(
     self, temperature: float, num_draft: int, allowed: tuple = ()
   ) -> assemble.Assembled:

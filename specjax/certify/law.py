@@ -77,7 +77,7 @@ def sample(
     sampling: temperature above 0, filters and penalties.
     prompt: ids.
     law: law whose symbols and length are used.
-    end_ids: end tokens of the model.
+    end_ids: ids that end a text.
     samples: number of continuations to draw.
     seed: seed of the draws.
     rule: dials of the rule, one value each; nested dicts of arrays.
@@ -194,7 +194,7 @@ def test(
     sampling: warp with which `law` was enumerated.
     prompt: ids.
     law: exact law, from `enumerate_law`.
-    end_ids: end tokens of the model.
+    end_ids: ids that end a text.
     samples: number of continuations to draw.
     false_alarm: chance that an exact method fails this test.
     seed: seed of the draws.

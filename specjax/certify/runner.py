@@ -38,6 +38,7 @@ from specjax.decoding.drafters.entry import Source
 from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
+from specjax.inference import token_lists
 
 
 def certify(
@@ -66,6 +67,7 @@ def certify(
     `verdict.Certificate`.
   """
   config.validate()
+  config = token_lists.resolved(config, target)
   for note in config.idle():
     warnings.warn(note, stacklevel=2)
 

@@ -80,14 +80,18 @@ def make(subject: Subject, progress: Progress) -> list[Trial]:
   scored = []
   for number, prompt in enumerate(subject.prompts[:CANDIDATES]):
     law = exact_law.next_law(
-      target.lm, target.params, prompt, config.temperature
+      target.lm,
+      target.params,
+      config.sampling_at(config.temperature),
+      prompt,
+      subject.end_ids,
     )
     entropy = -np.sum(law * np.log(np.maximum(law, 1e-30)))
     scored.append((-entropy, number, law))
   chosen = sorted(scored, key=lambda row: row[:2])[: config.law_prompts]
   # The sum of the laws ranks tokens that are likely after any of the prompts.
   symbols = exact_law.choose_symbols(
-    sum(law for _, _, law in chosen), config.symbols, target.eos_ids
+    sum(law for _, _, law in chosen), config.symbols, subject.end_ids
   )
   assembled = _shortened(subject, symbols)
   params = subject.params(assembled)
@@ -131,7 +135,7 @@ def _shortened(subject: Subject, symbols) -> assemble.Assembled:
     return subject.assembled(config.temperature, longest, symbols)
   except ValueError:
     # A tree of the user's has its own depth; it stays if its texts are few.
-    ends = set(subject.target.eos_ids)
+    ends = set(subject.end_ids)
     inner = len([symbol for symbol in symbols if symbol not in ends])
     if inner ** (made.plan.max_path + 1) <= MOST_TEXTS:
       return made
@@ -168,7 +172,7 @@ def _law(subject, number, symbols, longest, progress) -> exact_law.Law:
     subject.prompts[number],
     symbols=symbols,
     length=longest + 2,
-    end_ids=subject.target.eos_ids,
+    end_ids=subject.end_ids,
   )
 
 
@@ -176,7 +180,7 @@ def _with_others(subject, first: Trial, progress) -> list[Trial]:
   """The rule with drafters of our own, of the same shape."""
   config, target = subject.config, subject.target
   plan = first.assembled.plan
-  ends = set(target.eos_ids)
+  ends = set(subject.end_ids)
   # An end token would cut texts short of the slots where rules err.
   symbols = tuple(i for i in first.law.symbols if i not in ends)[:3]
   if len(symbols) < 2 or not plan.num_draft:
@@ -269,7 +273,7 @@ def run(
     config.sampling_at(config.temperature),
     trial.prompt,
     trial.law,
-    subject.target.eos_ids,
+    subject.end_ids,
     samples=config.samples,
     false_alarm=config.false_alarm / number_of(config),
     # Other draws than the method's, or a control would be flagged because its

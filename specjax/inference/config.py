@@ -230,6 +230,11 @@ class DecodeConfig:
         for name in ('length_penalty', 'early_stopping')
         if getattr(self, name) != getattr(type(self), name)
       ]
+    if np.any(np.asarray(self.min_new_tokens) > self.max_new_tokens):
+      notes.append(
+        'min_new_tokens is above max_new_tokens: no end token comes before the '
+        'budget is spent.'
+      )
     return [note for note in notes if note]
 
   def _check_beams(self) -> None:

@@ -6,6 +6,7 @@ import difflib
 # Names of the same settings in other libraries.
 ELSEWHERE = {
   'assistant_model': 'drafter',
+  'bad_words_ids': 'bad_words',
   'beam_size': 'num_beams',
   'beam_width': 'num_beams',
   'draft_length': 'num_draft',
@@ -16,6 +17,8 @@ ELSEWHERE = {
   'max_length': 'max_new_tokens',
   'max_output_tokens': 'max_new_tokens',
   'max_tokens': 'max_new_tokens',
+  'min_length': 'min_new_tokens',
+  'min_tokens': 'min_new_tokens',
   'n': 'num_return_sequences',
   'num_assistant_tokens': 'num_draft',
   'num_samples': 'num_return_sequences',
@@ -29,7 +32,7 @@ ELSEWHERE = {
 # Settings that have another form here.
 INSTEAD = {
   'do_sample': 'temperature: 0 is greedy and above 0 samples',
-  'eos_token_id': 'ignore_eos, or stop; the end tokens are those of the model',
+  'eos_token_id': 'ignore_eos, stop_token_ids or stop; the model has its own',
   'prompt': 'the prompts as the second argument',
   'stream': 'one prompt a call: answers come when all are decoded',
   'tokenizer': 'a model with its tokenizer (see specjax.Model.from_lm)',

@@ -53,6 +53,9 @@ def _batch(warps, **settings):
     top_p=column('top_p', 1.0),
     min_p=column('min_p', 0.0),
     repetition_penalty=column('repetition_penalty', 1.0),
+    min_new_tokens=column('min_new_tokens', 0),
+    presence_penalty=column('presence_penalty', 0.0),
+    frequency_penalty=column('frequency_penalty', 0.0),
     **settings,
   )
   controls = settings.controls(
@@ -66,6 +69,7 @@ def _law(target, prompt, values, encoder_decoder):
   table = np.asarray(target['table'], np.float64)
   source = np.asarray(target['source'], np.float64)
   start = (0,) if encoder_decoder else prompt
+  values = {'prompt_length': len(start), 'end_ids': (END,)} | values
 
   def model(prefix):
     before = prefix[-2] if len(prefix) > 1 else VOCAB
@@ -103,12 +107,14 @@ def p_value(
     encoder_decoder: whether the target is one.
     tables: parameters of target and drafter.
     warps: settings of the rows, each with every prompt.
-    **settings: further fields of `Sampling`, and the dials `lenience`, `wish`
-      and `bug` of a rule.
+    **settings: further fields of `Sampling`, the lists of tokens among them,
+      and the dials `lenience`, `wish` and `bug` of a rule.
 
   Returns:
     The p-value of all rows together.
   """
+  lists = ('logit_bias', 'bad_words', 'suppress_tokens')
+  lists = {name: settings[name] for name in lists if name in settings}
   cells, prompt, controls = _batch(warps, **settings)
   params = generate_lib.Params(*tables)
   got = jax.device_get(decode(params, prompt, controls))
@@ -125,7 +131,7 @@ def p_value(
     for tokens in rows[cell :: len(cells)]:
       seen[tokens] = seen.get(tokens, 0) + 1
     part, cells_seen = references.chi_square(
-      seen, _law(tables[0], given, values, encoder_decoder)
+      seen, _law(tables[0], given, values | lists, encoder_decoder)
     )
     statistic, freedom = statistic + part, freedom + cells_seen
   return stats.chi2.sf(statistic, freedom)

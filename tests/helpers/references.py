@@ -28,21 +28,15 @@ def warp(
   top_p=1.0,
   min_p=0.0,
   repetition_penalty=1.0,
-  no_repeat_ngram_size=0,
+  **before,
 ):
   """The adjusted distribution [V] of one slot, in the documented order."""
   x = np.array(logits, np.float64)
+  for token, bias in before.pop('logit_bias', {}).items():
+    x[token] += bias
   for token in set(history):
     x[token] *= repetition_penalty if x[token] < 0 else 1 / repetition_penalty
-  size = no_repeat_ngram_size
-  if size:
-    history = list(history)
-    tail = (
-      history[len(history) - size + 1 :] if len(history) >= size - 1 else None
-    )
-    for start in range(len(history) - size + 1):
-      if history[start : start + size - 1] == tail:
-        x[history[start + size - 1]] = -np.inf
+  x = _processed(x, list(history), **before)
   if temperature == 0:
     return np.eye(len(x))[int(np.argmax(x))]
   x = x / temperature
@@ -57,6 +51,37 @@ def warp(
     p = softmax(x)
     x = np.where(p >= min_p * p.max(), x, -np.inf)
   return softmax(x)
+
+
+def _processed(
+  x,
+  history,
+  prompt_length=0,
+  end_ids=(),
+  *,
+  frequency_penalty=0.0,
+  presence_penalty=0.0,
+  no_repeat_ngram_size=0,
+  bad_words=(),
+  min_new_tokens=0,
+  suppress_tokens=(),
+):
+  """Logits after the processors behind the repetition penalty."""
+  generated = history[prompt_length:]
+  for token in set(generated):
+    x[token] -= frequency_penalty * generated.count(token) + presence_penalty
+  size = no_repeat_ngram_size
+  windows = [tuple(history[i : i + size]) for i in range(len(history))]
+  # A repeated n-gram is a bad word that stands in the history already.
+  seen = [word for word in windows if size and len(word) == size]
+  for word in (*bad_words, *seen):
+    begin = list(word[:-1])
+    if history[len(history) - len(begin) :] == begin:
+      x[word[-1]] = -np.inf
+  if len(generated) < min_new_tokens:
+    x[list(end_ids)] = -np.inf
+  x[list(suppress_tokens)] = -np.inf
+  return x
 
 
 def _normalised(weights, fallback):
