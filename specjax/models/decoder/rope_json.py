@@ -19,43 +19,89 @@ _ROPE_KINDS = {
   'yarn': ('factor', 'beta_fast', 'beta_slow', 'attention_factor'),
 }
 
+# Types of layers, in the order in which settings of both are returned.
+_LAYERS = ('full_attention', 'sliding_attention')
+
 
 def read(config: Mapping) -> tuple:
-  """Returns the rotary settings of (full layers, windowed layers or None)."""
+  """Returns the rotary settings of (full layers, windowed layers or None).
+
+  A file with both spellings is read as transformers 5 reads it: a
+  `rope_scaling` that is not empty replaces `rope_parameters` as a whole; of
+  Gemma 3 it is laid over those of the full layers.
+  """
   kind = config['model_type']
-  given = config.get('rope_parameters')
+  for name in ('rope_parameters', 'rope_scaling'):
+    if not isinstance(config.get(name) or {}, dict):
+      raise ValueError(
+        f'{name} must be an object with a rope_type, not {config[name]!r}.'
+      )
+  _check_partial(config)
+  given = config.get('rope_parameters') or {}
+  older = config.get('rope_scaling') or {}
   if kind == 'gemma3_text':
-    given = given or {}
-    full = given.get('full_attention') or config.get('rope_scaling') or {}
-    local = given.get('sliding_attention') or {}
-    return (
-      _rope(full, config.get('rope_theta', 1e6), config),
-      _rope(local, config.get('rope_local_base_freq', 1e4), config),
-    )
-  settings = given or config.get('rope_scaling') or {}
-  if not isinstance(settings, dict):
-    raise ValueError(
-      f'rope_parameters must be an object with a rope_type, not {settings!r}.'
-    )
+    return _by_layer(given, older, config)
+  _check_flat(older or given, kind)
+  # Phi's spelling, which transformers 5 reads of every model.
+  outer = 'original_max_position_embeddings'
+  moved = {outer: config[outer]} if outer in config else {}
   theta = config.get('rope_theta', 5e5 if kind == 'bitnet' else 1e4)
-  return _rope(settings, theta, config), None
+  return _rope((older or given) | moved, theta, config), None
+
+
+def _by_layer(given, older, config) -> tuple:
+  """The settings of Gemma 3, which has some for each type of layer."""
+  if given and not set(given) & set(_LAYERS):
+    raise ValueError(
+      f'rope_parameters of gemma3_text must hold {" and ".join(_LAYERS)}, not '
+      f'{", ".join(given)}.'
+    )
+  full, local = (given.get(name) or {} for name in _LAYERS)
+  for name, settings in zip(_LAYERS, (full, local), strict=True):
+    if not isinstance(settings, dict):
+      raise ValueError(
+        f'rope_parameters.{name} must be an object with a rope_type, not '
+        f'{settings!r}.'
+      )
+  if not full:
+    full = {'rope_type': 'default'}
+  # transformers 5 reads it beside the layers, and writes it inside of them.
+  if not all(x.get('truncate', True) for x in (given, full, local, older)):
+    raise ValueError('truncate=false is not supported in a gemma3_text model.')
+  return (
+    _rope(full | older, config.get('rope_theta', 1e6), config),
+    _rope(local, config.get('rope_local_base_freq', 1e4), config),
+  )
+
+
+def _check_flat(settings, kind) -> None:
+  """Raises ValueError for settings by layer, which only Gemma 3 has."""
+  for name in _LAYERS:
+    if name in settings:
+      raise ValueError(
+        f'rotary settings of their own for {name} are not supported in a '
+        f'{kind} model; give one object with a rope_type.'
+      )
+
+
+def _check_partial(settings) -> None:
+  part = settings.get('partial_rotary_factor')
+  if part not in (None, 1):
+    raise ValueError(
+      f'partial_rotary_factor is not supported; only 1.0 is, not {part!r}.'
+    )
 
 
 def _rope(settings, theta, config) -> Rope:
-  kind = settings.get('rope_type') or settings.get('type') or 'default'
-  if kind not in _ROPE_KINDS:
+  kind = settings.get('rope_type', settings.get('type', 'default'))
+  if not isinstance(kind, str) or kind not in _ROPE_KINDS:
     raise ValueError(
       f'rope type {kind!r} is not supported; supported are '
       f'{", ".join(_ROPE_KINDS)}.'
     )
-  if settings.get('partial_rotary_factor', 1.0) != 1.0:
-    raise ValueError(
-      'partial_rotary_factor is not supported; only 1.0 is, not '
-      f'{settings["partial_rotary_factor"]}.'
-    )
-  original = (
-    settings.get('original_max_position_embeddings')
-    or config['max_position_embeddings']
+  _check_partial(settings)
+  original = settings.get(
+    'original_max_position_embeddings', config['max_position_embeddings']
   )
   if kind in ('llama3', 'yarn'):
     for name, value in (
@@ -65,7 +111,7 @@ def _rope(settings, theta, config) -> Rope:
       validation.whole(name, value, 1)
   if kind == 'yarn':
     settings = _yarn(settings, config['max_position_embeddings'] / original)
-  given = {'rope_theta': settings.get('rope_theta') or theta}
+  given = {'rope_theta': settings.get('rope_theta', theta)}
   given |= {name: settings.get(name) for name in _ROPE_KINDS[kind]}
   for name, value in given.items():
     validation.number(name, value)
