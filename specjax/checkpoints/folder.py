@@ -223,10 +223,14 @@ def _restore_orbax(where, path, leaf):
   return dict(tensor_names.flat(tree))[path]
 
 
-def _dtype(leaves) -> str:
-  """Compute dtype in which parameters stay as they are stored."""
-  matrices = (x for x in leaves.values() if len(x.shape) > 1)
-  return 'bfloat16' if next(matrices).dtype == 'BF16' else 'float32'
+def _dtype(raw: dict, leaves: dict) -> str:
+  """Compute dtype that config.json states, else that of the widest weights."""
+  stated = hf.stated_dtype(raw)
+  if stated is None:
+    kinds = [safetensors.DTYPES[leaf.dtype] for leaf in leaves.values()]
+    narrow = all(kind == jnp.bfloat16 for kind in kinds)
+    stated = 'bfloat16' if narrow else 'float32'
+  return stated
 
 
 def describe(folder: str) -> Any:
@@ -240,12 +244,13 @@ def describe(folder: str) -> Any:
   Raises:
     OSError, ValueError: as for `load`.
   """
-  config = hf.parse_config(hf.read_config(folder))
+  raw = hf.read_config(folder)
+  config = hf.parse_config(raw)
   try:
     config, leaves, _ = open_folder(folder, config)
   except FileNotFoundError:
     return config
-  return models.replace(config, dtype=_dtype(leaves))
+  return models.replace(config, dtype=_dtype(raw, leaves))
 
 
 def load(
@@ -259,8 +264,8 @@ def load(
 
   Args:
     folder: holds config.json, and weights of one of the three kinds.
-    dtype: dtype of parameters and computing, 'float32' or 'bfloat16'. None:
-      bfloat16 if the matrices are stored so, else float32.
+    dtype: dtype of parameters and computing, 'float32' or 'bfloat16'. None: the
+      one that config.json states, else that of the widest weights.
     layout: devices of the parameters; the default device if None. A process
       reads what its devices hold.
     scale: name of the scales of matrices in eight bits; see `quantize`.
@@ -272,8 +277,8 @@ def load(
   Raises:
     FileNotFoundError, ValueError: one sentence naming the file or tensor.
   """
-  config = hf.parse_config(hf.read_config(folder))
-  config, leaves, _ = open_folder(folder, config)
+  raw = hf.read_config(folder)
+  config, leaves, _ = open_folder(folder, hf.parse_config(raw))
   for leaf in leaves.values():
     stored = safetensors.DTYPES[leaf.dtype]
     if not jnp.issubdtype(stored, jnp.floating):
@@ -281,7 +286,7 @@ def load(
         f'the tensor {leaf.origin} in {folder} has type {stored}, but only '
         'floating-point weights are read.'
       )
-  dtype = dtype or _dtype(leaves)
+  dtype = dtype or _dtype(raw, leaves)
   dtype = jnp.dtype(dtype).name
   config = models.replace(config, dtype=dtype)
   if layout is not None:

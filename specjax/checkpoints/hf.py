@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 from safetensors import SafetensorError
@@ -22,6 +23,17 @@ from specjax.models.common import cpu_layout
 
 _WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
+# Spellings of config.json -> the dtype that is computed in: sixteen bits of
+# float16 fit into float32 alone.
+_STATED_DTYPES = {
+  'bfloat16': 'bfloat16',
+  'float32': 'float32',
+  'float': 'float32',
+  'float16': 'float32',
+  'half': 'float32',
+  'float64': 'float32',
+  'double': 'float32',
+}
 
 
 def read_json(folder: str, name: str) -> dict | None:
@@ -90,6 +102,29 @@ def parse_config(config: Mapping[str, Any]) -> Any:
       f'config.json of this {config["model_type"]} model has a setting of a '
       f'kind that it must not have ({error}).'
     ) from None
+
+
+def stated_dtype(config: Mapping[str, Any]) -> str | None:
+  """The compute dtype that config.json asks for, or None if it states none.
+
+  Args:
+    config: parsed file; `dtype` goes before `torch_dtype`, the older spelling.
+
+  Raises:
+    ValueError: it is no dtype.
+  """
+  for name in ('dtype', 'torch_dtype'):
+    given = config.get(name)
+    if given is None:
+      continue
+    stated = given.removeprefix('torch.') if isinstance(given, str) else given
+    if not isinstance(stated, str) or stated not in _STATED_DTYPES:
+      raise ValueError(
+        f'{name} in config.json must be one of '
+        f'{", ".join(_STATED_DTYPES)}, not {given!r}.'
+      )
+    return _STATED_DTYPES[stated]
+  return None
 
 
 def weight_files(folder: str) -> dict:
@@ -201,7 +236,7 @@ def save_hf(
   os.makedirs(folder, exist_ok=True)
   tensors = to_hf(params, config)
   made = config_to_hf(config)
-  made['dtype'] = str(next(iter(tensors.values())).dtype)
+  made['dtype'] = jnp.result_type(*tensors.values()).name
   if generation is None:
     generation = {
       key: made[key]

@@ -50,8 +50,9 @@ def load(
       `params/`, or the arrays of T5X) and tokenizer files, or
       `organisation/name` on the Hugging Face hub.
     dtype: 'float32' or 'bfloat16', for parameters, computing and cache; None:
-      bfloat16 if the weights are stored so, else float32. 'w8a8': float32, but
-      matrix products of weights and activations in eight bits.
+      the one that config.json states (`dtype`, or `torch_dtype`), else that of
+      the widest weights. 'w8a8': float32, but matrix products of weights and
+      activations in eight bits.
     hidden_layers: states that `lm` returns; see `models.make_lm`.
     layout: a mesh to put the parameters on (see `mesh.make_layout`); a
       process then reads what its devices hold, and `lm` runs on all of them.

@@ -12,6 +12,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from specjax import models
+from specjax.checkpoints import folder as folder_lib
 from specjax.checkpoints import hf
 from specjax.checkpoints import load as loading
 from tests.helpers import hidden
@@ -89,6 +90,46 @@ def test_dtypes(folder, params):
   assert whole.params['norm']['weight'].dtype == jnp.float32
   with pytest.raises(ValueError, match='dtype must be'):
     loading.load(folder, dtype='int8')
+
+
+@pytest.mark.parametrize(
+  'stated, narrow, wanted',
+  [
+    # The tables' matrix comes first in the file and decides nothing.
+    ({}, ('embed_tokens',), 'float32'),
+    ({}, ('layers',), 'float32'),
+    ({}, ('',), 'bfloat16'),
+    ({'dtype': 'bfloat16'}, (), 'bfloat16'),
+    ({'torch_dtype': 'torch.float32'}, ('',), 'float32'),
+    ({'torch_dtype': 'float16'}, ('',), 'float32'),
+    ({'dtype': 'float32', 'torch_dtype': 'bfloat16'}, ('',), 'float32'),
+    ({'dtype': None, 'torch_dtype': 'bfloat16'}, (), 'bfloat16'),
+  ],
+)
+def test_dtype_is_the_stated_one_else_the_widest(
+  folder, stated, narrow, wanted
+):
+  def rounded(tensors):
+    for name in tensors:
+      if any(part in name for part in narrow):
+        tensors[name] = tensors[name].astype(jnp.bfloat16)
+
+  change_tensors(folder, rounded)
+  path = folder / 'config.json'
+  raw = json.loads(path.read_text())
+  raw.pop('dtype')
+  path.write_text(json.dumps(raw | stated))
+  model = loading.load(folder)
+  assert model.config.dtype == wanted
+  assert {x.dtype.name for x in jax.tree.leaves(model.params)} == {wanted}
+  assert folder_lib.describe(str(folder)).dtype == wanted
+
+
+@pytest.mark.parametrize('stated', ['int8', 'auto', 7, {'': 'float32'}])
+def test_a_strange_dtype_in_config_json(folder, stated):
+  change(folder, 'config.json', dtype=stated)
+  with pytest.raises(ValueError, match='dtype in config.json must be one of'):
+    loading.load(folder)
 
 
 def test_shards(folder, params):

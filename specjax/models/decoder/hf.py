@@ -65,6 +65,8 @@ def language_part(config: dict) -> dict:
   if (config.get('architectures') or [images]) != [images]:
     return config
   outer = {key: config[key] for key in _OUTER if config.get(key) is not None}
+  if {'dtype', 'torch_dtype'} & set(outer):
+    inner = inner | {'dtype': None, 'torch_dtype': None}
   return (
     _GEMMA3
     | inner
