@@ -21,6 +21,7 @@ from specjax.decoding.drafters.entry import Source
 from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
+from specjax.inference import looping
 
 # Committed tokens at which costs are measured.
 _WIDTH = 64
@@ -51,6 +52,7 @@ class Case(NamedTuple):
     num_draft: draft length K as asked for; 0 for plain decoding.
     temperature, batch_size: values of the config's sweep.
     tree: shape of the drafts; '' for chains.
+    exempt: whether acceptance counts inside of loops too; see `looping`.
   """
 
   assembled: assemble.Assembled
@@ -60,6 +62,7 @@ class Case(NamedTuple):
   temperature: float
   batch_size: int
   tree: str = ''
+  exempt: bool = False
 
   def controls(self, batch: PromptBatch) -> base.Controls:
     """The batch's controls, with the dials of this case's rule."""
@@ -153,7 +156,13 @@ def plain(
     assemble.target_of(target), None, settings, rows=batch_size
   )
   return Case(
-    assembled, DraftData(), assembled.params(), 0, temperature, batch_size
+    assembled,
+    DraftData(),
+    assembled.params(),
+    0,
+    temperature,
+    batch_size,
+    exempt=looping.is_exempt(assembled, config.ignore_eos),
   )
 
 
@@ -209,6 +218,7 @@ def speculative(
     temperature,
     batch_size,
     tree,
+    looping.is_exempt(assembled, config.ignore_eos),
   )
   # A short run would spend longer on measuring costs than it saves by them.
   decides = costs_lib.decide(assembled, mode, dtype)
@@ -225,24 +235,41 @@ def batches(
   config: Any,
   sampling: Sampling,
   batch_size: int,
+  apart: Sequence[int] = (),
 ) -> list[PromptBatch]:
-  """Groups prompts in order; the last group is filled from the beginning."""
-  # 5 prompts at batch 2: groups [0, 1], [2, 3], [4, 0]. Full batches keep the
-  # shapes, and so the programs, the same.
-  count = -(-len(prompts) // batch_size) * batch_size
-  order = [i % len(prompts) for i in range(count)]
-  groups = [order[i : i + batch_size] for i in range(0, count, batch_size)]
+  """Groups prompts in order; the last group is filled from the beginning.
+
+  Args:
+    prompts: prompts to decode.
+    target: model that decodes them.
+    config: `BenchmarkConfig` or `CertifyConfig`.
+    sampling: settings of the rows.
+    batch_size: number of rows of every batch.
+    apart: numbers of prompts that have batches of their own, which come last.
+  """
+  # 5 prompts at batch 2: groups [0, 1], [2, 3], [4, 0]; with prompt 2 apart
+  # [0, 1], [3, 4], [2, 2]. Full batches keep the shapes, and so the programs,
+  # the same.
+  groups, ids = [], []
+  usual = [i for i in range(len(prompts)) if i not in set(apart)]
+  for chosen in filter(None, (usual, list(apart))):
+    # Prompts that fill the last batch get noise of their own, and others the
+    # same noise wherever they stand.
+    spare = -len(chosen) % batch_size
+    order = [*chosen, *(chosen[i % len(chosen)] for i in range(spare))]
+    names = [*chosen, *range(len(prompts), len(prompts) + spare)]
+    for begin in range(0, len(order), batch_size):
+      groups.append(order[begin : begin + batch_size])
+      ids.append(names[begin : begin + batch_size])
   widths = text_lib.widths(
     [max(len(prompts[i].tokens) for i in group) for group in groups]
   )
   eos_ids = config.end_ids(target.eos_ids)
   made = []
-  for start, (group, width) in enumerate(zip(groups, widths, strict=True)):
+  for group, names, width in zip(groups, ids, widths, strict=True):
     tokens, lengths = text_lib.pad([prompts[i].tokens for i in group], width)
-    # Prompts that fill the last batch get noise of their own.
-    ids = np.arange(start * batch_size, (start + 1) * batch_size)
     controls = sampling.controls(
-      row_keys(config.seed, ids), config.max_new_tokens, eos_ids
+      row_keys(config.seed, np.array(names)), config.max_new_tokens, eos_ids
     )
     prompt = base.Prompt(jnp.asarray(tokens), jnp.asarray(lengths))
     if target.layout is not None:

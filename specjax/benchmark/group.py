@@ -4,12 +4,15 @@ A gain is a ratio of two times. Taken by turns, both see the same state of the
 machine (its clock speed, its other load), which cancels in the ratio.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from specjax.benchmark import cases as cases_lib
+from specjax.benchmark import check as check_lib
 from specjax.benchmark import measure as measure_lib
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import rows as rows_lib
+from specjax.inference import looping
 
 
 class Group(NamedTuple):
@@ -19,8 +22,11 @@ class Group(NamedTuple):
     request: `BenchmarkRequest` of the run.
     setup: models and prompts of the request.
     cases: ways to decode, plain decoding first.
-    batches: prompts, in batches.
+    batches: prompts that are timed, in batches.
     log_fn: callback with a line of progress.
+    looping: prompts whose plain answer loops, in batches of their own: they
+      are decoded and checked, and not timed.
+    note: 'with loops' where such prompts are timed too, else ''.
   """
 
   request: request_lib.BenchmarkRequest
@@ -28,6 +34,40 @@ class Group(NamedTuple):
   cases: list[cases_lib.Case]
   batches: list[cases_lib.PromptBatch]
   log_fn: request_lib.LogFn
+  looping: Sequence[cases_lib.PromptBatch] = ()
+  note: str = ''
+
+  @property
+  def every_batch(self) -> list[cases_lib.PromptBatch]:
+    """All batches, the timed ones first."""
+    return [*self.batches, *self.looping]
+
+  @property
+  def is_exempt(self) -> bool:
+    """Whether prompts are timed wherever their answers loop."""
+    drafting = [case for case in self.cases if case.drafts]
+    return all(case.exempt for case in drafting or self.cases)
+
+  def without_loops(self, generations: Sequence) -> 'Group':
+    """The group with looping prompts apart.
+
+    Args:
+      generations: `Generation` of plain decoding for each batch.
+    """
+    answers = {}
+    for batch, made in zip(self.batches, generations, strict=True):
+      for row, number in enumerate(batch.rows):
+        answers.setdefault(number, check_lib.new_tokens(made, row))
+    order = sorted(answers)
+    sound, note = looping.timed([answers[number] for number in order])
+    apart = sorted(set(order) - {order[place] for place in sound})
+    if self.is_exempt or note or not apart:
+      return self._replace(note='' if self.is_exempt else note)
+    self.log_fn(f'{len(apart)} answers end in a loop and are not timed')
+    plain = self.plain
+    made = self.setup.batches(plain.temperature, plain.batch_size, apart)
+    count = -(-len(sound) // plain.batch_size)
+    return self._replace(batches=made[:count], looping=made[count:])
 
   @property
   def config(self) -> Any:
@@ -51,6 +91,8 @@ class Group(NamedTuple):
       'dtype': self.config.dtype,
       'quantize': self.config.quantize[0],
       'num_prompts': len(self.setup.prompts),
+      'timed_prompts': len({i for b in self.batches for i in b.rows}),
+      'timing_note': self.note,
       'mode': 'speculative' if num_draft else 'plain',
     }
 

@@ -71,16 +71,23 @@ class Measured(NamedTuple):
 
   Attributes:
     engine: engine that ran.
-    results: results by batch: `generate.Generation` of numpy arrays, or the
-      answers of a peer.
+    results: results by timed batch: `generate.Generation` of numpy arrays, or
+      the answers of a peer.
     timings: fields of `Timing`, float64 [repetitions, batches, 3].
     peak: `memory.Peak` of one pass.
+    untimed: results of the further batches, which are not timed.
   """
 
   engine: Engine
   results: list
   timings: np.ndarray
   peak: memory.Peak
+  untimed: Sequence = ()
+
+  @property
+  def every(self) -> list:
+    """Results of all batches, the timed ones first."""
+    return [*self.results, *self.untimed]
 
   @property
   def seconds(self) -> np.ndarray:
@@ -135,6 +142,8 @@ def engine(
   config: Any,
   room: Callable[[int], int],
   continuations: Sequence[base.Array] | None = None,
+  *,
+  programs: dict | None = None,
 ) -> Engine:
   """Compiles a case for the widths of its batches.
 
@@ -145,21 +154,27 @@ def engine(
     room: function of a prompt width that returns the capacity.
     continuations: new tokens of plain decoding, int32 [B, N] for each batch;
       needed by simulated drafters.
+    programs: programs of this case by prompt width, which are added to.
   """
+  programs = {} if programs is None else programs
   params = [
     case.params_for(continuations[i] if continuations else None)
     for i in range(len(batches))
   ]
-  programs, temporary, whole = {}, 0, 0
+  widths = {}
   begin = time.perf_counter()
   for batch, given in zip(batches, params, strict=True):
     width = batch.prompt.tokens.shape[1]
     if width not in programs:
       static = dict(max_new_tokens=config.max_new_tokens, capacity=room(width))
-      start, run = programs[width] = _compile(case, given, batch, static)
-      whole = max(whole, *(_bytes(p, given)[1] for p in (start, run)))
-      temporary = max(temporary, _bytes(run, given)[0])
+      programs[width] = _compile(case, given, batch, static)
+    widths[width] = given
   seconds = time.perf_counter() - begin
+  temporary, whole = 0, 0
+  for width, given in widths.items():
+    start, run = programs[width]
+    whole = max(whole, *(_bytes(p, given)[1] for p in (start, run)))
+    temporary = max(temporary, _bytes(run, given)[0])
   every = jnp.int32(config.max_new_tokens)
 
   def call(index: int):
@@ -226,6 +241,8 @@ def measure(
   config: Any,
   log_fn: Callable[[str], None] = lambda text: None,
   seen: Callable[[list[Measured]], None] = lambda measured: None,
+  *,
+  untimed: int = 0,
 ) -> list[Measured]:
   """Runs all engines over all batches, taking turns.
 
@@ -235,6 +252,7 @@ def measure(
     config: `BenchmarkConfig`.
     log_fn: callback with a line of progress.
     seen: callback with what is known after every repetition but the last.
+    untimed: number of further batches, which are decoded once.
 
   Returns:
     `Measured` for each engine.
@@ -242,11 +260,11 @@ def measure(
 
   def known(repetitions: int) -> list[Measured]:
     return [
-      Measured(item, results[i], timings[:repetitions, i], peaks[i])
+      Measured(item, results[i], timings[:repetitions, i], peaks[i], more[i])
       for i, item in enumerate(engines)
     ]
 
-  results, peaks = [], []
+  results, peaks, more = [], [], []
   for item in engines:
     log_fn(f'warming up {item.label}')
     memory.reset_peak()
@@ -254,6 +272,7 @@ def measure(
       outputs = [item.run(index)[1] for index in range(num_batches)]
     results.append(outputs)
     peaks.append(memory.peak())
+    more.append([item.run(num_batches + i)[1] for i in range(untimed)])
   timings = np.zeros((config.repetitions, len(engines), num_batches, 3))
   # A collection takes milliseconds and would fall into some engine's time.
   gc.collect()

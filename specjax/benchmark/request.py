@@ -72,12 +72,12 @@ class Setup(NamedTuple):
   config: BenchmarkConfig
 
   def batches(
-    self, temperature: float, batch_size: int
+    self, temperature: float, batch_size: int, apart: Sequence[int] = ()
   ) -> list[cases_lib.PromptBatch]:
-    """The prompts in batches."""
+    """The prompts in batches; `apart` as in `cases.batches`."""
     sampling = self.config.sampling(temperature)
     return cases_lib.batches(
-      self.prompts, self.target, self.config, sampling, batch_size
+      self.prompts, self.target, self.config, sampling, batch_size, apart
     )
 
   def plain(self, temperature: float, batch_size: int) -> cases_lib.Case:

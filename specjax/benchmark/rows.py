@@ -1,7 +1,7 @@
 """Rows of results, computed from timings and counts."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,20 +14,56 @@ from specjax.benchmark.parts import Parts
 from specjax.decoding import stats
 
 
-def counts_of(case: Case, generations: Sequence) -> stats.Counts:
-  """Drafted, accepted and emitted tokens of a case, over all rows."""
-  return stats.add(
-    [
-      stats.count_row(
-        g.rounds.drafted[row],
-        g.rounds.accepted[row],
-        g.rounds.emitted[row],
-        int(g.num_tokens[row]),
-        case.recipe.drafter.max_path,
+class Counted(NamedTuple):
+  """Counts of a case.
+
+  Attributes:
+    timed: counts of all rows that were timed, also of those that filled up the
+      last batch.
+    every: counts of every prompt once, also of prompts whose plain answer loops
+      and which are not timed.
+  """
+
+  timed: stats.Counts
+  every: stats.Counts
+
+
+def counts_of(
+  case: Case, generations: Sequence, batches: Sequence = ()
+) -> stats.Counts:
+  """Drafted, accepted and emitted tokens of a case.
+
+  Args:
+    case: case that decoded.
+    generations: its `Generation`s.
+    batches: batches of these, to count every prompt once; () counts all rows.
+  """
+  counts, seen = [], set()
+  for index, g in enumerate(generations):
+    for row in range(len(g.num_tokens)):
+      number = batches[index].rows[row] if batches else (index, row)
+      if number in seen:
+        continue
+      seen.add(number)
+      counts.append(
+        stats.count_row(
+          g.rounds.drafted[row],
+          g.rounds.accepted[row],
+          g.rounds.emitted[row],
+          int(g.num_tokens[row]),
+          case.recipe.drafter.max_path,
+          tokens=check_lib.new_tokens(g, row),
+          exempt=case.exempt,
+        )
       )
-      for g in generations
-      for row in range(len(g.num_tokens))
-    ]
+  return stats.add(counts)
+
+
+def counted(case: Case, measured: Measured, batches: Sequence) -> Counted:
+  """Counts of a measured case; `batches` are all its batches, timed or not."""
+  return Counted(
+    counts_of(case, measured.results),
+    counts_of(case, measured.every, batches),
   )
 
 
@@ -109,9 +145,24 @@ def _or_none(value) -> float | None:
   return float(value) or None
 
 
-def drafting(counts: stats.Counts) -> dict[str, Any]:
-  """Fields of a row on drafts: counts and rates of acceptance."""
-  return counts.as_dict()
+def drafting(
+  counts: stats.Counts, every: stats.Counts | None = None
+) -> dict[str, Any]:
+  """Fields of a row on drafts: counts and rates of acceptance.
+
+  Args:
+    counts: counts of the rows that were timed.
+    every: counts of every prompt, which the rates of acceptance and the share
+      of loops are taken from; None takes `counts`.
+  """
+  found = counts.as_dict()
+  rates = (every or counts).as_dict()
+  return found | {name: rates[name] for name in _OF_EVERY_PROMPT}
+
+
+_OF_EVERY_PROMPT = (
+  'acceptance_rate acceptance_rate_with_loops acceptance_by_position loop_share'
+).split()
 
 
 def _rounds_of(measured: Measured) -> int:
@@ -142,13 +193,14 @@ def time_of_parts(measured: Measured, parts: Parts | None) -> dict[str, Any]:
 def acceptance(
   case: Case, counts: stats.Counts, *, by_slot: bool = False
 ) -> cost_model.Acceptance:
-  """Acceptance of a case's drafts, by slot or at the mean rate."""
+  """Acceptance of a case's drafts before loops, by slot or the mean rate."""
+  found = counts.without_loops
   mean = counts.acceptance_rate or 0.0
   rates = counts.acceptance_by_position if by_slot else [mean]
   return cost_model.Acceptance(
     # A slot that was never tested takes the mean.
     [mean if rate is None else rate for rate in rates],
-    counts.num_draft_rounds / max(counts.num_target_calls, 1),
+    found.num_draft_rounds / max(found.num_target_calls, 1),
     len(case.recipe.widths) > 1,
   )
 
@@ -157,7 +209,7 @@ def prediction(
   case: Case,
   measured: Measured,
   plain: Measured,
-  counts: stats.Counts,
+  counts: Counted,
   parts: Parts | None,
   max_draft: int,
 ) -> dict[str, Any]:
@@ -170,22 +222,22 @@ def prediction(
   the formula's, so that it differs from the measured speed-up by the loop's own
   costs alone. The best K is looked for up to `max_draft`.
   """
-  if parts is None or not case.drafts or counts.acceptance_rate is None:
+  timed, alpha = counts.timed, counts.every.acceptance_rate
+  if parts is None or not case.drafts or alpha is None:
     return {}
-  alpha, k = counts.acceptance_rate, case.num_draft
-  accepted = acceptance(case, counts)
+  k, accepted = case.num_draft, acceptance(case, counts.every)
   expected = cost_model.Round(
     accepted.tokens(k), parts.block / parts.step, parts.draft / parts.step
   )
   # Rows of a batch share a round, so tokens a round of the batch count here.
   rounds = max(_rounds_of(measured), 1)
   counted = expected._replace(
-    tokens=counts.num_tokens / rounds / case.batch_size
+    tokens=timed.num_tokens / rounds / case.batch_size
   )
   gain = (
     float(plain.seconds[:, 2].sum())
     / float(measured.seconds[:, 2].sum())
-    * counts.num_tokens
+    * timed.num_tokens
     / max(tokens_by_batch(plain).sum(), 1)
   )
   found = {

@@ -106,54 +106,72 @@ def _measure(group: group_lib.Group, environment: dict, seen: Keep) -> list:
     environment: result of `request.describe`; peers add their versions.
     seen: callback with the rows as they are after a repetition.
   """
-  config, batches = group.config, group.batches
   with contextlib.ExitStack() as stack:
-    engines, continuations = _engines(group)
+    group, engines, continuations = _engines(group)
+    config, batches = group.config, group.every_batch
     others = peers.start(group, stack, environment) + config.beside(group)
     engines += [engine for _, engine in others]
 
     def rows_so_far(measured):
       count, plain = len(group.cases), measured[0]
       cases = zip(group.cases, measured, strict=False)
-      made = [_row(group, *pair, plain) for pair in cases]
+      made = [_row(group, *pair, plain)[0] for pair in cases]
       for (about, _), found in zip(others, measured[count:], strict=True):
         made.append(about | group.measured(found, plain))
       seen(made)
 
     measured = measure_lib.measure(
-      engines, len(batches), config, group.log_fn, rows_so_far
+      engines,
+      len(group.batches),
+      config,
+      group.log_fn,
+      rows_so_far,
+      untimed=len(group.looping),
     )
   plain, by_width, runs = measured[0], {}, []
   for case, found in zip(group.cases, measured, strict=False):
     group.log_fn(f'timing the parts of {found.engine.label}, and checking it')
     row = _our_row(group, case, found, plain, continuations, by_width)
-    runs.append((row, batches, found.results))
+    runs.append((row, batches, found.every))
     memory_lib.release_programs()
   for (about, _), found in zip(
     others, measured[len(group.cases) :], strict=True
   ):
     row = peers.row(group, about, found, plain)
-    runs.append((row, batches, found.results))
+    runs.append((row, batches, found.every))
   return runs
 
 
-def _engines(group: group_lib.Group) -> tuple[list, list[jax.Array]]:
-  """(engines of the cases, plain continuations of the batches)."""
-  config, batches = group.config, group.batches
+def _engines(group: group_lib.Group) -> tuple[group_lib.Group, list, list]:
+  """(the group, looping prompts apart; engines; plain continuations)."""
+  config, programs = group.config, {}
 
   def room(width: int) -> int:
     return measure_lib.capacity(group.cases, width, config)
 
-  made, continuations = [], None
-  for number, case in enumerate(group.cases, 1):
-    group.log_fn(f'compiling {number} of {len(group.cases)}: {case.label}')
-    engine = measure_lib.engine(case, batches, config, room, continuations)
-    made.append(engine)
-    if continuations is None:
-      continuations = [
-        continuation(engine.run(i)[1], config) for i in range(len(batches))
-      ]
-  return made, continuations
+  def compiled(number, batches, script=None, **more):
+    case = group.cases[number]
+    group.log_fn(f'compiling {number + 1} of {len(group.cases)}: {case.label}')
+    return measure_lib.engine(case, batches, config, room, script, **more)
+
+  def plainly(batches):
+    engine = compiled(0, batches, programs=programs)
+    return engine, [engine.run(i)[1] for i in range(len(batches))]
+
+  plain, made = plainly(group.batches)
+  group = group.without_loops(made)
+  if group.looping:
+    # What plain decoding answers in these batches: elsewhere, other rows of a
+    # batch may round another way.
+    again, made = plainly(group.every_batch)
+    seconds = plain.compile_seconds + again.compile_seconds
+    plain = again._replace(compile_seconds=seconds)
+  script = [continuation(generation, config) for generation in made]
+  engines = [
+    compiled(number, group.every_batch, script)
+    for number in range(1, len(group.cases))
+  ]
+  return group, [plain, *engines], script
 
 
 def continuation(generation: Any, config: Any) -> jax.Array:
@@ -170,8 +188,8 @@ def _row(
   case: cases_lib.Case,
   found: measure_lib.Measured,
   plain: measure_lib.Measured,
-) -> dict[str, Any]:
-  """A row of one case, without the parts of its rounds and its check."""
+) -> tuple[dict[str, Any], rows_lib.Counted]:
+  """A row of one case, without parts and check; and the case's counts."""
   dials = case.assembled.dials()
   row = group.fields(case.name, case.verifier, case.num_draft) | {
     'engine': 'specjax',
@@ -182,8 +200,9 @@ def _row(
   }
   if case.passes:
     row['passes'] = case.passes
-  counts = rows_lib.counts_of(case, found.results)
-  return row | group.measured(found, plain, case) | rows_lib.drafting(counts)
+  counts = rows_lib.counted(case, found, group.every_batch)
+  row |= group.measured(found, plain, case)
+  return row | rows_lib.drafting(counts.timed, counts.every), counts
 
 
 def _our_row(
@@ -209,8 +228,7 @@ def _our_row(
       found.results,
       also=config.widths,
     )
-  row = _row(group, case, found, plain)
-  counts = rows_lib.counts_of(case, found.results)
+  row, counts = _row(group, case, found, plain)
   row |= rows_lib.time_of_parts(found, parts)
   row |= rows_lib.prediction(
     case, found, plain, counts, parts, config.max_draft
@@ -226,11 +244,11 @@ def _our_row(
 
 def _checked(group: group_lib.Group, case: cases_lib.Case, found, plain):
   """Checks a case, or its twin under a rule that gives equal tokens."""
-  config, batches = group.config, group.batches
+  config, batches = group.config, group.every_batch
   # The rule's noise decides. Keyed by position, the case's own tokens must be
   # plain decoding's; keyed by round, they are other draws of the same law.
   if check_lib.judged_alike(case) or not case.exact:
-    return check_lib.check(case, batches, plain.results, found.results, config)
+    return check_lib.check(case, batches, plain.every, found.every, config)
   twin = group.setup.case(
     case.source,
     case.temperature,
@@ -240,8 +258,8 @@ def _checked(group: group_lib.Group, case: cases_lib.Case, found, plain):
     verifier=check_lib.twin_verifier(case),
   )
   made = twin.decode(batches, config.max_new_tokens)
-  outcome = check_lib.check(twin, batches, plain.results, made, config)
-  void = check_lib.void(found.results)
+  outcome = check_lib.check(twin, batches, plain.every, made, config)
+  void = check_lib.void(found.every)
   if void:
     return void
   note = f'checked under {twin.verifier}'

@@ -112,7 +112,21 @@ class ResultRow:
     'operations',
     '{:.2f}',
   )
-  num_prompts: int = _field('prompts measured')
+  num_prompts: int = _field('prompts decoded')
+  timed_prompts: int = _field(
+    'prompts of the speed: those whose plain answer ends in no loop (a period '
+    'of at most 8 tokens, 4 times or more)',
+    'prompts',
+    terminal=3,
+  )
+  timing_note: str = _field(
+    'with loops: fewer than 3 prompts end in no loop, so that all are timed',
+    'timed',
+    terminal=2,
+  )
+  loop_share: float = _field(
+    'tokens of such loops over all tokens, of all prompts', 'loops', '{:.2f}'
+  )
   num_tokens: int = _field('new tokens of a pass over all batches')
   num_rounds: int = _field('target calls of the batches, prefill not counted')
   num_target_calls: int = _field(
@@ -125,7 +139,15 @@ class ResultRow:
     'num_tokens / num_target_calls', 'block efficiency', '{:.2f}', terminal=9
   )
   acceptance_rate: float = _field(
-    'num_accepted / num_tested', 'acceptance', '{:.3f}', terminal=5
+    'num_accepted / num_tested of all prompts, in the rounds before the second '
+    'period of a loop; in all rounds for random weights, simulated drafts and '
+    'ignored end tokens',
+    'acceptance',
+    '{:.3f}',
+    terminal=5,
+  )
+  acceptance_rate_with_loops: float = _field(
+    'the same in all rounds', 'with loops', '{:.3f}'
   )
   draft_acceptance_rate: float = _field(
     'num_accepted / num_drafted', 'draft acceptance', '{:.3f}'
@@ -134,7 +156,8 @@ class ResultRow:
     '1 + accepted tokens a drafting round (vLLM)'
   )
   acceptance_by_position: list = _field(
-    'accepted / tested for each draft slot', nested=True
+    'accepted / tested for each draft slot, in the rounds of acceptance_rate',
+    nested=True,
   )
   accepted_histogram: list = _field(
     'drafting rounds by number of accepted tokens', nested=True

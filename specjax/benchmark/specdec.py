@@ -126,7 +126,7 @@ class SpecDecConfig(BenchmarkConfig):
     if not self.num_beams:
       return []
     about = group.fields(f'beam-{self.num_beams}', 'search', 0)
-    engine = beam_engine(group.setup.target, self, group.batches)
+    engine = beam_engine(group.setup.target, self, group.every_batch)
     return [(about | {'engine': 'specjax', 'mode': 'beam'}, engine)]
 
   def finish(self, results: Any, log_fn: Callable[[str], None]) -> Any:

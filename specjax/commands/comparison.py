@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 import statistics
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from specjax.checkpoints import model as model_lib
 from specjax.commands import cli
@@ -11,6 +11,7 @@ from specjax.commands import statistics as run_statistics
 from specjax.distributed import processes
 from specjax.inference import batching
 from specjax.inference import generate as inference
+from specjax.inference import looping
 from specjax.inference import planning
 from specjax.inference import summary
 
@@ -85,59 +86,113 @@ def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
       or processes.from_first(time.perf_counter() - begin > SECONDS_OF_REPEATS)
     )
 
-  plain_answers, _, plain, speculative = by_turns(plain_job, job, is_done)
-  found = summary.summarize(plain_answers, plain, compile_seconds)
-  same = run_statistics.same_tokens(plain_answers, answers)
-  total = len(plain_answers)
-  tokens = sum(answer.counts.num_tokens for answer in answers[:total])
-  speed = tokens / speculative
+  turns = by_turns(plain_job, job, is_done)
+  plain, speed = turns.tokens_per_second
+  total, same = (
+    len(turns.plain),
+    run_statistics.same_tokens(turns.plain, answers),
+  )
+  found = summary.summarize(turns.plain, None, compile_seconds)
   found |= {
+    'seconds': turns.seconds[0],
+    'tokens_per_second': plain,
     'speculative_tokens_per_second': speed,
-    'speedup': speed / found['tokens_per_second'],
+    'speedup': speed / plain,
+    'timed_answers': turns.timed,
+    'timing_note': turns.note,
     'identical': same,
     'compared': total,
   }
   cli.note(
-    f'Plain decoding of {total} answers: {found["tokens_per_second"]:.1f} '
-    f'tokens/s, speculative {speed:.1f}: speed-up '
-    f'{found["speedup"]:.2f}; identical tokens: {same} of {total}'
-    f'{_about_identity(job)}.'
+    f'Plain decoding of {total} answers: {plain:.1f} tokens/s, speculative '
+    f'{speed:.1f}: speed-up {found["speedup"]:.2f}{turns.left_out}; identical '
+    f'tokens: {same} of {total}{_about_identity(job)}.'
   )
   return found
 
 
+class Turns(NamedTuple):
+  """Two ways to decode, timed by turns.
+
+  Attributes:
+    plain: answers of plain decoding, to all prompts.
+    answers: answers of the other job, to all prompts.
+    seconds: median seconds of either, over the answers that are timed.
+    tokens: tokens of either in these answers.
+    timed: number of these answers: those whose plain answer does not loop.
+    note: 'with loops' where others are timed too, else ''.
+  """
+
+  plain: list
+  answers: list
+  seconds: tuple[float, float]
+  tokens: tuple[int, int]
+  timed: int
+  note: str
+
+  @property
+  def tokens_per_second(self) -> tuple[float, float]:
+    """Speed of either."""
+    (plain, other), (time, other_time) = self.tokens, self.seconds
+    return plain / time, other / other_time
+
+  @property
+  def left_out(self) -> str:
+    """Answers that are not timed, in words; '' where all are."""
+    number = len(self.plain) - self.timed
+    if not number:
+      return self.note and f' ({self.note})'
+    return f' ({self.timed} answers; {number} more end in a loop)'
+
+
 def by_turns(
-  first: batching.Job, second: batching.Job, is_done: Callable[[int], bool]
-) -> tuple[list, list, float, float]:
+  plain: batching.Job, other: batching.Job, is_done: Callable[[int], bool]
+) -> Turns:
   """Decodes two jobs by turns, so that both see the same state of the machine.
 
   Args:
-    first: one job.
-    second: other job with the same batches.
-    is_done: function of the number of passes so far that ends them.
+    plain: job of plain decoding. Prompts whose answers loop are left out once
+      they are known, because any drafter that copies gains there.
+    other: other job with the same batches.
+    is_done: function of the number of timed passes so far that ends them.
 
   Returns:
-    (answers of the first, of the second, median seconds of either).
+    `Turns`.
   """
+  whole, seconds = _pass(plain, other)
+  passes, answers, note = [seconds], whole, ''
+  if not looping.is_exempt(other.assembled, other.config.ignore_eos):
+    # Blank rows have no answer and take no time.
+    live = [i for i, row in enumerate(plain.rows) if row.tokens]
+    places, note = looping.timed([whole[0][i].tokens for i in live])
+    if len(places) < len(live):
+      chosen = [live[i] for i in places]
+      plain, other = (batching.only(job, chosen) for job in (plain, other))
+      answers, seconds = _pass(plain, other)
+      passes = [seconds]
+  while not is_done(len(passes)):
+    passes.append(_pass(plain, other)[1])
+  medians = tuple(map(statistics.median, zip(*passes, strict=True)))
+  tokens = tuple(sum(a.counts.num_tokens for a in side) for side in answers)
+  return Turns(*whole, medians, tokens, len(answers[0]), note)
+
+
+def _pass(plain, other) -> tuple[list, list[float]]:
+  """(answers of either job, seconds of either) of one pass."""
   # Batch by batch: plain 1, speculative 1, plain 2, speculative 2 and so on.
   # Were one job to end before the other begins, the ratio would compare a cool
   # with a warm processor.
-  seconds = []
-  while not seconds or not is_done(len(seconds)):
-    batches = []
-    for pair in zip(
-      inference.stream(first), inference.stream(second), strict=True
-    ):
-      batches.append(pair)
-      cli.check_interrupt()
-    seconds.append(
-      [sum(one.seconds for one in jobs) for jobs in zip(*batches, strict=True)]
-    )
-  answers = [
-    [a for one in jobs for a in one.answers]
-    for jobs in zip(*batches, strict=True)
-  ]
-  return *answers, *map(statistics.median, zip(*seconds, strict=True))
+  batches = []
+  for pair in zip(
+    inference.stream(plain), inference.stream(other), strict=True
+  ):
+    batches.append(pair)
+    cli.check_interrupt()
+  sides = list(zip(*batches, strict=True))
+  return (
+    [[a for one in side for a in one.answers] for side in sides],
+    [sum(one.seconds for one in side) for side in sides],
+  )
 
 
 def _about_identity(job: batching.Job) -> str:

@@ -88,18 +88,17 @@ def _measure(job: batching.Job, plain_job: batching.Job) -> dict[str, Any]:
   compile_seconds = inference.warm_up(job)
   _show(job)
   compile_seconds += inference.warm_up(plain_job)
-  plain_answers, answers, plain, speculative = comparison.by_turns(
-    plain_job, job, lambda times: times == REPEATS
-  )
-  found = summary.summarize(answers, speculative, compile_seconds)
-  found['plain_tokens_per_second'] = (
-    sum(answer.counts.num_tokens for answer in plain_answers) / plain
-  )
-  found['speedup'] = (
-    found['tokens_per_second'] / found['plain_tokens_per_second']
-  )
-  found['identical'] = run_statistics.same_tokens(answers, plain_answers)
-  return found
+  turns = comparison.by_turns(plain_job, job, lambda times: times == REPEATS)
+  plain, speculative = turns.tokens_per_second
+  found = summary.summarize(turns.answers, None, compile_seconds)
+  return found | {
+    'seconds': turns.seconds[1],
+    'tokens_per_second': speculative,
+    'plain_tokens_per_second': plain,
+    'speedup': speculative / plain,
+    'timed': turns.left_out,
+    'identical': run_statistics.same_tokens(turns.answers, turns.plain),
+  }
 
 
 def _bundled(folder: pathlib.Path, role: str) -> str:
@@ -143,12 +142,11 @@ def _table(found: dict[str, Any], job: batching.Job, mode: str) -> str:
   rows = [
     ('plain', f'{found["plain_tokens_per_second"]:.0f} tokens/s ({mode})'),
     ('speculative', f'{found["tokens_per_second"]:.0f} tokens/s ({mode})'),
-    ('speed-up', f'{found["speedup"]:.2f}'),
+    ('speed-up', f'{found["speedup"]:.2f}{found["timed"]}'),
     ('block efficiency', run_statistics.number(found['block_efficiency'], 2)),
     (
       'acceptance rate',
-      run_statistics.number(found['acceptance_rate'], 3)
-      + f' ({slots} draft slots)',
+      run_statistics.acceptance(found, f'{slots} draft slots'),
     ),
     ('identical tokens', f'{found["identical"]} of {total}'),
   ]

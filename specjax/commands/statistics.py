@@ -56,13 +56,28 @@ def table(found: dict[str, Any]) -> str:
     ('compile seconds', f'{found["compile_seconds"]:.1f}'),
     ('target calls', f'{found["num_target_calls"]}'),
     ('block efficiency', number(found['block_efficiency'], 3)),
-    ('acceptance rate', number(found['acceptance_rate'], 3)),
+    ('acceptance rate', acceptance(found)),
     (
       'by position',
       ' '.join(number(x, 3) for x in found['acceptance_by_position']) or '-',
     ),
   ]
   return '\n'.join(f'  {name:<17} {value}' for name, value in rows)
+
+
+def acceptance(found: dict[str, Any], *notes: str) -> str:
+  """The acceptance rate in words, beside that with loops where they differ.
+
+  Args:
+    found: statistics from `summary.summarize`.
+    *notes: words to stand beside it.
+  """
+  # 0.312 (4 draft slots; with loops 0.847: 67% of the tokens)
+  rate, raw = found['acceptance_rate'], found['acceptance_rate_with_loops']
+  if rate != raw:
+    share = f'{found["loop_share"]:.0%} of the tokens'
+    notes += (f'with loops {number(raw, 3)}: {share}',)
+  return number(rate, 3) + (f' ({"; ".join(notes)})' if notes else '')
 
 
 def number(value: float | None, digits: int) -> str:

@@ -204,9 +204,10 @@ def measurer(parts: build.Run) -> Callable[[Any], dict] | None:
   """Makes `(params) -> dict` that decodes the held-out prompts.
 
   A drafter is measured by greedy speculative decoding with its teacher:
-  'acceptance_rate', 'block_efficiency', and 'accepted_at_d' for each depth d
-  that was tested. A target has no drafter yet and is measured by nothing but
-  its loss.
+  'acceptance_rate' and 'accepted_at_d' for each depth d that was tested, in
+  the rounds before an answer's loop (`stats`), 'acceptance_rate_with_loops' and
+  'block_efficiency' of all rounds, and the 'loop_share' of the tokens. A target
+  has no drafter yet and is measured by nothing but its loss.
 
   Returns:
     A function, or None where there is nothing to measure.
@@ -245,6 +246,8 @@ def measurer(parts: build.Run) -> Callable[[Any], dict] | None:
     }
     return {
       'acceptance_rate': counts.acceptance_rate or 0.0,
+      'acceptance_rate_with_loops': counts.acceptance_rate_with_loops or 0.0,
+      'loop_share': counts.loop_share or 0.0,
       'block_efficiency': counts.block_efficiency or 0.0,
     } | by_depth
 

@@ -1,7 +1,9 @@
 """Target calls and acceptance of a generation, counted on the host.
 
 Everything is counted after a row was cut at an end token, a stop string or
-its budget, from the trace that the loop keeps (`generate.Rounds`).
+its budget, from the trace that the loop keeps (`generate.Rounds`). An answer
+that ends by repeating itself (`loops`) counts towards acceptance only as far as
+its second period: any drafter that copies is right about the rest.
 
 References:
   Leviathan et al. 2023, section 3 (acceptance rate over *tested* positions:
@@ -13,6 +15,8 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+
+from specjax.decoding import loops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,9 @@ class Counts:
       correction replaced a drafted token.
     tested_by_position, accepted_by_position: the same by draft slot, [K].
     accepted_histogram: rounds by number of accepted tokens, [K + 1].
+    num_loop_tokens: tokens of ending loops, from the first period on.
+    unlooped: counts of the rounds before the second period of such loops; None
+      where they are all rounds. Rates of acceptance are those of `unlooped`.
   """
 
   num_tokens: int = 0
@@ -40,6 +47,8 @@ class Counts:
   tested_by_position: tuple[int, ...] = ()
   accepted_by_position: tuple[int, ...] = ()
   accepted_histogram: tuple[int, ...] = ()
+  num_loop_tokens: int = 0
+  unlooped: 'Counts | None' = None
 
   @property
   def block_efficiency(self) -> float | None:
@@ -47,9 +56,25 @@ class Counts:
     return _ratio(self.num_tokens, self.num_target_calls)
 
   @property
+  def without_loops(self) -> 'Counts':
+    """Counts of the rounds before the second period of ending loops."""
+    return self if self.unlooped is None else self.unlooped
+
+  @property
   def acceptance_rate(self) -> float | None:
-    """Accepted over tested, or None if nothing was tested."""
+    """Accepted over tested before loops, or None if nothing was tested."""
+    found = self.without_loops
+    return _ratio(found.num_accepted, found.num_tested)
+
+  @property
+  def acceptance_rate_with_loops(self) -> float | None:
+    """Accepted over tested in all rounds, or None if nothing was tested."""
     return _ratio(self.num_accepted, self.num_tested)
+
+  @property
+  def loop_share(self) -> float | None:
+    """Tokens of ending loops over all tokens, or None without tokens."""
+    return _ratio(self.num_loop_tokens, self.num_tokens)
 
   @property
   def draft_acceptance_rate(self) -> float | None:
@@ -64,11 +89,12 @@ class Counts:
 
   @property
   def acceptance_by_position(self) -> list[float | None]:
-    """Accepted over tested for each draft slot."""
+    """Accepted over tested for each draft slot, before loops."""
+    found = self.without_loops
     return [
       _ratio(a, t)
       for a, t in zip(
-        self.accepted_by_position, self.tested_by_position, strict=True
+        found.accepted_by_position, found.tested_by_position, strict=True
       )
     ]
 
@@ -94,8 +120,8 @@ class Counts:
 
 _WRITTEN = (
   'num_tokens num_target_calls num_drafted num_accepted num_tested '
-  'block_efficiency acceptance_rate draft_acceptance_rate '
-  'mean_acceptance_length'
+  'block_efficiency acceptance_rate acceptance_rate_with_loops loop_share '
+  'draft_acceptance_rate mean_acceptance_length'
 ).split()
 
 
@@ -105,6 +131,9 @@ def count_row(
   emitted: np.ndarray,
   num_tokens: int,
   num_draft: int,
+  *,
+  tokens: Sequence[int] = (),
+  exempt: bool = False,
 ) -> Counts:
   """Counts one row of a trace.
 
@@ -115,9 +144,28 @@ def count_row(
     num_tokens: tokens kept of the row, at most the sum of `emitted`.
     num_draft: K (the longest path for a tree).
 
+    tokens: those tokens, in which a loop is looked for; () for not looking.
+    exempt: whether acceptance counts in a loop as elsewhere.
+
   Returns:
     `Counts`; what lies behind the cut counts nothing.
   """
+  whole = _count(drafted, accepted, emitted, num_tokens, num_draft)
+  loop = loops.find_loop(tokens[:num_tokens])
+  if loop is None:
+    return whole
+  # 20 tokens with a loop of period 4 from the third on: 18 loop tokens, and
+  # the first 6 tokens decide on acceptance.
+  unlooped = None
+  if not exempt:
+    unlooped = _count(drafted, accepted, emitted, loop.second, num_draft)
+  return dataclasses.replace(
+    whole, num_loop_tokens=num_tokens - loop.start, unlooped=unlooped
+  )
+
+
+def _count(drafted, accepted, emitted, num_tokens, num_draft) -> Counts:
+  """Counts the rounds of a row as far as `num_tokens`."""
   # drafted [4 4 4], accepted [2 4 2], emitted [3 5 2], 9 tokens kept, K = 4:
   #   kept [3 5 1], accepted [2 4 1], rejected [1 0 0], tested [3 4 1]
   before = np.cumsum(emitted) - emitted
@@ -150,7 +198,11 @@ def add(counts: Sequence[Counts]) -> Counts:
   total = {}
   for field in dataclasses.fields(Counts):
     values = [getattr(c, field.name) for c in counts]
-    if field.type is int or field.type == 'int':
+    if field.name == 'unlooped':
+      # A row without a loop adds all its rounds to those before loops.
+      if any(value is not None for value in values):
+        total[field.name] = add([c.without_loops for c in counts])
+    elif field.type is int or field.type == 'int':
       total[field.name] = sum(values)
     else:
       width = max([len(v) for v in values], default=0)

@@ -76,6 +76,26 @@ def first_batch(job: Job) -> Job:
   return dataclasses.replace(job, rows=job.rows[:end], batches=batches)
 
 
+def only(job: Job, places: Sequence[int]) -> Job:
+  """The job cut down to some of its rows, in batches of the same shapes.
+
+  Args:
+    job: job whose programs are compiled.
+    places: places of the rows, in order, none of them blank.
+  """
+  # Rows 0, 2 and 5 of batches (0, 4, 24), (4, 8, 48) of 4 rows: one batch
+  # (0, 3, 48), if row 5 has more than 24 tokens.
+  rows = tuple(job.rows[place] for place in places)
+  widths = sorted({width for _, _, width in job.batches})
+  batches = []
+  for begin in range(0, len(rows), job.batch_size):
+    end = min(begin + job.batch_size, len(rows))
+    longest = max(len(row.tokens) for row in rows[begin:end])
+    width = next(width for width in widths if width >= longest)
+    batches.append((begin, end, width))
+  return dataclasses.replace(job, rows=rows, batches=tuple(batches))
+
+
 def as_list(value: Any) -> list:
   """The values of a setting that has one or one for each prompt."""
   return np.ravel(np.asarray(value)).tolist()

@@ -24,6 +24,7 @@ from specjax.distributed import processes
 from specjax.inference import costs as costs_lib
 from specjax.inference import decode_batch
 from specjax.inference import encoding
+from specjax.inference import looping
 from specjax.inference import planning
 from specjax.inference.batching import Job
 from specjax.inference.batching import Row
@@ -201,6 +202,8 @@ def _answer(job: Job, row: Row, generation, place: int) -> Answer:
     rounds.emitted[place],
     len(tokens),
     job.recipe.drafter.max_path,
+    tokens=tokens,
+    exempt=looping.is_exempt(job.assembled, job.config.ignore_eos),
   )
   score = None
   if generation.score is not None and tokens:

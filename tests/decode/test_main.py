@@ -32,6 +32,8 @@ FIELDS = {
   'num_tested',
   'block_efficiency',
   'acceptance_rate',
+  'acceptance_rate_with_loops',
+  'loop_share',
   'draft_acceptance_rate',
   'mean_acceptance_length',
 }

@@ -67,3 +67,28 @@ def test_counts_after_a_cut():
   assert cut.block_efficiency == 2.5
   assert stats.add([whole, cut]).num_tokens == 13
   assert stats.add([]).acceptance_rate is None
+
+
+def test_acceptance_ends_at_a_loops_second_period():
+  # [1 2 3 | 2 3 2 3 | 2 3 2 3]: a loop of period 2 from the second token on,
+  # whose second period begins at the fourth.
+  tokens = [1, *[2, 3] * 5]
+  drafted, accepted = np.array([4, 3, 3]), np.array([2, 3, 3])
+  emitted = np.array([3, 4, 4])
+  row = stats.count_row(drafted, accepted, emitted, 11, 4, tokens=tokens)
+  assert row.num_tokens == 11 and row.num_loop_tokens == 10
+  assert row.acceptance_rate == 2 / 3
+  assert row.acceptance_rate_with_loops == 8 / 9
+  assert row.acceptance_by_position == [1, 1, 0, None]
+  assert row.loop_share == 10 / 11
+  exempt = stats.count_row(
+    drafted, accepted, emitted, 11, 4, tokens=tokens, exempt=True
+  )
+  assert exempt.acceptance_rate == 8 / 9 and exempt.loop_share == 10 / 11
+  # A row without a loop adds all its rounds.
+  other = stats.count_row(drafted, accepted, emitted, 11, 4, tokens=range(11))
+  total = row + other
+  assert other.unlooped is None and total.loop_share == 10 / 22
+  assert total.acceptance_rate == (2 + 8) / (3 + 9)
+  assert total.acceptance_rate_with_loops == 16 / 18
+  assert sum([total, other]).acceptance_rate == (2 + 8 + 8) / (3 + 9 + 9)

@@ -39,7 +39,7 @@ def start(
       lookup=kinds.get(drafter) == engines.LOOKUP,
       num_draft=num_draft,
       temperature=group.plain.temperature,
-      batches=group.batches,
+      batches=group.every_batch,
       model=setup.target,
       config=group.config,
       device=jax.default_backend(),
@@ -86,10 +86,10 @@ def row(
   row |= rows_lib.verdict(None)
   peer = engines.PEERS.get(about['engine'])
   if peer and about['temperature'] == 0:
-    tokens = [result['tokens'] for result in found.results]
+    tokens = [result['tokens'] for result in found.every]
     row |= rows_lib.verdict(
       check_lib.beside(
-        group.plain, group.batches, plain.results, tokens, group.config
+        group.plain, group.every_batch, plain.every, tokens, group.config
       )
     )
     if group.config.dtype == 'w8a8' or not peer.same_tokens:
