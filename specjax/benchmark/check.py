@@ -27,6 +27,7 @@ from specjax.benchmark.cases import Case
 from specjax.benchmark.cases import PromptBatch
 from specjax.decoding import contract
 from specjax.decoding import generate as generate_lib
+from specjax.decoding import precision
 from specjax.decoding import sampling
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters.entry import DraftData
@@ -261,7 +262,7 @@ def _gap(case, batch, row, expected, got) -> float | None:
   recipe = case.recipe
   scores = np.asarray(
     _scores(
-      recipe.target,
+      precision.of_lm(recipe.target, recipe.matmul_precision),
       recipe.warp,
       case.params.target,
       one,

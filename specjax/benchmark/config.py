@@ -9,6 +9,7 @@ from typing import Any
 from specjax import options as options_lib
 from specjax import validation
 from specjax.benchmark import cases as cases_lib
+from specjax.decoding import precision
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.sampling import SAMPLERS
@@ -54,6 +55,8 @@ class BenchmarkConfig:
       makes the same number of tokens.
     dtype: precision of every model and engine. w8a8 has matrix products in
       eight bits, and the rest and the peers in float32.
+    matmul_precision: precision of float32 products, as for decoding; those of
+      other dtypes are left to XLA.
     quantize: models whose matrices are kept in eight bits. Each target has
       plain decoding of its own.
     sampler: method of plain sampling.
@@ -100,6 +103,7 @@ class BenchmarkConfig:
   warmup: int = 1
   ignore_eos: bool = False
   dtype: str = validation.choice('float32', DTYPES)
+  matmul_precision: str = validation.choice('highest', precision.MODES)
   quantize: tuple = validation.choice(('none',), QUANTIZE)
   sampler: str = validation.choice('gumbel', SAMPLERS)
   top_k: int = 0
@@ -227,6 +231,7 @@ class BenchmarkConfig:
       verifiers=self.verifiers,
       warp=self.sampling(temperature).warp_spec(),
       sampler=self.sampler,
+      matmul_precision=self.matmul_precision,
     )
     return made._replace(**changes)
 

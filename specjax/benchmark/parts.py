@@ -69,12 +69,11 @@ def _operations_ratio(case, params, state) -> float | None:
   if source.model.lm is None or source.entry.wraps:
     return None
   batch = state.last_token.shape[0]
+  drafting = case.recipe._replace(target=source.model.lm)
   mine = timing.operations(
-    source.model.lm, params.drafter, state.drafter, batch
+    drafting, params.replace(target=params.drafter), state.drafter, batch
   )
-  whole = timing.operations(
-    case.recipe.target, params.target, state.cache, batch
-  )
+  whole = timing.operations(case.recipe, params, state.cache, batch)
   return mine / whole if mine and whole else None
 
 
@@ -119,17 +118,14 @@ def round_parts(
   """
   shares = widths_used(case, generations)
   batch = state.last_token.shape[0]
-  lm = case.recipe.target
   # A pass depends on no drafter, so all cases of a group share these times.
   missing = [w for w in sorted({1, *shares, *also}) if w not in by_width]
   timers = [
-    timing.extend_timer(lm, params.target, state.cache, batch, w)
+    timing.extend_timer(case.recipe, params, state.cache, batch, w)
     for w in missing
   ]
   if case.drafts:
-    timers.append(
-      timing.propose_timer(case.recipe.drafter, params.drafter, state)
-    )
+    timers.append(timing.propose_timer(case.recipe, params, state))
   times = timing.interleaved(timers)
   by_width.update(zip(missing, times, strict=False))
   draft = times[-1] if case.drafts else 0.0

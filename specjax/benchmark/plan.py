@@ -173,7 +173,7 @@ def _costs(setup, temperature, batch_size):
   """
   config = setup.config
   batch = setup.batches(temperature, batch_size)[0]
-  lm, most = setup.target.lm, config.max_draft
+  most = config.max_draft
   width = batch.prompt.tokens.shape[1]
   script = jnp.zeros((batch_size, config.max_new_tokens), jnp.int32)
   timers, owners, room = [], [], width + config.max_new_tokens + most + 2
@@ -182,15 +182,11 @@ def _costs(setup, temperature, batch_size):
       case = setup.case(source, temperature, batch_size, num_draft=count)
       params = case.params_for(script)
       state = measure_lib.start_state(case, params, batch, config, room)
-      timers.append(
-        timing.propose_timer(case.recipe.drafter, params.drafter, state)
-      )
+      timers.append(timing.propose_timer(case.recipe, params, state))
       owners.append((source.name, count))
   for width in range(1, most + 2):
     timers.append(
-      timing.extend_timer(
-        lm, setup.target.params, state.cache, batch_size, width
-      )
+      timing.extend_timer(case.recipe, params, state.cache, batch_size, width)
     )
   times = timing.interleaved(timers)
   step, *_ = blocks = times[len(owners) :]

@@ -170,7 +170,9 @@ def beam_engine(
   target: model_lib.Model, config: Any, batches: Sequence
 ) -> measure_lib.Engine:
   """Beam search as an engine, whose answers have a peer's form."""
-  spec = beam.BeamSpec(config.num_beams)
+  spec = beam.BeamSpec(
+    config.num_beams, matmul_precision=config.matmul_precision
+  )
   search = beam.compiled(target.lm, spec, config.max_new_tokens)
 
   def call(index: int):

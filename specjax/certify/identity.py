@@ -144,7 +144,9 @@ def _decode_both(subject, temperature, assembled):
     config.batch_size,
   )
   warp = config.sampling_at(temperature).warp_spec()
-  plain = assemble.plain(subject.target.lm, warp, config.sampler)
+  plain = assemble.plain(
+    subject.target.lm, warp, config.sampler, config.matmul_precision
+  )
 
   def run(recipe, params, controls):
     decode = assemble.compiled(recipe, config.max_new_tokens)

@@ -20,6 +20,7 @@ from specjax.certify import law as law_lib
 from specjax.certify.identity import Progress
 from specjax.certify.identity import Subject
 from specjax.decoding import generate as generate_lib
+from specjax.decoding import precision
 from specjax.decoding import trees
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
@@ -80,7 +81,7 @@ def make(subject: Subject, progress: Progress) -> list[Trial]:
   scored = []
   for number, prompt in enumerate(subject.prompts[:CANDIDATES]):
     law = exact_law.next_law(
-      target.lm,
+      _lm(subject),
       target.params,
       config.sampling_at(config.temperature),
       prompt,
@@ -166,7 +167,7 @@ def changes(subject: Subject, trials: Sequence[Trial]) -> list[str]:
 def _law(subject, number, symbols, longest, progress) -> exact_law.Law:
   progress(f'enumerating the law of prompt {number + 1}')
   return exact_law.enumerate_law(
-    subject.target.lm,
+    _lm(subject),
     subject.target.params,
     subject.config.sampling_at(subject.config.temperature),
     subject.prompts[number],
@@ -174,6 +175,12 @@ def _law(subject, number, symbols, longest, progress) -> exact_law.Law:
     length=longest + 2,
     end_ids=subject.end_ids,
   )
+
+
+def _lm(subject: Subject) -> base.CachedLM:
+  """The target at the precision in which it decodes."""
+  mode = subject.config.matmul_precision
+  return precision.of_lm(subject.target.lm, mode)
 
 
 def _with_others(subject, first: Trial, progress) -> list[Trial]:

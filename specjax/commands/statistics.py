@@ -107,17 +107,13 @@ def measure_steps(job: Job) -> StepTimes:
     assembled.recipe, job.params, rows, width, assembled.dials()
   )
   timers = [
-    timing.extend_timer(
-      assembled.target.lm, job.params.target, state.cache, rows, size
-    )
+    timing.extend_timer(assembled.recipe, job.params, state.cache, rows, size)
     for size in (1, slots + 1)
   ]
   if model_slots:
     timers.append(costs_lib.model_timer(assembled, state, rows, width))
   elif assembled.source.model is not None:
-    timers.append(
-      timing.propose_timer(assembled.recipe.drafter, job.params.drafter, state)
-    )
+    timers.append(timing.propose_timer(assembled.recipe, job.params, state))
   step, block, *draft = [ms / 1e3 for ms in timing.interleaved(timers)]
   return StepTimes(step, block, sum(draft) / (model_slots or slots))
 

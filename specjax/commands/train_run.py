@@ -281,7 +281,11 @@ def generator(parts: build.Run) -> on_policy.Generate:
         parts.model_config, fitting, vocab_size=lm.vocab_size
       )
   sampling = Sampling(temperature=1.0)
-  recipe = assemble.plain(lm, sampling.warp_spec())
+  recipe = assemble.plain(
+    lm,
+    sampling.warp_spec(),
+    matmul_precision=parts.config.matmul_precision,
+  )
   most = settings.target_length
   sample = assemble.compiled(recipe, most)
 

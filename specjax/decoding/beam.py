@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from specjax import base
 from specjax import validation
+from specjax.decoding import precision
 from specjax.decoding import state as state_lib
 
 EARLY_STOPPING = ('false', 'true', 'never')
@@ -41,11 +42,13 @@ class BeamSpec:
       hypotheses are finished; 'false', when the best running one, at its
       present length, scores no better than the worst finished one; 'never',
       when it could not at any length within the budget.
+    matmul_precision: precision of float32 products, see `precision`.
   """
 
   num_beams: int
   length_penalty: float = 1.0
   early_stopping: str = 'false'
+  matmul_precision: str = precision.HIGHEST
 
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
@@ -118,6 +121,7 @@ def search(
     controls: `max_new_tokens` and `eos_ids` are used, nothing else.
     max_new_tokens: static bound M of every row's budget.
   """
+  target = precision.of_lm(target, spec.matmul_precision)
   beams = spec.num_beams
   batch, width = prompt.tokens.shape
   given = 1 if target.is_encoder_decoder else width

@@ -25,6 +25,7 @@ from specjax import base
 from specjax import control_flow
 from specjax.decoding import contract
 from specjax.decoding import emit as emit_lib
+from specjax.decoding import precision
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.recipe import Recipe
 from specjax.decoding.state import DecodeState
@@ -107,6 +108,7 @@ def generate(
   return finish(run(recipe, params, state))
 
 
+@precision.scoped
 def start(
   recipe: Recipe,
   params: Params,
@@ -144,9 +146,7 @@ def start(
     max_new_tokens=jnp.minimum(controls.max_new_tokens, max_new_tokens)
   )
   context = base.Context(
-    tokens=jnp.zeros((batch, capacity), jnp.int32)
-    .at[:, : given.shape[1]]
-    .set(given),
+    tokens=jnp.pad(given, ((0, 0), (0, capacity - given.shape[1]))),
     length=given_length,
     prompt_length=given_length,
     controls=controls,
@@ -164,6 +164,7 @@ def start(
   )
 
 
+@precision.scoped
 def run(
   recipe: Recipe,
   params: Params,

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from specjax import base
+from specjax.decoding import precision
 from specjax.decoding import warp as warp_lib
 
 
@@ -25,6 +26,7 @@ class Recipe(NamedTuple):
     has_log_probs: whether drafts may have probabilities.
     checked: whether drafter or rule is not built in, so that the loop checks
       their results.
+    matmul_precision: precision of float32 products, see `precision`.
   """
 
   target: base.CachedLM
@@ -35,3 +37,4 @@ class Recipe(NamedTuple):
   is_tree: bool = False
   has_log_probs: bool = True
   checked: bool = False
+  matmul_precision: str = precision.HIGHEST

@@ -22,6 +22,7 @@ from specjax import validation
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import guard
+from specjax.decoding import precision
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry as entry_lib
@@ -50,6 +51,7 @@ class Settings(NamedTuple):
     warp: static switches of the warp.
     sampler: sampler of plain sampling, which `coupled` and `match` reproduce.
     allowed_tokens: ids that a network may draft; () for all.
+    matmul_precision: precision of float32 products.
   """
 
   num_draft: int = 4
@@ -59,6 +61,7 @@ class Settings(NamedTuple):
   warp: warp_lib.WarpSpec = warp_lib.WarpSpec()
   sampler: str = 'gumbel'
   allowed_tokens: tuple[int, ...] = ()
+  matmul_precision: str = precision.HIGHEST
 
 
 class Assembled(NamedTuple):
@@ -143,6 +146,9 @@ def assemble(
   """
   validation.at_least('num_draft', settings.num_draft, 0)
   validation.one_of('sampler', settings.sampler, SAMPLERS, str)
+  validation.one_of(
+    'matmul_precision', settings.matmul_precision, precision.MODES, str
+  )
   if source is None or not settings.num_draft:
     source = NONE
   entry = source.entry
@@ -171,6 +177,7 @@ def assemble(
       drafter_registry.is_built_in(entry)
       and verifier_registry.is_built_in(rule)
     ),
+    matmul_precision=settings.matmul_precision,
   )
   return Assembled(
     recipe, target, source, plan, drafter_options, rule, rule_options
@@ -271,9 +278,12 @@ def plain(
   target: base.CachedLM,
   warp: warp_lib.WarpSpec = warp_lib.WarpSpec(),
   sampler: str = 'gumbel',
+  matmul_precision: str = precision.HIGHEST,
 ) -> Recipe:
   """The recipe of plain decoding: a round is one token of the target's own."""
-  settings = Settings(warp=warp, sampler=sampler)
+  settings = Settings(
+    warp=warp, sampler=sampler, matmul_precision=matmul_precision
+  )
   return assemble(Target(target), None, settings).recipe
 
 

@@ -11,6 +11,7 @@ from specjax import options as options_lib
 from specjax import validation
 from specjax.decoding import beam
 from specjax.decoding import corpus as corpus_lib
+from specjax.decoding import precision
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.sampling import SAMPLERS
@@ -125,6 +126,10 @@ class DecodeConfig:
       stand for a line end and a tab.
     dtype: precision. w8a8 has matrix products in eight bits and the rest in
       float32; stored is the checkpoint's own.
+    matmul_precision: precision of the products of float32 decoding. highest
+      computes them in float32 on every platform; default leaves them to XLA,
+      which takes TF32 on GPUs and bfloat16 on TPUs. Other dtypes are left to
+      XLA. On GPUs and TPUs tokens are promised, not bits.
     quantize: models whose matrices are kept in eight bits. Quantising the
       target changes the output distribution; quantising the drafter changes the
       acceptance rate only.
@@ -165,6 +170,7 @@ class DecodeConfig:
   seed: int = 0
   stop: str = ''
   dtype: str = validation.choice('float32', DTYPES)
+  matmul_precision: str = validation.choice('highest', precision.MODES)
   quantize: str = validation.choice('none', QUANTIZE)
   mesh: mesh_lib.MeshConfig = dataclasses.field(
     default_factory=mesh_lib.MeshConfig
@@ -260,7 +266,10 @@ class DecodeConfig:
   def beams(self) -> beam.BeamSpec:
     """The settings of a beam search."""
     return beam.BeamSpec(
-      self.num_beams, float(self.length_penalty), self.early_stopping
+      self.num_beams,
+      float(self.length_penalty),
+      self.early_stopping,
+      self.matmul_precision,
     )
 
   def stops(self) -> tuple[str, ...]:
@@ -299,6 +308,7 @@ class DecodeConfig:
       verifiers=self.verifiers,
       warp=self.sampling().warp_spec(),
       sampler=self.sampler,
+      matmul_precision=self.matmul_precision,
     )
     return made._replace(**changes)
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from specjax import base
 from specjax import cache
+from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters.draft_model import autoregressive
@@ -151,6 +152,7 @@ def key(assembled: Assembled, rows: int) -> str:
     rows,
     slots_of(assembled),
     assembled.plan.draft_slots,
+    assembled.recipe.matmul_precision,
   )
   return hashlib.sha256(repr(identity).encode()).hexdigest() + '.json'
 
@@ -235,9 +237,8 @@ def measure(
   state = timing.middle_state(
     assembled.recipe, params, rows, width, assembled.dials()
   )
-  lm = assembled.target.lm
   timers = [
-    timing.extend_timer(lm, params.target, state.cache, rows, n + 1)
+    timing.extend_timer(assembled.recipe, params, state.cache, rows, n + 1)
     for n in (0, *slots)
   ]
   if assembled.plan.draft_slots:
@@ -293,5 +294,7 @@ def model_timer(
   init = jax.jit(functools.partial(drafter.init, capacity=capacity))
   inner = init(model.params, prompt, None)
   return timing.propose_timer(
-    drafter, model.params, state.replace(drafter=inner)
+    assembled.recipe._replace(drafter=drafter),
+    generate_lib.Params(assembled.target.params, model.params),
+    state.replace(drafter=inner),
   )

@@ -17,6 +17,7 @@ import numpy as np
 from specjax import base
 from specjax import waiting
 from specjax.decoding import generate as generate_lib
+from specjax.decoding import precision
 from specjax.decoding import sampling
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
@@ -34,25 +35,28 @@ _LEAST_SECONDS = 1e-7
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _extend_steps(lm, params, cache, tokens, steps):
+@precision.scoped
+def _extend_steps(recipe, params, cache, tokens, steps):
   """Passes over blocks [B, T] of what the block before predicted."""
 
   def body(_, carry):
     cache, tokens = carry
-    scored, cache = lm.extend(params, cache, tokens)
+    scored, cache = recipe.target.extend(params.target, cache, tokens)
     return cache, sampling.argmax(scored.logits)
 
   return lax.fori_loop(0, steps, body, (cache, tokens))[1]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _propose_steps(drafter, params, state, view, steps):
+@precision.scoped
+def _propose_steps(recipe, params, state, view, steps):
   """Proposals, each from a context that the one before touched."""
 
   def body(_, carry):
     state, tokens, total = carry
     context = view.context.replace(tokens=tokens)
-    draft, state = drafter.propose(params, state, view.replace(context=context))
+    view_now = view.replace(context=context)
+    draft, state = recipe.drafter.propose(params.drafter, state, view_now)
     first = jnp.maximum(draft.tokens[:, 0], 0)
     # The first token of the context is no longer what it was, which keeps a
     # pass from being the same as the last and hardly matters to any drafter.
@@ -120,33 +124,36 @@ def interleaved(
 
 
 def extend_timer(
-  lm: base.CachedLM,
-  params: base.PyTree,
+  recipe: generate_lib.Recipe,
+  params: generate_lib.Params,
   cache: base.PyTree,
   batch: int,
   width: int,
 ) -> Callable[[int], float]:
   """Timer of the target's pass over a block of `width` tokens."""
   tokens = jnp.ones((batch, width), jnp.int32)
-  return timer(_extend_steps, lm, params, cache, tokens)
+  return timer(_extend_steps, recipe, params, cache, tokens)
 
 
 def operations(
-  lm: base.CachedLM, params: base.PyTree, cache: base.PyTree, batch: int
+  recipe: generate_lib.Recipe,
+  params: generate_lib.Params,
+  cache: base.PyTree,
+  batch: int,
 ) -> float:
   """Arithmetic of a pass over one token a row; 0 where nobody counts it."""
   tokens = jnp.ones((batch, 1), jnp.int32)
-  lowered = _extend_steps.lower(lm, params, cache, tokens, jnp.int32(1))
+  lowered = _extend_steps.lower(recipe, params, cache, tokens, jnp.int32(1))
   return float((lowered.cost_analysis() or {}).get('flops', 0.0))
 
 
 def propose_timer(
-  drafter: base.Drafter, params: base.PyTree, state: Any
+  recipe: generate_lib.Recipe, params: generate_lib.Params, state: Any
 ) -> Callable[[int], float]:
   """Timer of one proposal, from a `generate.DecodeState`."""
   live = state.status == generate_lib.RUNNING
   view = base.View(state.context, state.last_token, state.cache, live)
-  return timer(_propose_steps, drafter, params, state.drafter, view)
+  return timer(_propose_steps, recipe, params, state.drafter, view)
 
 
 def middle_state(

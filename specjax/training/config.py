@@ -9,6 +9,7 @@ from typing import Any
 
 from specjax import options as options_lib
 from specjax import validation
+from specjax.decoding import precision
 from specjax.distributed import mesh as mesh_lib
 from specjax.training.data import sources as sources_lib
 from specjax.training.families import registry
@@ -60,6 +61,9 @@ class TrainConfig:
     steps: number of optimiser steps of the whole run.
     seed: seed of initial weights, order of the data and dropout.
     compute_dtype: precision of the passes; parameters are float32.
+    matmul_precision: precision of float32 products in training. highest
+      computes them in float32 on every platform; default leaves them to XLA,
+      which takes TF32 on GPUs and bfloat16 on TPUs.
     remat: activations that the backward pass recomputes, which saves memory.
     mesh: device mesh and the placement of the model on it; shape=(-1, 1) splits
       the batch over all devices.
@@ -98,6 +102,7 @@ class TrainConfig:
   steps: int = 1000
   seed: int = 0
   compute_dtype: str = validation.choice('float32', DTYPES)
+  matmul_precision: str = validation.choice('default', precision.MODES)
   remat: str = validation.choice('none', REMAT)
   mesh: mesh_lib.MeshConfig = dataclasses.field(
     default_factory=mesh_lib.MeshConfig

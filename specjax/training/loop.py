@@ -183,6 +183,7 @@ def _train_step(run, optimizer, state, place):
     seed=run.config.seed,
     ema=settings.ema,
     accumulation=settings.accumulation,
+    matmul_precision=run.config.matmul_precision,
     shardings=jax.tree.map(lambda x: x.sharding, state),
     in_use=place.in_use(state.params),
   )
@@ -190,7 +191,9 @@ def _train_step(run, optimizer, state, place):
 
 def _looker(run, place, measure):
   """`(state) -> dict` of an evaluation."""
-  eval_step = step_lib.make_eval_step(run.objective)
+  eval_step = step_lib.make_eval_step(
+    run.objective, run.config.matmul_precision
+  )
 
   def look(state):
     params = state_lib.best_params(state)

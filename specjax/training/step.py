@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from specjax import base
+from specjax.decoding import precision
 from specjax.training import state as state_lib
 
 
@@ -66,6 +67,7 @@ def make_train_step(
   seed: int,
   ema: float = 0.0,
   accumulation: int = 1,
+  matmul_precision: str = precision.DEFAULT,
   shardings: base.PyTree = None,
   in_use: base.PyTree = None,
 ) -> Callable[..., tuple]:
@@ -80,6 +82,7 @@ def make_train_step(
     accumulation: the batch is cut into this many parts along the rows, whose
       gradients are added before one update; the result is that of the whole
       batch, because the loss is divided by the positions of all parts.
+    matmul_precision: precision of float32 products, see `precision`.
     shardings: shardings of the state; None leaves them to the compiler.
     in_use: shardings of the parameters while they are computed with; None
       leaves them where they lie.
@@ -93,6 +96,10 @@ def make_train_step(
   gradients = functools.partial(_gradients, objective, in_use)
 
   def train_step(state, frozen, batch):
+    with precision.at(matmul_precision):
+      return step(state, frozen, batch)
+
+  def step(state, frozen, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     grads, sums = _accumulated(
       gradients, accumulation, state.params, frozen, batch, key
@@ -122,11 +129,19 @@ def _means(sums):
   return dict(means, weight=sums['weight'])
 
 
-def make_eval_step(objective: Objective) -> Callable[..., dict]:
-  """Makes `(params, frozen, batch) -> sums` without dropout; see `mean`."""
+def make_eval_step(
+  objective: Objective, matmul_precision: str = precision.DEFAULT
+) -> Callable[..., dict]:
+  """Makes `(params, frozen, batch) -> sums` without dropout; see `mean`.
+
+  Args:
+    objective: `Objective`.
+    matmul_precision: precision of float32 products, see `precision`.
+  """
 
   def eval_step(params, frozen, batch):
-    total, weight, sums = objective.loss(params, frozen, batch, None)
+    with precision.at(matmul_precision):
+      total, weight, sums = objective.loss(params, frozen, batch, None)
     return dict(sums, loss=total, weight=weight)
 
   return jax.jit(eval_step)

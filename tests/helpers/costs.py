@@ -23,7 +23,9 @@ def fake_clock(monkeypatch):
     return timer
 
   monkeypatch.setattr(
-    timing, 'extend_timer', lambda lm, params, cache, rows, width: fake(width)
+    timing,
+    'extend_timer',
+    lambda recipe, params, cache, rows, width: fake(width),
   )
   monkeypatch.setattr(costs, 'model_timer', lambda *_: fake(3))
   return steps
