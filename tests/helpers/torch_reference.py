@@ -82,7 +82,7 @@ DECODERS = {
   'bitnet': (
     'BitNetConfig',
     'BitNetForCausalLM',
-    {'tie_word_embeddings': True, 'hidden_act': 'silu', 'head_dim': None},
+    {'tie_word_embeddings': True, 'head_dim': None},
   ),
   'gemma': (
     'GemmaConfig',

@@ -153,6 +153,18 @@ def test_real_checkpoints(name, torch):
   check_decoder(model, theirs, torch, widths=(4,))
 
 
+def test_a_bitnet_file_may_leave_out_what_is_usual():
+  """The activation, for one, is a squared ReLU, not that of Llama."""
+  import transformers
+
+  usual = transformers.BitNetConfig(pad_token_id=0)
+  whole = decoder_hf.from_hf(usual.to_dict())
+  assert (whole.hidden_act, whole.norm_eps) == ('relu2', 1e-5)
+  left_out = ('hidden_act', 'rms_norm_eps', 'rope_parameters')
+  bare = {k: v for k, v in usual.to_dict().items() if k not in left_out}
+  assert decoder_hf.from_hf(bare) == whole
+
+
 def test_old_config_spelling(torch, tmp_path):
   """transformers 4 kept rotary settings in rope_theta and rope_scaling."""
   theirs = torch_reference.build('llama3_rope', torch)

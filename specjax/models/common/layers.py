@@ -17,6 +17,7 @@ from specjax.models.common import quantize
 
 ACTIVATIONS = {
   'relu': jax.nn.relu,
+  'relu2': lambda x: jnp.square(jax.nn.relu(x)),
   'silu': jax.nn.silu,
   'swish': jax.nn.silu,
   'gelu': lambda x: jax.nn.gelu(x, approximate=False),

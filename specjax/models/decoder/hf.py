@@ -145,7 +145,8 @@ def _llama_like(config) -> DecoderConfig:
       f'{kind} with use_bidirectional_attention=true is not supported; only '
       'causal attention is.'
     )
-  activation = config.get('hidden_act', 'silu')
+  usual, epsilon = ('relu2', 1e-5) if kind == 'bitnet' else ('silu', 1e-6)
+  activation = config.get('hidden_act', usual)
   if gemma:
     activation = config.get('hidden_activation') or 'gelu_pytorch_tanh'
   capped = kind == 'gemma2'
@@ -160,7 +161,7 @@ def _llama_like(config) -> DecoderConfig:
     head_dim=_head_dim(config),
     max_position_embeddings=_positions(config, rope),
     hidden_act=activation,
-    norm_eps=config.get('rms_norm_eps', 1e-6),
+    norm_eps=config.get('rms_norm_eps', epsilon),
     tie_word_embeddings=config.get('tie_word_embeddings', gemma),
     sliding_window=window,
     sliding_layers=sliding,
