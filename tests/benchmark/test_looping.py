@@ -16,7 +16,7 @@ from tests.helpers.benchmarks import request
 
 # By hand, with K = 3. Drafts of the sound prompts are 1 2 0, 2 1 and 3 0 2, of
 # which 2, 1 and 1 tokens are accepted and one each is refused. Looping answers
-# count up to the first repeated token: one token, for which 5 and 6 are drafted.
+# count up to the first repeated token: one each, for which 5 and 6 are drafted.
 ACCEPTED, TESTED = 2 + 1 + 1 + 1, 3 + 2 + 2 + 1 + 1
 
 
