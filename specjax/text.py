@@ -159,15 +159,13 @@ def encode(
     prefix: put before text, such as a T5 task prefix.
 
   Returns:
-    Token ids; none at all for a blank prompt.
+    Token ids; none for an empty prompt where the tokenizer adds none.
 
   Raises:
     ValueError: if a chat template is needed and there is none, or if the
       prompt is no text.
   """
   if isinstance(prompt, str):
-    if not prompt.strip():
-      return []
     prompt = prefix + prompt
     if not chat:
       _check_text(prompt)

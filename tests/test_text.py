@@ -84,10 +84,11 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
     text.read_prompts(str(tmp_path))
 
 
-def test_prefix_chat_and_blank_prompts(tokenizer):
+def test_prefix_chat_and_empty_prompts(tokenizer):
   plain = text.encode(tokenizer, 'the cat')
   assert text.encode(tokenizer, 'cat', prefix='the ') == plain
-  assert text.encode(tokenizer, ' \t', prefix='the ') == []
+  assert text.encode(tokenizer, '') == [tokenizer.bos_token_id]
+  assert text.encode(tokenizer, '', prefix='the cat') == plain
   with pytest.raises(ValueError, match='no chat template'):
     text.encode(tokenizer, 'the cat', chat=True)
   with_template = tiny.tokenizer()

@@ -93,7 +93,8 @@ def _model(name, folder, config, params, hidden_layers, layout):
   if start is not None and registry.facts(config).start_id is not None:
     config = models.replace(config, decoder_start_token_id=start)
   tokenizer = load_tokenizer(folder)
-  eos_ids, pad_id = _special_ids(generation, registry.facts(config), tokenizer)
+  facts = registry.facts(config)
+  eos_ids, pad_id = _special_ids(generation, facts, tokenizer)
   whole = config
   if layout is not None:
     layout = sharded.fit(config, layout)
@@ -113,6 +114,7 @@ def _model(name, folder, config, params, hidden_layers, layout):
     pad_id=pad_id,
     name=name,
     layout=layout,
+    bos_id=_bos_id(generation, facts, tokenizer),
   )
 
 
@@ -218,3 +220,12 @@ def _special_ids(generation, facts, tokenizer) -> tuple[tuple, int]:
   whole = (i for i in given if isinstance(i, int))
   inside = [i for i in whole if 0 <= i < facts.vocab_size]
   return eos_ids, inside[0] if inside else 0
+
+
+def _bos_id(generation, facts, tokenizer) -> int | None:
+  """The first id of a text, by what states it first."""
+  own = None if tokenizer is None else tokenizer.bos_token_id
+  for given in (generation.get('bos_token_id'), facts.bos_id, own):
+    if type(given) is int and 0 <= given < facts.vocab_size:
+      return given
+  return None

@@ -34,6 +34,8 @@ class Model(NamedTuple):
     name: the folder or hub id as given.
     layout: the mesh that the parameters lie on, with rules that fit the
       model; None for one device.
+    bos_id: int, token from which an empty prompt is continued; None if none is
+      known.
   """
 
   params: Any
@@ -45,6 +47,7 @@ class Model(NamedTuple):
   pad_id: int
   name: str
   layout: mesh_lib.Layout | None = None
+  bos_id: int | None = None
 
   def __repr__(self) -> str:
     """One line: name and sizes, not the arrays."""
@@ -69,6 +72,8 @@ class Model(NamedTuple):
     eos_ids: Sequence[int] = (),
     pad_id: int = 0,
     name: str = 'custom',
+    *,
+    bos_id: int | None = None,
   ) -> 'Model':
     """A model of your own as a target, or as a draft model.
 
@@ -80,12 +85,15 @@ class Model(NamedTuple):
       eos_ids: ids that end a text.
       pad_id: a harmless id for padding.
       name: for messages and statistics.
+      bos_id: token from which an empty prompt is continued, or None.
 
     Raises:
       ValueError: one sentence about a field of `lm` or an id that cannot be.
     """
     _check_lm(lm)
-    eos_ids = _checked_ids(eos_ids, lm.vocab_size)
+    eos_ids = _checked_ids('eos_ids', eos_ids, lm.vocab_size)
+    if bos_id is not None:
+      (bos_id,) = _checked_ids('bos_id', [bos_id], lm.vocab_size)
     if tokenizer is not None and not callable(tokenizer):
       raise ValueError(
         'tokenizer must be a tokenizer or None, not '
@@ -100,6 +108,7 @@ class Model(NamedTuple):
       eos_ids=eos_ids,
       pad_id=pad_id,
       name=name,
+      bos_id=bos_id,
     )
 
 
@@ -127,14 +136,14 @@ def _check_lm(lm: Any) -> None:
     )
 
 
-def _checked_ids(eos_ids: Any, vocab_size: int) -> tuple[int, ...]:
-  """`eos_ids` as a tuple, if they are ids."""
-  given = [eos_ids] if np.ndim(eos_ids) == 0 else list(eos_ids)
+def _checked_ids(name: str, ids: Any, vocab_size: int) -> tuple[int, ...]:
+  """`ids`, one or several, as a tuple, if they are ids."""
+  given = [ids] if np.ndim(ids) == 0 else list(ids)
   for token in given:
     whole = isinstance(token, (int, np.integer))
     if not whole or not 0 <= token < vocab_size:
       raise ValueError(
-        f'eos_ids must be token ids from 0 to {vocab_size - 1}, not {token!r}.'
+        f'{name} must be token ids from 0 to {vocab_size - 1}, not {token!r}.'
       )
   return tuple(int(token) for token in given)
 

@@ -48,7 +48,7 @@ def encode(
         tokenizer, prompt, chat=config.chat, prefix=config.prefix
       )
       _check_ids(model.lm, index, tokens)
-      encoded.append((text_lib.shown(prompt), tokens))
+      encoded.append((text_lib.shown(prompt), tokens or _beginning(model)))
       continue
     tokens = np.asarray(prompt)
     if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in 'iu'):
@@ -57,8 +57,21 @@ def encode(
         f'token ids (it has shape {tokens.shape} and type {tokens.dtype}).'
       )
     _check_ids(model.lm, index, tokens)
-    encoded.append((text_lib.decode(tokenizer, tokens), tokens.tolist()))
+    shown = text_lib.decode(tokenizer, tokens)
+    encoded.append((shown, tokens.tolist() or _beginning(model)))
   return encoded
+
+
+def _beginning(model: Any) -> list[int]:
+  """The ids that stand for an empty prompt, as transformers has them.
+
+  A source of an encoder, or a text of a model without a token to begin with, is
+  what the tokenizer makes of an empty string. None at all: no answer begins.
+  """
+  if model.bos_id is not None and not model.lm.is_encoder_decoder:
+    return [model.bos_id]
+  tokenizer = model.tokenizer
+  return [] if tokenizer is None else text_lib.encode(tokenizer, '')
 
 
 def _listed(prompts: Prompts) -> Prompts:

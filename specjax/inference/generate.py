@@ -41,7 +41,8 @@ class Answer:
     text: generated text, cut before a stop string.
     tokens: its ids; the end token, or the token that completes a stop string,
       is the last one.
-    finish_reason: 'eos', 'length' or 'stop'.
+    finish_reason: 'eos', 'length' or 'stop'; 'empty' for an empty prompt where
+      the target knows no token to begin with.
     counts: `stats.Counts` of these tokens.
     prompt_index: place of the prompt, from 0.
     sequence: place among the prompt's answers, from 0.
@@ -221,9 +222,9 @@ def _answer(job: Job, row: Row, generation, place: int) -> Answer:
 
 
 def _blank(row: Row) -> Answer:
-  """The answer to a blank prompt: nothing."""
+  """The answer to a prompt without a token: nothing."""
   return Answer(
-    row.prompt, '', (), 'length', stats.Counts(), row.prompt_index, row.sequence
+    row.prompt, '', (), 'empty', stats.Counts(), row.prompt_index, row.sequence
   )
 
 

@@ -21,6 +21,7 @@ class ModelFacts(NamedTuple):
     start_id: the decoder's start token of an encoder-decoder, or None.
     pad_id: padding token, or None.
     eos_ids: end tokens.
+    bos_id: token that a text begins with, or None.
     head_scale: factor of the final states before the head.
     embed_scale: factor of the embeddings.
     logit_softcap: soft cap of the final logits, or None.
@@ -44,6 +45,7 @@ class ModelFacts(NamedTuple):
   start_id: int | None = None
   pad_id: int | None = None
   eos_ids: tuple[int, ...] = ()
+  bos_id: int | None = None
   head_scale: float = 1.0
   embed_scale: float = 1.0
   logit_softcap: float | None = None

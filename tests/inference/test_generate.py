@@ -131,15 +131,31 @@ def test_settings_may_differ_from_prompt_to_prompt(models):
   assert found[2].tokens == greedy[2].tokens
 
 
-def test_blank_prompts_get_empty_answers_in_their_place(models):
-  lines = ['', 'the cat', '  ', '', 'a dog ran to the', '']
-  found = generate(models['target'], lines, batch_size=1)
-  expected = iter(generate(models['target'], [lines[1], lines[4]]))
-  for index, (line, answer) in enumerate(zip(lines, found, strict=True)):
-    assert answer.prompt_index == index
-    want = next(expected).tokens if line.strip() else ()
-    assert answer.tokens == want
-  assert tokens(generate(models['target'], ['', ' '])) == [(), ()]
+def test_an_empty_prompt_is_continued_from_the_first_token(models):
+  model = models['target']
+  assert model.bos_id == 1
+  lines = ['', 'the cat', [], 'a dog ran to the', '']
+  found = generate(model, lines, batch_size=1)
+  want = tokens(generate(model, [[1], lines[1], lines[3]], batch_size=1))
+  assert tokens(found) == [want[0], want[1], want[0], want[2], want[0]]
+  assert found[0].prompt == '' and len(want[0]) > 0
+  # A source is what the tokenizer makes of nothing: its end token.
+  t5 = models['t5']
+  assert tokens(generate(t5, ['', []])) == tokens(generate(t5, [[2], [2]]))
+
+
+def test_an_empty_prompt_without_a_first_token_has_its_own_reason(models):
+  model = models['target']._replace(bos_id=None, tokenizer=None)
+  rows = [[], [5, 6], [], []]
+  found = generate(model, rows, batch_size=1)
+  assert [a.prompt_index for a in found] == [0, 1, 2, 3]
+  want = tokens(generate(model, [[5, 6]]))[0]
+  assert tokens(found) == [(), want, (), ()]
+  rest = found[1].finish_reason
+  assert rest in ('eos', 'length')
+  reasons = [a.finish_reason for a in found]
+  assert reasons == ['empty', rest, 'empty', 'empty']
+  assert tokens(generate(model, [[], []])) == [(), ()]
 
 
 @pytest.mark.parametrize('kind', ['target', 't5'])

@@ -34,6 +34,7 @@ _OTHER = {
   'embed_scale': 'embed_scale',
   'pad_id': 'pad_token_id',
   'eos_ids': 'eos_token_id',
+  'bos_id': 'bos_token_id',
   'logit_softcap': 'final_logit_softcapping',
 }
 
