@@ -48,6 +48,20 @@ def choice(default: Any, allowed: Any, *, checked: bool = True) -> Any:
   return dataclasses.field(default=default, metadata=about)
 
 
+def unset(default: Any) -> Any:
+  """A dataclass field that is None until somebody gives a value.
+
+  Args:
+    default: value in force meanwhile, which help shows.
+  """
+  return dataclasses.field(default=None, metadata={'in_force': default})
+
+
+def default_of(settings: Any, name: str) -> Any:
+  """The default in force of a field of `unset`; None of another."""
+  return type(settings).__dataclass_fields__[name].metadata.get('in_force')
+
+
 def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
   """The words that a field of `choice` takes; () for other fields."""
   allowed = field.metadata.get('choices', ())

@@ -85,7 +85,7 @@ class CertifyConfig(DecodeConfig):
 
   effort: str = validation.choice('standard', tuple(EFFORTS))
   verifier: str = validation.choice('auto', certified_rules, checked=False)
-  temperature: float = 1.0
+  temperature: float | None = validation.unset(1.0)
   max_new_tokens: int = BY_EFFORT
   batch_size: int = 4
   num_prompts: int = BY_EFFORT

@@ -38,6 +38,7 @@ from specjax.decoding.drafters.entry import Source
 from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
+from specjax.inference import generation_config
 from specjax.inference import token_lists
 
 
@@ -67,6 +68,9 @@ def certify(
     `verdict.Certificate`.
   """
   config.validate()
+  # One value for all prompts: what min_length asks of the longest.
+  longest = max(map(len, prompts), default=0)
+  config, _ = generation_config.apply(config, target, [longest])
   config = token_lists.resolved(config, target)
   for note in config.idle():
     warnings.warn(note, stacklevel=2)
@@ -111,7 +115,8 @@ def certify_subject(
     progress: callback, as in `certify`.
     report: callback, as in `certify`.
   """
-  config = subject.config
+  config = subject.config.filled()
+  subject = subject._replace(config=config)
   steps = steps_lib.Steps(
     _count(subject), progress, report, seconds=config.how.seconds
   )

@@ -115,6 +115,7 @@ def _model(name, folder, config, params, hidden_layers, layout):
     name=name,
     layout=layout,
     bos_id=_bos_id(generation, facts, tokenizer),
+    generation_config=generation,
   )
 
 

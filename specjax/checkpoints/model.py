@@ -1,6 +1,6 @@
 """A model ready to decode: parameters, networks and tokenizer together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ class Model(NamedTuple):
       model; None for one device.
     bos_id: int, token from which an empty prompt is continued; None if none is
       known.
+    generation_config: contents of its generation_config.json, or None.
   """
 
   params: Any
@@ -48,6 +49,7 @@ class Model(NamedTuple):
   name: str
   layout: mesh_lib.Layout | None = None
   bos_id: int | None = None
+  generation_config: Mapping[str, Any] | None = None
 
   def __repr__(self) -> str:
     """One line: name and sizes, not the arrays."""

@@ -80,6 +80,8 @@ def settings(config: Any, prefix: str = '') -> Iterator[Setting]:
   )
   for field in fields:
     value = getattr(config, field.name)
+    if value is None:
+      value = validation.default_of(config, field.name)
     sentence = about.get(field.name) or field.metadata.get('summary', '')
     if not sentence and dataclasses.is_dataclass(value):
       sentence = _first_line(type(value))

@@ -237,6 +237,7 @@ def measurer(parts: build.Run) -> Callable[[Any], dict] | None:
       max_new_tokens=config.eval_new_tokens,
       batch_size=-(-min(8, len(prompts)) // rows) * rows,
       temperature=0.0,
+      generation_config='none',
     )
     counts = stats.add([answer.counts for answer in answers])
     by_depth = {

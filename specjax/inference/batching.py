@@ -3,7 +3,7 @@
 Wrong settings and prompts are found here, before anything is decoded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -49,6 +49,8 @@ class Job:
     data: data that the drafter's parameters are made from.
     corpus: earlier answers that it may copy from, or None.
     layout: the mesh, or None for one device.
+    from_generation_config: settings taken from the target's file, see
+      `generation_config`.
   """
 
   assembled: assemble.Assembled
@@ -62,6 +64,9 @@ class Job:
   data: DraftData = DraftData()
   corpus: corpus_lib.Corpus | None = None
   layout: mesh_lib.Layout | None = None
+  from_generation_config: Mapping[str, Any] = dataclasses.field(
+    default_factory=dict
+  )
 
   @property
   def recipe(self) -> generate_lib.Recipe:

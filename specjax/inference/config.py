@@ -26,6 +26,7 @@ from specjax.inference.value_ranges import LISTS
 
 DTYPES = ('float32', 'bfloat16', 'w8a8', 'stored')
 COSTS = ('auto', 'measure', 'rule')
+GENERATION_CONFIGS = ('safe', 'model', 'none')
 QUANTIZE = ('none', 'target', 'drafter', 'both')
 
 # Settings that may differ between prompts; one value serves all of them.
@@ -80,6 +81,12 @@ class DecodeConfig:
       tokens depend on the draft).
     sampler: method of plain sampling. Either samples the same distribution,
       with other tokens for a seed.
+    generation_config: settings taken from the model's generation_config.json
+      where none are given here. safe takes repetition_penalty,
+      no_repeat_ngram_size, suppress_tokens, bad_words_ids, min_new_tokens and
+      min_length; model takes do_sample, temperature, top_k, top_p and min_p
+      too; none takes nothing. Its end ids are always taken, and a beam search
+      takes nothing else.
     temperature: divisor of the logits before sampling; 0 is greedy decoding.
     top_k: number of likeliest tokens that are kept; 0 keeps every token.
     top_p: least total probability of the likeliest tokens that are kept, above
@@ -147,21 +154,22 @@ class DecodeConfig:
   verifiers: Any = dataclasses.field(default_factory=default_verifiers)
   costs: str = validation.choice('auto', COSTS)
   sampler: str = validation.choice('gumbel', SAMPLERS)
-  temperature: float = 0.0
-  top_k: int = 0
-  top_p: float = 1.0
-  min_p: float = 0.0
-  repetition_penalty: float = 1.0
-  no_repeat_ngram_size: int = 0
+  generation_config: str = validation.choice('safe', GENERATION_CONFIGS)
+  temperature: float | None = validation.unset(0.0)
+  top_k: int | None = validation.unset(0)
+  top_p: float | None = validation.unset(1.0)
+  min_p: float | None = validation.unset(0.0)
+  repetition_penalty: float | None = validation.unset(1.0)
+  no_repeat_ngram_size: int | None = validation.unset(0)
   presence_penalty: float = 0.0
   frequency_penalty: float = 0.0
   logit_bias: str = ''
-  suppress_tokens: str = ''
-  bad_words: str = ''
+  suppress_tokens: str | None = validation.unset('')
+  bad_words: str | None = validation.unset('')
   num_beams: int = 1
   length_penalty: float = 1.0
   early_stopping: str = validation.choice('false', beam.EARLY_STOPPING)
-  min_new_tokens: int = 0
+  min_new_tokens: int | None = validation.unset(0)
   max_new_tokens: int = 128
   num_return_sequences: int = 1
   ignore_eos: bool = False
@@ -199,33 +207,46 @@ class DecodeConfig:
     """Raises ValueError with one sentence about the first bad value."""
     check_moved(vars(self))  # Also one assigned to afterwards.
     for name in (*value_ranges.WHOLE, *value_ranges.REAL):
-      given = getattr(self, name)
+      given = self.in_force(name)
       if np.ndim(given) and name not in PER_PROMPT:
         raise ValueError(f'{name} takes one value, not {len(given)}.')
     for name, lowest in value_ranges.WHOLE.items():
-      validation.each_whole(name, getattr(self, name), lowest)
+      validation.each_whole(name, self.in_force(name), lowest)
     for name, (good, what) in value_ranges.REAL.items():
-      validation.each(name, getattr(self, name), good, what)
+      validation.each(name, self.in_force(name), good, what)
     for name, parse in LISTS.items():
-      parse(name, getattr(self, name))
+      parse(name, self.in_force(name))
     self.rule()
     options_lib.validate_all(self.drafters, drafter_registry.entries())
     options_lib.validate_all(self.verifiers, verifier_registry.entries())
     validation.check_choices(self, show=str)
     self.mesh.validate(decoding=True)
-    self._check_beams()
+    value_ranges.check_beams(self)
     self._check_sequences()
     if not all(self.stops()):
       raise ValueError('stop must not hold an empty string.')
 
   def _check_sequences(self) -> None:
     several = self.num_return_sequences > 1 and self.num_beams == 1
-    if several and np.any(np.asarray(self.temperature) == 0):
+    if self.temperature is None and self.generation_config == 'model':
+      return  # The model's own is not known yet.
+    if several and np.any(np.asarray(self.in_force('temperature')) == 0):
       raise ValueError(
         f'num_return_sequences={self.num_return_sequences} at temperature 0 '
         'would give the same answer each time; give a temperature above 0, or '
         f'num_beams={self.num_return_sequences}.'
       )
+
+  def in_force(self, name: str) -> Any:
+    """The value of a field, or its default where none is given."""
+    value = getattr(self, name)
+    return validation.default_of(self, name) if value is None else value
+
+  def filled(self) -> 'DecodeConfig':
+    """The config with defaults in the place of values that are not given."""
+    return dataclasses.replace(
+      self, **{f.name: self.in_force(f.name) for f in dataclasses.fields(self)}
+    )
 
   def idle(self) -> list[str]:
     """Sentences about settings that change nothing beside the others."""
@@ -236,32 +257,13 @@ class DecodeConfig:
         for name in ('length_penalty', 'early_stopping')
         if getattr(self, name) != getattr(type(self), name)
       ]
-    if np.any(np.asarray(self.min_new_tokens) > self.max_new_tokens):
+    least = np.asarray(self.in_force('min_new_tokens'))
+    if np.any(least > self.max_new_tokens):
       notes.append(
         'min_new_tokens is above max_new_tokens: no end token comes before the '
         'budget is spent.'
       )
     return [note for note in notes if note]
-
-  def _check_beams(self) -> None:
-    if self.num_beams == 1:
-      return
-    for name, plain in value_ranges.NOT_WITH_BEAMS.items():
-      given = getattr(self, name)
-      if name in LISTS:
-        changed = bool(LISTS[name](name, given))
-      else:
-        changed = bool(np.any(np.asarray(given) != plain))
-      if changed:
-        raise ValueError(
-          f'A beam search (num_beams={self.num_beams}) scores the target as it '
-          f'is; leave {name} {"at " * (name not in LISTS)}{plain}.'
-        )
-    if self.num_return_sequences > self.num_beams:
-      raise ValueError(
-        f'num_return_sequences is {self.num_return_sequences}, but a search '
-        f'with num_beams={self.num_beams} has no more answers than beams.'
-      )
 
   def beams(self) -> beam.BeamSpec:
     """The settings of a beam search."""
@@ -322,7 +324,7 @@ class DecodeConfig:
       `Sampling`.
     """
     values = {
-      field.name: getattr(self, field.name)
+      field.name: self.in_force(field.name)
       for field in dataclasses.fields(Sampling)
     }
     for name in values:

@@ -12,7 +12,6 @@ ELSEWHERE = {
   'draft_length': 'num_draft',
   'draft_model': 'drafter',
   'gamma': 'num_draft',
-  'generation_config': 'config',
   'max_gen_tokens': 'max_new_tokens',
   'max_length': 'max_new_tokens',
   'max_output_tokens': 'max_new_tokens',

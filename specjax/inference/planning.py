@@ -21,6 +21,7 @@ from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
 from specjax.inference import encoding
+from specjax.inference import generation_config
 from specjax.inference import keywords
 from specjax.inference import prompt_checks
 from specjax.inference import sources
@@ -68,9 +69,12 @@ def plan(
   config = _configured(config, settings)
   model = sources.as_target(model, lambda name: load_target(name, config))
   model_lib.check_target(model)
-  config = token_lists.resolved(config, model)
   source = _source(model, drafter, config)
   encoded = encoding.encode(model, prompts, config)
+  config, taken = generation_config.apply(
+    config, model, [len(tokens) for _, tokens in encoded]
+  )
+  config = token_lists.resolved(config, model)
   prompt_checks.check_per_prompt(config, len(encoded))
   rows = _rows(encoded, config.num_return_sequences)[skip:]
   parts = model.layout.size('batch') if model.layout else 1
@@ -101,6 +105,7 @@ def plan(
     data=data,
     corpus=corpus,
     layout=model.layout,
+    from_generation_config=taken.values,
   )
 
 

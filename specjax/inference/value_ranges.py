@@ -55,3 +55,29 @@ REAL: dict[str, tuple[Callable[[float], bool], str]] = {
   'frequency_penalty': _CHANGE,
   'length_penalty': (lambda v: abs(v) < np.inf, 'a number'),
 }
+
+
+def check_beams(config: Any) -> None:
+  """Refuses settings that a beam search does not follow.
+
+  Args:
+    config: `DecodeConfig`.
+  """
+  if config.num_beams == 1:
+    return
+  for name, plain in NOT_WITH_BEAMS.items():
+    given = config.in_force(name)
+    if name in LISTS:
+      changed = bool(LISTS[name](name, given))
+    else:
+      changed = bool(np.any(np.asarray(given) != plain))
+    if changed:
+      raise ValueError(
+        f'A beam search (num_beams={config.num_beams}) scores the target as it '
+        f'is; leave {name} {"at " * (name not in LISTS)}{plain}.'
+      )
+  if config.num_return_sequences > config.num_beams:
+    raise ValueError(
+      f'num_return_sequences is {config.num_return_sequences}, but a search '
+      f'with num_beams={config.num_beams} has no more answers than beams.'
+    )
