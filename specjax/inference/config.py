@@ -104,7 +104,8 @@ class DecodeConfig:
       answer has it already; the prompt does not count.
     logit_bias: numbers added to the logits of tokens, as JSON from token ids,
       {"5":-2.5}.
-    suppress_tokens: ids that are never generated, as a JSON list.
+    suppress_tokens: ids that are never generated, as a JSON list. Programs are
+      compiled for lists of up to 8, 16, 32, ... entries, here and above.
     bad_words: sequences that are never generated, as a JSON list of strings or
       lists of token ids. A string stands for its tokens at the beginning of a
       text and behind a space; other spellings of it are not found. The prompt's
@@ -206,16 +207,7 @@ class DecodeConfig:
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
     check_moved(vars(self))  # Also one assigned to afterwards.
-    for name in (*value_ranges.WHOLE, *value_ranges.REAL):
-      given = self.in_force(name)
-      if np.ndim(given) and name not in PER_PROMPT:
-        raise ValueError(f'{name} takes one value, not {len(given)}.')
-    for name, lowest in value_ranges.WHOLE.items():
-      validation.each_whole(name, self.in_force(name), lowest)
-    for name, (good, what) in value_ranges.REAL.items():
-      validation.each(name, self.in_force(name), good, what)
-    for name, parse in LISTS.items():
-      parse(name, self.in_force(name))
+    value_ranges.check(self, PER_PROMPT)
     self.rule()
     options_lib.validate_all(self.drafters, drafter_registry.entries())
     options_lib.validate_all(self.verifiers, verifier_registry.entries())

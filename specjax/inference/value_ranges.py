@@ -1,10 +1,11 @@
 """Values that settings of decoding may have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
+from specjax import validation
 from specjax.inference import token_lists
 
 # Settings that name tokens, and the functions that read them.
@@ -28,6 +29,7 @@ NOT_WITH_BEAMS = {
   'bad_words': 'empty',
 }
 
+# Least values of whole numbers.
 WHOLE = {
   'num_draft': 0,
   'corpus_tokens': 2,
@@ -46,38 +48,64 @@ _CHANGE = (
   'a number from -1e30 to 1e30',
 )
 
+# Numbers: whether one may stand, and which may.
 REAL: dict[str, tuple[Callable[[float], bool], str]] = {
   'temperature': (lambda v: 0 <= v < np.inf, '0 or more'),
   'top_p': (lambda v: 0 < v <= 1, 'above 0 and at most 1'),
   'min_p': (lambda v: 0 <= v <= 1, 'between 0 and 1'),
-  'repetition_penalty': (lambda v: 0 < v < np.inf, 'above 0'),
+  'repetition_penalty': (lambda v: 1e-30 <= v <= 1e30, 'from 1e-30 to 1e30'),
   'presence_penalty': _CHANGE,
   'frequency_penalty': _CHANGE,
   'length_penalty': (lambda v: abs(v) < np.inf, 'a number'),
 }
 
 
-def check_beams(config: Any) -> None:
+def check(settings: Any, per_prompt: Collection[str]) -> None:
+  """Refuses values out of range.
+
+  Args:
+    settings: `DecodeConfig`.
+    per_prompt: names of settings that may have a value for each prompt.
+
+  Raises:
+    ValueError: names the first bad value.
+  """
+  for name in (*WHOLE, *REAL):
+    given = settings.in_force(name)
+    if np.ndim(given) and name not in per_prompt:
+      raise ValueError(f'{name} takes one value, not {len(given)}.')
+  for name, lowest in WHOLE.items():
+    validation.each_whole(name, settings.in_force(name), lowest)
+  for name, (good, what) in REAL.items():
+    validation.each(name, settings.in_force(name), good, what)
+  for name, parse in LISTS.items():
+    parse(name, settings.in_force(name))
+
+
+def check_beams(settings: Any) -> None:
   """Refuses settings that a beam search does not follow.
 
   Args:
-    config: `DecodeConfig`.
+    settings: `DecodeConfig`.
+
+  Raises:
+    ValueError: names the first of them.
   """
-  if config.num_beams == 1:
+  if settings.num_beams == 1:
     return
   for name, plain in NOT_WITH_BEAMS.items():
-    given = config.in_force(name)
+    given = settings.in_force(name)
     if name in LISTS:
       changed = bool(LISTS[name](name, given))
     else:
       changed = bool(np.any(np.asarray(given) != plain))
     if changed:
       raise ValueError(
-        f'A beam search (num_beams={config.num_beams}) scores the target as it '
-        f'is; leave {name} {"at " * (name not in LISTS)}{plain}.'
+        f'A beam search (num_beams={settings.num_beams}) scores the target as '
+        f'it is; leave {name} {"at " * (name not in LISTS)}{plain}.'
       )
-  if config.num_return_sequences > config.num_beams:
+  if settings.num_return_sequences > settings.num_beams:
     raise ValueError(
-      f'num_return_sequences is {config.num_return_sequences}, but a search '
-      f'with num_beams={config.num_beams} has no more answers than beams.'
+      f'num_return_sequences is {settings.num_return_sequences}, but a search '
+      f'with num_beams={settings.num_beams} has no more answers than beams.'
     )
