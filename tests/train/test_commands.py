@@ -1,5 +1,6 @@
 """The commands of training: usage, one-line errors, a tokenizer's promises."""
 
+import json
 import os
 import pathlib
 import signal
@@ -13,6 +14,7 @@ import transformers
 from specjax.commands import cli
 from specjax.commands import label as label_lib
 from specjax.commands import tokenizer as tokenizer_lib
+from tests.helpers import tiny
 from tests.helpers import toy
 from train import label
 from train import main
@@ -153,6 +155,33 @@ def test_an_interrupted_labelling_says_how_it_goes_on(
   assert told[-1] == (
     'error: interrupted after 4 answers; the same command continues.'
   )
+
+
+def test_labels_keep_to_lists_of_tokens(tmp_path):
+  tiny.save(tmp_path / 'target')
+  (tmp_path / 'inputs.txt').write_text('the cat\na dog ran\n')
+
+  def labelled(name, *settings):
+    output = tmp_path / f'{name}.jsonl'
+    argv = [
+      'label',
+      f'--target={tmp_path}/target',
+      f'--input={tmp_path}/inputs.txt',
+      f'--output={output}',
+      '--config.max_new_tokens=6',
+      *settings,
+    ]
+    assert not cli.call(label.main, argv)
+    lines = map(json.loads, output.read_text().splitlines())
+    return [line['tokens'] for line in lines if 'tokens' in line]
+
+  free = labelled('free', '--config.ignore_eos')
+  assert [len(tokens) for tokens in free] == [6, 6]
+  used = sorted({token for tokens in free for token in tokens})
+  kept = labelled('kept', f'--config.suppress_tokens={used}')
+  assert not {token for tokens in kept for token in tokens} & set(used)
+  cut = labelled('cut', f'--config.stop_token_ids=[{free[0][0]}]')
+  assert cut[0] == free[0][:1]
 
 
 def test_help_from_a_bare_checkout():
