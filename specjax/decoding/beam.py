@@ -60,6 +60,9 @@ class BeamSpec:
     validation.one_of(
       'early_stopping', self.early_stopping, EARLY_STOPPING, str
     )
+    validation.one_of(
+      'matmul_precision', self.matmul_precision, precision.MODES, str
+    )
 
 
 @struct.dataclass

@@ -130,11 +130,9 @@ def decide(config: DecodeConfig, model: model_lib.Model) -> Taken:
     raise ValueError(f'{_FILE} of {model.name}: {error}') from None
   open_ = {k: v for k, v in _NEUTRAL.items() if file.get(k) not in v}
   given = {k for k in (_SAFE | _SAMPLING) if file.get(k) is not None}
-  if mode == 'model':
-    given -= set(_SAMPLING)
   if config.num_beams == 1:
     # What the user has set, or what changes nothing, is no loss.
-    given -= set(_SAFE)
+    given -= set(_SAFE | _SAMPLING if mode == 'model' else _SAFE)
   else:
     open_.pop('num_beams', None)
   order = [*_SAFE, *_SAMPLING, *_NEUTRAL]

@@ -1,6 +1,7 @@
 """Settings that a model's generation_config.json gives, and who goes first."""
 
 import json
+import pathlib
 import warnings
 
 import pytest
@@ -9,6 +10,7 @@ import specjax
 from specjax.benchmark.config import BenchmarkConfig
 from specjax.certify.config import CertifyConfig
 from specjax.commands import decode_file
+from specjax.commands import parsing
 from specjax.inference import planning
 from tests.helpers import tiny
 from tests.helpers.folders import change
@@ -182,6 +184,24 @@ def test_other_settings_of_transformers_are_named(saved):
   file = {'num_beams': 4, 'typical_p': 1.0, 'forced_bos_token_id': 3}
   _, (line,) = settings(with_file(saved['decoder'], **file))
   assert ': forced_bos_token_id and num_beams are ignored (' in line
+
+
+def test_a_command_line_gives_some_and_shows_all(capsys):
+  line = ['decode', '--config.top_k=0', '--config.suppress_tokens=[5]']
+  file = pathlib.Path('configs/decode.py').resolve()
+  given = dict(doc='', define=lambda values: None, default_config=file)
+  _, config = parsing.parse(
+    [*line, '--config.temperature=0.5', '--config.min_new_tokens=2'], **given
+  )
+  found = [config.temperature, config.top_k, config.min_new_tokens]
+  assert found == [0.5, 0, 2] and config.suppress_tokens == '[5]'
+  assert config.top_p is None and config.bad_words is None
+  with pytest.raises(SystemExit):
+    parsing.parse(['decode', '--help'], **given)
+  shown = capsys.readouterr().out
+  for default in ('temperature=0.0', 'top_k=0', 'top_p=1.0', "bad_words=''"):
+    assert f'--config.{default}\n' in shown or f'  {default}\n' in shown
+  assert 'generation_config=safe' in shown
 
 
 def test_defaults_of_commands():
