@@ -314,6 +314,8 @@ def check_same_vocabulary(
   target: Any,
   drafter: Any,
   names: tuple[str, str] = ('the target', 'the drafter'),
+  *,
+  may_lack: bool = False,
 ) -> None:
   """Raises ValueError unless drafter and target have the same vocabulary.
 
@@ -321,6 +323,7 @@ def check_same_vocabulary(
     target: a tokenizer, or None if the model has none.
     drafter: a tokenizer, or None.
     names: names of their owners.
+    may_lack: whether one may have ids that the other has not.
 
   Raises:
     ValueError: naming the first id that differs.
@@ -329,11 +332,11 @@ def check_same_vocabulary(
     return
   left = {id_: token for token, id_ in target.get_vocab().items()}
   right = {id_: token for token, id_ in drafter.get_vocab().items()}
-  if left == right:
+  both = left.keys() & right.keys() if may_lack else ()
+  ids = both or left.keys() | right.keys()
+  first = min((i for i in ids if left.get(i) != right.get(i)), default=None)
+  if first is None:
     return
-  first = min(
-    id_ for id_ in left.keys() | right.keys() if left.get(id_) != right.get(id_)
-  )
   one, other = names
   raise ValueError(
     f'The tokenizer of {other} differs from that of {one}: the first differing '

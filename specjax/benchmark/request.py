@@ -207,8 +207,7 @@ def load_drafters(
   found = [sources_lib.resolve(name, target, how) for name in names]
   found = [source for source in found if source is not None]
   for source in found:
-    if source.model is not None:
-      text_lib.check_same_vocabulary(target.tokenizer, source.model.tokenizer)
+    sources_lib.check_vocabulary(target, source)
   return [sources_lib.to_layout(source, target.layout) for source in found]
 
 

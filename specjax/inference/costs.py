@@ -29,6 +29,7 @@ from specjax import cache
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import drawing
+from specjax.decoding.drafters import vocabulary
 from specjax.decoding.drafters.draft_model import autoregressive
 from specjax.decoding.drafters.entry import Costs
 from specjax.distributed import processes
@@ -284,8 +285,10 @@ def model_timer(
     width: tokens committed.
   """
   model = assembled.source.model
+  known = vocabulary.of(assembled.target, model)
+  lm = vocabulary.fitted(model.lm, known)
   drafter = autoregressive(
-    model.lm, assembled.plan.draft_slots, drawing.Style('argmax', False, _WARP)
+    lm, assembled.plan.draft_slots, drawing.Style('argmax', False, _WARP)
   )
   prompt = base.Prompt(
     np.ones((rows, width), np.int32), np.full((rows,), width, np.int32)

@@ -141,8 +141,7 @@ def _source(model, drafter, config) -> Source | None:
   if source is None:
     return None
   source = sources.to_layout(source, model.layout)
-  if source.model is not None:
-    text_lib.check_same_vocabulary(model.tokenizer, source.model.tokenizer)
+  sources.check_vocabulary(model, source)
   _check_options(config, source)
   return source
 

@@ -26,6 +26,7 @@ from specjax.decoding.drafters.simulated import Script
 from specjax.decoding.drafters.simulated import simulated
 from specjax.decoding.drafters.slots import SlotSpec
 from specjax.decoding.drafters.spec_drafter import spec_drafter
+from specjax.decoding.drafters.vocabulary import Known
 from specjax.inference import assemble
 from tests.helpers import fakes
 from tests.helpers import laws
@@ -260,7 +261,7 @@ def test_law(verify):
 def test_a_round_costs_the_same_whatever_the_buffer_holds():
   style = drawing.Style('argmax', False, Sampling().warp_spec())
   config = dataclasses.replace(CONFIG, max_positions=5000)
-  drafter = spec_drafter(SlotSpec(config, VOCAB), 5, style)
+  drafter = spec_drafter(SlotSpec(config, Known(VOCAB, VOCAB)), 5, style)
   recipe = recipes.recipe(models.make_lm(TARGET))._replace(drafter=drafter)
   params = models.abstract_params(config)
 
@@ -313,14 +314,13 @@ def test_heads_on_the_target_know_the_last_state():
 
 def test_bad_inputs_in_one_sentence():
   lm = models.make_lm(TARGET)
-  spec = SlotSpec(CONFIG, VOCAB)
+  spec = SlotSpec(CONFIG, Known(VOCAB, VOCAB))
   known = recipes.network(CONFIG)
   few = dataclasses.replace(CONFIG, max_positions=7)
   for drafter, num_draft, target, words in (
     (known, -1, lm, 'num_draft must be at least 0'),
     (known, 26, lm, 'at most 25 tokens at once'),
     (recipes.network(few), 8, lm, 'at most 7 tokens'),
-    (recipes.network(CONFIG, VOCAB - 1), 2, lm, 'scores 10 tokens but the'),
     (known, 2, fakes.markov_lm(VOCAB), 'the target is decoder-only'),
   ):
     with pytest.raises(ValueError, match=words):

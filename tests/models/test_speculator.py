@@ -15,6 +15,7 @@ from specjax.decoding import trees
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters.speculator import speculator
+from specjax.decoding.drafters.vocabulary import Known
 from specjax.models.speculator import config as speculator_config
 from specjax.models.speculator import modeling as network_lib
 from specjax.training.families import speculator_objective as training_lib
@@ -109,7 +110,7 @@ def _proposed(config, params, rows, slots=SLOTS):
   drafter = speculator(
     config,
     trees.chain(slots),
-    speculators.VOCAB,
+    Known(speculators.VOCAB, speculators.VOCAB),
     drawing.Style('argmax', True, warp_lib.WarpSpec()),
   )
   is_pairs = config.encoder_width > 0

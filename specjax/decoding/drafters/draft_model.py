@@ -12,6 +12,7 @@ from specjax import base
 from specjax import validation
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry
+from specjax.decoding.drafters import vocabulary
 
 
 @functools.cache
@@ -75,27 +76,27 @@ def check_fit(target: base.CachedLM, drafter: base.CachedLM) -> None:
       f'The drafter is {kinds[drafter.is_encoder_decoder]} but the target '
       f'is {kinds[target.is_encoder_decoder]}; both must be of one kind.'
     )
-  if target.vocab_size != drafter.vocab_size:
-    raise ValueError(
-      f'The drafter scores {drafter.vocab_size} tokens but the target '
-      f'{target.vocab_size}; make both with the same vocab_size.'
-    )
 
 
 def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
   del options, rows
   check_fit(target.lm, source.model.lm)
+  known = vocabulary.of(target, source.model)
   return entry.DraftPlan(
     num_draft,
     num_draft,
     has_log_probs=True,
     max_positions=source.model.lm.max_positions,
+    notes=known.notes(source.name),
+    static=known,
   )
 
 
 def _bind(lm, config, plan, style) -> base.Drafter:
   del config
-  return autoregressive(lm, plan.num_draft, style)
+  return autoregressive(
+    vocabulary.fitted(lm, plan.static), plan.num_draft, style
+  )
 
 
 def _params(plan, target, source, data) -> base.PyTree:

@@ -16,6 +16,7 @@ from specjax.decoding.drafters import entry
 from specjax.decoding.drafters import hybrid_loop
 from specjax.decoding.drafters import suffix as suffix_lib
 from specjax.decoding.drafters import suffix_search
+from specjax.decoding.drafters import vocabulary
 from specjax.decoding.drafters.draft_model import check_fit
 
 
@@ -83,6 +84,7 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
   check_fit(target.lm, inner)
   spec = options.spec(num_draft)
   spec.validate()
+  known = vocabulary.of(target, source.model)
   return entry.DraftPlan(
     num_draft,
     num_draft,
@@ -94,13 +96,15 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
     draft_slots=spec.num_draft,
     uses_costs=True,
     row_independent=False,
-    static=(spec, target.lm.is_encoder_decoder),
+    notes=known.notes(source.name),
+    static=(spec, target.lm.is_encoder_decoder, known),
   )
 
 
 def _bind(lm, config, plan, style) -> base.Drafter:
   del config
-  spec, search_source = plan.static
+  spec, search_source, known = plan.static
+  lm = vocabulary.fitted(lm, known)
   return hybrid_loop.hybrid_drafter(lm, spec, style, search_source)
 
 

@@ -15,6 +15,7 @@ from specjax import base
 from specjax.decoding import sampling
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry
+from specjax.decoding.drafters import vocabulary
 from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import DraftPlan
 from specjax.decoding.drafters.entry import Source
@@ -28,11 +29,11 @@ class SlotSpec(NamedTuple):
 
   Attributes:
     config: config of the network, with `block`, `output_ids` and special ids.
-    vocab_size: V of its logits.
+    ids: those that the target and the network know.
   """
 
   config: Any
-  vocab_size: int
+  ids: vocabulary.Known
 
 
 def draw(
@@ -52,13 +53,15 @@ def draw(
     style: way of drawing tokens.
   """
   there = jnp.cumprod(there, axis=1).astype(bool)
+  both = min(spec.ids.target, spec.ids.drafter)
   if style.noise == 'argmax' and not (
     style.needs_log_probs or style.warp.moves_argmax or style.allowed_tokens
   ):
-    logits, ids = spec_drafter.at_head(spec.config, logits, spec.vocab_size)
+    logits, ids = spec_drafter.at_head(spec.config, logits, both)
     tokens = ids[sampling.argmax(logits)]
     return base.Draft(jnp.where(there, tokens, base.EMPTY))
-  logits = spec_drafter.draftable(spec.config, logits, spec.vocab_size)
+  logits = spec_drafter.draftable(spec.config, logits, both)
+  logits = spec.ids.over_target(logits)
   draft = drawing.chain(logits, context, style)
   tokens = jnp.where(there, draft.tokens, base.EMPTY)
   if draft.log_probs is None:
@@ -74,11 +77,6 @@ def check_target(target: Target, source: Source) -> None:
     raise ValueError(
       f'A {config.model_type} drafts for encoder-decoders, but the target is '
       'decoder-only.'
-    )
-  if target.lm.vocab_size != source.model.vocab_size:
-    raise ValueError(
-      f'The drafter scores {source.model.vocab_size} tokens but the target '
-      f'{target.lm.vocab_size}; train one for this target.'
     )
 
 
@@ -105,13 +103,15 @@ def plan(
   """
   check_target(target, source)
   check_slots(num_draft, most)
+  known = vocabulary.of(target, source.model)
   return entry.DraftPlan(
     num_draft,
     num_draft,
     has_log_probs=True,
     one_pass=True,
     max_source_tokens=families.facts(source.model.config).max_source_tokens,
-    static=target.lm.vocab_size,
+    notes=known.notes(source.name),
+    static=known,
   )
 
 

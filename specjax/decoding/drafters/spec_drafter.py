@@ -37,12 +37,17 @@ def spec_drafter(
 
   def init(params, prompt, prefilled, *, capacity):
     del prefilled
+    prompt = prompt.replace(tokens=spec.ids.fed(prompt.tokens))
     return network.prefill(params, prompt, capacity=capacity)
 
   def propose(params, memory, view):
     context = view.context
     logits, there = network.logits(
-      params, memory, context.tokens, context.length, num_draft
+      params,
+      memory,
+      spec.ids.fed(context.tokens),
+      context.length,
+      num_draft,
     )
     return slots.draw(spec, logits, there, context, style), memory
 

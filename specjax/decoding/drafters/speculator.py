@@ -24,6 +24,7 @@ from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import eagle
 from specjax.decoding.drafters import entry
 from specjax.decoding.drafters import target_conditioned
+from specjax.decoding.drafters import vocabulary
 from specjax.models import registry as families
 from specjax.models.common.output_ids import spread
 from specjax.models.speculator import modeling
@@ -50,7 +51,7 @@ class SpeculatorOptions:
 def speculator(
   config: models.ParallelConfig,
   topology: trees.Topology,
-  vocab_size: int,
+  ids: vocabulary.Known,
   style: drawing.Style,
 ) -> base.Drafter:
   """Drafts with a drafter network.
@@ -58,7 +59,7 @@ def speculator(
   Args:
     config: config of the network; its bound parameters are the drafter's.
     topology: tree of the drafts; its depth is K.
-    vocab_size: V of the target.
+    ids: those that the target and the network know.
     style: way of drawing tokens.
 
   Returns:
@@ -69,7 +70,7 @@ def speculator(
     ValueError: the tree is no tree, or deeper than there are heads.
   """
   depth = trees.check(topology).max_depth
-  net = models.make_net(config)
+  net, vocab_size = _fitted(models.make_net(config), ids), ids.target
   if config.is_heads:
     if depth > config.num_draft:
       raise ValueError(
@@ -81,6 +82,23 @@ def speculator(
     return _masked(net, topology, vocab_size, style)
   make = eagle.chain if topology.is_chain else eagle.tree
   return make(net, topology, vocab_size, style)
+
+
+def _fitted(net: models.DraftNet, ids: vocabulary.Known) -> models.DraftNet:
+  """The network, fed with what it knows and scoring no other id."""
+  if ids.is_same:
+    return net
+
+  def prefill(params, tokens, *args, **rest):
+    return net.prefill(params, ids.fed(tokens), *args, **rest)
+
+  def extend(params, cache, tokens, *args, **rest):
+    logits, *others = net.extend(params, cache, ids.fed(tokens), *args, **rest)
+    if not net.config.output_ids:
+      logits = logits[..., : ids.drafter]
+    return logits, *others
+
+  return net._replace(prefill=prefill, extend=extend)
 
 
 def _finish(net, topology, vocab_size, style) -> Callable[..., base.Draft]:
@@ -145,7 +163,8 @@ def _check_target(target, source) -> None:
   wanted = (
     config.target_width,
     config.target_layers,
-    config.vocab_size,
+    # A table of its own may be longer or shorter.
+    config.vocab_size if config.is_shared else None,
     config.encoder_width > 0,
   )
   if target.config is None and not own:
@@ -156,11 +175,12 @@ def _check_target(target, source) -> None:
   modeling.check_tables(config.kind, target.params, target.name)
   if target.config is None:
     # With embeddings of its own it reads tokens alone.
-    found, wanted = (lm.vocab_size, False), wanted[2:]
+    found, wanted = (False,), wanted[3:]
   else:
     mine = families.facts(target.config)
-    found = (mine.width, mine.layers, mine.vocab_size, mine.is_encoder_decoder)
-    found, wanted = (found[2:], wanted[2:]) if own else (found, wanted)
+    rows = mine.vocab_size if config.is_shared else None
+    found = (mine.width, mine.layers, rows, mine.is_encoder_decoder)
+    found, wanted = (found[3:], wanted[3:]) if own else (found, wanted)
   if found != wanted:
     raise ValueError(
       f'The drafter {source.name} was trained for another target: '
@@ -173,6 +193,10 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
   del rows
   _check_target(target, source)
   config = source.model.config
+  known = vocabulary.of(target, source.model)
+  if config.is_shared:
+    # Its tables are the target's.
+    known = known._replace(drafter=known.target)
   notes, one_pass = (), config.masks or config.is_heads
   if num_draft > config.num_draft and one_pass:
     what = 'are not drafted' if config.is_heads else 'will hardly be accepted'
@@ -192,8 +216,8 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
     has_log_probs=True,
     one_pass=one_pass,
     target_hidden_layers=(-1,) * (config.is_heads or config.feature != 'none'),
-    notes=notes,
-    static=(topology, target.lm.vocab_size),
+    notes=notes + known.notes(source.name),
+    static=(topology, known),
   )
 
 

@@ -47,7 +47,13 @@ def spread(logits: Array, output_ids: tuple, vocab_size: int) -> Array:
     [..., V], in the dtype of the logits.
   """
   if not output_ids:
-    return logits[..., :vocab_size]
+    missing = vocab_size - logits.shape[-1]
+    if missing <= 0:
+      return logits[..., :vocab_size]
+    # In:  logits [x y], vocab_size 3
+    # Out: [x y -inf]
+    pads = [(0, 0)] * (logits.ndim - 1) + [(0, missing)]
+    return jnp.pad(logits, pads, constant_values=-jnp.inf)
   # In:  logits [x y], output_ids (3, 1), vocab_size 5
   # Out: [-inf y -inf x -inf]
   place = np.full(max(vocab_size, max(output_ids) + 1), -1, np.int32)
