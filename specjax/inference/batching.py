@@ -51,6 +51,8 @@ class Job:
     layout: the mesh, or None for one device.
     from_generation_config: settings taken from the target's file, see
       `generation_config`.
+    again: rows before `rows` that stand in the first batch. They are decoded
+      once more and left out, so that every batch is one of the whole job.
   """
 
   assembled: assemble.Assembled
@@ -67,6 +69,7 @@ class Job:
   from_generation_config: Mapping[str, Any] = dataclasses.field(
     default_factory=dict
   )
+  again: tuple[Row, ...] = ()
 
   @property
   def recipe(self) -> generate_lib.Recipe:
@@ -194,4 +197,23 @@ def layout_rows(
   return batch_size, tuple(
     (group[0], group[-1] + 1, width)
     for group, width in zip(groups, widths, strict=True)
+  )
+
+
+def after(batches: tuple, skip: int) -> tuple[int, tuple]:
+  """The batches that are left, behind rows that are answered already.
+
+  Args:
+    batches: result of `layout_rows`.
+    skip: number of answered rows.
+
+  Returns:
+    (rows before `skip` in the first batch left, batches counted from `skip`).
+  """
+  # Batches (0, 4, 32), (4, 8, 16), (8, 9, 16), skip 6: row 6 was decoded beside
+  # rows 4, 5 and 7, so it is again: 2, (0, 2, 16), (2, 3, 16).
+  left = [batch for batch in batches if batch[1] > skip]
+  again = max(skip - left[0][0], 0) if left else 0
+  return again, tuple(
+    (max(first - skip, 0), end - skip, width) for first, end, width in left
   )

@@ -160,7 +160,8 @@ def stream(
     if first > done:
       yield Batch(tuple(map(_blank, job.rows[done:first])), 0.0)
     rows = job.rows[first:end]
-    live = [row for row in rows if row.tokens]
+    beside = job.again if number == 1 else ()
+    live = [row for row in (*beside, *rows) if row.tokens]
     begin = time.perf_counter()
     generation = decode_batch.decode(job, live, width)
     seconds = time.perf_counter() - begin

@@ -26,6 +26,7 @@ from specjax.inference import keywords
 from specjax.inference import prompt_checks
 from specjax.inference import sources
 from specjax.inference import token_lists
+from specjax.inference.batching import after
 from specjax.inference.batching import Job
 from specjax.inference.batching import layout_rows
 from specjax.inference.batching import Row
@@ -76,9 +77,10 @@ def plan(
   )
   config = token_lists.resolved(config, model)
   prompt_checks.check_per_prompt(config, len(encoded))
-  rows = _rows(encoded, config.num_return_sequences)[skip:]
+  rows = _rows(encoded, config.num_return_sequences)
   parts = model.layout.size('batch') if model.layout else 1
   batch_size, batches = layout_rows(rows, config.batch_size, parts)
+  again, batches = after(batches, skip)
   assembled = assemble.assemble(
     assemble.target_of(model), source, config.recipe_settings(), rows=batch_size
   )
@@ -89,8 +91,8 @@ def plan(
       'Stop strings need a tokenizer, and the target has none; leave stop '
       'empty.'
     )
-  if corpus is not None and not assembled.plan.reads_corpus:
-    raise ValueError(NO_READER)
+  if corpus is not None:
+    _check_corpus(assembled)
   corpus = _corpus(corpus, model, config)
   data = _data(assembled, config, batch_size, encoded, corpus)
   return Job(
@@ -99,13 +101,14 @@ def plan(
     config=config,
     tokenizer=model.tokenizer,
     eos_ids=config.end_ids(model.eos_ids),
-    rows=rows,
+    rows=rows[skip:],
     batches=batches,
     batch_size=batch_size,
     data=data,
     corpus=corpus,
     layout=model.layout,
     from_generation_config=taken.values,
+    again=rows[skip - again : skip],
   )
 
 
@@ -256,6 +259,18 @@ def with_data(job: Job, data: DraftData) -> Job:
   """The job with the drafter's parameters made anew; nothing recompiles."""
   made = _place(job.assembled.params(data), job.layout)
   return dataclasses.replace(job, params=made, data=data)
+
+
+def _check_corpus(assembled) -> None:
+  """Refuses a corpus that nobody reads, and warns where it decides tokens."""
+  if not assembled.plan.reads_corpus:
+    raise ValueError(NO_READER)
+  if not assembled.rule.keeps_target_sample:
+    warnings.warn(
+      f'With the verifier {assembled.rule.name} tokens depend on what the '
+      'corpus holds, so a run that is resumed may give others.',
+      stacklevel=3,
+    )
 
 
 def open_corpus(path: str, tokenizer: Any, capacity: int) -> corpus_lib.Corpus:

@@ -1,5 +1,6 @@
 """The decode command interrupted, resumed, and beside another run."""
 
+import json
 import os
 import signal
 
@@ -37,6 +38,44 @@ def test_resume_continues_whole_lines(folders, source, tmp_path, capsys):
   assert status == 1
   assert 'cannot be resumed' in capsys.readouterr().err
   assert whole.read_bytes() == data
+
+
+def _answers(path):
+  kept = 'tokens', 'text', 'finish_reason'
+  rows = map(json.loads, path.read_text().splitlines())
+  return [[row[name] for name in kept] for row in rows]
+
+
+@pytest.mark.parametrize(
+  'drafter, flags, copies',
+  [
+    ('suffix', ('verifier=sampling',), True),
+    # Rows learn from the row beside them, and so tokens depend on it.
+    (
+      'token_recycling',
+      ('verifier=lenient', 'verifiers.lenient.lenience=0.05'),
+      False,
+    ),
+  ],
+)
+def test_resumed_answers_are_those_of_an_uninterrupted_run(
+  folders, tmp_path, drafter, flags, copies
+):
+  """Also cut inside a batch, and beside a corpus that holds them all."""
+  source = tmp_path / 'in.txt'
+  source.write_text('\n'.join([*LINES, *LINES, 'the the the the']) + '\n')
+  flags = [f'--config.{flag}' for flag in (*flags, 'temperature=1')]
+  flags += [f'--drafter={drafter}']
+  flags += [f'--corpus={tmp_path / "answers.corpus"}'] * copies
+  whole, part = tmp_path / 'whole.jsonl', tmp_path / 'part.jsonl'
+  assert decode(folders, source, f'--output={whole}', *flags, *QUICK) == 0
+  lines = whole.read_bytes().splitlines(keepends=True)
+  for cut in (1, 3, 4, 8, 10):
+    part.write_bytes(b''.join(lines[:cut]))
+    resumed = decode(
+      folders, source, f'--output={part}', '--resume', *flags, *QUICK
+    )
+    assert resumed == 0 and _answers(part) == _answers(whole), cut
 
 
 @pytest.mark.parametrize('name', ['out.txt', 'out.jsonl'])
