@@ -1,0 +1,81 @@
+"""Tokens in float32 depend on no width, batch, prompt width and capacity.
+
+The logits do: XLA adds up a row in another order in other shapes. In float32
+this noise is some 1e-5, and two best logits are seldom that close. In eight
+bits it is multiplied by rounding, so that there the same grid must fail.
+"""
+
+import itertools
+import json
+
+import pytest
+
+import specjax
+from specjax import text as text_lib
+from tests.helpers import shared
+from tests.helpers import token_grid
+
+TRANSLATOR = f'{specjax.__path__[0]}/assets/demo_target'
+NEW = 24
+
+
+def _passages(model):
+  """24 pairs of the bundled sentences."""
+  sentences = text_lib.read_prompts(str(text_lib.BUNDLED_PROMPTS))[:8]
+  pairs = list(itertools.permutations(sentences, 2))[:48:2]
+  return [text_lib.encode(model.tokenizer, ' '.join(pair)) for pair in pairs]
+
+
+@pytest.mark.slow
+def test_float32_tokens_depend_on_no_shape():
+  model = specjax.load(TRANSLATOR, dtype='float32')
+  cells = token_grid.PAIRS
+  assert len(cells) == 12
+  for place, values in enumerate(
+    (token_grid.WIDTHS, token_grid.BATCHES, (False, True), (False, True))
+  ):
+    assert {cell[place] for cell in cells} == set(values)
+  found = token_grid.differing(model, _passages(model), cells, new=NEW)
+  assert found == {}
+
+
+@pytest.mark.slow
+def test_the_grid_has_power():
+  """In eight bits tokens depend on the shapes, and the grid shows it."""
+  model = specjax.load(TRANSLATOR, dtype='w8a8')
+  cells = [c for c in token_grid.PAIRS if c.width == 16 and c.batch == 1]
+  assert token_grid.differing(model, _passages(model), cells, new=NEW)
+
+
+def _whole(width, rule):
+  values = (token_grid.BATCHES, (False, True), (False, True))
+  return [
+    token_grid.Cell(width, *rest, rule) for rest in itertools.product(*values)
+  ]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize('rule', token_grid.RULES)
+@pytest.mark.parametrize('width', token_grid.WIDTHS)
+def test_96_passages_over_the_whole_grid(width, rule):
+  model = specjax.load(TRANSLATOR, dtype='float32')
+  path = shared.path('data', 'tatoeba_ende', 'test.en-de.tsv')
+  lines = [line.split('\t')[0] for line in path.read_text().splitlines()]
+  lines = list(dict.fromkeys(lines))[: 3 * 96]
+  texts = [' '.join(lines[i : i + 3]) for i in range(0, len(lines), 3)]
+  rows = [text_lib.encode(model.tokenizer, text) for text in texts]
+  assert len(rows) == 96
+  assert not token_grid.differing(model, rows, _whole(width, rule), new=48)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize('rule', token_grid.RULES)
+@pytest.mark.parametrize('width', token_grid.WIDTHS)
+def test_200_stories_over_the_whole_grid(width, rule):
+  model = specjax.load(shared.weights('stories260K'), dtype='float32')
+  path = shared.path('data', 'tinystories_1k', 'train.jsonl')
+  stories = map(json.loads, path.read_text().splitlines()[:200])
+  texts = [' '.join(story['text'].split()[:12]) for story in stories]
+  rows = [text_lib.encode(model.tokenizer, text) for text in texts]
+  assert len(rows) == 200
+  assert not token_grid.differing(model, rows, _whole(width, rule), new=48)
