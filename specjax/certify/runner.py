@@ -69,8 +69,8 @@ def certify(
   """
   config.validate()
   # One value for all prompts: what min_length asks of the longest.
-  longest = max(map(len, prompts), default=0)
-  config, _ = generation_config.apply(config, target, [longest])
+  longest = max(prompts, key=len, default=())
+  config, _ = generation_config.apply(config, target, [('', longest)])
   config = token_lists.resolved(config, target)
   for note in config.idle():
     warnings.warn(note, stacklevel=2)

@@ -121,7 +121,6 @@ def decode_file(request: DecodeRequest) -> None:
   found |= comparison.compare(request, job, target, prompts, skip, answers)
   if request.stats and is_first:
     found |= {'request': dataclasses.asdict(request)}
-    found |= {'from_generation_config': job.from_generation_config}
     found |= run_statistics.environment()
     with open(request.stats, 'w', encoding='utf-8') as file:
       file.write(json.dumps(found, indent=2, default=str) + '\n')
@@ -278,4 +277,4 @@ def _run(
     ) from None
   found = summary.summarize(answers, seconds, compile_seconds)
   cli.note(run_statistics.table(found))
-  return found
+  return found | {'from_generation_config': job.from_generation_config}

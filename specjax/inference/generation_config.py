@@ -183,14 +183,14 @@ def _default(config: DecodeConfig, setting: str) -> Any:
 def apply(
   config: DecodeConfig,
   model: model_lib.Model,
-  lengths: Sequence[int],
+  encoded: Sequence[tuple[str, Sequence[int]]],
 ) -> tuple[DecodeConfig, Taken]:
   """Fills in what the user leaves open: by the model's file, else by default.
 
   Args:
     config: `DecodeConfig`.
     model: the target.
-    lengths: tokens of each prompt, which min_length counts too.
+    encoded: (text to show, ids) of every prompt; min_length counts these too.
 
   Returns:
     (the config with every value given, what was taken for it).
@@ -204,7 +204,8 @@ def apply(
   for name, value in taken.values.items():
     if name == 'min_length':
       # A decoder starts behind its prompt, or behind one start token.
-      own = [1] * len(lengths) if model.lm.is_encoder_decoder else lengths
+      own = [len(tokens) for _, tokens in encoded]
+      own = [1] * len(own) if model.lm.is_encoder_decoder else own
       least = [max(value - length, 0) for length in own]
       value = least[0] if len(set(least)) == 1 else np.asarray(least or [0])
       changes['min_new_tokens'] = value

@@ -72,9 +72,7 @@ def plan(
   model_lib.check_target(model)
   source = _source(model, drafter, config)
   encoded = encoding.encode(model, prompts, config)
-  config, taken = generation_config.apply(
-    config, model, [len(tokens) for _, tokens in encoded]
-  )
+  config, taken = generation_config.apply(config, model, encoded)
   config = token_lists.resolved(config, model)
   prompt_checks.check_per_prompt(config, len(encoded))
   rows = _rows(encoded, config.num_return_sequences)
@@ -86,11 +84,6 @@ def plan(
   )
   prompt_checks.check(assembled, config, encoded)
   _note_idle(config, assembled)
-  if config.stops() and model.tokenizer is None:
-    raise ValueError(
-      'Stop strings need a tokenizer, and the target has none; leave stop '
-      'empty.'
-    )
   if corpus is not None:
     _check_corpus(assembled)
   corpus = _corpus(corpus, model, config)

@@ -23,6 +23,11 @@ def check(
   Raises:
     ValueError: one sentence that names the dial or the prompt.
   """
+  if config.stops() and assembled.target.tokenizer is None:
+    raise ValueError(
+      'Stop strings need a tokenizer, and the target has none; leave stop '
+      'empty.'
+    )
   _check_dials(assembled, len(encoded))
   for index, (_, tokens) in enumerate(encoded):
     _check_length(assembled.recipe, config, index, tokens)

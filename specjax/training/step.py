@@ -92,7 +92,6 @@ def make_train_step(
     scalars in `metrics`: 'loss' (mean over positions), 'weight' (positions),
     'grad_norm' before clipping, and the means of the objective's sums.
   """
-
   gradients = functools.partial(_gradients, objective, in_use)
 
   def train_step(state, frozen, batch):
