@@ -24,11 +24,21 @@ from tests.helpers.meshes import generate
 from tests.helpers.meshes import layout_of
 from tests.helpers.meshes import PROMPTS
 
+# Lists of tokens lie on all devices, penalties with their rows.
+_WARPED = {
+  'temperature': 1.0,
+  'verifier': 'coupled',
+  'seed': 3,
+  'suppress_tokens': [5, 7],
+  'bad_words': [[9, 10]],
+  'presence_penalty': 0.5,
+  'min_new_tokens': 4,
+}
 CASES = [
   ((1, 8), 'model', {}),
   ((2, 4), 'model', {}),
   ((8, 1), 'prompt_lookup', {}),
-  ((2, 4), 'suffix', {'temperature': 1.0, 'verifier': 'coupled', 'seed': 3}),
+  ((2, 4), 'suffix', _WARPED),
   ((1, 8), 'prompt_lookup', {}),
   ((1, 8), 'suffix', {}),
   ((2, 4), 'prompt_lookup', {}),
