@@ -34,6 +34,8 @@ from tests.helpers.shared import SHARED
 VOCAB = 5
 END = 4
 PROMPTS = ((1, 2), (3, 0, 1), (2, 2, 0, 3), (0, 3))
+WARPED = dict(min_new_tokens=2, presence_penalty=0.8, logit_bias={1: 0.5})
+WARPED |= dict(bad_words=[[2, 1]], suppress_tokens='[3]', num_draft=2)
 EXACT = ('sampling', 'block', 'coupled', 'match')
 
 
@@ -111,15 +113,7 @@ def test_exact_rules_are_lossless(verifier, few_controls):
     {'temperature': 1.3, 'min_p': 0.2, 'verifier': 'coupled'},
     {'temperature': 0.0, 'verifier': 'greedy'},
     {'repetition_penalty': 1.3, 'verifier': 'sampling'},
-    {
-      'min_new_tokens': 2,
-      'presence_penalty': 0.8,
-      'frequency_penalty': 0.4,
-      'logit_bias': '{"1": 0.5}',
-      'bad_words': '[[2, 1], [0, 0, 0]]',
-      'suppress_tokens': '[3]',
-      'verifier': 'block',
-    },
+    WARPED,
   ],
 )
 def test_warped_rules_are_lossless(changes, few_controls):

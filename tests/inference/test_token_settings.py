@@ -107,12 +107,11 @@ def test_drafts_change_no_token(target, plain, rule, form):
   assert _unchanged(target, plain, rule, form)
 
 
-CHAINS = (
-  'name', 'entry', 'drafter', 'parameters', 'probabilities', 'model', 'bigram',
-  'prompt_lookup',
-)  # fmt: skip
+CHAINS = 'name entry drafter parameters probabilities model bigram'.split()
 MANY = (
-  *itertools.product(('sampling', 'block', 'coupled', 'match'), CHAINS),
+  *itertools.product(
+    ('sampling', 'block', 'coupled', 'match'), [*CHAINS, 'prompt_lookup']
+  ),
   *itertools.product(
     ('sampling', 'traversal', 'coupled', 'match'), ('tree', 'token_recycling')
   ),
