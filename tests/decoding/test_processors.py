@@ -211,6 +211,7 @@ COLD = [
   (3e38, dict(top_p=1e-9)),
   (1e39, dict(top_k=1)),
   (1e-30, dict()),
+  (2e-38, dict()),
   (1e-38, dict()),
   (1e-45, dict()),
   (1e-30, dict(top_p=0.5)),
