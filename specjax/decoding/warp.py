@@ -171,8 +171,8 @@ def warp(
   temperature = jnp.where(greedy, 1.0, jnp.minimum(temperature, HOTTEST))
   top = _finite_max(x)
   # A small temperature makes infinities of large logits, and differences of
-  # infinities: there the largest logit becomes 0. Logit 9, temperature 1e-38:
-  # 0 in place of 9e38, which is above the largest float32.
+  # infinities: there the largest logit becomes 0. Logit 9, temperature 2e-38:
+  # 0 in place of 4.5e38, which is above the largest float32.
   shift = jnp.where(jnp.abs(top) < HOTTEST * temperature, 0.0, top)
   warm = (x - shift) / temperature
   keep = _kept(spec, x, (x - top) / temperature, controls)
