@@ -1,4 +1,4 @@
-"""Text to token rows and back: prompts, tokenisation, lengths, stop strings.
+"""Text to token rows and back: prompts, tokenisation, lengths.
 
 Tokenizers are those of transformers; anything with `__call__`, `decode` and
 `get_vocab` of the same meaning serves.
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from specjax import files
+from specjax import pieces
 from specjax import validation
 
 # A prompt: text, or a chat as [{'role', 'content'}, ...].
@@ -102,7 +104,7 @@ def _capital(name: str) -> str:
 
 def _is_json_prompt(line: str) -> bool:
   try:
-    row = json.loads(line)
+    row = files.parse_json(line)
   except ValueError:
     return False
   return isinstance(row, dict) and ('prompt' in row or 'messages' in row)
@@ -113,7 +115,7 @@ def _parse_line(line: str, where: str) -> Source:
   if not line.strip():
     return ''
   try:
-    row = json.loads(line)
+    row = files.parse_json(line)
   except ValueError as error:
     raise ValueError(f'{where} is not JSON: {error}.') from None
   if not isinstance(row, dict) or not ('prompt' in row or 'messages' in row):
@@ -189,45 +191,13 @@ def _check_text(prompt: str) -> None:
 
 
 def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
-  """Text of generated tokens, without special tokens."""
+  """Text of generated tokens, without special tokens.
+
+  A character that the tokens do not finish is left out at the end.
+  """
   if tokenizer is None or not len(tokens):
     return ''
-  return tokenizer.decode(
-    [int(token) for token in tokens], skip_special_tokens=True
-  )
-
-
-def find_stop(
-  tokenizer: Any, tokens: Sequence[int], stops: Sequence[str]
-) -> tuple[int, str] | None:
-  """Finds the first stop string in generated tokens.
-
-  The search is over the decoded text, so a stop string may begin and end
-  inside tokens and run across several.
-
-  Args:
-    tokenizer: tokenizer of the target.
-    tokens: generated ids.
-    stops: strings, none of them empty.
-
-  Returns:
-    (number of tokens up to and including the one that completes a stop
-    string, the text before that string), or None if there is none.
-  """
-
-  def found(count: int) -> bool:
-    text = decode(tokenizer, tokens[:count])
-    return any(stop in text for stop in stops)
-
-  if not stops or not found(len(tokens)):
-    return None
-  # A longer prefix keeps its stop strings, so halving finds the shortest.
-  low, high = 0, len(tokens)
-  while high - low > 1:
-    middle = (low + high) // 2
-    low, high = (low, middle) if found(middle) else (middle, high)
-  text = decode(tokenizer, tokens[:high])
-  return high, text[: min(text.find(stop) for stop in stops if stop in text)]
+  return pieces.decode(tokenizer, [int(token) for token in tokens])
 
 
 def one_line(text: str) -> str:

@@ -12,7 +12,9 @@ from tests.helpers.source_code import Source
 FLOORS = {
   'specjax.base': 0,
   'specjax.cache': 0,
+  'specjax.files': 0,
   'specjax.options': 0,
+  'specjax.pieces': 0,
   'specjax.theory': 0,
   'specjax.user_files': 0,
   'specjax.validation': 0,
@@ -22,6 +24,7 @@ FLOORS = {
   'specjax.waiting': 2,
   'specjax.text': 2,
   'specjax.models': 2,
+  'specjax.stop_strings': 3,
   'specjax.checkpoints': 3,
   'specjax.decoding': 3,
   'specjax.inference': 4,

@@ -1,4 +1,4 @@
-"""Reading prompts, lengths, stop strings and tokenizer comparison."""
+"""Reading prompts, lengths and tokenizer comparison."""
 
 import io
 import types
@@ -65,6 +65,7 @@ def test_standard_input_may_be_either(monkeypatch, data, expected):
     ('p.jsonl', b'{"prompt": "a"}\n{"prompt"\n', 'line 2 is not JSON'),
     ('p.jsonl', b'["a"]\n', 'line 1 has no "prompt"'),
     ('p.jsonl', b'{"text": "a"}\n', 'line 1 has no "prompt"'),
+    ('p.jsonl', b'[' * 100_000 + b'\n', 'line 1 is not JSON: it is nested'),
     ('p.jsonl', b'{"prompt": 3}\n', '"prompt" must be a string'),
     ('p.jsonl', b'{"messages": []}\n', '"messages" must be a list'),
     ('p.jsonl', b'{"messages": [{"role": 1}]}\n', '"messages" must be a list'),
@@ -104,27 +105,6 @@ def test_prefix_chat_and_empty_prompts(tokenizer):
   for chat in (False, True):
     with pytest.raises(ValueError, match=r"'K.udce4se.* is no text"):
       text.encode(with_template, 'K\udce4se', chat=chat)
-
-
-def test_a_stop_string_across_tokens_is_found(tokenizer):
-  tokens = text.encode(tokenizer, 'a dog ran and a cat sat', prefix='')
-  assert len(tokens) > 5
-  whole = text.decode(tokenizer, tokens)
-  for begin in range(len(whole)):
-    for end in range(begin + 1, len(whole) + 1):
-      stop = whole[begin:end]
-      count, kept = text.find_stop(tokenizer, tokens, [stop])
-      assert kept == whole[: whole.find(stop)]
-      assert stop in text.decode(tokenizer, tokens[:count])
-      assert stop not in text.decode(tokenizer, tokens[: count - 1])
-
-
-def test_the_earliest_of_several_stop_strings_counts(tokenizer):
-  tokens = text.encode(tokenizer, 'a dog ran')
-  assert text.find_stop(tokenizer, tokens, ['ran', 'dog'])[1] == 'a '
-  assert text.find_stop(tokenizer, tokens, ['cat']) is None
-  assert text.find_stop(tokenizer, tokens, []) is None
-  assert text.find_stop(tokenizer, [], ['cat']) is None
 
 
 def test_one_line_has_no_line_end():

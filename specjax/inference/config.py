@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
 
+from specjax import files
 from specjax import options as options_lib
 from specjax import validation
 from specjax.decoding import beam
@@ -131,7 +131,8 @@ class DecodeConfig:
       place in the file alone; from Python, one seed for each prompt makes its
       place irrelevant too.
     stop: string that ends an answer, or several as a JSON list; \\n and \\t
-      stand for a line end and a tab.
+      stand for a line end and a tab. Of several the one that ends first counts,
+      of those the longest; a special token is found by its id.
     dtype: precision. w8a8 has matrix products in eight bits and the rest in
       float32; stored is the checkpoint's own.
     matmul_precision: precision of the products of float32 decoding. highest
@@ -271,7 +272,7 @@ class DecodeConfig:
     stop = self.stop
     if isinstance(stop, str) and stop.startswith('['):
       try:
-        stop = json.loads(stop, strict=False)
+        stop = files.parse_json(stop, strict=False)
       except ValueError:
         stop = [stop]
     if isinstance(stop, str):

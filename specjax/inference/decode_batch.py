@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from specjax import stop_strings
 from specjax import text as text_lib
 from specjax import waiting
 from specjax.decoding import beam
@@ -79,6 +80,8 @@ def _decode_with_stops(job, rows, prompt, controls, most: int):
       job.recipe, job.params, prompt, controls, max_new_tokens=most
     )
   ended = np.zeros(job.batch_size, bool)
+  stops = stop_strings.prepare(job.tokenizer, job.config.stops())
+  searched = [0] * len(rows)  # Tokens of each row without a stop.
   while True:
     with _compiling('some rounds', shapes, job.recipe):
       state, generation = _advance(job.recipe, job.params, state, ended)
@@ -89,9 +92,8 @@ def _decode_with_stops(job, rows, prompt, controls, most: int):
     for place in range(len(rows)):
       if status[place] == generate_lib.RUNNING:
         new = new_tokens(seen, place)
-        ended[place] = bool(
-          text_lib.find_stop(job.tokenizer, new, job.config.stops())
-        )
+        found = stop_strings.find(stops, new, searched[place])
+        ended[place], searched[place] = found is not None, len(new)
 
 
 _start = jax.jit(

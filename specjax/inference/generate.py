@@ -14,6 +14,7 @@ import os
 import time
 from typing import Any
 
+from specjax import stop_strings
 from specjax import text as text_lib
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import contract
@@ -38,7 +39,8 @@ class Answer:
   Attributes:
     prompt: the prompt's text ('' for token prompts of a model without a
       tokenizer).
-    text: generated text, cut before a stop string.
+    text: generated text, cut before a stop string and before a character that
+      the tokens do not finish.
     tokens: its ids; the end token, or the token that completes a stop string,
       is the last one.
     finish_reason: 'eos', 'length' or 'stop'; 'empty' for an empty prompt where
@@ -192,7 +194,8 @@ def _answer(job: Job, row: Row, generation, place: int) -> Answer:
   tokens = decode_batch.new_tokens(generation, place)
   ended = generation.status[place] == generate_lib.EOS
   reason = 'eos' if ended else 'length'
-  stop = text_lib.find_stop(job.tokenizer, tokens, job.config.stops())
+  stops = stop_strings.prepare(job.tokenizer, job.config.stops())
+  stop = stop_strings.find(stops, tokens)
   if stop:
     tokens, text, reason = tokens[: stop[0]], stop[1], 'stop'
   else:

@@ -1,0 +1,118 @@
+"""Files that others wrote, and files that appear whole or not at all."""
+
+from collections.abc import Callable
+import contextlib
+import json
+import os
+from typing import Any
+
+# Levels of nested JSON; the deepest files of models have about ten.
+MOST_LEVELS = 128
+
+
+def parse_json(text: str | bytes, *, strict: bool = True) -> Any:
+  """Parses JSON.
+
+  Args:
+    text: JSON.
+    strict: whether control characters in strings are errors.
+
+  Raises:
+    ValueError: it is no JSON, or is nested more than `MOST_LEVELS` deep.
+  """
+  deep = f'it is nested more than {MOST_LEVELS} levels deep'
+  try:
+    made = json.loads(text, strict=strict)
+  except RecursionError:
+    raise ValueError(deep) from None
+  # Other code recurses too, so what is parsed may still be too deep.
+  brackets = ('[', '{') if isinstance(text, str) else (b'[', b'{')
+  if sum(map(text.count, brackets)) > MOST_LEVELS and _is_deep(made):
+    raise ValueError(deep)
+  return made
+
+
+def _is_deep(value: Any) -> bool:
+  """Whether a value has more than `MOST_LEVELS` levels, without recursion."""
+  # [1, [2]]: first [value], then [1, [2]], then [2]
+  level = [value]
+  for _ in range(MOST_LEVELS):
+    level = [
+      child
+      for item in level
+      if isinstance(item, (dict, list))
+      for child in (item.values() if isinstance(item, dict) else item)
+    ]
+  return any(isinstance(item, (dict, list)) for item in level)
+
+
+def check_writable(path: str) -> None:
+  """Raises OSError with a sentence if `write_whole` could not write a file."""
+  try:
+    if os.path.isdir(path):
+      raise IsADirectoryError(0, 'it is a folder')
+    if is_stream(path):  # Opening a pipe would wait for a reader.
+      return
+    part = part_of(path)
+    open(part, 'wb').close()
+    os.remove(part)
+  except OSError as error:
+    raise OSError(f'Cannot write to {path}: {error.strerror}.') from None
+
+
+def is_stream(path: str) -> bool:
+  """Whether a path is something else than a file, such as a pipe."""
+  return os.path.exists(path) and not os.path.isfile(path)
+
+
+def part_of(path: str) -> str:
+  """Where a file is written before it is renamed; links are followed."""
+  return f'{os.path.realpath(path)}.part{os.getpid()}'
+
+
+def write_whole(path: str, write: Callable[[str], None]) -> None:
+  """Writes beside `path` and renames, so that no half file ever shows.
+
+  Args:
+    path: path of the file; a stream, such as /dev/stderr, is written directly.
+    write: function that writes a file at the path it is given.
+
+  Raises:
+    OSError: in one sentence that names the file.
+  """
+  is_direct = is_stream(path)
+  part = path if is_direct else part_of(path)
+  try:
+    write(part)
+    if not is_direct:
+      _allow_others(part)
+      os.replace(part, os.path.realpath(path))
+  except OSError as error:
+    words = error.strerror or error
+    raise OSError(f'Cannot write to {path}: {words}.') from None
+  finally:
+    if not is_direct:
+      with contextlib.suppress(OSError):
+        os.remove(part)
+
+
+def _allow_others(path: str) -> None:
+  """Gives a file the usual rights; some writers write for the owner alone."""
+  mask = os.umask(0)
+  os.umask(mask)
+  os.chmod(path, 0o666 & ~mask)
+
+
+def write_text(path: str, text: str) -> None:
+  """Writes UTF-8 text to a file by `write_whole`; raises as it does."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path: str, data: bytes) -> None:
+  """Writes bytes to a file by `write_whole`; raises as it does."""
+
+  def write(part):
+    with open(part, 'wb') as file:
+      file.write(data)
+
+  write_whole(path, write)

@@ -1,0 +1,180 @@
+"""Text of tokens that are no whole characters.
+
+A character outside a vocabulary is spelled by several tokens, each a byte
+(`<0xE2>`) or some bytes of it. Until the last of them is there, tokenizers put
+U+FFFD in its place, those of `<0xE2>` pieces in the place of every byte since
+the last piece of another kind.
+"""
+
+import codecs
+from collections.abc import Sequence
+import functools
+import json
+import re
+from typing import Any
+
+# What a decoder puts in the place of bytes that are no character.
+REPLACEMENT = '\ufffd'
+_BYTE = re.compile(r'<0x([0-9A-F]{2})>')
+# No character has more bytes.
+_LONGEST = 4
+# Tokens whose names are looked up at a time.
+_BLOCK = 64
+# Decoders that turn a token into the same text whatever follows it, but for
+# bytes of unfinished characters.
+_APPENDING = ('ByteFallback', 'ByteLevel', 'Fuse', 'Metaspace')
+
+
+def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
+  """Text of tokens, without special ones and unfinished characters at its end.
+
+  Args:
+    tokenizer: a tokenizer.
+    tokens: ids.
+  """
+  # An emoji of four bytes after a line end, its last byte missing:
+  #   tokens [<0x0A> <0xF0> <0x9F> <0x99>]: the tokenizer gives four U+FFFD
+  #   and this a line end
+  text = tokenizer.decode(tokens, skip_special_tokens=True)
+  if not text.endswith(REPLACEMENT):
+    return text
+  hidden = specials(tokenizer).values()
+  kept = [token for token in tokens if token not in hidden]
+  last = _names(tokenizer, kept[-_LONGEST:])
+  data = byte_run(last)
+  if data:
+    whole = len(kept) - _unfinished(data)
+    return tokenizer.decode(kept[:whole], skip_special_tokens=True)
+  if 'ByteLevel' in _kinds(tokenizer):
+    return text[:-1] if _unfinished(_level_bytes(last)) else text
+  return text
+
+
+def byte_run(names: Sequence[str]) -> bytes:
+  """The bytes of the `<0xE2>` pieces at the end of a row of pieces."""
+  data = bytearray()
+  for name in reversed(names):
+    found = _BYTE.fullmatch(name)
+    if not found:
+      break
+    data.append(int(found[1], 16))
+  return bytes(reversed(data))
+
+
+def cut_before(tokenizer: Any, tokens: Sequence[int], place: int) -> int:
+  """Where a row may be cut without changing the text behind the cut.
+
+  Args:
+    tokenizer: a tokenizer.
+    tokens: ids.
+    place: number of tokens before the cut that is wished for.
+
+  Returns:
+    The nearest number, at most `place`. The cut is not inside a character of
+    `<0xE2>` pieces, nor behind such pieces that are no whole characters.
+  """
+  # [a <0xE2> <0x82> | <0xAC>]: 1, and [a <0xC3> <0xA4> | <0xC3>]: 3
+  hidden = specials(tokenizer).values()
+  data, start, is_run = [], place, True
+  while start and is_run:
+    first = max(start - _BLOCK, 0)
+    names = _names(tokenizer, tokens[first:start])
+    for name in reversed(names):
+      found = _BYTE.fullmatch(name)
+      # Special tokens are skipped, so they do not end a row of bytes.
+      if not found and tokens[start - 1] not in hidden:
+        is_run = False
+        break
+      start -= 1
+      if found:
+        data.append((int(found[1], 16), start))
+    is_run = is_run and bool(names)
+  data.reverse()
+  unfinished = _unfinished(bytes(byte for byte, _ in data[-_LONGEST:]))
+  whole = data[: len(data) - unfinished]
+  try:
+    bytes(byte for byte, _ in whole).decode()
+  except UnicodeDecodeError:
+    return start
+  return data[len(whole)][1] if unfinished else place
+
+
+def specials(tokenizer: Any) -> dict[str, int]:
+  """{text: id} of the tokens that `decode` leaves out."""
+  added = getattr(tokenizer, 'added_tokens_decoder', {})
+  found = {
+    token.content: id_
+    for id_, token in added.items()
+    if token.special and token.content
+  }
+  names = getattr(tokenizer, 'all_special_tokens', ())
+  return found | dict(
+    zip(names, getattr(tokenizer, 'all_special_ids', ()), strict=False)
+  )
+
+
+def only_appends(tokenizer: Any) -> bool:
+  """Whether more tokens never change the text of whole characters before.
+
+  Tokenizers that clean up spaces do: `do n` becomes `don't`.
+  """
+  backend = getattr(tokenizer, 'backend_tokenizer', None)
+  if backend is None or backend.decoder is None:
+    return False
+  cleans = getattr(tokenizer, 'clean_up_tokenization_spaces', True)
+  return not cleans and _kinds(tokenizer) <= {*_APPENDING}
+
+
+def _kinds(tokenizer: Any) -> set[str]:
+  """Names of the steps by which a tokenizer joins tokens."""
+  backend = getattr(tokenizer, 'backend_tokenizer', None)
+  if backend is None or backend.decoder is None:
+    return set()
+  state = json.loads(backend.decoder.__getstate__())
+  return {_kind(step) for step in state.get('decoders', [state])}
+
+
+def _kind(step: dict) -> str:
+  """A step's name; those that change single tokens alone count as 'Fuse'."""
+  replaced = step.get('pattern', {}).get('String', '')
+  replaces_one = len(replaced) == 1
+  strips_start = step['type'] == 'Strip' and not step['stop']
+  return 'Fuse' if replaces_one or strips_start else step['type']
+
+
+def _names(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
+  """Tokens as the vocabulary spells them; '' for ids outside of it."""
+  convert = getattr(tokenizer, 'convert_ids_to_tokens', None)
+  if convert is None:
+    return []
+  return [name or '' for name in convert([int(token) for token in tokens])]
+
+
+def _unfinished(data: bytes) -> int:
+  """Number of bytes at the end that begin a character and do not finish it."""
+  decoder = codecs.getincrementaldecoder('utf-8')('replace')
+  decoder.decode(data)
+  return len(decoder.getstate()[0])
+
+
+def _level_bytes(names: Sequence[str]) -> bytes:
+  """The bytes that byte-level pieces stand for."""
+  table = _level_table()
+  return b''.join(
+    table[letter] if letter in table else letter.encode()
+    for name in names
+    for letter in name
+  )
+
+
+@functools.cache
+def _level_table() -> dict[str, bytes]:
+  """{letter: byte} of byte-level pieces, as GPT-2 defined it.
+
+  Printable bytes stand for themselves, the others for letters from 256 on.
+  """
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  others = [byte for byte in range(256) if byte not in printable]
+  table = {chr(byte): bytes([byte]) for byte in printable}
+  table |= {chr(256 + i): bytes([byte]) for i, byte in enumerate(others)}
+  return table
