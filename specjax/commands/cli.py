@@ -10,6 +10,7 @@ reads them.
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -70,17 +71,12 @@ def call(
     The exit status.
   """
   try:
-    with _interruptible():
+    with _interruptible(is_last=argv is None):
       return _flushed(main, list(sys.argv if argv is None else argv))
   except (flags.Error, mesh_lib.MeshError) as error:
     return _fail(error, failure or 2)
   except KeyboardInterrupt as error:
-    status = of_signal(_arrived[0] if _arrived else signal.SIGINT)
-    _fail(error if error.args else 'interrupted.', status)
-    if argv is None:
-      # JAX may be compiling in threads that do not survive a tidy end.
-      _end(status)
-    return status
+    return _interrupted(error, ends=argv is None)
   except BrokenPipeError:
     # The reader (`| head -1`) has enough, which is no failure. Python would
     # write to the closed pipe once more at its end, so the output goes nowhere.
@@ -89,9 +85,21 @@ def call(
   except (ValueError, OSError, MemoryError, ArithmeticError) as error:
     return _fail(error, failure or 1)
   except Exception as error:  # A bug, in one line all the same.
+    if _arrived:
+      # XLA wraps an interrupt that came inside a callback.
+      return _interrupted(KeyboardInterrupt(), ends=argv is None)
     if os.environ.get('SPECJAX_TRACEBACK'):
       raise
     return _fail(_unexpected(error), failure or 1)
+
+
+def _interrupted(error: KeyboardInterrupt, *, ends: bool) -> int:
+  status = of_signal(_arrived[0] if _arrived else signal.SIGINT)
+  _fail(error if error.args else 'interrupted.', status)
+  if ends:
+    # JAX may be compiling in threads that do not survive a tidy end.
+    _end(status)
+  return status
 
 
 def of_signal(number: int) -> int:
@@ -142,30 +150,52 @@ def lost(sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-  """SIGTERM and SIGINT raise KeyboardInterrupt, see `check_interrupt`."""
+def _interruptible(is_last: bool) -> Iterator[None]:
+  """SIGTERM and SIGINT raise KeyboardInterrupt inside the block.
+
+  Args:
+    is_last: whether the process ends behind the block. Its work is done then,
+      and the signals are ignored: they would cut the interpreter's own end.
+  """
   _arrived.clear()
-
-  def interrupt(number, frame):
-    _arrived.append(number)
-    raise KeyboardInterrupt
-
-  before = {}
+  before, hook = {}, sys.unraisablehook
   if threading.current_thread() is threading.main_thread():
     for number in (signal.SIGTERM, signal.SIGINT):
-      before[number] = signal.signal(number, interrupt)
+      before[number] = signal.signal(number, _interrupt)
+    sys.unraisablehook = functools.partial(_raise_again, hook)
   try:
     yield
   finally:
+    # Other processes may never come to a common end, which a signal must cut.
+    ignores = is_last and watch.is_alone()
     for number, handler in before.items():
-      signal.signal(number, handler)
+      signal.signal(number, signal.SIG_IGN if ignores else handler)
+    sys.unraisablehook = hook
+
+
+def _interrupt(number: int, frame: Any) -> None:
+  _arrived.append(number)
+  raise KeyboardInterrupt
+
+
+def _raise_again(hook: Callable[[Any], Any], args: Any) -> None:
+  """Replaces `sys.unraisablehook`, to which Python gives what it drops.
+
+  It drops what is raised in a destructor or a garbage collection callback, and
+  JAX has such a callback. An interrupt is then raised a moment later.
+  """
+  if not (_arrived and issubclass(args.exc_type, KeyboardInterrupt)):
+    hook(args)
+    return
+  number = _arrived[0]
+  signal.signal(signal.SIGALRM, lambda *_: _interrupt(number, None))
+  signal.setitimer(signal.ITIMER_REAL, 0.01)
 
 
 def check_interrupt() -> None:
   """Raises KeyboardInterrupt if a signal came whose own exception got lost.
 
-  Python drops what is raised inside a garbage collection callback, and JAX has
-  one; long loops therefore ask here from time to time.
+  Libraries may catch it; long loops therefore ask here from time to time.
   """
   if _arrived:
     raise KeyboardInterrupt

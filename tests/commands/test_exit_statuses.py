@@ -1,6 +1,7 @@
 """Exit statuses that differ by cause, and pipes that are closed."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -47,6 +48,96 @@ def test_a_signal_while_a_line_is_written_keeps_its_status(monkeypatch, capsys):
 
   assert cli.call(main, ['x']) == 143
   assert capsys.readouterr().out == 'whole line\n'
+
+
+def test_a_signal_in_a_destructor_ends_the_command(capsys):
+  class Last:
+    def __del__(self):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  def main(argv):
+    del argv
+    one = Last()
+    del one
+    time.sleep(5)
+
+  assert cli.call(main, ['x']) == 143
+  assert capsys.readouterr().err == 'error: interrupted.\n'
+
+
+def test_a_signal_that_a_library_turned_into_an_error(capsys):
+  def main(argv):
+    del argv
+    try:
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(5)
+    except KeyboardInterrupt as error:
+      raise RuntimeError('INTERNAL: CpuCallback error') from error
+
+  assert cli.call(main, ['x']) == 143
+  assert capsys.readouterr().err == 'error: interrupted.\n'
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_behind_the_work_cuts_nothing(number):
+  code = f"""
+import atexit, os, sys
+from specjax.commands import cli
+def main(argv):
+  atexit.register(os.kill, os.getpid(), {int(number)})
+  print('done')
+cli.run(main)
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (done.returncode, done.stdout, done.stderr) == (0, 'done\n', '')
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_twenty_signals_at_random_times(tmp_path, number):
+  """Each run ends with the whole answers it gave and at most one line."""
+  target = tiny.save(tmp_path / 'target')
+  prompts = tmp_path / 'prompts.txt'
+  prompts.write_text('the cat\n' * 60)
+  command = [sys.executable, '-m', 'decode.main', f'--target={target}']
+  command += [f'--input={prompts}', '--config.batch_size=1']
+  command += ['--config.max_new_tokens=4', f'--stats={tmp_path}/stats.json']
+
+  def start():
+    output = tmp_path / 'answers.txt'
+    output.unlink(missing_ok=True)
+    process = subprocess.Popen(
+      [*command, f'--output={output}'],
+      cwd=ROOT,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    while process.poll() is None and not output.exists():
+      time.sleep(0.01)
+    return process
+
+  process = start()
+  begin = time.perf_counter()
+  process.communicate()
+  rest = time.perf_counter() - begin
+  rng = random.Random(int(number))
+  found = []
+  for _ in range(20):
+    process = start()
+    time.sleep(rng.random() * rest)
+    process.send_signal(number)
+    said = process.communicate()[1]
+    found.append(process.returncode)
+    assert process.returncode in (0, 128 + number), said
+    assert 'Traceback' not in said and 'Exception ignored' not in said, said
+    assert said.count('error: ') == (process.returncode > 0), said
+  assert set(found) == {0, 128 + number}, found
 
 
 def test_a_mesh_that_cannot_be_is_bad_usage(capsys):
