@@ -5,10 +5,12 @@ differ in their kind: solid, dashed and so on.
 """
 
 from collections.abc import Sequence
+import functools
 import importlib.util
 import pathlib
 from typing import Any
 
+from specjax import files
 from specjax.benchmark.table import brief
 from specjax.benchmark.table import int8
 
@@ -51,7 +53,9 @@ def draw(plots: dict, data: Any, folder: pathlib.Path) -> list[str]:
   for name, plot in plots.items():
     page = figure.Figure(figsize=(8, 4.8), dpi=120, layout='constrained')
     if plot(page.add_subplot(), data):
-      page.savefig(folder / name)
+      kind = pathlib.Path(name).suffix[1:]
+      save = functools.partial(page.savefig, format=kind)
+      files.write_whole(str(folder / name), save)
       drawn.append(name)
   return drawn
 

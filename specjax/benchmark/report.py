@@ -13,6 +13,7 @@ import os
 import pathlib
 from typing import Any
 
+from specjax import files
 from specjax.benchmark import break_even
 from specjax.benchmark import explorer
 from specjax.benchmark import limits
@@ -66,7 +67,7 @@ def write(folder: str, results: Any, config: Any) -> list[str]:
   check_folder(folder)
   path = pathlib.Path(folder)
   images = plots.draw(plots.PLOTS, results.rows, path)
-  files = {
+  texts = {
     RESULTS: flat_rows(results.rows),
     DETAILS: _details(results, config),
     'report.md': markdown(results, config, images),
@@ -75,13 +76,13 @@ def write(folder: str, results: Any, config: Any) -> list[str]:
   tables = specdec_tables.prepared(results, config)
   if tables:
     of_tables = plots.draw(specdec_tables.PLOTS, tables, path)
-    files[specdec_tables.NAME] = specdec_tables.markdown(
+    texts[specdec_tables.NAME] = specdec_tables.markdown(
       results, config, of_tables
     )
     images += of_tables
-  for name, words in files.items():
+  for name, words in texts.items():
     _write(path / name, words)
-  return [*files, *images]
+  return [*texts, *images]
 
 
 def flat_rows(rows: Sequence[dict]) -> str:
@@ -113,10 +114,7 @@ def text(results: Any, config: Any) -> str:
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-  """Whole or not at all."""
-  partial = path.with_name(path.name + '.part')
-  partial.write_text(text, encoding='utf-8')
-  partial.replace(path)
+  files.write_text(str(path), text)
 
 
 def plain(value: Any) -> Any:

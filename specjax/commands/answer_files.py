@@ -10,6 +10,7 @@ import sys
 import threading
 from typing import Any
 
+from specjax import files
 from specjax import text as text_lib
 from specjax.inference.generate import Answer
 
@@ -110,7 +111,7 @@ def count_answered(
 
 def _prompt_of(row: bytes) -> Any:
   try:
-    parsed = json.loads(row)
+    parsed = files.parse_json(row)
   except ValueError:
     return None
   return parsed.get('prompt') if isinstance(parsed, dict) else None
@@ -137,12 +138,19 @@ def writer(path: str, keep_bytes: int = 0) -> Iterator[Write]:
   if path == '-':
     yield lambda answers: _print_whole(joined(answers))
     return
+  existed = os.path.exists(path)
   # Unbuffered: bytes that a full disk refused are not tried again at the end.
   with open(path, 'r+b' if keep_bytes else 'wb', buffering=0) as file:
     if keep_bytes:
       file.truncate(keep_bytes)
       file.seek(0, os.SEEK_END)
-    yield lambda answers: _write_whole(file, joined(answers).encode())
+    try:
+      yield lambda answers: _write_whole(file, joined(answers).encode())
+    except BaseException:
+      # A run that gave no answer leaves no file.
+      if not existed and not os.path.getsize(path):
+        os.remove(path)
+      raise
 
 
 def _print_whole(text: str) -> None:

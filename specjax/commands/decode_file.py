@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import tqdm
 
+from specjax import files
 from specjax import text as text_lib
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import model as model_lib
@@ -83,9 +84,10 @@ def decode_file(request: DecodeRequest) -> None:
   prompts = _read_prompts(request)
   is_first = processes.is_first()
   # Files are tried before models are loaded: a refusal must come in seconds.
-  for path in filter(None, (request.output, request.stats)):
-    if is_first:
-      answer_files.check_writable(path)
+  if is_first:
+    answer_files.check_writable(request.output)
+    if request.stats:
+      files.check_writable(request.stats)
   skip, keep_bytes = 0, 0
   if request.resume:
     shown = [text_lib.shown(prompt) for prompt in prompts]
@@ -122,8 +124,8 @@ def decode_file(request: DecodeRequest) -> None:
   if request.stats and is_first:
     found |= {'request': dataclasses.asdict(request)}
     found |= run_statistics.environment()
-    with open(request.stats, 'w', encoding='utf-8') as file:
-      file.write(json.dumps(found, indent=2, default=str) + '\n')
+    made = json.dumps(found, indent=2, default=str) + '\n'
+    files.write_text(request.stats, made)
 
 
 def load_models(

@@ -1,7 +1,6 @@
 """The command `train.tokenizer`: learns a tokenizer from text."""
 
 from collections.abc import Iterable, Sequence
-import functools
 import itertools
 import json
 import os
@@ -15,8 +14,8 @@ from tokenizers import pre_tokenizers
 from tokenizers import processors
 from tokenizers import trainers
 
+from specjax import files
 from specjax import waiting
-from specjax.checkpoints import hf
 from specjax.commands import cli
 from specjax.commands import parsing
 from specjax.training.data import readers
@@ -152,13 +151,7 @@ def save(tokenizer: tokenizers.Tokenizer, folder: str) -> None:
     ('tokenizer.json', tokenizer.to_str(pretty=True)),
     ('tokenizer_config.json', json.dumps(settings, indent=2) + '\n'),
   ):
-    path = os.path.join(folder, name)
-    hf.write_whole(path, functools.partial(_write_text, text))
-
-
-def _write_text(text, path):
-  with open(path, 'w', encoding='utf-8') as f:
-    f.write(text)
+    files.write_text(os.path.join(folder, name), text)
 
 
 def main(argv: Sequence[str], doc: str) -> None:

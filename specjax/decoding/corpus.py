@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import files
 from specjax import text as text_lib
 
 # Stands between sequences; equal to no token.
@@ -154,40 +155,31 @@ def sequences(corpus: Corpus) -> list[np.ndarray]:
   return [part[part >= 0] for part in np.split(corpus.text, ends)][:-1]
 
 
-def draft_path(path: str | os.PathLike) -> pathlib.Path:
-  """Where `save` writes before it replaces `path`, or what that links to."""
-  return pathlib.Path(f'{os.path.realpath(path)}.{os.getpid()}.tmp')
-
-
 def check_writable(path: str | os.PathLike) -> None:
   """Raises OSError with a sentence if `save` could not write to a file."""
-  draft = draft_path(path)
+  _make_folder(path)
+  files.check_writable(os.fspath(path))
+
+
+def _make_folder(path: str | os.PathLike) -> None:
+  folder = os.path.dirname(os.path.realpath(path))
   try:
-    if os.path.isdir(path):
-      raise IsADirectoryError(0, 'it is a folder')
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    draft.touch()
-    draft.unlink()
+    os.makedirs(folder, exist_ok=True)
   except OSError as error:
     raise OSError(f'Cannot write to {path}: {error.strerror}.') from None
 
 
 def save(corpus: Corpus, path: str | os.PathLike) -> None:
   """Writes the corpus to a file, whole or not at all."""
-  path = pathlib.Path(os.path.realpath(path))
   body = corpus.text.astype('<i4').tobytes()
   header = {
     'fingerprint': corpus.fingerprint,
     'entries': int(corpus.text.size),
     'sha256': hashlib.sha256(body).hexdigest(),
   }
-  path.parent.mkdir(parents=True, exist_ok=True)
-  draft = draft_path(path)
-  try:
-    draft.write_bytes(MAGIC + json.dumps(header).encode() + b'\n' + body)
-    os.replace(draft, path)
-  finally:
-    draft.unlink(missing_ok=True)
+  _make_folder(path)
+  data = MAGIC + json.dumps(header).encode() + b'\n' + body
+  files.write_bytes(os.fspath(path), data)
 
 
 def load(path: str | os.PathLike, capacity: int, fingerprint: str) -> Corpus:
@@ -216,7 +208,7 @@ def load(path: str | os.PathLike, capacity: int, fingerprint: str) -> Corpus:
     )
   head, _, body = data[len(MAGIC) :].partition(b'\n')
   try:
-    header = json.loads(head)
+    header = files.parse_json(head)
     whole = (
       len(body) == 4 * header['entries']
       and hashlib.sha256(body).hexdigest() == header['sha256']

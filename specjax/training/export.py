@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import files
 from specjax.checkpoints import hf
 from specjax.checkpoints import orbax
 from specjax.distributed import transfer
@@ -81,8 +82,7 @@ def export(
     run, params, steps=steps, metrics=metrics, command=command
   )
   path = os.path.join(folder, 'README.md')
-  with open(path, 'w', encoding='utf-8') as f:
-    f.write(card)
+  files.write_text(path, card)
   hf.save_hf(
     folder, params, run.config.family.measured(run.model_config, metrics)
   )

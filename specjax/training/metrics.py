@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import contextlib
+import functools
 import importlib.util
 import json
 import math
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 import jax
 import tensorboardX
+
+from specjax import files
 
 FILE = 'metrics.jsonl'
 CURVES = 'curves.png'
@@ -76,8 +79,8 @@ def read(workdir: str) -> list[dict]:
   with open(path, encoding='utf-8') as f:
     for line in f:
       try:
-        out.append(json.loads(line))
-      except json.JSONDecodeError:
+        out.append(files.parse_json(line))
+      except ValueError:
         break
   return out
 
@@ -136,5 +139,6 @@ def plot(workdir: str) -> str:
     if axis.lines:
       axis.legend()
   path = os.path.join(workdir, CURVES)
-  page.savefig(path, dpi=110)
+  save = functools.partial(page.savefig, dpi=110, format='png')
+  files.write_whole(path, save)
   return path

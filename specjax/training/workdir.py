@@ -3,7 +3,7 @@
 import json
 import os
 
-from specjax.checkpoints import hf
+from specjax import files
 from specjax.training import config as config_lib
 
 CONFIG_FILE = 'config.json'
@@ -29,7 +29,7 @@ def check(workdir: str, config: config_lib.TrainConfig) -> None:
     return
   try:
     with open(path, encoding='utf-8') as f:
-      old = json.load(f)
+      old = files.parse_json(f.read())
     if not isinstance(old, dict):
       raise ValueError
   except ValueError:
@@ -49,9 +49,7 @@ def claim(workdir: str, config: config_lib.TrainConfig) -> None:
   check(workdir, config)
   os.makedirs(workdir, exist_ok=True)
 
-  def write(path):
-    with open(path, 'w', encoding='utf-8') as f:
-      json.dump(_plain(config), f, indent=2)
-      f.write('\n')
-
-  hf.write_whole(os.path.join(workdir, CONFIG_FILE), write)
+  files.write_text(
+    os.path.join(workdir, CONFIG_FILE),
+    json.dumps(_plain(config), indent=2) + '\n',
+  )

@@ -1,0 +1,101 @@
+"""Files that a disk has no room for: named, and neither empty nor half."""
+
+import contextlib
+import os
+import resource
+
+import pytest
+
+from specjax.commands import cli
+from tests.helpers import decode_main
+from tests.helpers import tiny
+from train import label
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  return {'target': tiny.save(tmp_path_factory.mktemp('full') / 'target')}
+
+
+@pytest.fixture
+def prompts(tmp_path):
+  path = tmp_path / 'prompts.txt'
+  path.write_text('the cat\na dog\nthe red house\none two\n')
+  return path
+
+
+@contextlib.contextmanager
+def room_for(size):
+  """No file may grow beyond `size` bytes, as if the disk were full."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def run(folders, prompts, size, *argv):
+  with room_for(size):
+    return decode_main.decode(folders, prompts, *decode_main.QUICK, *argv)
+
+
+@pytest.mark.parametrize(
+  'option, argv',
+  [
+    ('stats', ()),
+    ('corpus', ('--drafter=suffix', '--config.costs=rule')),
+    ('output', ()),
+  ],
+)
+def test_the_file_is_named_and_is_not_there(
+  folders, prompts, tmp_path, capsys, option, argv
+):
+  made = tmp_path / 'made'
+  made.mkdir()
+  path = made / f'{option}.jsonl'
+  argv = (f'--{option}={path}', *argv)
+  assert run(folders, prompts, 20, *argv) == 1
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert error == f'error: Cannot write to {path}: File too large.'
+  assert os.listdir(made) == []
+
+
+@pytest.mark.parametrize('option', ['stats', 'corpus'])
+def test_an_earlier_file_stays_as_it_was(
+  folders, prompts, tmp_path, capsys, option
+):
+  made = tmp_path / 'made'
+  made.mkdir()
+  path = made / option
+  argv = [f'--{option}={path}']
+  if option == 'corpus':
+    argv += ['--drafter=suffix', '--config.costs=rule']
+  assert decode_main.decode(folders, prompts, *decode_main.QUICK, *argv) == 0
+  before = path.read_bytes()
+  assert run(folders, prompts, 20, *argv) == 1
+  assert f'Cannot write to {path}: File too large.' in capsys.readouterr().err
+  assert path.read_bytes() == before and os.listdir(made) == [option]
+
+
+def test_whole_answers_stay_for_resume(folders, prompts, tmp_path, capsys):
+  path = tmp_path / 'out.jsonl'
+  whole = tmp_path / 'whole.jsonl'
+  assert decode_main.decode(folders, prompts, f'--output={whole}') == 0
+  lines = whole.read_bytes().splitlines(keepends=True)
+  size = len(lines[0]) + len(lines[1]) + 5
+  assert run(folders, prompts, size, f'--output={path}') == 1
+  assert f'Cannot write to {path}: File too large.' in capsys.readouterr().err
+  assert path.read_bytes() == b''.join(lines[:2])
+
+
+def test_a_label_file_without_an_answer_is_not_left(
+  folders, prompts, tmp_path, capsys
+):
+  path = tmp_path / 'labels.jsonl'
+  argv = ['label', f'--target={folders["target"]}', f'--input={prompts}']
+  argv += [f'--output={path}', '--config.max_new_tokens=12']
+  with room_for(20):
+    assert cli.call(label.main, argv) == 1
+  assert f'Cannot write to {path}: File too large.' in capsys.readouterr().err
+  assert not path.exists()
