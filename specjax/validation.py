@@ -1,6 +1,6 @@
 """Checks of settings: each error is one sentence that names the field."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import math
 import numbers
@@ -11,6 +11,12 @@ import numpy as np
 
 # Value at a path that a nested dict lacks.
 ABSENT = object()
+_KINDS = {
+  bool: 'true or false',
+  int: 'a whole number',
+  float: 'a number',
+  str: 'a string',
+}
 # Largest whole number of an int32 array.
 LARGEST = 2**31 - 1
 
@@ -119,21 +125,34 @@ def plain_fields(settings: Any) -> None:
     ValueError: a field annotated as bool, int, float or str, or as None or one
       of these, holds something else.
   """
-  words = {
-    bool: 'true or false',
-    int: 'a whole number',
-    float: 'a number',
-    str: 'a string',
-  }
   for field in dataclasses.fields(settings):
     kinds = typing.get_args(field.type) or (field.type,)
     value = getattr(settings, field.name)
-    kind = next((kind for kind in kinds if kind in words), None)
+    kind = next((kind for kind in kinds if kind in _KINDS), None)
     if kind is None or (value is None and type(None) in kinds):
       continue
     fits = is_number(value) if kind is float else type(value) is kind
     if not fits:
-      raise ValueError(f'{field.name} must be {words[kind]}, not {value!r}.')
+      raise ValueError(f'{field.name} must be {_KINDS[kind]}, not {value!r}.')
+
+
+def json_kinds(given: Mapping[str, Any], kinds: Mapping[type, str]) -> None:
+  """Checks the kinds of values in parsed JSON; null is of every kind.
+
+  Args:
+    given: a JSON object.
+    kinds: {type: names of fields with a space between them}.
+
+  Raises:
+    ValueError: a field holds a value of another kind.
+  """
+  words = _KINDS | {list: 'a list', dict: 'an object'}
+  for kind, names in kinds.items():
+    for name in names.split():
+      value = given.get(name)
+      fits = is_number(value) if kind is float else type(value) is kind
+      if value is not None and not fits:
+        raise ValueError(f'{name} must be {words[kind]}, not {value!r}.')
 
 
 def share(name: str, value: Any) -> None:

@@ -1,6 +1,15 @@
 """Facts about a network that all rooms read, whatever its family."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+# More layers than any model has; each takes time to describe.
+MOST_LAYERS = 10_000
+
+
+def check_layers(name: str, value: Any) -> None:
+  """Raises ValueError for more layers than any model has."""
+  if isinstance(value, int) and value > MOST_LAYERS:
+    raise ValueError(f'{name} must be at most {MOST_LAYERS}, not {value}.')
 
 
 class ModelFacts(NamedTuple):
@@ -9,6 +18,7 @@ class ModelFacts(NamedTuple):
   Attributes:
     width: model width D.
     layers: number of layers of the decoder.
+    encoder_layers: number of layers of the encoder; 0 for none.
     heads, kv_heads, head_dim: attention heads, key heads, and their width.
     mlp: width of the feed-forward layer.
     activation: function in the feed-forward layer, or of its gate.
@@ -51,3 +61,4 @@ class ModelFacts(NamedTuple):
   logit_softcap: float | None = None
   max_source_tokens: int | None = None
   max_draft: int | None = None
+  encoder_layers: int = 0

@@ -97,12 +97,18 @@ def of_json(raw: Mapping[str, Any]) -> ModelFamily:
       f'config.json names no model_type, such as "llama", but {kind!r}.'
     )
   given = raw.get('architectures')
+  listed = given if isinstance(given, list) else [given]
+  if given is not None and not all(isinstance(name, str) for name in listed):
+    raise ValueError(
+      'architectures in config.json must be a list of names, such as '
+      f'["LlamaForCausalLM"], not {given!r}.'
+    )
   for family in _BY_NAME.values():
     names = family.files.model_types.get(kind, ())
-    named = given if isinstance(given, str) else (given or names or [''])[0]
+    named = listed[0] if given else (names or [''])[0]
     if names and (named in names or not family.is_target):
       return family
-  named = given if isinstance(given, str) else (given or [kind])[0]
+  named = listed[0] if given else kind
   supported = [
     names[0]
     for family in _BY_NAME.values()

@@ -25,6 +25,8 @@ def from_json(kind: type, raw: Mapping[str, Any]) -> Any:
   for field in dataclasses.fields(kind):
     if field.name in raw and field.name not in _NOT_STORED:
       value = raw[field.name]
+      if field.type is tuple and not isinstance(value, list):
+        raise ValueError(f'{field.name} must be a list, not {value!r}.')
       given[field.name] = tuple(value) if isinstance(value, list) else value
     elif field.default is dataclasses.MISSING:
       raise ValueError(

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import math
 from typing import Any
 
+from specjax import validation
 from specjax.models.decoder import rope_json
 from specjax.models.decoder.config import DecoderConfig
 from specjax.models.decoder.config import token_ids
+from specjax.models.facts import check_layers
 
 # `model_type` -> names of the architecture, the first of which is written; old
 # files of the hub spell the same language model otherwise.
@@ -24,6 +26,27 @@ MODEL_TYPES = {
   'gemma': ('GemmaForCausalLM',),
   'gemma2': ('Gemma2ForCausalLM',),
   'gemma3_text': ('Gemma3ForCausalLM',),
+}
+
+# Fields that are checked before anything is computed from them.
+_COUNTS = (
+  'hidden_size',
+  'num_attention_heads',
+  'num_hidden_layers',
+  'max_position_embeddings',
+  'n_embd',
+  'n_head',
+  'n_layer',
+  'n_positions',
+)
+_KINDS = {
+  int: (
+    'num_key_value_heads head_dim n_inner sliding_window max_window_layers '
+    'sliding_window_pattern'
+  ),
+  bool: 'use_sliding_window use_bidirectional_attention attention_bias',
+  list: 'layer_types',
+  dict: 'rope_parameters rope_scaling',
 }
 
 _GEMMAS = ('gemma', 'gemma2', 'gemma3_text')
@@ -82,10 +105,13 @@ def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
     ValueError: a setting is not supported, or a required one is missing.
   """
   model_type = config['model_type']
-  for name in ('hidden_size', 'num_attention_heads', 'n_embd', 'n_head'):
+  for name in _COUNTS:
     value = config.get(name, 1)
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
       raise ValueError(f'{name} must be a positive integer, not {value!r}.')
+  for name in ('num_hidden_layers', 'n_layer'):
+    check_layers(name, config.get(name, 1))
+  validation.json_kinds(config, _KINDS)
   try:
     made = _gpt2(config) if model_type == 'gpt2' else _llama_like(config)
   except KeyError as error:
@@ -208,8 +234,11 @@ def _positions(config, rope) -> int:
   """Most positions; some files state those before stretching."""
   positions = config['max_position_embeddings']
   if rope.kind == 'yarn':
-    stretched = int(rope.factor * rope.original_max_position_embeddings)
-    positions = max(positions, stretched)
+    stretched = rope.factor * rope.original_max_position_embeddings
+    validation.between(
+      'the stretched context', stretched, 1, validation.LARGEST
+    )
+    positions = max(positions, int(stretched))
   return positions
 
 
@@ -237,9 +266,12 @@ def _windows(config, layers):
   if kind == 'gemma2':
     return window, tuple(i % 2 == 0 for i in range(layers))
   if kind == 'gemma3_text':
-    every = config.get('sliding_window_pattern', 6)
+    every = config.get('sliding_window_pattern')
+    every = 6 if every is None else every
+    validation.whole('sliding_window_pattern', every, 1)
     return window, tuple((i + 1) % every != 0 for i in range(layers))
-  first = config.get('max_window_layers', 28)
+  first = config.get('max_window_layers')
+  first = 28 if first is None else first
   return window, tuple(i >= first for i in range(layers))
 
 

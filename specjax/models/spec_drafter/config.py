@@ -7,8 +7,10 @@ under their own names, and the `model_type` of one of the two.
 import dataclasses
 from typing import Any
 
+from specjax import validation
 from specjax.models.common.layers import ACTIVATIONS
 from specjax.models.common.output_ids import check_output_ids
+from specjax.models.facts import check_layers
 from specjax.models.facts import ModelFacts
 from specjax.models.t5.config import T5Config
 
@@ -109,6 +111,7 @@ class SpecDrafterConfig:
     _check_positive(
       self, ('block', 'window', 'max_positions', 'max_source_positions')
     )
+    validation.plain_fields(self)
     self.layers().validate()
     check_output_ids(self.output_ids, self.vocab_size, self.tie_word_embeddings)
 
@@ -143,6 +146,8 @@ class BlockwiseConfig:
   def validate(self) -> None:
     """Raises ValueError, naming the field, if the settings make no model."""
     _check_positive(self, ('vocab_size', 'd_model', 'd_ff', 'block'))
+    check_layers('block', self.block)
+    validation.plain_fields(self)
     if self.hidden_act not in ACTIVATIONS:
       raise ValueError(
         f'activation {self.hidden_act!r} is not supported; supported are '

@@ -129,7 +129,9 @@ class ParallelConfig:
       ('mask_feature', self.mask_feature, MASK_FEATURES),
     ):
       validation.one_of(name, value, allowed, str)
-    if not all(0 <= rate <= 1 for rate in self.acceptance):
+    validation.plain_fields(self)
+    rates = self.acceptance
+    if not all(validation.is_number(x) and 0 <= x <= 1 for x in rates):
       raise ValueError(
         f'acceptance must hold rates from 0 to 1, not {self.acceptance}.'
       )
@@ -166,6 +168,13 @@ def with_run_settings(config: ParallelConfig, **changes: Any) -> ParallelConfig:
 _NOT_STORED = ('dtype', 'remat', 'dropout_rate', 'shards')
 
 
+# Fields of the layers that are checked before anything is made of them.
+_TRUNK_KINDS = {
+  list: 'sliding_layers eos_token_id',
+  dict: 'rope local_rope',
+}
+
+
 def to_hf(config: ParallelConfig) -> dict:
   """Returns the config.json of `config`."""
   made = dataclasses.asdict(config)
@@ -184,8 +193,10 @@ def from_hf(config: Mapping[str, Any]) -> ParallelConfig:
   """
   names = {field.name for field in dataclasses.fields(ParallelConfig)}
   given = {name: config[name] for name in names if name in config}
+  validation.json_kinds(given, {dict: 'trunk', list: 'output_ids acceptance'})
   try:
     trunk = dict(given.pop('trunk'))
+    validation.json_kinds(trunk, _TRUNK_KINDS)
     for name in _NOT_STORED:
       trunk.pop(name, None)
     for name in ('rope', 'local_rope'):
@@ -196,7 +207,7 @@ def from_hf(config: Mapping[str, Any]) -> ParallelConfig:
     for name in ('output_ids', 'acceptance'):
       given[name] = tuple(given.get(name) or ())
     made = ParallelConfig(trunk=DecoderConfig(**trunk), **given)
-  except (KeyError, TypeError) as error:
+  except (KeyError, TypeError, AttributeError) as error:
     raise ValueError(
       f'config.json of this {config["model_type"]} drafter is not complete: '
       f'{error}.'

@@ -10,12 +10,22 @@ from specjax.models.common.layers import ACTIVATIONS
 from specjax.models.common.output_ids import check_output_ids
 from specjax.models.decoder.config import check_token_ids
 from specjax.models.decoder.config import token_ids
+from specjax.models.facts import check_layers
 
 # `model_type` -> names of the architecture, the first of which is written; old
 # files of the hub spell the same language model otherwise.
 MODEL_TYPES = {
   't5': ('T5ForConditionalGeneration', 'T5WithLMHeadModel'),
   'mt5': ('MT5ForConditionalGeneration',),
+}
+
+
+# Fields that are checked before anything is computed from them.
+_KINDS = {
+  int: 'num_decoder_layers pad_token_id decoder_start_token_id',
+  bool: 'tie_word_embeddings scale_decoder_outputs',
+  str: 'feed_forward_proj',
+  list: 'output_ids',
 }
 
 
@@ -83,6 +93,8 @@ class T5Config:
       if not isinstance(value, int) or value < 1:
         raise ValueError(f'{name} must be a positive integer, not {value!r}.')
     validation.plain_fields(self)
+    for name in ('num_layers', 'num_decoder_layers'):
+      check_layers(name, getattr(self, name))
     check_token_ids(self.eos_token_id)
     validation.positive('layer_norm_epsilon', self.layer_norm_epsilon)
     if not 0 <= self.decoder_start_token_id < self.vocab_size:
@@ -131,6 +143,7 @@ def from_hf(config: Mapping[str, Any]) -> T5Config:
     ValueError: a setting is missing or not supported.
   """
   kind = config['model_type']
+  validation.json_kinds(config, _KINDS)
   tied = config.get('tie_word_embeddings', True)
   act = config.get('feed_forward_proj', 'relu' if kind == 't5' else None)
   act = act or 'gated-gelu'
@@ -166,7 +179,7 @@ def from_hf(config: Mapping[str, Any]) -> T5Config:
       pad_token_id=config.get('pad_token_id', 0),
       eos_token_id=token_ids(config.get('eos_token_id', 1)),
       model_type=kind,
-      output_ids=tuple(config.get('output_ids', ())),
+      output_ids=tuple(config.get('output_ids') or ()),
     )
   except KeyError as error:
     raise ValueError(

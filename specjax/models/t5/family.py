@@ -48,7 +48,11 @@ def layer_facts(config: Any) -> dict:
   """Facts about the layers of a T5, and of drafters made of them."""
   found = {name: getattr(config, field) for name, field in _LAYERS.items()}
   ties = config.tie_word_embeddings
-  return found | {'kv_heads': config.num_heads, 'ties_embeddings': ties}
+  return found | {
+    'kv_heads': config.num_heads,
+    'ties_embeddings': ties,
+    'encoder_layers': config.num_layers,
+  }
 
 
 def facts(config: T5Config) -> ModelFacts:
