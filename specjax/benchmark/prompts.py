@@ -8,12 +8,12 @@ References:
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import json
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from specjax import files
 from specjax import text as text_lib
 from specjax.checkpoints import model as model_lib
 from specjax.models import registry as families
@@ -195,7 +195,7 @@ def read_spec_bench(path: str) -> list[Question]:
     if not line.strip():
       continue
     try:
-      row = json.loads(line)
+      row = files.parse_json(line)
     except ValueError:
       row = None
     if not isinstance(row, dict) or 'turns' not in row:

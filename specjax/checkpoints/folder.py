@@ -7,6 +7,7 @@ read before it is fetched, and then only the part that is asked for.
 
 import functools
 import os
+import re
 from typing import Any
 
 import jax
@@ -95,6 +96,7 @@ def _headers(folder):
 def _from_safetensors(folder, config):
   stored = _headers(folder)
   config = _settled(stored, config)
+  _check_layers(folder, stored, config)
   abstract = models.abstract_params(config)
   wanted = tensor_names.of_parameters(config, abstract)
   present = hf.respelled(wanted, stored, config)
@@ -122,6 +124,23 @@ def _from_safetensors(folder, config):
     for path, source in wanted.items()
   }
   return config, leaves, copies
+
+
+def _check_layers(folder, names, config):
+  """Raises ValueError unless the tensors may have as many layers as config.
+
+  Describing the parameters of a million layers would take minutes.
+  """
+  # model.layers.1.mlp.weight and model.layers.11.mlp.weight: 12 at most
+  numbers = (int(n) for name in names for n in re.findall(r'\d+', name))
+  most, facts = max(numbers, default=0) + 1, registry.facts(config)
+  given = max(facts.layers, facts.encoder_layers)
+  # Drafters that are heads alone count the layers of their target.
+  if given > most and registry.family_of(config).is_target:
+    raise ValueError(
+      f'config.json of {folder} has {given} layers, but the names of its '
+      f'tensors end at layer {most - 1}: both must be of the same model.'
+    )
 
 
 def _settled(headers, config):

@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 from safetensors import SafetensorError
 
+from specjax import files
 from specjax.checkpoints import safetensors
 from specjax.checkpoints import tensor_names
 from specjax.models import registry
@@ -47,7 +48,7 @@ def read_json(folder: str, name: str) -> dict | None:
     return None
   try:
     with open(path, encoding='utf-8') as file:
-      made = json.load(file)
+      made = files.parse_json(file.read())
   except (ValueError, OSError) as error:
     raise ValueError(f'{path} is not readable JSON: {error}.') from None
   if not isinstance(made, dict):
@@ -271,7 +272,7 @@ def _write_json(path, data):
 
 
 def write_whole(path: str, write: Callable[[str], None]) -> None:
-  """Writes beside `path` and renames, so that no half file ever shows.
+  """As `files.write_whole`, for safetensors too.
 
   Args:
     path: path of the file.
@@ -280,17 +281,11 @@ def write_whole(path: str, write: Callable[[str], None]) -> None:
   Raises:
     OSError: in one sentence that names the file.
   """
-  part = f'{path}.part{os.getpid()}'
-  try:
-    write(part)
-    # safetensors writes for its owner alone.
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(part, 0o666 & ~mask)
-    os.replace(part, path)
-  except (OSError, SafetensorError) as error:
-    words = getattr(error, 'strerror', None) or error
-    raise OSError(f'Cannot write {path}: {words}.') from None
-  finally:
-    if os.path.exists(part):
-      os.remove(part)
+
+  def written(part):
+    try:
+      write(part)
+    except SafetensorError as error:
+      raise OSError(str(error)) from None
+
+  files.write_whole(path, written)

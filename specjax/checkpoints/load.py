@@ -3,6 +3,7 @@
 import os
 import re
 from typing import Any
+import warnings
 
 from specjax import models
 from specjax import waiting
@@ -134,9 +135,11 @@ def load_tokenizer(folder: str) -> Any:
     return None
   import transformers  # Slow to import, and needed here alone.
 
+  _note_class(folder, transformers)
   kind = (hf.read_json(folder, 'config.json') or {}).get('model_type', '')
   auto = transformers.AutoTokenizer
-  if 'tokenizer.json' in present and kind not in transformers.CONFIG_MAPPING:
+  known = isinstance(kind, str) and kind in transformers.CONFIG_MAPPING
+  if 'tokenizer.json' in present and not known:
     # transformers warns of a config.json that it does not know.
     auto = transformers.PreTrainedTokenizerFast
   try:
@@ -156,6 +159,23 @@ def load_tokenizer(folder: str) -> Any:
       f'the tokenizer files in {folder} do not load '
       f'({type(error).__name__}: {reason}).'
     ) from None
+
+
+def _note_class(folder: str, transformers: Any) -> None:
+  """Warns of a tokenizer class that transformers does not have."""
+  name = 'tokenizer_config.json'
+  kind = (hf.read_json(folder, name) or {}).get('tokenizer_class')
+  base = str(kind).removesuffix('Fast')
+  found = [getattr(transformers, word, None) for word in (base, f'{base}Fast')]
+  parent = transformers.PreTrainedTokenizerBase
+  if kind is not None and not any(
+    isinstance(one, type) and issubclass(one, parent) for one in found
+  ):
+    warnings.warn(
+      f'{os.path.join(folder, name)} names the tokenizer class {kind!r}, which '
+      'transformers does not have; the files are read without it.',
+      stacklevel=2,
+    )
 
 
 def folder_of(name: str) -> str:

@@ -17,6 +17,8 @@ from typing import BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from specjax import files
+
 # Bytes moved at a time.
 CHUNK = 1 << 24
 _HEADER_LIMIT = 100_000_000
@@ -97,7 +99,7 @@ def read_header(path: str) -> dict[str, Stored]:
       length = struct.unpack('<Q', file.read(8))[0]
       if length > _HEADER_LIMIT:
         raise ValueError('its header has no sensible length')
-      header = json.loads(file.read(length))
+      header = files.parse_json(file.read(length))
     first, total = 8 + length, os.path.getsize(path)
     found = {}
     for name, entry in header.items():
@@ -118,7 +120,14 @@ def read_header(path: str) -> dict[str, Stored]:
       found[name] = one
     _check_apart(found)
     return found
-  except (ValueError, KeyError, TypeError, AttributeError, struct.error) as e:
+  except (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    struct.error,
+  ) as e:
     reason = ' '.join(str(e).split())
     raise ValueError(
       f'{path} is not a whole safetensors file ({reason}): copy or export it '

@@ -6,7 +6,6 @@ layers, the layers being axis 1, and a stack's name stands twice in the path
 """
 
 from collections.abc import Sequence
-import json
 import math
 import os
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorstore
 
+from specjax import files
 from specjax.checkpoints import tensor_names
 from specjax.models import registry
 from specjax.models.family import T5XArray
@@ -126,7 +126,7 @@ def _check_chunks(where, name) -> list:
   path = os.path.join(where, '.zarray')
   try:
     with open(path, encoding='utf-8') as file:
-      made = json.load(file)
+      made = files.parse_json(file.read())
     shape, chunks = list(made['shape']), made['chunks']
     grid = [
       -(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)

@@ -26,6 +26,7 @@ import numpy as np
 
 from specjax import base
 from specjax import cache
+from specjax import files
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import drawing
@@ -175,7 +176,7 @@ def _kept(assembled: Assembled, rows: int) -> dict | None:
   if found is None:
     return None
   try:
-    raw = json.loads(found)
+    raw = files.parse_json(found)
     costs = _made(raw)
     good = set(slots_of(assembled)) <= set(costs.blocks)
     values = (costs.draft, *costs.blocks.values())
@@ -186,7 +187,6 @@ def _kept(assembled: Assembled, rows: int) -> dict | None:
     TypeError,
     AttributeError,
     OverflowError,
-    RecursionError,
   ):
     good = False
   if good:

@@ -6,12 +6,12 @@ checked before anything is decoded.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import numbers
 from typing import Any
 
 import numpy as np
 
+from specjax import files
 from specjax import validation
 
 # Largest change of a logit, in size. Sums of a few stay far below the largest
@@ -209,6 +209,6 @@ def _parsed(name: str, value: Any, like: str) -> Any:
   if not isinstance(value, str):
     return value
   try:
-    return json.loads(value)
-  except (ValueError, RecursionError):
+    return files.parse_json(value)
+  except ValueError:
     raise ValueError(f'{name} must be {like}, not {value!r}.') from None

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from specjax.checkpoints import load as loading
 from tests.helpers.folders import change
 from tests.helpers.folders import change_tensors
 from tests.helpers.folders import complaint
@@ -27,7 +28,10 @@ def test_missing_files(folder):
   assert 'no config.json' in complaint(folder, FileNotFoundError)
 
 
-@pytest.mark.parametrize('text', ['{', '[]', '\x00'])
+DEEP = '{"a": ' + '[' * 100_000 + ']' * 100_000 + '}'
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '\x00', DEEP])
 def test_broken_config(folder, text):
   (folder / 'config.json').write_text(text)
   assert 'config.json' in complaint(folder)
@@ -64,8 +68,18 @@ def test_unsupported_architecture(folder):
     ({'num_attention_heads': 0}, 'num_attention_heads must be a positive'),
     ({'architectures': 'BertModel'}, "the architecture 'BertModel'"),
     ({'model_type': ['llama']}, 'model_type'),
+    ({'model_type': None}, 'names no model_type, such as "llama", but None'),
+    ({'architectures': 7}, 'architectures in config.json must be a list'),
+    ({'architectures': [7]}, '["LlamaForCausalLM"], not [7].'),
+    ({'architectures': {}}, 'architectures in config.json must be a list'),
+    ({'num_hidden_layers': 9_999}, 'has 9999 layers, but the names of its'),
+    ({'num_hidden_layers': 10**9}, 'num_hidden_layers must be at most 10000'),
+    ({'hidden_size': 2**28}, 'has shape [104, 16], but config.json'),
+    ({'vocab_size': 2**40}, 'has shape [104, 16], but config.json'),
     ({'rope_parameters': 3}, 'rope_parameters must be an object'),
-    ({'layer_types': 3}, 'config.json of this mistral model has'),
+    ({'layer_types': 3}, 'layer_types must be a list, not 3.'),
+    ({'num_hidden_layers': None}, 'num_hidden_layers must be a positive'),
+    ({'num_key_value_heads': []}, 'num_key_value_heads must be a whole'),
     ({'num_hidden_layers': 0}, 'num_hidden_layers'),
     ({'num_hidden_layers': 1}, 'model.layers.1.'),
     ({'intermediate_size': 17}, 'mlp.down_proj.weight'),
@@ -134,6 +148,22 @@ def test_tensors_that_share_bytes(folder, offsets, words):
   assert words in complaint(folder)
 
 
+@pytest.mark.parametrize('field', ['shape', 'dtype', 'data_offsets', None])
+def test_a_header_with_fields_of_another_kind(folder, field):
+  path = folder / 'model.safetensors'
+  data = path.read_bytes()
+  length = int.from_bytes(data[:8], 'little')
+  header = json.loads(data[8 : 8 + length])
+  entry = header['model.norm.weight']
+  for value in (None, True, 7, 1.5, 'x', {}, ['a'], [[1]], [10**30], [1e400]):
+    changed = value if field is None else entry | {field: value}
+    text = json.dumps(header | {'model.norm.weight': changed}).encode()
+    path.write_bytes(
+      len(text).to_bytes(8, 'little') + text + data[8 + length :]
+    )
+    assert 'is not a whole safetensors file' in complaint(folder), value
+
+
 def test_an_index_that_names_no_file(folder):
   (folder / 'model.safetensors').unlink()
   index = folder / 'model.safetensors.index.json'
@@ -154,6 +184,37 @@ def test_missing_wrong_and_unknown_tensors(folder):
   good = np.ones((16, 16), 'f4')
   change_tensors(folder, lambda t: t.update({name: good, 'other.w': good}))
   assert 'other.w' in complaint(folder)
+
+
+@pytest.mark.parametrize(
+  'name, words',
+  [
+    ('generation_config.json', 'readable JSON: it is nested more than 128'),
+    ('tokenizer_config.json', 'readable JSON: it is nested more than 128'),
+    ('tokenizer.json', 'the tokenizer files in'),
+    ('model.safetensors.index.json', 'is nested more than 128 levels deep'),
+  ],
+)
+def test_json_that_is_nested_too_deep(folder, name, words):
+  (folder / name).write_text(DEEP)
+  text = complaint(folder)
+  assert words in text and str(folder) in text
+
+
+def test_a_header_that_is_nested_too_deep(folder):
+  data = DEEP.encode()
+  path = folder / 'model.safetensors'
+  path.write_bytes(len(data).to_bytes(8, 'little') + data)
+  assert 'safetensors file (it is nested more than 128' in complaint(folder)
+
+
+@pytest.mark.parametrize('name', ['FancyTokenizer', 7, 'BertModel'])
+def test_a_tokenizer_class_that_there_is_not(folder, name):
+  change(folder, 'tokenizer_config.json', tokenizer_class=name)
+  with pytest.warns(UserWarning, match='transformers does not have') as told:
+    made = loading.load(folder).tokenizer
+  assert repr(name) in str(told[0].message) and len(told) == 1
+  assert made('the cat').input_ids
 
 
 def test_broken_tokenizer(folder):

@@ -2,10 +2,10 @@
 
 import codecs
 from collections.abc import Iterator, Sequence
-import json
 import os
 from typing import NamedTuple
 
+from specjax import files
 from specjax import validation
 
 MAX_REPORTED = 80
@@ -64,8 +64,8 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
 
 def _json_line(path: str, number: int, line: str) -> dict:
   try:
-    record = json.loads(line)
-  except (ValueError, RecursionError) as e:
+    record = files.parse_json(line)
+  except ValueError as e:
     words = getattr(e, 'msg', None) or e
     raise ValueError(
       f'{path}, line {number}: not a JSON object ({words}).'
