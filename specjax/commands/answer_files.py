@@ -146,8 +146,8 @@ def writer(path: str, keep_bytes: int = 0) -> Iterator[Write]:
       file.seek(0, os.SEEK_END)
     try:
       yield lambda answers: _write_whole(file, joined(answers).encode())
-    except BaseException:
-      # A run that gave no answer leaves no file.
+    except OSError:
+      # A full disk leaves no empty file.
       if not existed and not os.path.getsize(path):
         os.remove(path)
       raise

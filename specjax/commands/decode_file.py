@@ -85,9 +85,7 @@ def decode_file(request: DecodeRequest) -> None:
   is_first = processes.is_first()
   # Files are tried before models are loaded: a refusal must come in seconds.
   if is_first:
-    answer_files.check_writable(request.output)
-    if request.stats:
-      files.check_writable(request.stats)
+    _check_writable(request)
   skip, keep_bytes = 0, 0
   if request.resume:
     shown = [text_lib.shown(prompt) for prompt in prompts]
@@ -126,6 +124,12 @@ def decode_file(request: DecodeRequest) -> None:
     found |= run_statistics.environment()
     made = json.dumps(found, indent=2, default=str) + '\n'
     files.write_text(request.stats, made)
+
+
+def _check_writable(request: DecodeRequest) -> None:
+  answer_files.check_writable(request.output)
+  if request.stats:
+    files.check_writable(request.stats)
 
 
 def load_models(

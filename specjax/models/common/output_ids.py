@@ -19,6 +19,9 @@ def check_output_ids(
   """
   if not output_ids:
     return
+  whole = (int, np.integer)
+  if not all(isinstance(one, whole) for one in output_ids):
+    raise ValueError(f'output_ids must be whole numbers, not {output_ids!r}.')
   ordered = tuple(sorted(set(output_ids)))
   if (
     tied

@@ -122,6 +122,11 @@ class DecoderConfig:
         f'{", ".join(sorted(ACTIVATIONS))}.'
       )
     if self.sliding_layers:
+      if not all(type(item) is bool for item in self.sliding_layers):
+        raise ValueError(
+          'sliding_layers must hold true or false for each layer, not '
+          f'{self.sliding_layers!r}.'
+        )
       if len(self.sliding_layers) != self.num_hidden_layers:
         raise ValueError(
           f'layer_types has {len(self.sliding_layers)} entries for '

@@ -10,6 +10,7 @@ from typing import Any
 from specjax import validation
 from specjax.models.common.layers import ACTIVATIONS
 from specjax.models.common.output_ids import check_output_ids
+from specjax.models.decoder.config import check_token_ids
 from specjax.models.facts import check_layers
 from specjax.models.facts import ModelFacts
 from specjax.models.t5.config import T5Config
@@ -112,6 +113,7 @@ class SpecDrafterConfig:
       self, ('block', 'window', 'max_positions', 'max_source_positions')
     )
     validation.plain_fields(self)
+    check_token_ids(self.eos_token_id)
     self.layers().validate()
     check_output_ids(self.output_ids, self.vocab_size, self.tie_word_embeddings)
 
@@ -148,6 +150,7 @@ class BlockwiseConfig:
     _check_positive(self, ('vocab_size', 'd_model', 'd_ff', 'block'))
     check_layers('block', self.block)
     validation.plain_fields(self)
+    check_token_ids(self.eos_token_id)
     if self.hidden_act not in ACTIVATIONS:
       raise ValueError(
         f'activation {self.hidden_act!r} is not supported; supported are '

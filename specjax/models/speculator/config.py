@@ -202,6 +202,7 @@ def from_hf(config: Mapping[str, Any]) -> ParallelConfig:
     for name in ('rope', 'local_rope'):
       if trunk.get(name) is not None:
         trunk[name] = Rope(**trunk[name])
+        validation.plain_fields(trunk[name])
     for name in ('sliding_layers', 'eos_token_id'):
       trunk[name] = tuple(trunk.get(name) or ())
     for name in ('output_ids', 'acceptance'):
