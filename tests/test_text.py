@@ -145,3 +145,7 @@ def test_tokenizers_are_compared_by_what_an_id_means(tokenizer):
   longer.add_tokens(['brandnew'])
   with pytest.raises(ValueError, match="missing for the target and 'brandnew'"):
     text.check_same_vocabulary(tokenizer, longer)
+  for one, two in ((tokenizer, longer), (longer, tokenizer)):
+    text.check_same_vocabulary(one, two, may_lack=True)
+  with pytest.raises(ValueError, match=f'first differing id is {first}, '):
+    text.check_same_vocabulary(longer, other, may_lack=True)

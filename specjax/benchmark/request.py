@@ -25,6 +25,7 @@ from specjax.decoding import corpus as corpus_lib
 from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import Source
 from specjax.inference import assemble
+from specjax.inference import fitness
 from specjax.inference import planning
 from specjax.inference import sources as sources_lib
 from specjax.models import registry as families
@@ -207,7 +208,7 @@ def load_drafters(
   found = [sources_lib.resolve(name, target, how) for name in names]
   found = [source for source in found if source is not None]
   for source in found:
-    sources_lib.check_vocabulary(target, source)
+    fitness.check(target, source)
   return [sources_lib.to_layout(source, target.layout) for source in found]
 
 

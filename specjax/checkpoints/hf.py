@@ -17,6 +17,7 @@ from safetensors import numpy as safetensors_numpy
 from safetensors import SafetensorError
 
 from specjax import files
+from specjax.checkpoints import foreign
 from specjax.checkpoints import safetensors
 from specjax.checkpoints import tensor_names
 from specjax.models import registry
@@ -68,6 +69,7 @@ def read_config(folder: str) -> dict:
   if not os.path.isdir(folder):
     raise FileNotFoundError(f'there is no folder {folder}.')
   config = read_json(folder, 'config.json')
+  foreign.refuse(folder, config)
   if config is None:
     raise FileNotFoundError(
       f'{folder} holds no config.json: give a folder in Hugging Face format.'

@@ -232,6 +232,12 @@ def _special_ids(generation, facts, tokenizer) -> tuple[tuple, int]:
   eos_ids = _ids(generation.get('eos_token_id')) or facts.eos_ids
   if not eos_ids and tokenizer is not None:
     eos_ids = _ids(tokenizer.eos_token_id)
+  for token in eos_ids:
+    if not 0 <= token < facts.vocab_size:
+      raise ValueError(
+        f'the end id (eos_token_id) {token} is none of the {facts.vocab_size} '
+        f'ids of the model, which go from 0 to {facts.vocab_size - 1}.'
+      )
   given = (
     generation.get('pad_token_id'),
     facts.pad_id,

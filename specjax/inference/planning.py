@@ -21,7 +21,9 @@ from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
 from specjax.inference import encoding
+from specjax.inference import fitness
 from specjax.inference import generation_config
+from specjax.inference import idle
 from specjax.inference import keywords
 from specjax.inference import prompt_checks
 from specjax.inference import sources
@@ -137,7 +139,7 @@ def _source(model, drafter, config) -> Source | None:
   if source is None:
     return None
   source = sources.to_layout(source, model.layout)
-  sources.check_vocabulary(model, source)
+  fitness.check(model, source)
   _check_options(config, source)
   return source
 
@@ -153,19 +155,8 @@ def _rows(encoded, sequences: int) -> tuple[Row, ...]:
 
 def _note_idle(config: DecodeConfig, assembled) -> None:
   """Warns of settings that change nothing beside the others."""
-  notes = config.idle()
-  if assembled.drafts:
-    for kind, used in (
-      ('drafters', assembled.source.entry.name),
-      ('verifiers', assembled.rule.name),
-    ):
-      notes += [
-        f'{kind}.{name} changes nothing: the {kind[:-1]} in use is {used}.'
-        for name in options_lib.changed(getattr(config, kind))
-        if name != used
-      ]
-  for note in notes:
-    warnings.warn(note, stacklevel=2)
+  for note in idle.check(config, assembled):
+    warnings.warn(note, stacklevel=3)
 
 
 def _configured(config: DecodeConfig | None, settings) -> DecodeConfig:

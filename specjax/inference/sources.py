@@ -9,11 +9,9 @@ a `DrafterEntry`, a `base.Drafter` or a `Source` will do as well.
 from collections.abc import Callable
 import os
 from typing import Any, NamedTuple
-import warnings
 
 import jax
 
-from specjax import text as text_lib
 from specjax import user_files
 from specjax.checkpoints import folder as folder_lib
 from specjax.checkpoints import load as loading
@@ -281,27 +279,3 @@ def drafter_layout(
   if layout is None or mesh.drafter != 'replicated':
     return layout
   return mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
-
-
-def check_vocabulary(target: model_lib.Model, source: Source) -> None:
-  """Refuses a drafter whose ids have another text than the target's.
-
-  Warns where only the target has a tokenizer, so that nobody can compare.
-
-  Raises:
-    ValueError: one sentence that names the first such id.
-  """
-  model = source.model
-  if model is None or target.tokenizer is None:
-    return
-  if model.tokenizer is None:
-    warnings.warn(
-      f'The drafter {source.name} has no tokenizer, so its ids are taken for '
-      'those of the target, unchecked; where they are not, hardly a draft will '
-      'be accepted.',
-      stacklevel=2,
-    )
-    return
-  text_lib.check_same_vocabulary(
-    target.tokenizer, model.tokenizer, may_lack=True
-  )

@@ -119,6 +119,20 @@ def test_any_weights_any_batch_the_same_tokens(num_draft, rows, width):
     assert 0 < made.rounds.accepted.sum() < drafted.sum()
 
 
+def test_a_network_that_knows_fewer_tokens_drafts_those():
+  rows = [7, 3, 0, 4, 2]
+  known = VOCAB - 2
+  with pytest.warns(UserWarning, match=f'from {known} on are never drafted'):
+    made = decode(
+      recipes.network(CONFIG, known),
+      prompts(rows),
+      5,
+      draft_params=params_of(CONFIG, 1),
+    )
+  assert loops.new_tokens(made) == [plainly()[i] for i in rows]
+  assert made.rounds.accepted.sum() > 0
+
+
 def test_the_oracle_needs_as_few_rounds_as_can_be():
   rows = plainly()
   script = np.zeros((8, NEW), np.int32)

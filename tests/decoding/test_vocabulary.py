@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 
 from specjax import base
+from specjax import models
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import generate as generate_lib
+from specjax.decoding import warp as warp_lib
+from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import vocabulary
 from specjax.decoding.drafters.draft_model import ENTRY as DRAFT_MODEL
 from specjax.decoding.drafters.entry import Costs
 from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import Source
 from specjax.decoding.drafters.hybrid import hybrid
+from specjax.decoding.drafters.slots import draw
+from specjax.decoding.drafters.slots import SlotSpec
 from tests.helpers import fakes
 from tests.helpers import laws
 from tests.helpers import loops
@@ -120,3 +125,18 @@ def test_output_is_that_of_plain_decoding(size, is_hybrid):
   assert np.any(np.asarray(prompt.tokens) >= 7)
   accepted = got.rounds.accepted.sum() / got.num_tokens.sum()
   assert accepted > (0.6 if size > loops.VOCAB else 0.1)
+
+
+def test_slots_have_no_mass_on_what_the_network_does_not_know():
+  config = models.SpecDrafterConfig(11, 16, 8, 32, 1, 2, 2, block=5, window=6)
+  spec = SlotSpec(config, vocabulary.Known(12, 9))
+  style = drawing.Style('argmax', True, warp_lib.WarpSpec())
+  # The best ids are two that pad its table.
+  logits = jnp.arange(1.0, 12.0)[None, None]
+  _, controls = loops.controls(1)
+  one = jnp.ones(1, jnp.int32)
+  context = base.Context(jnp.zeros((1, 9), jnp.int32), one, one, controls)
+  draft = draw(spec, logits, jnp.ones((1, 1), bool), context, style)
+  q = np.exp(draft.log_probs[0, 0])
+  assert q.shape == (12,) and draft.tokens.tolist() == [[8]]
+  assert q[9:].tolist() == [0, 0, 0] and q.sum() == pytest.approx(1)

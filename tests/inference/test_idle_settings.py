@@ -2,6 +2,8 @@
 
 import warnings
 
+import jax
+import numpy as np
 import pytest
 
 import specjax
@@ -111,3 +113,61 @@ def test_a_benchmark_notes_it_before_it_loads():
     warnings.simplefilter('error')
     with pytest.raises(FileNotFoundError):
       benchmark_request.prepare(request, lambda text: None)
+
+
+@pytest.mark.parametrize(
+  'name, options, words',
+  [
+    (
+      'draft_model',
+      {'speculator': {'tree': 'medusa'}},
+      "drafters.speculator.tree='medusa' asks for trees, but the drafter in "
+      'use, draft_model, drafts chains alone; leave it out',
+    ),
+    ('hybrid', {'suffix': {'tree': 3}}, 'use, hybrid, drafts chains alone'),
+    ('draft_model', {'draft_model': {'tree': 3}}, "no option 'tree'"),
+    (
+      'hybrid',
+      {'hybrid': {'model_draft': 7}},
+      'model_draft=7 changes nothing beyond num_draft=4; leave it out.',
+    ),
+    (
+      'token_recycling',
+      {'token_recycling': {'decay': 0.5}},
+      'drafters.token_recycling.decay=0.5 changes nothing without a tree',
+    ),
+  ],
+)
+def test_what_the_drafter_cannot_obey_is_refused(model, name, options, words):
+  given = {'draft_model': model, 'hybrid': specjax.drafters.hybrid(model)}
+  with pytest.raises(ValueError) as error:
+    specjax.generate(
+      model,
+      PROMPTS,
+      drafter=given.get(name, name),
+      drafters=options,
+      max_new_tokens=8,
+    )
+  assert words in str(error.value)
+
+
+def test_a_draft_model_without_a_tokenizer_is_told(model):
+  bare = model._replace(tokenizer=None, name='bare')
+  told, found = notes(model, drafter=bare)
+  assert len(told) == 1 and 'The drafter bare has no tokenizer' in told[0]
+  assert found[0].counts.num_accepted > 0
+  both, _ = notes(model, drafter=model)
+  assert not both
+
+
+@pytest.mark.parametrize('value', [np.inf, -np.inf, np.nan])
+def test_weights_of_a_drafter_that_are_no_numbers_are_refused(model, value):
+  params = jax.tree.map(np.array, model.params)
+  params['norm'] = jax.tree.map(
+    lambda x: np.where(np.arange(x.size) == 3, value, x), params['norm']
+  )
+  drafter = model._replace(params=params, name='broken')
+  with pytest.raises(
+    ValueError, match='The weight norm/weight of the drafter broken holds'
+  ):
+    specjax.generate(model, PROMPTS, drafter=drafter)

@@ -119,6 +119,8 @@ class DraftPlan(NamedTuple):
     row_independent: whether a row's draft depends on that row alone.
     rerouted: (rule, rule run in its place) pairs.
     notes: sentences for the user.
+    unread_options: (name of an option, where it is not read) pairs: options of
+      the entry that change nothing in this plan, which are then refused.
     static: further arguments of `bind`, hashable.
   """
 
@@ -141,6 +143,7 @@ class DraftPlan(NamedTuple):
   row_independent: bool = True
   rerouted: tuple[tuple[str, str], ...] = ()
   notes: tuple[str, ...] = ()
+  unread_options: tuple[tuple[str, str], ...] = ()
   static: Any = ()
 
 

@@ -97,6 +97,8 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
     uses_costs=True,
     row_independent=False,
     notes=known.notes(source.name),
+    unread_options=(('model_draft', f'beyond num_draft={num_draft}'),)
+    * (options.model_draft > num_draft),
     static=(spec, target.lm.is_encoder_decoder, known),
   )
 

@@ -217,6 +217,9 @@ def template(
   return trees.of_paths(kept)
 
 
+_OF_TREES = dict.fromkeys(('successors', 'decay'), 'without a tree')
+
+
 def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
   del source, rows
   return entry.search_plan(
@@ -225,6 +228,8 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
     num_draft,
     # Rows of a batch share the table.
     row_independent=False,
+    # A chain follows the latest successors alone.
+    unread_options=() if options.tree else tuple(_OF_TREES.items()),
     static=(
       ('vocab_size', target.lm.vocab_size),
       ('num_successors', options.successors),
