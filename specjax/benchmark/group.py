@@ -85,6 +85,7 @@ class Group(NamedTuple):
       'target': self.request.target,
       'drafter': drafter,
       'verifier': verifier,
+      'verifier_used': verifier,
       'num_draft': num_draft,
       'temperature': self.plain.temperature,
       'batch_size': self.plain.batch_size,

@@ -41,6 +41,9 @@ class ResultRow:
   verifier: str = _field(
     'the rule that decided; own for a peer', 'verifier', terminal=4
   )
+  verifier_used: str = _field(
+    'the same, also where a drafter exchanges the rule asked for'
+  )
   num_draft: int = _field(
     'K, drafted tokens a round; 0 for plain decoding', 'K', terminal=2
   )

@@ -192,13 +192,14 @@ def _with_others(subject, first: Trial, progress) -> list[Trial]:
   symbols = tuple(i for i in first.law.symbols if i not in ends)[:3]
   if len(symbols) < 2 or not plan.num_draft:
     return []
-  made = custom(_tree_table if plan.is_tree else _table, has_log_probs=True)
+  made = custom(_table, has_log_probs=True, row_independent=True)
   num_draft = plan.num_draft
   if plan.is_tree:
     num_draft = _TREE.num_nodes
     made = custom(
       _tree_table,
       has_log_probs=True,
+      row_independent=True,
       is_tree=True,
       max_path=_TREE.max_depth,
     )

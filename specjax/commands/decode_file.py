@@ -283,4 +283,8 @@ def _run(
     ) from None
   found = summary.summarize(answers, seconds, compile_seconds)
   cli.note(run_statistics.table(found))
-  return found | {'from_generation_config': job.from_generation_config}
+  rule = job.assembled.rule.name if job.assembled.drafts else None
+  return found | {
+    'verifier_used': rule,
+    'from_generation_config': job.from_generation_config,
+  }

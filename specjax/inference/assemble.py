@@ -35,10 +35,14 @@ from specjax.decoding.drafters.entry import Source
 from specjax.decoding.drafters.entry import Target
 from specjax.decoding.recipe import Recipe
 from specjax.decoding.sampling import SAMPLERS
+from specjax.decoding.verifiers import choice
 from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.decoding.verifiers.entry import VerifierEntry
 
 NONE = Source(nothing.ENTRY, 'none')
+_SAME_LAW = (
+  ', so that no token depends on other rows; the distribution is the same'
+)
 
 
 class Settings(NamedTuple):
@@ -75,6 +79,8 @@ class Assembled(NamedTuple):
     drafter_options: options of its entry.
     rule: entry of the verification rule in force.
     rule_options: its options.
+    instead_of: name of the rule in whose place the drafter's plan puts it; ''
+      where none was exchanged.
   """
 
   recipe: Recipe
@@ -84,6 +90,7 @@ class Assembled(NamedTuple):
   drafter_options: Any
   rule: VerifierEntry
   rule_options: Any
+  instead_of: str = ''
 
   @property
   def drafts(self) -> bool:
@@ -94,6 +101,28 @@ class Assembled(NamedTuple):
   def is_exact(self) -> bool:
     """Whether the output has the target's law."""
     return not self.drafts or self.rule.exact_when(self.rule_options)
+
+  @property
+  def is_row_independent(self) -> bool:
+    """Whether the tokens of a row depend on no other row."""
+    keeps = self.rule.keeps_target_sample or not self.drafts
+    return keeps or self.plan.row_independent
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    """Sentences for the user."""
+    drafter, rule, more = self.source.entry.name, self.rule.name, ()
+    if self.instead_of:
+      more = (
+        f'The drafter {drafter} runs the verifier {rule} in place of '
+        f'{self.instead_of}{_SAME_LAW * self.rule.keeps_target_sample}.',
+      )
+    if not self.is_row_independent:
+      more += (
+        f'With the drafter {drafter} and the verifier {rule} the tokens of a '
+        'row may depend on the rows decoded with it.',
+      )
+    return self.plan.notes + more
 
   def dials(self) -> dict[str, Any]:
     """The rule's dials, as `Sampling.controls` takes them."""
@@ -129,14 +158,16 @@ def assemble(
   settings: Settings = Settings(),
   *,
   rows: int = 1,
+  quiet: bool = False,
 ) -> Assembled:
-  """Makes a recipe.
+  """Makes a recipe, and warns of `Assembled.notes`.
 
   Args:
     target: the model whose law the output has; its parameters may be shapes.
     source: the drafter; None for plain decoding.
     settings: settings of the recipe.
     rows: number of rows decoded together.
+    quiet: whether nothing is warned of.
 
   Returns:
     `Assembled`; its recipe is hashable, and equal for equal arguments.
@@ -157,9 +188,10 @@ def assemble(
   given = target, source, drafter_options, settings.num_draft, rows
   plan = guard.call(f'The drafter {entry.name}: plan', entry.plan, *given)
   entry_lib.check_plan(entry, plan)
-  for note in plan.notes:
-    warnings.warn(note, stacklevel=2)
-  rule, rule_options, verifier = _verification(target, plan, settings)
+  rule, instead_of = choice.choose(
+    entry.name, plan, settings.verifier, settings.warp.sampled
+  )
+  rule_options, verifier = _verification(target, plan, settings, rule)
   style = drawing.style_for(verifier, settings.warp, settings.sampler)
   style = style._replace(allowed_tokens=tuple(settings.allowed_tokens))
   model = source.model
@@ -179,14 +211,15 @@ def assemble(
     ),
     matmul_precision=settings.matmul_precision,
   )
-  return Assembled(
-    recipe, target, source, plan, drafter_options, rule, rule_options
-  )
+  parts = target, source, plan, drafter_options, rule, rule_options, instead_of
+  assembled = Assembled(recipe, *parts)
+  for note in () if quiet else assembled.notes:
+    warnings.warn(note, stacklevel=2)
+  return assembled
 
 
-def _verification(target, plan, settings):
-  """(entry of the rule in force, its options, the `Verifier`)."""
-  rule = _rule(plan, settings)
+def _verification(target, plan, settings, rule):
+  """(options of the rule, the `Verifier`)."""
   options = options_lib.of(settings.verifiers or {}, rule)
   options.validate()
   rule.check(target, options)
@@ -195,7 +228,7 @@ def _verification(target, plan, settings):
   made = verifier_registry.make(rule, settings.sampler, max_path, static)
   if not verifier_registry.is_built_in(rule):
     made = guard.verifier(made)
-  return rule, options, made
+  return options, made
 
 
 def _warp(spec: warp_lib.WarpSpec, rule: VerifierEntry) -> warp_lib.WarpSpec:
@@ -203,36 +236,6 @@ def _warp(spec: warp_lib.WarpSpec, rule: VerifierEntry) -> warp_lib.WarpSpec:
   one_hot = rule.wants_one_hot
   unsampled = one_hot and not (rule.requires_zero_temperature or spec.sampled)
   return dataclasses.replace(spec, one_hot=one_hot, one_hot_unsampled=unsampled)
-
-
-def _rule(plan: DraftPlan, settings: Settings) -> VerifierEntry:
-  """The rule in force, which the plan may restrict or exchange."""
-  auto = 'sampling' if plan.has_log_probs else 'match'
-  rule = verifier_registry.choose(
-    settings.verifier,
-    sampled=settings.warp.sampled,
-    auto=plan.auto_verifier or auto,
-    drafts=plan.num_draft > 0,
-  )
-  instead = dict(plan.rerouted).get(rule.name)
-  if instead is not None:
-    rule = verifier_registry.resolve(instead)
-  able = plan.allowed_verifiers or verifier_registry.names()
-  if plan.needs_target_sample:
-    able = [
-      entry.name
-      for entry in verifier_registry.entries()
-      if entry.keeps_target_sample
-    ]
-  fits = rule.keeps_target_sample or not plan.needs_target_sample
-  if plan.allowed_verifiers:
-    fits &= rule.name in plan.allowed_verifiers
-  if not fits:
-    raise ValueError(
-      f'This drafter works with the verifiers {", ".join(able)} (or auto), not '
-      f'with {rule.name}.'
-    )
-  return rule
 
 
 @functools.cache

@@ -257,6 +257,7 @@ def _state_bytes(target, source, decode, batch, width, budget) -> int:
     source,
     decode.recipe_settings(warp=decode.sampling().warp_spec()),
     rows=batch,
+    quiet=True,
   )
   prompt = base.Prompt(
     jax.ShapeDtypeStruct((batch, width), jnp.int32),

@@ -86,9 +86,7 @@ def plan(
   )
   prompt_checks.check(assembled, config, encoded)
   _note_idle(config, assembled)
-  if corpus is not None:
-    _check_corpus(assembled)
-  corpus = _corpus(corpus, model, config)
+  corpus = _corpus(corpus, model, config, assembled)
   data = _data(assembled, config, batch_size, encoded, corpus)
   return Job(
     assembled=assembled,
@@ -245,18 +243,6 @@ def with_data(job: Job, data: DraftData) -> Job:
   return dataclasses.replace(job, params=made, data=data)
 
 
-def _check_corpus(assembled) -> None:
-  """Refuses a corpus that nobody reads, and warns where it decides tokens."""
-  if not assembled.plan.reads_corpus:
-    raise ValueError(NO_READER)
-  if not assembled.rule.keeps_target_sample:
-    warnings.warn(
-      f'With the verifier {assembled.rule.name} tokens depend on what the '
-      'corpus holds, so a run that is resumed may give others.',
-      stacklevel=3,
-    )
-
-
 def open_corpus(path: str, tokenizer: Any, capacity: int) -> corpus_lib.Corpus:
   """Reads a corpus file, or begins an empty corpus if there is none.
 
@@ -292,10 +278,18 @@ def extend_corpus(
   corpus_lib.save(corpus_lib.remember(corpus, answers), path)
 
 
-def _corpus(given, model, config) -> corpus_lib.Corpus | None:
+def _corpus(given, model, config, assembled) -> corpus_lib.Corpus | None:
   """The corpus that is given, read from its file where it is a path."""
   if given is None:
     return None
+  if not assembled.plan.reads_corpus:
+    raise ValueError(NO_READER)
+  if not assembled.rule.keeps_target_sample:
+    warnings.warn(
+      f'With the verifier {assembled.rule.name} tokens depend on what the '
+      'corpus holds, so a run that is resumed may give others.',
+      stacklevel=3,
+    )
   if isinstance(given, (str, os.PathLike)):
     return open_corpus(os.fspath(given), model.tokenizer, config.corpus_tokens)
   if not isinstance(given, corpus_lib.Corpus):

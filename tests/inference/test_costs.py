@@ -185,7 +185,8 @@ def test_costs_decide_no_text(target, hybrid, verifier):
   before = helpers.run(helpers.plan(target, hybrid, costs='rule', **settings))
   helpers.keep(helpers.plan(target, hybrid), 1e6, 1e6)
   job = helpers.plan(target, hybrid, **settings)
-  keeps = verifier in ('match', 'coupled')
+  # Rules that weigh probabilities run as `coupled`.
+  keeps = verifier in ('sampling', 'block', 'match', 'coupled')
   assert job.data.costs.origin == ('measured' if keeps else 'rule')
   assert helpers.run(job) == before
   # Asked for, they are.
@@ -194,7 +195,7 @@ def test_costs_decide_no_text(target, hybrid, verifier):
 
 
 def test_costs_decide_no_text_of_trees(target):
-  tree = dict(drafters={'suffix': {'tree': 2}}, verifier='traversal')
+  tree = dict(drafters={'suffix': {'tree': 2}}, verifier='typical')
   settings = dict(temperature=0.9, seed=4, **tree)
   before = helpers.run(helpers.plan(target, costs='rule', **settings))
   helpers.keep(helpers.plan(target, **settings))

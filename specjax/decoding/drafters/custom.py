@@ -28,6 +28,8 @@ class Custom(NamedTuple):
     has_log_probs: drafts have probabilities if the style asks for them.
     target_hidden_layers: states of the target that `observe` reads.
     widths: draft widths to compile, see `generate.Recipe`.
+    row_independent: whether a row's draft depends on that row alone.
+    rerouted: (rule, rule run in its place) pairs.
   """
 
   make: Any
@@ -37,6 +39,8 @@ class Custom(NamedTuple):
   has_log_probs: bool = False
   target_hidden_layers: tuple[int, ...] = ()
   widths: tuple[int, ...] = ()
+  row_independent: bool = False
+  rerouted: tuple[tuple[str, str], ...] = ()
 
 
 class CustomSource(NamedTuple):
@@ -58,8 +62,8 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
     has_log_probs=made.has_log_probs,
     widths=tuple(sorted({*widths, num_draft})) if widths else (),
     target_hidden_layers=made.target_hidden_layers,
-    # It may share state between rows.
-    row_independent=False,
+    row_independent=made.row_independent,
+    rerouted=made.rerouted,
     static=made.make,
   )
 
@@ -95,6 +99,8 @@ def custom(
   has_log_probs: bool = False,
   target_hidden_layers: tuple[int, ...] = (),
   widths: tuple[int, ...] = (),
+  row_independent: bool = False,
+  rerouted: tuple[tuple[str, str], ...] = (),
 ) -> entry.Source:
   """Wraps a drafter of the user's own for `specjax.generate`.
 
@@ -113,6 +119,9 @@ def custom(
     target_hidden_layers: layers whose states `observe` reads; -1 is the last.
     widths: draft widths to compile beside K; with 0 among them a round without
       a draft costs a plain step.
+    row_independent: whether a row's draft depends on that row alone, and not on
+      what is decoded with it.
+    rerouted: (rule, rule run in its place) pairs, as ('sampling', 'match').
 
   Returns:
     A drafter for `specjax.generate(..., drafter=...)`.
@@ -120,16 +129,11 @@ def custom(
   Raises:
     ValueError: it is neither, or a ready drafter claims probabilities.
   """
-  for what, given in (
-    ('widths', widths),
-    ('target_hidden_layers', target_hidden_layers),
-  ):
-    if not isinstance(given, (tuple, list)):
-      raise ValueError(f'{what} must be a tuple of numbers, not {given!r}.')
+  numbers = dict(widths=widths, target_hidden_layers=target_hidden_layers)
   if is_tree and max_path is None and not is_drafter(make):
     raise ValueError('A drafter of trees needs max_path, its longest path.')
-  shared = dict(
-    target_hidden_layers=tuple(target_hidden_layers), widths=tuple(widths)
+  shared = _tuples(numbers) | dict(
+    row_independent=row_independent, rerouted=tuple(map(tuple, rerouted))
   )
   if is_drafter(make):
     given = _ready(make, is_tree, has_log_probs, shared)
@@ -143,6 +147,14 @@ def custom(
   # Arrays of numpy cannot be indexed by what a program computes.
   params = jax.tree.map(jnp.asarray, params)
   return entry.Source(ENTRY, name, None, CustomSource(given, params))
+
+
+def _tuples(numbers: dict[str, Any]) -> dict[str, tuple]:
+  """Tuples of what a user gives as tuples or lists."""
+  for what, given in numbers.items():
+    if not isinstance(given, (tuple, list)):
+      raise ValueError(f'{what} must be a tuple of numbers, not {given!r}.')
+  return {what: tuple(given) for what, given in numbers.items()}
 
 
 def _ready(drafter, is_tree, has_log_probs, shared) -> Custom:

@@ -13,6 +13,9 @@ from specjax import base
 from specjax import options as options_lib
 from specjax.decoding.drafters import drawing
 
+# Exact rules whose tokens depend on the draft.
+_WEIGHING = ('sampling', 'block', 'traversal')
+
 
 class Target(NamedTuple):
   """The facts about a target that are known before compilation.
@@ -117,7 +120,7 @@ class DraftPlan(NamedTuple):
     draft_slots: slots whose drafting is timed for `Costs.draft`; 0: none.
     uses_costs: whether `Costs` decide if it drafts.
     row_independent: whether a row's draft depends on that row alone.
-    rerouted: (rule, rule run in its place) pairs.
+    rerouted: (rule, rule run in its place) pairs, see `weighing_as`.
     notes: sentences for the user.
     unread_options: (name of an option, where it is not read) pairs: options of
       the entry that change nothing in this plan, which are then refused.
@@ -230,6 +233,20 @@ def chain_widths(middle: int, num_draft: int) -> tuple[int, ...]:
   return tuple(sorted({0, min(middle, num_draft), num_draft}))
 
 
+def weighing_as(rule: str) -> tuple[tuple[str, str], ...]:
+  """`DraftPlan.rerouted` that puts one rule in the place of some others.
+
+  Under the exact rules that weigh probabilities a token depends on what is
+  drafted, and so on other rows where the draft does. Of a draft that is a point
+  mass they keep as much as a rule of the target's own sample, and the law is
+  the same.
+
+  Args:
+    rule: name of an exact rule that keeps the target's own sample.
+  """
+  return tuple((name, rule) for name in _WEIGHING)
+
+
 def search_plan(
   name: str, tree: int, num_draft: int, **settings: Any
 ) -> DraftPlan:
@@ -245,7 +262,12 @@ def search_plan(
   # The nodes of a tree are verified all or none.
   widths = (0, num_draft) if tree else chain_widths(2, num_draft)
   return DraftPlan(
-    num_draft, tree or num_draft, is_tree=tree > 0, widths=widths, **settings
+    num_draft,
+    tree or num_draft,
+    is_tree=tree > 0,
+    widths=widths,
+    rerouted=weighing_as('match'),
+    **settings,
   )
 
 

@@ -95,7 +95,9 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
     max_positions=inner.max_positions,
     draft_slots=spec.num_draft,
     uses_costs=True,
+    # Whether the search pays is decided for the batch.
     row_independent=False,
+    rerouted=entry.weighing_as('coupled'),
     notes=known.notes(source.name),
     unread_options=(('model_draft', f'beyond num_draft={num_draft}'),)
     * (options.model_draft > num_draft),

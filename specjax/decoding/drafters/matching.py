@@ -111,30 +111,48 @@ def in_corpus(
       are most alike in sorting order are kept.
     num_draft: K.
   """
+  # Behind each rank found, and before it, W places of either run:
+  #   ranks 3 in [0, 6) and 6 in [6, 6), W = 2
+  #   places [1 2 3 4] and [4 5 6 7], of which the latter lie outside
+  depth, size = wanted.shape[1], index.text.shape[0]
+  start, end = _runs(index)
+  rank = _ranks(index, wanted)[:, :, None]
+  rank += jnp.arange(-max_matches, max_matches)
+  inside = (rank >= start[:, None]) & (rank < end[:, None])
+  rank, inside = (x.reshape(len(wanted), -1) for x in (rank, inside))
+  differ = _backwards(index, rank, depth) != wanted[:, None]
+  length = jnp.where(differ.any(axis=2), jnp.argmax(differ, axis=2), depth)
+  length = jnp.where(inside, length, 0)
+  at = index.order[jnp.clip(rank, 0, size - 1)]
+  best = _largest(length * size + at, max_matches)
+  at = best % size
+  follow = at[..., None] + 1 + jnp.arange(num_draft)
+  tokens = index.text[jnp.minimum(follow, size - 1)]
+  tokens = jnp.where(follow < size, tokens, NOTHING)
+  return Matches(best // size, _stop(tokens))
+
+
+def _runs(index: corpus_lib.Index) -> tuple[base.Array, base.Array]:
+  """Ranks at which the two sorted runs begin and end: int32 [2] each."""
+  # size 6, newest 2: [0 6] and [6 8]
+  begin = jnp.stack([jnp.zeros_like(index.size), index.size])
+  return begin, begin + jnp.stack([index.size, index.newest])
+
+
+def _ranks(index: corpus_lib.Index, wanted: base.Array) -> base.Array:
+  """Ranks that the pattern would have in either run: int32 [B, 2].
+
+  Both are searched in the same steps.
+  """
   # text [a b c / x b c /], wanted [c b a], all of it sorted at once:
   #   order      0  1    5    2      6      4
   #   backwards  a  b a  b x  c b a  c b x  x
-  # The search ends at rank 3; the W places on each side agree longest. The
-  # latest sequences are ranked behind the others, in an order of their own:
-  #   ranks [0, size) and [size, size + newest)
-  # Both are searched in the same steps.
+  # The search ends at rank 3; the W places on each side agree longest.
   batch, depth = wanted.shape
-  size = index.text.shape[0]
-  back = jnp.arange(depth)
-  start = jnp.stack([jnp.zeros_like(index.size), index.size])
-  end = jnp.stack([index.size, index.size + index.newest])
-
-  def backwards(rank):
-    """int32 [B, n, M]: text read backwards from sorted places [B, n].
-
-    What is behind a separator has no effect, since nothing wanted equals one.
-    """
-    at = index.order[jnp.clip(rank, 0, size - 1)][..., None] - back
-    return jnp.where(at >= 0, index.text[jnp.maximum(at, 0)], NOTHING)
 
   def before(rank):
     """bool [B, 2]: whether a sorted place comes before the pattern."""
-    text, pattern = backwards(rank), wanted[:, None]
+    text, pattern = _backwards(index, rank, depth), wanted[:, None]
     first = jnp.argmax(text != pattern, axis=2)[..., None]
     left = jnp.take_along_axis(text, first, axis=2)
     return (left < jnp.take_along_axis(pattern, first, axis=2))[..., 0]
@@ -145,24 +163,21 @@ def in_corpus(
     after = before(middle) & (low < high)
     return jnp.where(after, middle + 1, low), jnp.where(after, high, middle)
 
-  rank, _ = lax.while_loop(
+  return lax.while_loop(
     lambda bounds: jnp.any(bounds[0] < bounds[1]),
     halve,
-    tuple(jnp.broadcast_to(bound, (batch, 2)) for bound in (start, end)),
-  )
-  rank = rank[:, :, None] + jnp.arange(-max_matches, max_matches)
-  inside = (rank >= start[:, None]) & (rank < end[:, None])
-  rank, inside = rank.reshape(batch, -1), inside.reshape(batch, -1)
-  differ = backwards(rank) != wanted[:, None]
-  length = jnp.where(differ.any(axis=2), jnp.argmax(differ, axis=2), depth)
-  length = jnp.where(inside, length, 0)
-  at = index.order[jnp.clip(rank, 0, size - 1)]
-  best = _largest(length * size + at, max_matches)
-  at = best % size
-  follow = at[..., None] + 1 + jnp.arange(num_draft)
-  tokens = index.text[jnp.minimum(follow, size - 1)]
-  tokens = jnp.where(follow < size, tokens, NOTHING)
-  return Matches(best // size, _stop(tokens))
+    tuple(jnp.broadcast_to(bound, (batch, 2)) for bound in _runs(index)),
+  )[0]
+
+
+def _backwards(index, rank, depth) -> base.Array:
+  """int32 [B, n, depth]: text read backwards from sorted places [B, n].
+
+  What is behind a separator has no effect, since nothing wanted equals one.
+  """
+  size = index.text.shape[0]
+  at = index.order[jnp.clip(rank, 0, size - 1)][..., None] - jnp.arange(depth)
+  return jnp.where(at >= 0, index.text[jnp.maximum(at, 0)], NOTHING)
 
 
 def _largest(key, number):

@@ -173,6 +173,7 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
     num_draft,
     num_draft,
     widths=entry.chain_widths(2, num_draft),
+    rerouted=entry.weighing_as('match'),
     static=(
       ('search_source', target.lm.is_encoder_decoder),
       *dataclasses.asdict(options).items(),
