@@ -72,12 +72,14 @@ class Finding(NamedTuple):
     fault: counter-example, or None where the test passed.
     size: number of tokens of the counter-example.
     empty: whether nothing was drafted.
+    doubt: difference that shows though nothing was drafted, or None.
   """
 
   line: str
   fault: str | None
   size: int = 0
   empty: bool = False
+  doubt: str | None = None
 
 
 def compare(

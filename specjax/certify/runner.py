@@ -166,6 +166,8 @@ def _run_steps(
   trials = []
   if temperature > 0:
     assembled = subject.assembled(temperature, config.num_draft)
+    for note in assembled.notes:
+      steps.finish(note)
     if assembled.rule.keeps_target_sample:
       title = f'identity with plain sampling at T={temperature:g}'
       found(
@@ -197,7 +199,7 @@ def _law_finding(subject, trial: trials_lib.Trial, progress) -> Finding:
   )
   # Drafts of another drafter are no evidence that the user's drafter drafts.
   empty = bool(trial.who) or not outcome.drafted
-  if outcome.difference is None or not outcome.drafted:
+  if outcome.difference is None:
     return Finding(line, None, empty=empty)
   d = outcome.difference
   fault = (
@@ -206,6 +208,8 @@ def _law_finding(subject, trial: trials_lib.Trial, progress) -> Finding:
     f'{d.expected:.4f} among the tested symbols, but {d.observed:.4f} of '
     f'{outcome.samples} did (p = {d.p_value:.2g})'
   )
+  if not outcome.drafted:
+    return Finding(f'{line}; DIFFERS', None, empty=True, doubt=fault)
   return Finding(f'{line}; FAILED', fault, len(d.tokens), empty)
 
 

@@ -63,6 +63,10 @@ def judge(
   if faults:
     worst = min(faults, key=lambda finding: finding.size)
     return Certificate(NOT_LOSSLESS, worst.fault, lines, flagged)
+  doubts = [finding.doubt for finding in findings if finding.doubt]
+  if doubts:
+    reason = f'{doubts[0]}, and nothing was drafted there'
+    return Certificate(INCONCLUSIVE, reason, lines, flagged)
   if all(finding.empty for finding in findings):
     reason = 'nothing was drafted, so nothing was tested'
     return Certificate(INCONCLUSIVE, reason, lines, flagged)
