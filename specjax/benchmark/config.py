@@ -36,7 +36,8 @@ class BenchmarkConfig:
     num_draft: draft lengths K, in tokens a round.
     verifier: verification rules. auto is greedy at temperature 0; above it,
       sampling for drafts with probabilities, coupled for a hybrid, and match
-      for other drafts.
+      for other drafts. Some drafters run another rule of the same distribution,
+      as in decoding.
     tree: shapes of the drafts of parallel, medusa and eagle drafters, as in
       drafters.speculator.tree; '' is a chain. Other drafters keep to their
       options.

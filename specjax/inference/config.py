@@ -69,7 +69,9 @@ class DecodeConfig:
     corpus_tokens: most tokens that a corpus of earlier answers keeps.
     verifier: verification rule. auto is greedy at temperature 0; above it,
       sampling for drafts with probabilities, coupled for a hybrid, and match
-      for other drafts. FILE.py:NAME is a rule of your own.
+      for other drafts. With suffix, token_recycling and prompt_lookup the rules
+      sampling, block and traversal run as match, with a hybrid as coupled. The
+      distribution is the same. FILE.py:NAME is a rule of your own.
     drafters: options of each drafter, as drafters.NAME.FIELD; from Python
       {'NAME': {'FIELD': value}}.
     verifiers: options of each verification rule, as verifiers.NAME.FIELD; from
