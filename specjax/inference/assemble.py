@@ -40,9 +40,7 @@ from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.decoding.verifiers.entry import VerifierEntry
 
 NONE = Source(nothing.ENTRY, 'none')
-_SAME_LAW = (
-  ', so that no token depends on other rows; the distribution is the same'
-)
+_SAME_LAW = ', so that no token depends on other rows; the law is the same'
 
 
 class Settings(NamedTuple):
@@ -170,7 +168,7 @@ def assemble(
     quiet: whether nothing is warned of.
 
   Returns:
-    `Assembled`; its recipe is hashable, and equal for equal arguments.
+    `Assembled`; its recipe is hashable, equal for equal arguments.
 
   Raises:
     ValueError: target, drafter and rule do not fit together.
@@ -205,10 +203,7 @@ def assemble(
     widths=plan.widths,
     is_tree=plan.is_tree,
     has_log_probs=plan.has_log_probs,
-    checked=not (
-      drafter_registry.is_built_in(entry)
-      and verifier_registry.is_built_in(rule)
-    ),
+    checked=not _is_ours(entry, rule),
     matmul_precision=settings.matmul_precision,
   )
   parts = target, source, plan, drafter_options, rule, rule_options, instead_of
@@ -216,6 +211,11 @@ def assemble(
   for note in () if quiet else assembled.notes:
     warnings.warn(note, stacklevel=2)
   return assembled
+
+
+def _is_ours(entry: DrafterEntry, rule: VerifierEntry) -> bool:
+  built_in = verifier_registry.is_built_in(rule)
+  return built_in and drafter_registry.is_built_in(entry)
 
 
 def _verification(target, plan, settings, rule):

@@ -95,8 +95,7 @@ def test_the_rule_that_runs_is_named(name):
     assert made.rule.name == INSTEAD[name] and made.instead_of == asked
     assert told == [
       f'The drafter {name} runs the verifier {INSTEAD[name]} in place of '
-      f'{asked}, so that no token depends on other rows; the distribution is '
-      'the same.'
+      f'{asked}, so that no token depends on other rows; the law is the same.'
     ]
     made, told = assembled(drafter(name), asked, temperature=0.0)
     assert (made.rule.name, told) == ('greedy', [])
