@@ -123,7 +123,7 @@ def _parse_line(line: str, where: str) -> Source:
   if 'messages' in row:
     messages = row['messages']
     good = isinstance(messages, list) and messages
-    good = good and all(_is_message(m) for m in messages)
+    good = good and all(is_message(m) for m in messages)
     if not good:
       raise ValueError(
         f'{where}: "messages" must be a list of objects with the strings '
@@ -135,7 +135,8 @@ def _parse_line(line: str, where: str) -> Source:
   return row['prompt'] if row['prompt'].strip() else ''
 
 
-def _is_message(message: Any) -> bool:
+def is_message(message: Any) -> bool:
+  """Whether a value is a message of a chat."""
   return (
     isinstance(message, dict)
     and isinstance(message.get('role'), str)

@@ -8,21 +8,30 @@ previous checkpoint whole, and a disk that fills up costs the new one alone.
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import functools
+import json
 import logging
 import os
 import re
 import shutil
+import sys
 from typing import Any
 
 import jax
 from orbax import checkpoint as ocp
 
 from specjax import base
+from specjax.checkpoints import checksum
 
 _POLICY = ocp.checkpoint_managers.preservation_policy
 _RANK = 'rank'
+_CHECKSUM = 'checksum'
 # The rank of a state that nobody has measured: below every measured one.
 _UNKNOWN = -1e30
+# Name of the arrays' folder in that of a step.
+_STATE = 'default'
+# Letters of another library's error that are shown.
+_MAX_WORDS = 200
 # Bytes of a checkpoint that describe its arrays.
 _BESIDE = 1 << 20
 
@@ -60,7 +69,13 @@ def open_manager(
 
   Returns:
     `ocp.CheckpointManager`; close it to finish what is being written.
+
+  Raises:
+    ValueError: the rank of a checkpoint is damaged, and with it the list.
   """
+  _silence_late_futures()
+  for step in steps_of(folder):
+    _check_rank(folder, step)
   # Orbax logs every file on the root logger otherwise, and a full disk in some
   # hundred lines. Errors are raised all the same.
   for name in ('absl', 'asyncio'):
@@ -84,11 +99,71 @@ def open_manager(
   )
 
 
+@functools.cache
+def _silence_late_futures() -> None:
+  """Drops what tensorstore prints about futures that nobody awaits any more.
+
+  A save that fails ends its event loop with the first error; every array that
+  is still being written then raises in a thread of its own, behind the one
+  sentence about it.
+  """
+  before = sys.unraisablehook
+
+  def hook(about):
+    if not _is_late(about.exc_value):
+      before(about)
+
+  sys.unraisablehook = hook
+
+
+def _is_late(error: BaseException | None) -> bool:
+  return isinstance(error, RuntimeError) and str(error) == (
+    'Event loop is closed'
+  )
+
+
+def _check_rank(folder, step):
+  """Raises ValueError where Orbax could not read how good a step is."""
+  path = os.path.join(folder, str(step), 'metrics', 'metrics')
+  if not os.path.exists(path):
+    return
+  try:
+    with open(path, encoding='utf-8') as file:
+      json.load(file)
+  except ValueError:
+    raise ValueError(
+      f'Checkpoint {step} in {folder} is damaged: {path} is not JSON.'
+    ) from None
+
+
+def steps_of(folder: str) -> list[int]:
+  """Steps that a folder holds complete, rising; read from names alone."""
+  names = os.listdir(folder) if os.path.isdir(folder) else ()
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def drop_after(folder: str, step: int) -> list[int]:
+  """Removes the checkpoints behind a step, so that a run can write them anew.
+
+  Args:
+    folder: where the step folders are.
+    step: the last one to keep.
+
+  Returns:
+    The steps that were removed.
+  """
+  dropped = [other for other in steps_of(folder) if other > step]
+  for other in dropped:
+    shutil.rmtree(os.path.join(folder, str(other)))
+  return dropped
+
+
 def save(
   manager: ocp.CheckpointManager,
   step: int,
   state: base.PyTree,
   rank: float | None = None,
+  about: dict[str, Any] | None = None,
 ) -> None:
   """Starts saving `state` as `step`; the arrays may be reused on return.
 
@@ -98,6 +173,7 @@ def save(
     state: pytree of arrays.
     rank: quality of the state, larger being better; None if unknown, and
       then it is not kept as the best.
+    about: plain values that are kept beside it; see `about`.
 
   Raises:
     OSError: this step, or the one before it, could not be written.
@@ -112,6 +188,7 @@ def save(
       args=ocp.args.StandardSave(state),
       metrics={_RANK: _UNKNOWN if rank is None else float(rank)},
       force=True,
+      custom_metadata=(about or {}) | {_CHECKSUM: checksum.of(state)},
     )
 
 
@@ -167,18 +244,12 @@ def _told(manager):
     with writing(f'A checkpoint could not be written to {manager.directory}'):
       yield
   except OSError as error:
-    steps = filter(str.isdigit, os.listdir(manager.directory))
-    whole = max(map(int, steps), default=None)
+    whole = max(steps_of(manager.directory), default=None)
     last = 'no older one is' if whole is None else f'checkpoint {whole} is'
     raise OSError(
       f'{str(error).removesuffix(".")}; {last} there whole, and the same '
       'command continues.'
     ) from None
-
-
-def latest_step(manager: ocp.CheckpointManager) -> int | None:
-  """The newest complete step, or None."""
-  return manager.latest_step()
 
 
 def abstract(tree: base.PyTree, sharding: Any = None) -> base.PyTree:
@@ -201,13 +272,11 @@ def abstract(tree: base.PyTree, sharding: Any = None) -> base.PyTree:
   )
 
 
-def restore(
-  manager: ocp.CheckpointManager, step: int, like: base.PyTree
-) -> base.PyTree:
+def restore(folder: str, step: int, like: base.PyTree) -> base.PyTree:
   """Reads a step.
 
   Args:
-    manager: manager of `open_manager`.
+    folder: where the step folders are.
     step: an existing step.
     like: pytree of `jax.ShapeDtypeStruct` (see `abstract`), with shardings to
       restore onto.
@@ -216,13 +285,36 @@ def restore(
     The pytree that was saved, with the shardings of `like`.
 
   Raises:
-    ValueError: the checkpoint holds another structure or other shapes.
+    ValueError: the checkpoint holds another structure or other shapes, or it is
+      damaged.
   """
+  _silence_late_futures()
+  _check_rank(folder, step)
+  path = os.path.join(os.path.abspath(folder), str(step), _STATE)
   try:
-    return manager.restore(step, args=ocp.args.StandardRestore(like))
-  except (KeyError, TypeError, ValueError) as e:
-    first = str(e).strip().splitlines()[0] if str(e).strip() else repr(e)
+    with ocp.StandardCheckpointer() as checkpointer:
+      state = checkpointer.restore(path, like)
+  # A damaged file raises anything, from JSON, tensorstore or Orbax.
+  except Exception as error:
+    words = str(error).strip() or repr(error)
     raise ValueError(
-      f'Checkpoint {step} in {manager.directory} does not fit this model: '
-      f'{first}'
-    ) from e
+      f'Checkpoint {step} in {folder} is damaged or does not fit this model: '
+      f'{words.splitlines()[0][:_MAX_WORDS].rstrip(".")}.'
+    ) from None
+  wanted = about(folder, step).get(_CHECKSUM)
+  if wanted is not None and checksum.of(state) != wanted:
+    raise ValueError(
+      f'Checkpoint {step} in {folder} is damaged: its numbers are not those '
+      'that were saved.'
+    )
+  return state
+
+
+def about(folder: str, step: int) -> dict[str, Any]:
+  """The plain values beside a step; {} where they cannot be read."""
+  path = os.path.join(folder, str(step), '_CHECKPOINT_METADATA')
+  try:
+    with open(path, encoding='utf-8') as file:
+      return dict(json.load(file).get('custom_metadata') or {})
+  except (OSError, ValueError, TypeError, AttributeError):
+    return {}

@@ -24,10 +24,26 @@ def _define(values: flags.FlagValues):
     'Whether the newest checkpoint is exported without further training.',
     flag_values=values,
   )
+  flags.DEFINE_integer(
+    'resume_from',
+    0,
+    'Step of the checkpoint to go on from, or to export; the later ones are '
+    'removed before training. 0 takes the newest.',
+    lower_bound=0,
+    flag_values=values,
+  )
 
 
 def _command(argv):
-  return shlex.join(['specjax-train', *argv[1:]])
+  """The command that goes on; it must not go back to a checkpoint again."""
+  kept, skip = [], False
+  for argument in argv[1:]:
+    name, equals, _ = argument.lstrip('-').partition('=')
+    if skip or name == 'resume_from':
+      skip = not skip and not equals
+      continue
+    kept.append(argument)
+  return shlex.join(['specjax-train', *kept])
 
 
 def _long_form(argument):
@@ -63,6 +79,7 @@ def main(argv: Sequence[str], doc: str, config_file: pathlib.Path) -> int:
     values.workdir,
     command=_command(argv),
     export_only=values.export_only,
+    resume_from=values.resume_from,
     log_fn=cli.note,
   )
   if outcome.stopped and not values.export_only:

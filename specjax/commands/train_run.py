@@ -48,6 +48,7 @@ def run(
   *,
   command: str = '',
   export_only: bool = False,
+  resume_from: int = 0,
   log_fn: Callable[[str], None] = print,
 ) -> checkpoints.Outcome:
   """Trains until the end or a signal; a finished run is exported.
@@ -58,6 +59,8 @@ def run(
       and a finished one is exported anew.
     command: command line of the user, for the model card.
     export_only: whether the newest checkpoint is exported without training.
+    resume_from: step of the checkpoint to take in place of the newest; 0 takes
+      that.
     log_fn: callback with lines of information.
 
   Returns:
@@ -67,7 +70,7 @@ def run(
     OSError, ValueError, FloatingPointError: one sentence.
   """
   try:
-    return _run(config, workdir, command, export_only, log_fn)
+    return _run(config, workdir, command, export_only, resume_from, log_fn)
   except OSError as error:
     if error.errno is None or error.filename:
       raise
@@ -75,7 +78,7 @@ def run(
     raise OSError(f'Cannot write to {workdir}: {error.strerror}.') from None
 
 
-def _run(config, workdir, command, export_only, log_fn):
+def _run(config, workdir, command, export_only, resume_from, log_fn):
   workdir_lib.check(workdir, config)
   with waiting.noted('Reading models and data.'):
     parts = build.build(config)
@@ -83,7 +86,7 @@ def _run(config, workdir, command, export_only, log_fn):
   if not export_only:
     _log_what_runs(parts, log_fn)
   if export_only:
-    outcome = checkpoints.newest(parts, workdir)
+    outcome = checkpoints.newest(parts, workdir, resume_from)
     log_fn(f'Exported to {_export(parts, outcome, workdir, command)}.')
     return outcome
   rewrite = None
@@ -92,7 +95,12 @@ def _run(config, workdir, command, export_only, log_fn):
       generator(parts), config.seed, config.data.on_policy_fraction
     )
   outcome = loop.train(
-    parts, workdir, measure=measurer(parts), on_policy=rewrite, log_fn=log_fn
+    parts,
+    workdir,
+    measure=measurer(parts),
+    on_policy=rewrite,
+    resume_from=resume_from,
+    log_fn=log_fn,
   )
   if not outcome.stopped:
     folder = _export(parts, outcome, workdir, command)
@@ -111,6 +119,8 @@ def _log_left_out(parts, log_fn):
         f'Left out {source.too_long} examples{where} longer than a row (see '
         'data.source_length and data.target_length).'
       )
+    for note in source.notes:
+      log_fn(note)
 
 
 def _log_what_runs(parts, log_fn):
@@ -127,6 +137,12 @@ def _log_what_runs(parts, log_fn):
     )
   if parts.teacher is None:
     return
+  if not config.data.labelled_share():
+    log_fn(
+      "Note: the drafter learns from the data and not from the target's own "
+      'answers, which it has to guess; specjax-label writes them for '
+      'data.labelled.'
+    )
   largest = build.num_parameters(parts.teacher.params)
   if size > largest:
     log_fn(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from specjax import base
 from specjax import models
 from specjax import text
+from specjax.checkpoints import digests
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import model as model_lib
 from specjax.models import registry
@@ -17,7 +19,7 @@ from specjax.training import config as config_lib
 from specjax.training import placement as placement_lib
 from specjax.training import step as step_lib
 from specjax.training.data import batches as batches_lib
-from specjax.training.data import readers
+from specjax.training.data import labels as labels_lib
 from specjax.training.data import sources as sources_lib
 from specjax.training.families.family import TrainingInputs
 
@@ -105,7 +107,7 @@ def build(config: config_lib.TrainConfig) -> Run:
   teacher, initial = _models(config)
   family.check(TrainingInputs(config, teacher, initial, None, []))
   tokenizer = _tokenizer(config, teacher, initial)
-  sources, valid_source = _sources(config, tokenizer, tokenizer.eos_token_id)
+  sources, valid_source = _sources(config, tokenizer, teacher)
   _check_ids(sources, valid_source, tokenizer, teacher or initial)
   given = TrainingInputs(config, teacher, initial, tokenizer, sources)
   made = family.new_config(given)
@@ -196,27 +198,23 @@ def _check_positions(config, made, teacher):
       )
 
 
-def _sources(config, tokenizer, eos_id):
-  settings = config.data
+def _sources(config, tokenizer, teacher):
+  """(training examples, held-out examples or None)."""
+  settings, eos_id = config.data, tokenizer.eos_token_id
   encode = encoder(tokenizer)
   is_pairs = settings.kind == 'pairs'
   load = sources_lib.load_pairs if is_pairs else sources_lib.load_text
+  share = settings.labelled_share()
   sources = []
-  if settings.labelled_fraction < 1:
+  if share < 1:
     sources.append(
       load(settings, sources_lib.files(settings.train), encode, eos_id)
     )
-  if settings.labelled_fraction > 0:
-    labelled = dataclasses.replace(
-      settings,
-      source_field=readers.LABELLED[0],
-      target_field=readers.LABELLED[1],
-    )
-    load_labelled = load if is_pairs else sources_lib.load_labelled_text
+  if share > 0:
+    reader = _reader(config, tokenizer, teacher)
+    labelled = sources_lib.files(settings.labelled)
     sources.append(
-      load_labelled(
-        labelled, sources_lib.files(settings.labelled), encode, eos_id
-      )
+      sources_lib.load_labelled(settings, labelled, reader, eos_id)
     )
   if is_pairs and settings.joined_fraction > 0:
     sources_lib.check_joinable(encode, ['It is late.', 'Go home.'], eos_id)
@@ -224,6 +222,18 @@ def _sources(config, tokenizer, eos_id):
   if settings.valid:
     valid = load(settings, sources_lib.files(settings.valid), encode, eos_id)
   return sources, valid
+
+
+def _reader(config, tokenizer, teacher):
+  """Whose labels a run reads: the teacher's, or those of its tokenizer."""
+  if teacher is None:
+    owner, name, target = tokenizer, config.tokenizer or config.init_from, None
+  else:
+    owner, name = teacher.tokenizer, config.teacher
+    target = functools.cache(functools.partial(digests.of_target, name))
+  return labels_lib.Reader(
+    digests.of_tokenizer(owner), digests.of_template(owner), name, target
+  )
 
 
 def _check_ids(sources, valid_source, tokenizer, model):

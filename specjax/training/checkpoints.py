@@ -10,12 +10,14 @@ import optax
 import orbax.checkpoint as ocp
 
 from specjax.checkpoints import orbax
+from specjax.distributed import processes
 from specjax.distributed import transfer
 from specjax.training import build as build_lib
 from specjax.training import config as config_lib
 from specjax.training import optimizers
 from specjax.training import placement as placement_lib
 from specjax.training import state as state_lib
+from specjax.training.data import changes
 
 CHECKPOINTS = 'checkpoints'
 
@@ -56,39 +58,115 @@ def is_planned(config: config_lib.TrainConfig, step: int) -> bool:
   return step % every == 0 or step == config.steps
 
 
-def newest(run: build_lib.Run, workdir: str) -> Outcome:
-  """The newest checkpoint of a run, as if it had just been stopped there.
+def newest(run: build_lib.Run, workdir: str, step: int = 0) -> Outcome:
+  """A checkpoint of a run, as if it had just been stopped there.
+
+  Args:
+    run: result of `build_lib.build`.
+    workdir: folder of the run.
+    step: step of the checkpoint; 0 takes the newest.
 
   Raises:
     FileNotFoundError: there is none.
+    ValueError: it is damaged.
   """
   config = run.config
-  if not os.path.isdir(os.path.join(workdir, CHECKPOINTS)):
+  folder = os.path.join(workdir, CHECKPOINTS)
+  if not orbax.steps_of(folder):
     raise FileNotFoundError(f'{workdir} holds no checkpoint yet.')
-  manager = open_checkpoints(workdir, config, read_only=True)
   optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
-  try:
-    if orbax.latest_step(manager) is None:
-      raise FileNotFoundError(f'{workdir} holds no checkpoint yet.')
-    place = placement_lib.placement(config, run.model_config)
-    state, step = first_state(run, optimizer, manager, place)
-  finally:
-    manager.close()
+  place = placement_lib.placement(config, run.model_config)
+  state, step = first_state(run, optimizer, folder, place, step)
   return Outcome(state, step, step < config.steps, {})
 
 
 def first_state(
   run: build_lib.Run,
   optimizer: optax.GradientTransformation,
-  manager: ocp.CheckpointManager,
+  folder: str,
   place: Callable,
+  resume_from: int = 0,
 ) -> tuple[state_lib.TrainState, int]:
-  """The newest checkpoint, or a fresh state; and its step."""
-  step = orbax.latest_step(manager)
-  made, like = fresh_state(run, optimizer, place, build=step is None)
-  if step is None:
+  """Returns a checkpoint, or a fresh state; and its step.
+
+  Args:
+    run: result of `build_lib.build`.
+    optimizer: the gradient transformation.
+    folder: folder of the checkpoints.
+    place: function that places a pytree on devices.
+    resume_from: step of the checkpoint; 0 takes the newest, and a fresh state
+      where there is none.
+
+  Raises:
+    ValueError: there is no such checkpoint, or it is damaged; names the newest
+      whole one.
+  """
+  steps = orbax.steps_of(folder)
+  if resume_from and resume_from not in steps:
+    there = ', '.join(map(str, steps)) or 'none'
+    raise ValueError(
+      f'There is no checkpoint {resume_from} in {folder}; there are: {there}.'
+    )
+  step = resume_from or max(steps, default=0)
+  made, like = fresh_state(run, optimizer, place, build=not step)
+  if not step:
     return made, 0
-  return orbax.restore(manager, step, like), step
+  try:
+    return orbax.restore(folder, step, like), step
+  except ValueError as error:
+    raise ValueError(f'{error} {_way_out(folder, step, like)}') from None
+
+
+def _way_out(folder, step, like):
+  """The newest whole checkpoint before a damaged one, in a clause."""
+  for older in reversed(orbax.steps_of(folder)):
+    if older >= step:
+      continue
+    try:
+      orbax.restore(folder, older, like)
+    except ValueError:
+      continue
+    return (
+      f'The newest whole one is {older}, and --resume_from={older} goes on '
+      'from it.'
+    )
+  return 'No older one is whole; take another --workdir.'
+
+
+def begin(
+  run: build_lib.Run,
+  workdir: str,
+  optimizer: optax.GradientTransformation,
+  place: Callable,
+  data: dict[str, list],
+  resume_from: int = 0,
+) -> tuple[state_lib.TrainState, int, list[str]]:
+  """The state that a run begins with, its step, and what a user should know.
+
+  Args:
+    run: result of `build_lib.build`.
+    workdir: folder of the run.
+    optimizer: the gradient transformation.
+    place: function that places a pytree on devices.
+    data: result of `changes.digests` for the files of the run.
+    resume_from: as in `first_state`; later checkpoints are removed.
+  """
+  folder = os.path.join(workdir, CHECKPOINTS)
+  state, first = first_state(run, optimizer, folder, place, resume_from)
+  if not first:
+    return state, 0, []
+  notes = [f'Continuing {workdir} at step {first}.']
+  if resume_from:
+    dropped = orbax.drop_after(folder, first) if processes.is_first() else []
+    # Also a barrier: nobody lists the folder before.
+    dropped = processes.from_first(dropped)
+    if dropped:
+      steps = ', '.join(map(str, dropped))
+      notes.append(f'Removed the later checkpoints: {steps}.')
+  before = orbax.about(folder, first).get('data')
+  if before is not None:
+    notes += changes.between(before, data, first)
+  return state, first, notes
 
 
 def fresh_state(

@@ -201,6 +201,7 @@ def to_dict(config: TrainConfig) -> dict:
   made = dataclasses.asdict(config)
   own = dataclasses.asdict(options_lib.of(config.families, config.family))
   made['families'] = {config.family.name: own} if own else {}
+  made['data']['labelled_fraction'] = config.data.labelled_share()
   return made
 
 
@@ -247,7 +248,10 @@ def difference(old: dict, new: dict) -> str:
   kept = {
     k: v for k, v in new.items() if v == _DEFAULTS.get(k, validation.ABSENT)
   }
-  found = validation.difference(kept | old, new, _FREE)
+  free = _FREE
+  if old.get('steps', 0) <= new['steps']:  # It goes on for longer.
+    free |= {'steps'}
+  found = validation.difference(kept | old, new, free)
   if found is None:
     return ''
   path, theirs, ours = found

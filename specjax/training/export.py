@@ -42,7 +42,7 @@ def final_params(
   """
   steps = sorted(manager.all_steps())
   steps = [step for step in steps if planned(step)][-last:] or steps[-1:]
-  states = (orbax.restore(manager, step, like) for step in steps)
+  states = (orbax.restore(str(manager.directory), step, like) for step in steps)
   return average([state_lib.best_params(state) for state in states])
 
 

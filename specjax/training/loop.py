@@ -27,6 +27,8 @@ from specjax.training import state as state_lib
 from specjax.training import step as step_lib
 from specjax.training import workdir as workdir_lib
 from specjax.training.data import batches as batches_lib
+from specjax.training.data import changes
+from specjax.training.data import sources as sources_lib
 
 
 @jax.jit
@@ -88,6 +90,7 @@ def train(
   *,
   measure: Callable[[Any], dict] | None = None,
   on_policy: Callable[[Any, dict, int], dict] | None = None,
+  resume_from: int = 0,
   log_fn: Callable[[str], None] = print,
 ) -> checkpoints.Outcome:
   """Trains until the last step, a signal, or a non-finite loss.
@@ -100,6 +103,8 @@ def train(
       held-out loss, for instance to decode prompts speculatively.
     on_policy: `(params, batch, step) -> batch`, which may replace the targets
       by what the trained model generates itself.
+    resume_from: step of the checkpoint to go on from; later ones are removed. 0
+      takes the newest.
     log_fn: takes a line of information.
 
   Returns:
@@ -108,24 +113,31 @@ def train(
   Raises:
     FloatingPointError: a loss or gradient is not finite; names the step and
       the last good checkpoint.
-    ValueError: as `workdir.check` and `placement`.
+    ValueError: as `workdir.check`, `placement` and `checkpoints.first_state`.
   """
   config = run.config
   place = placement_lib.placement(config, run.model_config)
+  workdir_lib.check(workdir, config)
+  before = workdir_lib.steps_before(workdir)
+  optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
+  data = changes.digests(sources_lib.used_files(config.data))
+  state, first, notes = checkpoints.begin(
+    run, workdir, optimizer, place, data, resume_from
+  )
+  if first and before < config.steps:
+    notes.append(f'The run goes on to {config.steps} steps, from {before}.')
+  for note in notes:
+    log_fn(note)
   if jax.process_index() == 0:
     workdir_lib.claim(workdir, config)
   manager = checkpoints.open_checkpoints(workdir, config)
-  optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
-  state, first = checkpoints.first_state(run, optimizer, manager, place)
-  if first:
-    log_fn(f'Continuing {workdir} at step {first}.')
   run = run._replace(frozen=_place_frozen(run, place))
   tools = _Tools(
     place,
     _train_step(run, optimizer, state, place),
     _looker(run, place, measure),
     on_policy,
-    functools.partial(orbax.save, manager),
+    functools.partial(orbax.save, manager, about={'data': data}),
     metrics_lib.open_writer(workdir, first),
     progress.bar(config.steps, first),
     {},
@@ -206,7 +218,7 @@ def _looker(run, place, measure):
 def _diverged(error, workdir, manager) -> FloatingPointError:
   """Returns the error of a diverged run, with its last good checkpoint."""
   manager.wait_until_finished()
-  step = orbax.latest_step(manager)
+  step = manager.latest_step()
   where = 'there is no checkpoint yet'
   if step is not None:
     path = os.path.join(workdir, checkpoints.CHECKPOINTS, str(step))

@@ -102,11 +102,7 @@ def _metrics(metrics):
 
 def _file_names(run):
   """The files that were read."""
-  settings, files = run.config.data, []
-  if settings.labelled_fraction < 1:
-    files += sources_lib.files(settings.train)
-  if settings.labelled_fraction > 0:
-    files += sources_lib.files(settings.labelled)
+  files = sources_lib.used_files(run.config.data)
   return ', '.join(f'`{os.path.basename(f)}`' for f in files)
 
 
@@ -120,9 +116,9 @@ def _learning(run):
     return text + '.'
   teacher = os.path.basename(os.path.normpath(run.config.teacher))
   parts = [f'Distilled from `{teacher}` with the objective `{objective.name}`']
-  if settings.labelled_fraction:
+  if settings.labelled_share():
     parts.append(
-      f'{settings.labelled_fraction:.0%} of the examples hold the '
+      f'{settings.labelled_share():.0%} of the examples hold the '
       "target's own outputs"
     )
   if settings.on_policy_fraction:

@@ -44,6 +44,19 @@ def check(workdir: str, config: config_lib.TrainConfig) -> None:
     )
 
 
+def steps_before(workdir: str) -> int:
+  """Steps of the run that a folder holds; 0 where there is none.
+
+  Args:
+    workdir: folder that `check` accepts.
+  """
+  path = os.path.join(workdir, CONFIG_FILE)
+  if not os.path.exists(path):
+    return 0
+  with open(path, encoding='utf-8') as f:
+    return json.load(f)['steps']
+
+
 def claim(workdir: str, config: config_lib.TrainConfig) -> None:
   """Makes a run's folder and writes its settings; raises as `check`."""
   check(workdir, config)

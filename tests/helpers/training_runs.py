@@ -8,7 +8,15 @@ from specjax.training import loop
 from tests.helpers import toy
 
 
-def run(files, workdir, stop_at=None, **changes):
+def run(
+  files,
+  workdir,
+  stop_at=None,
+  *,
+  resume_from=0,
+  log_fn=lambda line: None,
+  **changes,
+):
   """Trains in this process; a signal arrives during step `stop_at`."""
   parts = build.build(toy.config(files, **changes))
 
@@ -19,7 +27,11 @@ def run(files, workdir, stop_at=None, **changes):
     return batch
 
   return loop.train(
-    parts, str(workdir), on_policy=interrupt, log_fn=lambda line: None
+    parts,
+    str(workdir),
+    on_policy=interrupt,
+    resume_from=resume_from,
+    log_fn=log_fn,
   )
 
 

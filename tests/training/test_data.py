@@ -1,7 +1,6 @@
 """Batches by number: nothing lost, nothing repeated, the same for everyone."""
 
 import collections
-import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from specjax.training.data import batches as batches_lib
 from specjax.training.data import packing
 from specjax.training.data import sources as sources_lib
+from tests.helpers import labels
 from tests.helpers.pair_batches import encode
 from tests.helpers.pair_batches import EOS
 from tests.helpers.pair_batches import make
@@ -172,23 +172,16 @@ print(sum(int(b['target'].astype('int64').sum()) * (i + 1)
 @pytest.mark.parametrize('fraction', [0.25, 1.0])
 def test_a_mixture_has_the_share_it_says(pairs, tmp_path, fraction):
   labelled = tmp_path / 'own.jsonl'
-  labelled.write_text(
-    ''.join(
-      f'{{"prompt": "w{i}", "tokens": [{200 + i}, 1]}}\n' for i in range(40)
-    )
-  )
+  labels.write(labelled, [([i + 2, 1], [200 + i, 1], 'eos') for i in range(40)])
   config = settings(
     pairs,
     labelled=str(labelled),
     labelled_fraction=fraction,
     joined_fraction=0.0,
   )
-  own = dataclasses.replace(
-    config, source_field='prompt', target_field='tokens'
-  )
   sources = [
     sources_lib.load_pairs(config, [pairs], encode, EOS),
-    sources_lib.load_pairs(own, [str(labelled)], encode, EOS),
+    sources_lib.load_labelled(config, [str(labelled)], labels.READER, EOS),
   ]
   batches = batches_lib.make_batches(config, sources, seed=0, start_id=0)
   count = collections.Counter()

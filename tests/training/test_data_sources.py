@@ -7,6 +7,7 @@ from specjax.training.data import batches as batches_lib
 from specjax.training.data import packing
 from specjax.training.data import readers
 from specjax.training.data import sources as sources_lib
+from tests.helpers import labels
 from tests.helpers.pair_batches import encode
 from tests.helpers.pair_batches import EOS
 from tests.helpers.pair_batches import settings
@@ -37,14 +38,14 @@ def test_text_is_predicted_token_by_token_once(tmp_path):
 
 def test_prompts_of_labelled_text_carry_no_loss(tmp_path):
   path = tmp_path / 'own.jsonl'
-  path.write_text(
-    '{"prompt": "w1 w2 w3", "tokens": [50, 51, 1], "finish_reason": "eos"}\n'
-    '{"prompt": "w1 w2", "tokens": [60], "finish_reason": "length"}\n'
+  labels.write(
+    path,
+    [([3, 4, 5], [50, 51, 1], 'eos'), ([3, 4], [60], 'length')],
   )
   config = sources_lib.DataConfig(
     kind='text', labelled=str(path), target_length=8, batch_rows=1
   )
-  source = sources_lib.load_labelled_text(config, [str(path)], encode, EOS)
+  source = sources_lib.load_labelled(config, [str(path)], labels.READER, EOS)
   batches = batches_lib.make_batches(config, [source], seed=0)
   rows = [batches.get(i) for i in range(batches.epoch_of(0)[2])]
   learnt = [row['target'][row['weight'] > 0].tolist() for row in rows]

@@ -85,8 +85,8 @@ from tests.helpers import training_runs
 
 save = checkpoints.save
 
-def killed_in_the_middle(manager, step, state, rank=None):
-  save(manager, step, state, rank)
+def killed_in_the_middle(manager, step, state, rank=None, about=None):
+  save(manager, step, state, rank, about)
   if step == 8:  # The writing goes on in the background; nobody waits.
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -203,11 +203,12 @@ def test_the_newest_checkpoint_can_be_had_without_training(files, tmp_path):
 
 def test_the_last_checkpoints_are_averaged(files, whole):
   workdir, outcome = whole
-  manager = orbax.open_manager(str(workdir / checkpoints.CHECKPOINTS))
+  folder = workdir / checkpoints.CHECKPOINTS
+  manager = orbax.open_manager(str(folder))
   like = orbax.abstract(outcome.state)
   steps = sorted(manager.all_steps())[-2:]
   wanted = [
-    state_lib.best_params(orbax.restore(manager, s, like)) for s in steps
+    state_lib.best_params(orbax.restore(str(folder), s, like)) for s in steps
   ]
   got = export.final_params(manager, like, 2)
   manager.close()
@@ -233,7 +234,7 @@ def test_a_stop_changes_no_average(files, tmp_path):
   like = orbax.abstract(run(files, tmp_path, **changes).state)
   got = export.final_params(manager, like, 2, planned)
   manager.close()
-  states = [orbax.restore(manager, step, like) for step in (8, 10)]
+  states = [orbax.restore(str(folder), step, like) for step in (8, 10)]
   assert_same(got, export.average([state_lib.best_params(s) for s in states]))
 
 

@@ -39,7 +39,7 @@ def _epoch_sources(config, sources, rng):
     return np.stack([np.zeros(counts[0], int), rng.permutation(counts[0])], 1)
   # A mixture of ground truth (0) and labelled (1): as many examples as the
   # larger of the two parts holds, each source in its own random order.
-  fraction = config.labelled_fraction
+  fraction = config.labelled_share()
   total = max(counts)
   which = (rng.permutation(total) < round(fraction * total)).astype(int)
   items = np.zeros(total, int)

@@ -3,16 +3,13 @@
 import codecs
 from collections.abc import Iterator, Sequence
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from specjax import files
+from specjax import text as text_lib
 from specjax import validation
 
 MAX_REPORTED = 80
-
-# The fields that train.label and decode.main write: the input's text, and the
-# ids of the answer.
-LABELLED = ('prompt', 'tokens')
 
 
 class Pairs(NamedTuple):
@@ -56,13 +53,23 @@ def _decode(path: str, number: int, raw: bytes) -> str:
     ) from None
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
+def lines(path: str) -> Iterator[tuple[int, str]]:
   """Yields (line number from 1, line as text)."""
   for number, raw in _raw_lines(path):
     yield number, _decode(path, number, raw)
 
 
-def _json_line(path: str, number: int, line: str) -> dict:
+def json_line(path: str, number: int, line: str) -> dict[str, Any]:
+  """The object of a line.
+
+  Args:
+    path: path of the file, for messages.
+    number: number of the line, for messages.
+    line: text of the line.
+
+  Raises:
+    ValueError: it is no JSON object, or holds half a surrogate pair.
+  """
   try:
     record = files.parse_json(line)
   except ValueError as e:
@@ -78,7 +85,8 @@ def _json_line(path: str, number: int, line: str) -> dict:
   return record
 
 
-def _is_id(value):
+def is_id(value: Any) -> bool:
+  """Whether a value can be a token id."""
   return type(value) is int and 0 <= value < 2**31
 
 
@@ -96,12 +104,12 @@ def _pair(path, number, line, fields):
   """
   cut = False
   if path.endswith('.jsonl'):
-    record = _json_line(path, number, line)
+    record = json_line(path, number, line)
     cut = record.get('finish_reason') == 'length'
     values = []
     for field in fields:
       value = record.get(field)
-      is_ids = isinstance(value, list) and all(map(_is_id, value))
+      is_ids = isinstance(value, list) and all(map(is_id, value))
       if not isinstance(value, str) and not is_ids:
         raise ValueError(
           f'{path}, line {number}: the field {field!r} must be a string or '
@@ -180,11 +188,11 @@ def read_text(paths: Sequence[str], *, field: str = '') -> Iterator[str]:
     FileNotFoundError, ValueError: as `read_pairs`.
   """
   for path in paths:
-    for number, line in _lines(path):
+    for number, line in lines(path):
       if not line.strip():
         continue
       if path.endswith('.jsonl'):
-        record = _json_line(path, number, line)
+        record = json_line(path, number, line)
         if field and not isinstance(record.get(field), str):
           raise ValueError(
             f'{path}, line {number}: no string field {field!r}; the fields '
@@ -200,7 +208,7 @@ def read_text(paths: Sequence[str], *, field: str = '') -> Iterator[str]:
 
 def _document(path, number, line, fields):
   """One record to a text."""
-  record = _json_line(path, number, line)
+  record = json_line(path, number, line)
   parts = [record[k] for k in fields if isinstance(record.get(k), str)]
   if not parts:
     raise ValueError(
@@ -262,30 +270,52 @@ def read_documents(
   return documents, skipped
 
 
-def read_inputs(paths: Sequence[str], field: str = 'source') -> list[str]:
-  """Reads inputs for a target: the sources of pairs, or prompts.
+def read_inputs(
+  paths: Sequence[str], field: str = 'source'
+) -> list[text_lib.Source]:
+  """Reads inputs for a target: the sources of pairs, prompts, or chats.
 
   Args:
-    paths: first column of `.tsv`, `field` of `.jsonl`, lines of other files.
+    paths: first column of `.tsv`, lines of other files; of `.jsonl` the text in
+      `field`, or the chat in `messages` where a line has no such field.
     field: name in JSON lines.
 
   Returns:
-    texts, blank ones left out.
+    texts, and chats as lists of role and content; blank texts are left out.
 
   Raises:
     FileNotFoundError, ValueError: as `read_pairs`.
   """
-  inputs = []
+  inputs: list[text_lib.Source] = []
   for path in paths:
-    for number, line in _lines(path):
-      if path.endswith('.jsonl') and line.strip():
-        line = _json_line(path, number, line).get(field)
-        if not isinstance(line, str):
-          raise ValueError(f'{path}, line {number}: no string field {field!r}.')
+    for number, line in lines(path):
+      if not line.strip():
+        continue
+      found = line
+      if path.endswith('.jsonl'):
+        found = _input(path, number, json_line(path, number, line), field)
       elif path.endswith('.tsv'):
-        line = line.split('\t')[0]
-      if line.strip():
-        inputs.append(line)
+        found = line.split('\t')[0]
+      if not isinstance(found, str) or found.strip():
+        inputs.append(found)
   if not inputs:
     raise ValueError(f'No input in {", ".join(paths)}.')
   return inputs
+
+
+def _input(path, number, record, field):
+  """The text or the chat of a record."""
+  if isinstance(record.get(field), str):
+    return record[field]
+  if 'messages' not in record:
+    raise ValueError(
+      f'{path}, line {number}: no string field {field!r}, and no "messages".'
+    )
+  chat = record['messages']
+  good = isinstance(chat, list) and chat
+  if not good or not all(map(text_lib.is_message, chat)):
+    raise ValueError(
+      f'{path}, line {number}: "messages" must be a list of objects with the '
+      'strings "role" and "content".'
+    )
+  return chat

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from specjax import validation
+from specjax.training.data import labels as labels_lib
 from specjax.training.data import packing
 from specjax.training.data import readers
 
@@ -22,9 +23,11 @@ class DataConfig:
     kind: kind of examples: pairs of source and target, or text (documents).
     train: files to train on, comma-separated (.tsv, .jsonl or plain text).
     valid: held-out files, comma-separated.
-    labelled: files of target-generated pairs, comma-separated (.jsonl).
+    labelled: files of the target's own answers, comma-separated, as
+      specjax-label writes them.
     labelled_fraction: share of the examples taken from `labelled` instead of
-      `train`; 0 is ground truth alone and 1 is target-generated alone.
+      `train`; 0 is ground truth alone and 1 is target-generated alone. Where it
+      is not set it is 1 with `labelled` and 0 without.
     on_policy_fraction: share of the batches whose targets the drafter itself
       generates at that step.
     source_field: name of the sources in JSON lines.
@@ -49,7 +52,7 @@ class DataConfig:
   train: str = ''
   valid: str = ''
   labelled: str = ''
-  labelled_fraction: float = 0.0
+  labelled_fraction: float | None = None
   on_policy_fraction: float = 0.0
   source_field: str = 'source'
   target_field: str = 'target'
@@ -77,16 +80,18 @@ class DataConfig:
     ):
       validation.at_least(f'data.{name}', getattr(self, name), 1)
     validation.at_least('data.max_examples', self.max_examples, 0)
-    for name in ('labelled_fraction', 'on_policy_fraction', 'joined_fraction'):
+    share = self.labelled_share()
+    validation.between('data.labelled_fraction', share, 0, 1)
+    for name in ('on_policy_fraction', 'joined_fraction'):
       validation.between(f'data.{name}', getattr(self, name), 0, 1)
     if self.join_max < self.join_min:
       raise ValueError(
         f'data.join_max ({self.join_max}) must not be below data.join_min '
         f'({self.join_min}).'
       )
-    if not self.train and self.labelled_fraction < 1:
+    if not self.train and share < 1:
       raise ValueError('data.train names no file to train on.')
-    if self.labelled_fraction > 0 and not self.labelled:
+    if share > 0 and not self.labelled:
       raise ValueError(
         'data.labelled_fraction is above 0 but data.labelled names no file; '
         'train.label writes one.'
@@ -96,6 +101,12 @@ class DataConfig:
         'data.on_policy_fraction needs data.pack=False: the drafter answers '
         'one source a row.'
       )
+
+  def labelled_share(self) -> float:
+    """The value of `labelled_fraction`, also where it is not set."""
+    if self.labelled_fraction is not None:
+      return self.labelled_fraction
+    return 1.0 if self.labelled else 0.0
 
 
 class ExampleSource(NamedTuple):
@@ -107,8 +118,9 @@ class ExampleSource(NamedTuple):
     too_long: examples left out because they do not fit a row.
     given: for text, int [n], how many tokens of each example are a prompt and
       carry no loss, at least 1; None for pairs.
-    cut: for pairs, bool [n], whether a target was cut by its budget; nothing
-      may be joined behind it.
+    cut: for pairs, bool [n], whether a side does not end with the end token;
+      nothing may be joined behind it.
+    notes: sentences on what was done to the examples.
   """
 
   sides: tuple[packing.Stream, ...]
@@ -116,11 +128,19 @@ class ExampleSource(NamedTuple):
   too_long: int
   given: np.ndarray | None = None
   cut: np.ndarray | None = None
+  notes: tuple[str, ...] = ()
 
 
 def files(names: str) -> list[str]:
   """Splits a comma-separated list of files."""
   return [name.strip() for name in names.split(',') if name.strip()]
+
+
+def used_files(config: DataConfig) -> list[str]:
+  """The files that a run trains on."""
+  share = config.labelled_share()
+  found = files(config.train) if share < 1 else []
+  return found + (files(config.labelled) if share > 0 else [])
 
 
 def _encode(values, encode, eos_id, cut=()):
@@ -160,6 +180,11 @@ def load_pairs(
       strict=True,
     )
   )
+  return _fitting(config, pairs, read.skipped)
+
+
+def _fitting(config, pairs, skipped, notes=()):
+  """Pairs of ids, and whether one is cut, that fit a row; counts the others."""
   fitting = [
     (s, t, c)
     for s, t, c in pairs
@@ -174,9 +199,10 @@ def load_pairs(
   *sides, cut = zip(*fitting, strict=True)
   return ExampleSource(
     tuple(packing.stream(side) for side in sides),
-    read.skipped,
+    skipped,
     len(pairs) - len(fitting),
     cut=np.asarray(cut, bool),
+    notes=notes,
   )
 
 
@@ -184,37 +210,71 @@ def _first(config, examples):
   return examples[: config.max_examples] if config.max_examples else examples
 
 
-def load_labelled_text(
+def load_labelled(
   config: DataConfig,
   paths: list[str],
-  encode: Callable[[list[str]], list[list[int]]],
+  reader: labels_lib.Reader,
   eos_id: int,
 ) -> ExampleSource:
-  """Reads prompts and a decoder-only target's continuations of them.
+  """Reads what a target answered; its tokens are taken as they are.
 
-  Only the continuation carries loss; an example that is longer than a row is
-  cut.
+  Of text, only the answer carries loss, and an answer that is longer than a row
+  is cut; pairs that are longer are left out.
+
+  Args:
+    config: settings of the data.
+    paths: files of `labels`.
+    reader: whose labels they must be.
+    eos_id: end token.
   """
-  read = readers.read_pairs(
-    paths, fields=readers.LABELLED, skip_bad_lines=config.skip_bad_lines
-  )
-  prompts, answers = (_first(config, values) for values in read[:2])
-  examples, given, too_long = [], [], 0
-  for prompt, answer in zip(encode(prompts), answers, strict=True):
-    # An end token after the prompt belongs to whole documents alone.
-    prompt = prompt[:-1] if prompt and prompt[-1] == eos_id else prompt
+  read = labels_lib.read(paths, reader, skip_bad_lines=config.skip_bad_lines)
+  prompts = _first(config, read.prompts)
+  answers = _first(config, read.answers)
+  notes = [
+    f'Note: {path} holds answers of another target than {reader.name}.'
+    for path in read.others
+  ]
+  if read.looping:
+    notes.append(
+      f'{read.looping} of {len(read.answers)} labelled answers end in a loop.'
+    )
+  if config.kind == 'text':
+    return _labelled_text(config, prompts, answers, read.skipped, notes)
+  # Nothing is joined behind a side without an end: its last token is real.
+  pairs = [
+    (prompt, answer, prompt[-1:] != [eos_id] or answer[-1] != eos_id)
+    for prompt, answer in zip(prompts, answers, strict=True)
+  ]
+  return _fitting(config, pairs, read.skipped, tuple(notes))
+
+
+def _labelled_text(config, prompts, answers, skipped, notes):
+  """Prompts and answers, one behind the other, cut to a row."""
+  examples, given, too_long, shortened = [], [], 0, 0
+  for prompt, answer in zip(prompts, answers, strict=True):
     if len(prompt) > config.target_length:
       too_long += 1
       continue
-    examples.append((list(prompt) + answer)[: config.target_length + 1])
+    whole = prompt + answer
+    examples.append(whole[: config.target_length + 1])
+    shortened += len(whole) > len(examples[-1])
     given.append(max(len(prompt), 1))
   if not examples:
     raise ValueError(
-      f'No prompt of {", ".join(paths)} fits {config.target_length} tokens; '
-      'raise data.target_length.'
+      f'No labelled prompt fits {config.target_length} tokens; raise '
+      'data.target_length.'
+    )
+  if shortened:
+    notes.append(
+      f'Cut {shortened} of {len(examples)} labelled answers at the end of a '
+      f'row (data.target_length={config.target_length}).'
     )
   return ExampleSource(
-    (packing.stream(examples),), read.skipped, too_long, np.asarray(given)
+    (packing.stream(examples),),
+    skipped,
+    too_long,
+    np.asarray(given),
+    notes=tuple(notes),
   )
 
 
