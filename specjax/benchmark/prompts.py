@@ -16,6 +16,7 @@ import numpy as np
 from specjax import files
 from specjax import text as text_lib
 from specjax.checkpoints import model as model_lib
+from specjax.inference import encoding
 from specjax.models import registry as families
 from specjax.training.data import readers
 
@@ -277,8 +278,8 @@ def _chat(target: model_lib.Model, turns: Sequence[str]):
 
 
 def _encode(target, source, config) -> list[int]:
-  tokens = text_lib.encode(
-    target.tokenizer, source, chat=config.chat, prefix=config.prefix
+  tokens = encoding.of_text(
+    target, source, chat=config.chat, prefix=config.prefix
   )
   return tokens or [target.pad_id]
 

@@ -15,6 +15,7 @@ from specjax import text as text_lib
 from specjax.inference.generate import Answer
 
 Write = Callable[[Sequence[Answer]], None]
+WriteText = Callable[[str], None]
 
 
 def record(answer: Answer) -> dict[str, Any]:
@@ -127,16 +128,31 @@ def writer(path: str, keep_bytes: int = 0) -> Iterator[Write]:
     keep_bytes: bytes that are kept of an existing file.
 
   Yields:
-    A function that writes answers and flushes. A signal waits for it to
-    finish and a failed write is taken back, so the file has whole lines only.
+    A function that writes answers, as that of `lines_writer` writes lines.
   """
   as_json = path.endswith('.jsonl')
 
   def joined(answers: Sequence[Answer]) -> str:
     return ''.join(line(answer, as_json) for answer in answers)
 
+  with lines_writer(path, keep_bytes) as write:
+    yield lambda answers: write(joined(answers))
+
+
+@contextlib.contextmanager
+def lines_writer(path: str, keep_bytes: int = 0) -> Iterator[WriteText]:
+  """Opens a file of lines.
+
+  Args:
+    path: path of a file, or '-' for standard output.
+    keep_bytes: bytes that are kept of an existing file.
+
+  Yields:
+    A function that writes whole lines and flushes. A signal waits for it to
+    finish and a failed write is taken back, so the file has whole lines only.
+  """
   if path == '-':
-    yield lambda answers: _print_whole(joined(answers))
+    yield _print_whole
     return
   existed = os.path.exists(path)
   # Unbuffered: bytes that a full disk refused are not tried again at the end.
@@ -145,7 +161,7 @@ def writer(path: str, keep_bytes: int = 0) -> Iterator[Write]:
       file.truncate(keep_bytes)
       file.seek(0, os.SEEK_END)
     try:
-      yield lambda answers: _write_whole(file, joined(answers).encode())
+      yield lambda text: _write_whole(file, text.encode())
     except OSError:
       # A full disk leaves no empty file.
       if not existed and not os.path.getsize(path):

@@ -44,9 +44,7 @@ def encode(
         raise ValueError(
           'The target has no tokenizer, so prompts must be token ids.'
         )
-      tokens = text_lib.encode(
-        tokenizer, prompt, chat=config.chat, prefix=config.prefix
-      )
+      tokens = of_text(model, prompt, chat=config.chat, prefix=config.prefix)
       _check_ids(model.lm, index, tokens)
       encoded.append((text_lib.shown(prompt), tokens or _beginning(model)))
       continue
@@ -72,6 +70,34 @@ def _beginning(model: Any) -> list[int]:
     return [model.bos_id]
   tokenizer = model.tokenizer
   return [] if tokenizer is None else text_lib.encode(tokenizer, '')
+
+
+def of_text(
+  model: Any, prompt: text_lib.Source, *, chat: bool = False, prefix: str = ''
+) -> list[int]:
+  """Ids of a text or a chat, as a target reads it.
+
+  Behind a prompt of a decoder-only target there is no end token, also where its
+  tokenizer appends one to every text: the target would begin another text.
+
+  Args:
+    model: the target; has a tokenizer.
+    prompt: argument of `text.encode`, as are the others.
+    chat: whether text is wrapped in the chat template.
+    prefix: text in front of it.
+  """
+  tokenizer = model.tokenizer
+  tokens = text_lib.encode(tokenizer, prompt, chat=chat, prefix=prefix)
+  is_bare = not isinstance(prompt, str) or chat
+  eos_id = getattr(tokenizer, 'eos_token_id', None)
+  if model.lm.is_encoder_decoder or is_bare or tokens[-1:] != [eos_id]:
+    return tokens
+  # One that the user typed stays: text [5 6 1], ids [5 6 1 1].
+  typed = tokenizer(
+    prefix + prompt, add_special_tokens=False, verbose=False
+  ).input_ids
+  appended = tokens[:-1][-len(typed) :] == list(typed) if typed else True
+  return tokens[:-1] if appended else tokens
 
 
 def _listed(prompts: Prompts) -> Prompts:

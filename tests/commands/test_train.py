@@ -99,30 +99,31 @@ def test_labels_are_the_targets_own_and_resumable(files, target, tmp_path):
   )
   label_command.label(request)
   whole = out.read_bytes()
-  rows = [json.loads(line) for line in whole.splitlines()]
+  rows = [json.loads(line) for line in whole.splitlines()[1:]]
   sources = [s for s, _ in toy.pairs(12, first=1000)]
-  assert [row['prompt'] for row in rows] == sources
-  plain = specjax.generate(specjax.load(target), sources, max_new_tokens=16)
+  model = specjax.load(target)
+  assert [row['prompt_tokens'] for row in rows] == [
+    model.tokenizer(source).input_ids for source in sources
+  ]
+  plain = specjax.generate(model, sources, max_new_tokens=16)
   assert [tuple(row['tokens']) for row in rows] == [a.tokens for a in plain]
   # Cut in the middle of a line, as a kill would leave it.
-  out.write_bytes(b''.join(whole.splitlines(True)[:5]) + b'{"prompt": "ba')
+  out.write_bytes(b''.join(whole.splitlines(True)[:6]) + b'{"prompt_in')
   made = label_command.label(request)
   assert (made.skipped, made.answers) == (5, 7)
-  again = [json.loads(line) for line in out.read_text().splitlines()]
-  assert [r['tokens'] for r in again] == [r['tokens'] for r in rows]
+  assert out.read_bytes() == whole
   config = toy.config(
     files,
     teacher=str(target),
     data__labelled=str(out),
-    data__labelled_fraction=1.0,
-    data__train='',
     **DRAFTER,
   )
-  parts = build.build(config)
-  stream = parts.sources[0].sides[1]
-  assert [
-    packing.get(stream, i).tolist() for i in range(len(stream.offsets) - 1)
-  ] == [row['tokens'] for row in rows]
+  # Labels that are given are what a drafter learns from, unless told otherwise.
+  (source,) = build.build(config).sources
+  for side, field in enumerate(('prompt_tokens', 'tokens')):
+    assert [
+      packing.get(source.sides[side], i).tolist() for i in range(len(rows))
+    ] == [row[field] for row in rows]
 
 
 def test_on_policy_targets_are_what_the_drafter_says(files, target):

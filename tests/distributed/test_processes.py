@@ -109,8 +109,9 @@ def test_labelling(tmp_path):
   made = alone(*command, f'--output={single}')
   assert made.returncode == 0, made.stderr
   lines = single.read_text().splitlines(keepends=True)
-  assert len(lines) == 3
-  both.write_text(lines[0] + lines[1][:9])  # Interrupted in a line.
+  assert len(lines) == 4
+  # Interrupted in a line.
+  both.write_text(lines[0] + lines[1] + lines[2][:9])
   ended = end(begin(*command, f'--output={both}'))
   assert [status for status, *_ in ended] == [0, 0], ended
   assert both.read_text() == single.read_text()
