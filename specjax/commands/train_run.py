@@ -8,6 +8,7 @@ draft counts up to its first refused token alone.
 
 from collections.abc import Callable
 import functools
+import math
 import os
 from typing import Any
 
@@ -220,10 +221,11 @@ def measurer(parts: build.Run) -> Callable[[Any], dict] | None:
   """Makes `(params) -> dict` that decodes the held-out prompts.
 
   A drafter is measured by greedy speculative decoding with its teacher:
-  'acceptance_rate' and 'accepted_at_d' for each depth d that was tested, in
-  the rounds before an answer's loop (`stats`), 'acceptance_rate_with_loops' and
-  'block_efficiency' of all rounds, and the 'loop_share' of the tokens. A target
-  has no drafter yet and is measured by nothing but its loss.
+  'acceptance_rate' and 'accepted_at_d' for each depth d, in the rounds before
+  an answer's loop (`stats`), 'acceptance_rate_with_loops' and
+  'block_efficiency' of all rounds, and the 'loop_share' of the tokens; nan for
+  what was never tested. A target has no drafter yet and is measured by nothing
+  but its loss.
 
   Returns:
     A function, or None where there is nothing to measure.
@@ -256,17 +258,16 @@ def measurer(parts: build.Run) -> Callable[[Any], dict] | None:
       generation_config='none',
     )
     counts = stats.add([answer.counts for answer in answers])
-    by_depth = {
-      f'{BY_DEPTH}{depth}': rate
-      for depth, rate in enumerate(counts.acceptance_by_position, 1)
-      if rate is not None
+    found = {
+      'acceptance_rate': counts.acceptance_rate,
+      'acceptance_rate_with_loops': counts.acceptance_rate_with_loops,
+      'loop_share': counts.loop_share,
+      'block_efficiency': counts.block_efficiency,
     }
-    return {
-      'acceptance_rate': counts.acceptance_rate or 0.0,
-      'acceptance_rate_with_loops': counts.acceptance_rate_with_loops or 0.0,
-      'loop_share': counts.loop_share or 0.0,
-      'block_efficiency': counts.block_efficiency or 0.0,
-    } | by_depth
+    for depth, rate in enumerate(counts.acceptance_by_position, 1):
+      found[f'{BY_DEPTH}{depth}'] = rate
+    # What was never tested is null in metrics.jsonl.
+    return {k: math.nan if v is None else v for k, v in found.items()}
 
   return measure
 

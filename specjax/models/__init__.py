@@ -107,6 +107,31 @@ def abstract_params(config: Any) -> PyTree:
   return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
 
 
+def maps(config: Any) -> frozenset[tuple[str, ...]]:
+  """Paths of the parameters that map one space to another.
+
+  These are the weights of modules whose class names one in `MAP`, as `Linear`
+  does. A table that is looked up row by row, or that scores one token a row, is
+  none.
+
+  Args:
+    config: config of any family.
+  """
+  found = set()
+
+  def look(call, args, kwargs, context):
+    module = context.module
+    if (name := getattr(type(module), 'MAP', '')) and module.path:
+      found.add((*module.path, name))
+    return call(*args, **kwargs)
+
+  init = registry.family_of(config).init
+  with nn.intercept_methods(look):
+    # A function of its own: JAX would not call one again that it has traced.
+    jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
+  return frozenset(found)
+
+
 def init_params(
   config: Any, key: jax.Array, *, dtype: str | None = None
 ) -> PyTree:

@@ -9,6 +9,7 @@ import jax
 import optax
 import orbax.checkpoint as ocp
 
+from specjax import models
 from specjax.checkpoints import orbax
 from specjax.distributed import processes
 from specjax.distributed import transfer
@@ -58,6 +59,13 @@ def is_planned(config: config_lib.TrainConfig, step: int) -> bool:
   return step % every == 0 or step == config.steps
 
 
+def optimizer_of(run: build_lib.Run) -> optax.GradientTransformation:
+  """The gradient transformation of a run."""
+  config = run.config
+  maps = models.maps(run.model_config)
+  return optimizers.make_optimizer(config.optimizer, config.steps, maps)
+
+
 def newest(run: build_lib.Run, workdir: str, step: int = 0) -> Outcome:
   """A checkpoint of a run, as if it had just been stopped there.
 
@@ -74,7 +82,7 @@ def newest(run: build_lib.Run, workdir: str, step: int = 0) -> Outcome:
   folder = os.path.join(workdir, CHECKPOINTS)
   if not orbax.steps_of(folder):
     raise FileNotFoundError(f'{workdir} holds no checkpoint yet.')
-  optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
+  optimizer = optimizer_of(run)
   place = placement_lib.placement(config, run.model_config)
   state, step = first_state(run, optimizer, folder, place, step)
   return Outcome(state, step, step < config.steps, {})

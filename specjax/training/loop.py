@@ -79,7 +79,7 @@ def evaluate(
 def _rank(values: dict) -> float | None:
   """Rank for the best checkpoint: acceptance, else minus the held-out loss."""
   for name in ('acceptance_rate', 'acceptance'):
-    if values.get(name) is not None:
+    if not math.isnan(values.get(name, math.nan)):
       return values[name]
   return -values['loss'] if 'loss' in values else None
 
@@ -119,7 +119,7 @@ def train(
   place = placement_lib.placement(config, run.model_config)
   workdir_lib.check(workdir, config)
   before = workdir_lib.steps_before(workdir)
-  optimizer = optimizers.make_optimizer(config.optimizer, config.steps)
+  optimizer = checkpoints.optimizer_of(run)
   data = changes.digests(sources_lib.used_files(config.data))
   state, first, notes = checkpoints.begin(
     run, workdir, optimizer, place, data, resume_from
@@ -320,7 +320,9 @@ def _where(run, schedule, step):
 
 
 def _line(step, values):
-  shown = ', '.join(f'{k.replace("_", " ")} {v:.4g}' for k, v in values.items())
+  shown = ', '.join(
+    f'{k.replace("_", " ")} {metrics_lib.shown(v)}' for k, v in values.items()
+  )
   return f'step {step}: {shown}'
 
 

@@ -29,6 +29,11 @@ class Writer(NamedTuple):
   close: Callable[[], None]
 
 
+def shown(value: float) -> str:
+  """A value for people; - for what was not measured."""
+  return '-' if math.isnan(value) else f'{value:.4g}'
+
+
 def open_writer(workdir: str, first_step: int = 0) -> Writer:
   """Opens the metrics of a run.
 
@@ -59,6 +64,8 @@ def open_writer(workdir: str, first_step: int = 0) -> Writer:
     lines.write(json.dumps({'step': step, 'kind': kind, **clean}) + '\n')
     lines.flush()
     for name, value in values.items():
+      if math.isnan(value):
+        continue
       board.add_scalar(f'{kind}/{name}', value, step)
 
   def close():

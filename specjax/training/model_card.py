@@ -5,6 +5,7 @@ import os
 
 from specjax import base
 from specjax.training import build as build_lib
+from specjax.training import metrics as metrics_lib
 from specjax.training.data import sources as sources_lib
 
 
@@ -94,7 +95,7 @@ def _metrics(metrics):
     '| metric | value |',
     '|---|---|',
     *(
-      f'| {name.replace("_", " ")} | {value:.4g} |'
+      f'| {name.replace("_", " ")} | {metrics_lib.shown(value)} |'
       for name, value in metrics.items()
     ),
   ]

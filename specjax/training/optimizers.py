@@ -1,13 +1,13 @@
 """Schedules and optimisers from settings, with optax."""
 
+from collections.abc import Collection
+
 import jax
 import jax.numpy as jnp
 import optax
 from optax import contrib
 
 from specjax.training import config as config_lib
-
-_TABLES = ('embed', 'head', 'bias')
 
 
 def make_schedule(
@@ -41,9 +41,17 @@ def make_schedule(
 
 
 def make_optimizer(
-  config: config_lib.OptimizerConfig, steps: int
+  config: config_lib.OptimizerConfig,
+  steps: int,
+  maps: Collection[tuple[str, ...]] = (),
 ) -> optax.GradientTransformation:
-  """The gradient transformation of a run; arguments as `make_schedule`."""
+  """The gradient transformation of a run.
+
+  Args:
+    config: argument of `make_schedule`.
+    steps: argument of `make_schedule`.
+    maps: paths of the parameters that Muon updates; see `models.maps`.
+  """
   schedule = make_schedule(config, steps)
 
   def matrices(params):
@@ -64,7 +72,7 @@ def make_optimizer(
       )
     )
   elif config.name == 'muon':
-    parts.append(_muon(config, schedule))
+    parts.append(_muon(config, schedule, frozenset(maps)))
   else:
     parts.append(
       optax.adafactor(
@@ -78,8 +86,8 @@ def make_optimizer(
   return optax.chain(*parts)
 
 
-def _muon(config, schedule):
-  """Muon for the matrices inside layers, AdamW for all other parameters.
+def _muon(config, schedule, maps):
+  """Muon for maps between spaces, AdamW for all other parameters.
 
   An update's size does not depend on a matrix's shape (`consistent_rms`), so
   that a learning rate carries over from AdamW, times two or so.
@@ -87,10 +95,7 @@ def _muon(config, schedule):
 
   def dimensions(params):
     def of(path, leaf):
-      name = jax.tree_util.keystr(path)
-      # Tables are looked up row by row: they are no maps between spaces.
-      is_table = any(word in name for word in _TABLES)
-      is_map = leaf.ndim == 2 and not is_table
+      is_map = leaf.ndim == 2 and tuple(key.key for key in path) in maps
       return contrib.MuonDimensionNumbers() if is_map else None
 
     return jax.tree_util.tree_map_with_path(of, params)

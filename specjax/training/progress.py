@@ -38,12 +38,19 @@ class Meter:
     Tokens a second are missing where no step counts for the speed.
     """
     names = self.rows[0] if self.rows else ()
-    found = {k: float(np.mean([row[k] for row in self.rows])) for k in names}
+    found = {k: _mean([row[k] for row in self.rows]) for k in names}
     if self.tokens:
       spent = max(time.time() - self.started, 1e-9)
       found['tokens_per_second'] = self.tokens / spent
     self.rows, self.tokens, self.started = [], 0, time.time()
     return found
+
+
+def _mean(values: list[float]) -> float:
+  """Mean of those that are numbers; nan of none."""
+  # A depth of drafts that no row of a batch reaches has no rate there.
+  there = [value for value in values if not np.isnan(value)]
+  return float(np.mean(there)) if there else float('nan')
 
 
 def bar(steps: int, first: int) -> tqdm.tqdm:

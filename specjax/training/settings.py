@@ -72,8 +72,8 @@ class OptimizerConfig:
   """Optimiser and learning-rate schedule.
 
   Attributes:
-    name: optimiser. muon is Muon for the matrices inside layers and AdamW for
-      the rest.
+    name: optimiser. muon is Muon for the matrices of linear layers and AdamW
+      for the rest: tables, heads, norms and biases.
     learning_rate: learning rate at its peak.
     schedule: course of the learning rate behind the warm-up; cosine ends at 0
       with the last step, rsqrt falls with the root of the step.

@@ -21,7 +21,8 @@ class Objective(NamedTuple):
     init: `(key) -> params`.
     loss: `(params, frozen, batch, key or None) -> (total, weight, sums)`:
       the loss summed over positions, how many positions it counts, and a dict
-      of further sums; `key` draws dropout and None means evaluation.
+      of further sums, each over the same positions or a tuple (sum, its own
+      weight); `key` draws dropout and None means evaluation.
       `frozen` holds parameters that are not trained, such as a teacher's.
   """
 
@@ -123,9 +124,17 @@ def make_train_step(
 
 
 def _means(sums):
-  weight = jnp.maximum(sums['weight'], 1.0)
-  means = {k: v / weight for k, v in sums.items() if k != 'weight'}
-  return dict(means, weight=sums['weight'])
+  weight = sums['weight']
+  means = {k: _ratio(v, weight) for k, v in sums.items() if k != 'weight'}
+  return dict(means, weight=weight)
+
+
+def _ratio(value, weight):
+  """A mean; nan for one with a weight of its own that is 0: never tested."""
+  if isinstance(value, tuple):
+    total, own = value
+    return jnp.where(own > 0, total / jnp.maximum(own, 1.0), jnp.nan)
+  return value / jnp.maximum(weight, 1.0)
 
 
 def make_eval_step(
@@ -148,6 +157,6 @@ def make_eval_step(
 
 def mean(all_sums: list[dict]) -> dict[str, float]:
   """Mean over positions of the sums of several batches."""
-  totals = {k: sum(float(s[k]) for s in all_sums) for k in all_sums[0]}
-  weight = max(totals.pop('weight'), 1.0)
-  return {k: v / weight for k, v in totals.items()}
+  totals = jax.tree.map(lambda *parts: sum(map(float, parts)), *all_sums)
+  means = _means(totals)
+  return {k: float(v) for k, v in means.items() if k != 'weight'}

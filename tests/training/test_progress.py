@@ -4,13 +4,17 @@ import logging
 import time
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from specjax import waiting
 from specjax.commands import train_run
+from specjax.training import metrics
 from specjax.training import progress
+from specjax.training import step as step_lib
 from specjax.training.config import TrainConfig
+from specjax.training.data.sources import DataConfig
 from tests.helpers import tiny
 
 
@@ -62,12 +66,18 @@ def _notes(parameters, **changes):
 
 
 def test_what_is_perhaps_not_meant_is_noted():
-  first, *rest = _notes(10**9, name='tiny', steps=120)
+  first, answers = _notes(10**9, name='tiny', steps=120)
   assert first.startswith('Training tiny: ') and '120 steps' in first
-  assert not rest
+  assert answers == (
+    "Note: the drafter learns from the data and not from the target's own "
+    'answers, which it has to guess; specjax-label writes them for '
+    'data.labelled.'
+  )
+  labelled = DataConfig(labelled='own.jsonl')
+  assert len(_notes(10**9, steps=120, data=labelled)) == 1
   _, warmup = _notes(0, steps=119)
   assert 'optimizer.warmup_steps=60 is more than half of the 119' in warmup
-  _, size = _notes(100, steps=500)
+  *_, size = _notes(100, steps=500)
   assert 'the drafter is larger than its target (' in size and '100 p' in size
 
 
@@ -79,3 +89,25 @@ def test_what_takes_long_is_named(monkeypatch, caplog):
   assert [r.getMessage() for r in caplog.records] == [
     'Reading models and data.'
   ]
+
+
+def test_a_depth_that_was_never_tested_is_null(tmp_path):
+  """Not 0: a rate of 0 would say that all its drafts were refused."""
+  tested = {'loss': jnp.float32(6.0), 'weight': jnp.float32(3.0)}
+  tested |= {'acceptance_1': (2.0, 4.0), 'acceptance_2': (0.0, 5.0)}
+  batch = tested | {'acceptance_3': (jnp.float32(0), jnp.float32(0))}
+  found = step_lib.mean([batch, batch | {'acceptance_1': (4.0, 4.0)}])
+  assert found.pop('loss') == 2.0
+  untested = found.pop('acceptance_3')
+  assert found == {'acceptance_1': 0.75, 'acceptance_2': 0.0}
+  assert np.isnan(untested)
+  meter = progress.Meter()
+  for rate in (float('nan'), 0.5):
+    meter.add({'loss': 1.0, 'acceptance_1': rate, 'acceptance_2': untested}, 0)
+  values = meter.read()
+  assert values['acceptance_1'] == 0.5
+  writer = metrics.open_writer(str(tmp_path))
+  writer.write(1, 'eval', values)
+  writer.close()
+  assert metrics.read(str(tmp_path))[0]['acceptance_2'] is None
+  assert metrics.shown(untested) == '-'

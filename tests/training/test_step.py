@@ -133,7 +133,7 @@ def trained(accumulation=1, steps=2, **settings):
     warmup_steps=1, accumulation=accumulation, **settings
   )
   made = objective(T5)
-  optimizer = optimizers.make_optimizer(settings, 10)
+  optimizer = optimizers.make_optimizer(settings, 10, models.maps(T5))
   state = state_lib.create(
     made.init(jax.random.key(0)), optimizer, settings.ema
   )

@@ -173,6 +173,9 @@ class Linear(nn.Module):
       products are partial sums; None where the input is whole.
   """
 
+  # The parameter that maps one space to another; see `models.maps`.
+  MAP = 'weight'
+
   features: int
   use_bias: bool = False
   std: float | None = None

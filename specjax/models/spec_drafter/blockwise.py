@@ -22,6 +22,25 @@ from specjax.models.common.layers import Linear
 from specjax.models.spec_drafter.config import BlockwiseConfig
 
 
+class Backs(nn.Module):
+  """The ways back of all heads, a `weight` [K * D, F]: row block i is head i's.
+
+  Attributes:
+    rows, width: K * D and F.
+  """
+
+  MAP = 'weight'
+
+  rows: int
+  width: int
+
+  @nn.compact
+  def __call__(self):
+    std = self.width**-0.5
+    shape = (self.rows, self.width)
+    return self.param('weight', nn.initializers.normal(std), shape)
+
+
 class Blockwise(nn.Module):
   """The heads. Parameters: collection 'params' alone."""
 
@@ -30,8 +49,7 @@ class Blockwise(nn.Module):
   def setup(self) -> None:
     c = self.config
     self.up = Linear(c.block * c.d_ff, dtype=c.dtype)
-    # [K * D, F]: row block i is head i's way back.
-    self.down = Embedding(c.block * c.d_model, c.d_ff, c.d_ff**-0.5, c.dtype)
+    self.down = Backs(c.block * c.d_model, c.d_ff)
     rows = len(c.output_ids) or c.vocab_size
     self.head = Embedding(rows, c.d_model, c.d_model**-0.5, c.dtype)
 
@@ -41,7 +59,7 @@ class Blockwise(nn.Module):
     state = state.astype(c.dtype)
     hidden = ACTIVATIONS[c.hidden_act](self.up(state))
     hidden = hidden.reshape(*state.shape[:-1], c.block, c.d_ff)
-    back = self.down.weight.astype(c.dtype)
+    back = self.down().astype(c.dtype)
     back = back.reshape(c.block, c.d_model, c.d_ff)[:num_slots]
     moved = jnp.einsum(
       '...kf,kdf->...kd',

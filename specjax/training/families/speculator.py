@@ -6,6 +6,7 @@ Their objective is in `speculator_objective`.
 from collections.abc import Callable
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -147,8 +148,10 @@ def _objective(given, made, module):
 def _measured(config, metrics):
   """The config with the acceptance rates by depth, from which trees grow."""
   rates = []
-  while f'{BY_DEPTH}{len(rates) + 1}' in metrics:
-    rates.append(round(float(metrics[f'{BY_DEPTH}{len(rates) + 1}']), 4))
+  while not math.isnan(
+    rate := metrics.get(f'{BY_DEPTH}{len(rates) + 1}', math.nan)
+  ):
+    rates.append(round(float(rate), 4))
   return dataclasses.replace(config, acceptance=tuple(rates))
 
 

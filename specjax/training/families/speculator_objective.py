@@ -345,6 +345,9 @@ def _totals(config, rows, weights, found):
   weight = jnp.sum(weights[:depths] * every)
   names = ('acceptance', 'agreement')
   sums = {name: jnp.sum(scale * found[name]) for name in names}
-  rates = found['acceptance'] / jnp.maximum(found['count'], 1.0)
-  sums |= {f'acceptance_{d + 1}': weight * rates[d] for d in range(depths)}
+  # Each depth has a weight of its own: one that no row reaches has no rate.
+  sums |= {
+    f'acceptance_{d + 1}': (found['acceptance'][d], found['count'][d])
+    for d in range(depths)
+  }
   return jnp.sum(scale * found['value']), weight, sums
