@@ -30,10 +30,10 @@ VARIANTS = (
 )
 
 _NAMES = {
-  '': 'Spec-Drafter, 12 + 2 layers',
+  '': 'Spec-Drafter',
   'head': 'Blockwise heads',
-  'reduced': 'Spec-Drafter of reduced capacity, 6 + 1 layers',
-  'six_six': 'Spec-Drafter, 6 + 6 layers',
+  'reduced': 'Spec-Drafter of reduced capacity',
+  'six_six': 'Spec-Drafter with a deep decoder',
   'quick': 'Spec-Drafter, a quick try',
 }
 

@@ -230,16 +230,6 @@ def _note_doubts(job: batching.Job) -> None:
         f'Note: the drafter is larger than its target ({ours:,} and {theirs:,} '
         'parameters), so drafting will cost more than it saves.'
       )
-  most = assembled.plan.max_positions
-  if most:
-    longest = max((len(row.tokens) for row in job.rows), default=0)
-    budget = int(max(batching.as_list(job.config.max_new_tokens)))
-    given = 1 if assembled.target.lm.is_encoder_decoder else longest
-    if given + budget > most:
-      cli.note(
-        f'Note: the drafter was made for {most} positions and rows may reach '
-        f'{given + budget}; drafts beyond will be poor, the output stays exact.'
-      )
 
 
 def _note_what_runs(request: DecodeRequest, job: batching.Job) -> None:

@@ -1,6 +1,7 @@
 """Checks that prompts fit target, drafter and settings, before decoding."""
 
 from collections.abc import Sequence
+import warnings
 
 import numpy as np
 
@@ -32,6 +33,27 @@ def check(
   for index, (_, tokens) in enumerate(encoded):
     _check_length(assembled.recipe, config, index, tokens)
     _check_source(assembled, index, len(tokens))
+  _note_positions(assembled, config, encoded)
+
+
+def _note_positions(assembled, config, encoded) -> None:
+  """Warns of a drafter with fewer positions than rows may reach."""
+  most = assembled.plan.max_positions if assembled.drafts else None
+  if not most:
+    return
+  is_pairs = assembled.target.lm.is_encoder_decoder
+  reached = max(
+    (1 if is_pairs else len(tokens))
+    + int(per_row(config.max_new_tokens, index))
+    for index, (_, tokens) in enumerate(encoded)
+  )
+  if reached > most:
+    warnings.warn(
+      f'The drafter {assembled.source.name} was made for {most} positions and '
+      f'rows may reach {reached}; drafts beyond will be poor or none, the '
+      'output stays exact.',
+      stacklevel=2,
+    )
 
 
 def _check_source(assembled, index: int, length: int) -> None:

@@ -109,6 +109,7 @@ def plan(
     num_draft,
     has_log_probs=True,
     one_pass=True,
+    max_positions=families.facts(source.model.config).positions,
     max_source_tokens=families.facts(source.model.config).max_source_tokens,
     notes=known.notes(source.name),
     static=known,

@@ -24,6 +24,7 @@ def facts(config: SpecDrafterConfig) -> ModelFacts:
     **t5.layer_facts(config),
     max_source_tokens=config.max_source_positions,
     max_draft=min(config.block, config.max_positions),
+    positions=config.max_positions,
   )
 
 
