@@ -18,6 +18,7 @@ from specjax.training import config as config_lib
 from specjax.training import optimizers
 from specjax.training import placement as placement_lib
 from specjax.training import state as state_lib
+from specjax.training import workdir as workdir_lib
 from specjax.training.data import changes
 
 CHECKPOINTS = 'checkpoints'
@@ -174,6 +175,9 @@ def begin(
   before = orbax.about(folder, first).get('data')
   if before is not None:
     notes += changes.between(before, data, first)
+  planned, steps = workdir_lib.steps_before(workdir), run.config.steps
+  if planned < steps:
+    notes.append(f'The run goes on to {steps} steps, from {planned}.')
   return state, first, notes
 
 

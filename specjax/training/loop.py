@@ -97,14 +97,10 @@ def train(
 
   Args:
     run: result of `build_lib.build`.
-    workdir: folder of this run; if it holds checkpoints, the newest is
-      continued and the result is the same as without the stop.
-    measure: `(params) -> dict` of floats, called at evaluations beside the
-      held-out loss, for instance to decode prompts speculatively.
-    on_policy: `(params, batch, step) -> batch`, which may replace the targets
-      by what the trained model generates itself.
-    resume_from: step of the checkpoint to go on from; later ones are removed. 0
-      takes the newest.
+    workdir: folder of this run; its newest checkpoint is continued.
+    measure: `(params) -> dict` of floats, called at evaluations.
+    on_policy: `(params, batch, step) -> batch`, which may rewrite targets.
+    resume_from: as in `checkpoints.begin`.
     log_fn: takes a line of information.
 
   Returns:
@@ -118,14 +114,11 @@ def train(
   config = run.config
   place = placement_lib.placement(config, run.model_config)
   workdir_lib.check(workdir, config)
-  before = workdir_lib.steps_before(workdir)
   optimizer = checkpoints.optimizer_of(run)
   data = changes.digests(sources_lib.used_files(config.data))
   state, first, notes = checkpoints.begin(
     run, workdir, optimizer, place, data, resume_from
   )
-  if first and before < config.steps:
-    notes.append(f'The run goes on to {config.steps} steps, from {before}.')
   for note in notes:
     log_fn(note)
   if jax.process_index() == 0:

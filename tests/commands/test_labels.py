@@ -170,7 +170,7 @@ def test_only_the_same_labelling_is_continued(target, request_of, tmp_path):
     assert path.read_text() == whole
   for changes, words in (
     ({'max_new_tokens': 8}, 'with max_new_tokens=24 and not 8'),
-    ({'temperature': 0.5}, 'with temperature=0.0 and not 0.5'),
+    ({'temperature': 0.5}, 'with temperature=None and not 0.5'),
     ({'prefix': ''}, "with prefix='the cat ' and not ''"),
   ):
     with pytest.raises(ValueError, match=words):

@@ -343,11 +343,8 @@ def _totals(config, rows, weights, found):
   # Slots that were not drawn count as the mean of those drawn at their depth.
   scale = weights[:depths] * every / jnp.maximum(found['count'], 1.0)
   weight = jnp.sum(weights[:depths] * every)
-  names = ('acceptance', 'agreement')
-  sums = {name: jnp.sum(scale * found[name]) for name in names}
-  # Each depth has a weight of its own: one that no row reaches has no rate.
-  sums |= {
-    f'acceptance_{d + 1}': (found['acceptance'][d], found['count'][d])
-    for d in range(depths)
-  }
+  sums = {k: jnp.sum(scale * found[k]) for k in ('acceptance', 'agreement')}
+  # A depth that no row reaches has weight 0, and no rate.
+  by_depth = zip(found['acceptance'], found['count'], strict=True)
+  sums |= {f'acceptance_{d}': pair for d, pair in enumerate(by_depth, 1)}
   return jnp.sum(scale * found['value']), weight, sums
