@@ -107,8 +107,7 @@ def train(
     `Outcome`.
 
   Raises:
-    FloatingPointError: a loss or gradient is not finite; names the step and
-      the last good checkpoint.
+    FloatingPointError: a loss or gradient is not finite.
     ValueError: as `workdir.check`, `placement` and `checkpoints.first_state`.
   """
   config = run.config
