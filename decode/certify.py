@@ -7,6 +7,12 @@ In a checkout, `python -m decode.certify` is the same.
 
 `--config.effort=quick` ends within 90 seconds for a small model.
 
+  specjax-certify --target=FOLDER --check=bits --json=bits.json
+
+compares the target's logits to the bit over block widths, batch sizes, prompt
+widths and capacities, in every precision. XLA promises the same tokens in
+float32 and no bits, so there differences are reported and the status is 0.
+
 The report goes to standard output and the verdict is its last line: LOSSLESS
 (exit status 0), NOT LOSSLESS with the smallest counter-example (1), or
 INCONCLUSIVE (3). Exit status 2 is bad usage or input.

@@ -55,7 +55,9 @@ class BenchmarkConfig:
     ignore_eos: whether decoding goes on behind end tokens, so that every engine
       makes the same number of tokens.
     dtype: precision of every model and engine. w8a8 has matrix products in
-      eight bits, and the rest and the peers in float32.
+      eight bits, and the rest and the peers in float32. In float32 a token that
+      differs from plain decoding's is an error; in bfloat16 and eight bits it
+      may be a near tie, which is counted.
     matmul_precision: precision of float32 products, as for decoding; those of
       other dtypes are left to XLA.
     quantize: models whose matrices are kept in eight bits. Each target has

@@ -26,6 +26,7 @@ from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import Source
 from specjax.inference import assemble
 from specjax.inference import fitness
+from specjax.inference import paths
 from specjax.inference import planning
 from specjax.inference import sources as sources_lib
 from specjax.models import registry as families
@@ -153,6 +154,9 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
     int8=int8 in ('target', 'both'),
   )
   model_lib.check_target(target)
+  note = paths.XLA.note(paths.precision_of(target.params))
+  if note:
+    log_fn(note)
   for name in request.drafters:
     log_fn(f'loading {name}')
   sources = load_drafters(request.drafters, target, config, int8)

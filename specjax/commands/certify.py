@@ -1,18 +1,28 @@
 """The command `decode.certify`: tests whether a method is lossless."""
 
+import dataclasses
+import json
 import os
 
 from absl import flags
 
+from specjax import validation
 from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark import request
+from specjax.certify import equal_bits
 from specjax.certify import runner
 from specjax.checkpoints import model as model_lib
+from specjax.commands import answer_files
 from specjax.commands import cli
 from specjax.commands import parsing
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding.drafters import registry
+from specjax.inference import bits
+from specjax.inference import paths
 from specjax.inference import planning
+from specjax.inference import sources
+
+LOSSLESS, BITS = CHECKS = ('lossless', 'bits')
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -36,16 +46,99 @@ def define_flags(values: flags.FlagValues) -> None:
     'File of earlier answers, which suffix and hybrid read: decode.main '
     '--corpus writes one.',
   )
+  flags.DEFINE_enum(
+    'check',
+    LOSSLESS,
+    CHECKS,
+    'lossless: tests that tokens and distributions are those of plain '
+    'decoding. bits: compares logits of the target alone, to the bit, over '
+    'block widths, batch sizes, prompt widths and capacities; a path that '
+    'promises no bits is reported and passes.',
+    flag_values=values,
+  )
+  flags.DEFINE_list(
+    'precision',
+    [],
+    'Precisions that are checked one after another, of '
+    f'{", ".join(paths.NAMES)} (int8: the weights alone). By default those of '
+    '--config, and for --check=bits all of them.',
+    flag_values=values,
+  )
+  text('json', '', 'JSON file for the result.')
 
 
 def _run(values: flags.FlagValues, config) -> int:
   """Certifies; returns the exit status of the verdict."""
-  parsing.require(values, 'target', 'drafter')
+  for name in values.precision:
+    validation.one_of('precision', name, paths.NAMES, str)
+  if values.json:
+    answer_files.check_writable(values.json)
+  if values.check == BITS:
+    parsing.require(values, 'target')
+    found, status = _bits(values, config)
+  else:
+    parsing.require(values, 'target', 'drafter')
+    found, status = _lossless(values, config)
+  if values.json:
+    with open(values.json, 'w', encoding='utf-8') as file:
+      file.write(json.dumps(found, indent=1) + '\n')
+  return status
+
+
+def _bits(values: flags.FlagValues, config) -> tuple[dict, int]:
+  """(result of --check=bits, exit status)."""
+  config.validate()
+  config = dataclasses.replace(config, num_prompts=bits.PROMPTS)
+
+  def load(one: paths.Precision):
+    cli.note(f'Loading {values.target} in {one.name}.')
+    target = sources.load_target(
+      values.target, dtype=one.dtype, int8=one.int8, seed=config.seed
+    )
+    model_lib.check_target(target)
+    path = request.named_or_bundled(target, values.input, cli.note)
+    prompts = prompts_lib.collect(target, path, config)
+    return target, [prompt.tokens for prompt in prompts]
+
+  made = equal_bits.certify(
+    load,
+    values.precision or paths.XLA.precisions,
+    whole=config.effort != 'quick',
+    matmul_precision=config.matmul_precision,
+    progress=cli.note,
+    report=_show,
+  )
+  _show(made.last_line)
+  return {'target': values.target} | made.as_dict(), made.status
+
+
+def _lossless(values: flags.FlagValues, config) -> tuple[dict, int]:
+  """(result of --check=lossless, exit status); the worst of the precisions."""
+  found, statuses = [], []
+  for one in paths.PRECISIONS:
+    if one.name in values.precision:
+      int8 = 'target' if one.int8 else 'none'
+      own = dataclasses.replace(config, dtype=one.dtype, quantize=int8)
+      _show(f'Precision {one.name}:')
+      found.append({'precision': one.name, **_certified(values, own)})
+  if not values.precision:
+    found.append(_certified(values, config))
+  statuses = [one['status'] for one in found]
+  # A counter-example outweighs tests that show nothing.
+  worst = 1 if 1 in statuses else max(statuses)
+  return {'target': values.target, 'certificates': found}, worst
+
+
+def _certified(values: flags.FlagValues, config) -> dict:
+  """Certifies in one precision and prints the report."""
   entry = registry.find(values.drafter)
   if entry is not None and not entry.drafts:
     raise flags.Error('Without a drafter there is nothing to certify.')
   target = planning.load_target(values.target, config, config.seed)
   model_lib.check_target(target)
+  note = paths.XLA.note(paths.precision_of(target.params))
+  if note:
+    cli.note(note)
   (source,) = request.load_drafters(
     [values.drafter], target, config, config.quantize
   )
@@ -62,7 +155,7 @@ def _run(values: flags.FlagValues, config) -> int:
       'are finished.'
     ) from None
   _show(certificate.last_line)
-  return certificate.status
+  return certificate._asdict() | {'status': certificate.status}
 
 
 def _show(line: str) -> None:

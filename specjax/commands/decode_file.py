@@ -25,6 +25,7 @@ from specjax.distributed import watch
 from specjax.inference import batching
 from specjax.inference import generate as inference
 from specjax.inference import memory
+from specjax.inference import paths
 from specjax.inference import planning
 from specjax.inference import random_models
 from specjax.inference import sources
@@ -119,6 +120,10 @@ def decode_file(request: DecodeRequest) -> None:
         [answer.tokens for answer in answers],
       )
   found |= comparison.compare(request, job, target, prompts, skip, answers)
+  found |= {
+    'precision': _precision(job),
+    'precision_note': paths.XLA.note(_precision(job)),
+  }
   if request.stats and is_first:
     found |= {'request': dataclasses.asdict(request)}
     found |= run_statistics.environment()
@@ -215,6 +220,9 @@ def writer(path: str, keep_bytes: int) -> contextlib.AbstractContextManager:
 def _note_doubts(job: batching.Job) -> None:
   """Notes settings that are allowed but perhaps not meant."""
   assembled = job.assembled
+  about_precision = paths.XLA.note(_precision(job))
+  if about_precision:
+    cli.note(f'Note: {about_precision}')
   if not assembled.is_exact:
     cli.note(
       f"Note: the verifier {assembled.rule.name} is lossy; the output's "
@@ -230,6 +238,10 @@ def _note_doubts(job: batching.Job) -> None:
         f'Note: the drafter is larger than its target ({ours:,} and {theirs:,} '
         'parameters), so drafting will cost more than it saves.'
       )
+
+
+def _precision(job: batching.Job) -> str:
+  return paths.precision_of(job.assembled.target.params)
 
 
 def _note_what_runs(request: DecodeRequest, job: batching.Job) -> None:

@@ -136,7 +136,8 @@ class DecodeConfig:
       stand for a line end and a tab. Of several the one that ends first counts,
       of those the longest; a special token is found by its id.
     dtype: precision. w8a8 has matrix products in eight bits and the rest in
-      float32; stored is the checkpoint's own.
+      float32; stored is the checkpoint's own. In float32 tokens depend neither
+      on batch_size nor on num_draft; in bfloat16 and eight bits they may.
     matmul_precision: precision of the products of float32 decoding. highest
       computes them in float32 on every platform; default leaves them to XLA,
       which takes TF32 on GPUs and bfloat16 on TPUs. Other dtypes are left to

@@ -54,6 +54,7 @@ def _whole(width, rule):
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.parametrize('rule', token_grid.RULES)
 @pytest.mark.parametrize('width', token_grid.WIDTHS)
@@ -68,6 +69,7 @@ def test_96_passages_over_the_whole_grid(width, rule):
   assert not token_grid.differing(model, rows, _whole(width, rule), new=48)
 
 
+@pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.parametrize('rule', token_grid.RULES)
 @pytest.mark.parametrize('width', token_grid.WIDTHS)

@@ -1,4 +1,4 @@
-"""Decoding of the same texts over widths, batches, prompt widths, capacities."""
+"""Decoding of the same texts in several shapes."""
 
 from typing import NamedTuple
 

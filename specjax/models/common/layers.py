@@ -140,7 +140,9 @@ def _padded(x, weight):
 def _integer_product(x, weight, reduce=None):
   """float32 [rows, out]: rows of x rounded to 255 steps, then exact.
 
-  A row's result depends on no other row, so blocks of any width give the same.
+  A row's result depends on no other row. x itself does, by float32 rounding,
+  which may move an entry to the next of the 255 steps: blocks of other widths
+  give other logits, and may give other tokens.
   A row in parts along the mesh axis `reduce` is rounded as if it were whole.
   """
   rows = x.shape[0]
