@@ -170,11 +170,8 @@ def engine(
       programs[width] = _compile(case, given, batch, static)
     widths[width] = given
   seconds = time.perf_counter() - begin
-  temporary, whole = 0, 0
-  for width, given in widths.items():
-    start, run = programs[width]
-    whole = max(whole, *(_bytes(p, given)[1] for p in (start, run)))
-    temporary = max(temporary, _bytes(run, given)[0])
+  sizes = [_most_bytes(*programs[x], given) for x, given in widths.items()]
+  temporary, whole = map(max, zip(*sizes, strict=True))
   every = jnp.int32(config.max_new_tokens)
 
   def call(index: int):
@@ -217,6 +214,12 @@ def _compile(case: Case, params, batch: PromptBatch, static: dict):
     start.output_shardings,
   )
   return start, _run.lower(case.recipe, params, state, jnp.int32(0)).compile()
+
+
+def _most_bytes(start, run, params) -> tuple[int, int]:
+  """(temporary memory of the loop, most bytes of a device in either part)."""
+  (_, first), (temporary, second) = (_bytes(x, params) for x in (start, run))
+  return temporary, max(first, second)
 
 
 def _bytes(program, params) -> tuple[int, int]:

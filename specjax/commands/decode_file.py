@@ -120,10 +120,6 @@ def decode_file(request: DecodeRequest) -> None:
         [answer.tokens for answer in answers],
       )
   found |= comparison.compare(request, job, target, prompts, skip, answers)
-  found |= {
-    'precision': _precision(job),
-    'precision_note': paths.XLA.note(_precision(job)),
-  }
   if request.stats and is_first:
     found |= {'request': dataclasses.asdict(request)}
     found |= run_statistics.environment()
@@ -288,5 +284,7 @@ def _run(
   rule = job.assembled.rule.name if job.assembled.drafts else None
   return found | {
     'verifier_used': rule,
+    'precision': _precision(job),
+    'precision_note': paths.XLA.note(_precision(job)),
     'from_generation_config': job.from_generation_config,
   }

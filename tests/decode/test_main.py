@@ -282,3 +282,17 @@ def test_the_command_in_a_process_of_its_own(folders, tmp_path):
   assert done.stdout.count(b'\n') == 2
   # The empty line is answered too.
   assert all(done.stdout.split(b'\n')[:2])
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_precision_is_noted_where_tokens_depend_on_shapes(
+  folders, source, tmp_path, capsys, dtype
+):
+  stats = tmp_path / 'stats.json'
+  settings = (f'--config.dtype={dtype}', f'--stats={stats}')
+  assert decode(folders, source, '--drafter=none', *settings, *QUICK) == 0
+  found, words = json.loads(stats.read_text()), 'may depend on batch_size'
+  assert found['precision'] == dtype
+  assert (words in found['precision_note']) == (dtype == 'bfloat16')
+  assert (words in capsys.readouterr().err) == (dtype == 'bfloat16')
+  assert {'loop_share', 'acceptance_rate_with_loops'} <= found.keys()
