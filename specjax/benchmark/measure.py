@@ -156,22 +156,17 @@ def engine(
       needed by simulated drafters.
     programs: programs of this case by prompt width, which are added to.
   """
+  scripts = continuations or [None] * len(batches)
+  params = [case.params_for(script) for script in scripts]
   programs = {} if programs is None else programs
-  params = [
-    case.params_for(continuations[i] if continuations else None)
-    for i in range(len(batches))
-  ]
-  widths = {}
   begin = time.perf_counter()
   for batch, given in zip(batches, params, strict=True):
     width = batch.prompt.tokens.shape[1]
     if width not in programs:
       static = dict(max_new_tokens=config.max_new_tokens, capacity=room(width))
       programs[width] = _compile(case, given, batch, static)
-    widths[width] = given
   seconds = time.perf_counter() - begin
-  sizes = [_most_bytes(*programs[x], given) for x, given in widths.items()]
-  temporary, whole = map(max, zip(*sizes, strict=True))
+  sizes = [_most_bytes(*made, params[0]) for made in programs.values()]
   every = jnp.int32(config.max_new_tokens)
 
   def call(index: int):
@@ -198,7 +193,9 @@ def engine(
     state = run(params[index], state, jnp.int32(rounds))[0]
     return _with_keys(state, jax.random.wrap_key_data)
 
-  return Engine(case.label, call, pause, seconds, temporary, whole)
+  return Engine(
+    case.label, call, pause, seconds, *map(max, zip(*sizes, strict=True))
+  )
 
 
 def _compile(case: Case, params, batch: PromptBatch, static: dict):
