@@ -14,6 +14,7 @@ from specjax import base
 from specjax.decoding import contract
 from specjax.decoding.drafters import drawing
 
+# Files below the project's folder: a sentence raised there is meant for users.
 _OURS = pathlib.Path(base.__file__).resolve().parents[1]
 
 
@@ -34,6 +35,8 @@ def call(
   try:
     return function(*args, **kwargs)
   except Exception as error:
+    # In a trace user code calls JAX, which may raise deep inside: the deepest
+    # line outside of both is where the user has to look.
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, (ValueError, FileNotFoundError)) and _is_ours(
       frames[-1].filename
@@ -118,6 +121,8 @@ def target(made: base.CachedLM) -> base.CachedLM:
 
   What its functions return is checked while tracing, at no cost.
   """
+  # Cached on the bundle: closures are keys of the compilation cache, so a new
+  # wrapper around the same functions would compile everything again.
   named = _wrapped(made, 'CachedLM', 'prefill extend commit select keys_values')
 
   def prefill(params, prompt, *, capacity):

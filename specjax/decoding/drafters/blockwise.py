@@ -58,6 +58,8 @@ def blockwise(
     return LastState(state, jnp.zeros((batch,), bool))
 
   def propose(params, last, view):
+    # Before the first round no decoder state is known, since prefill runs the
+    # encoder alone. Logits are then those of zeros, and no slot counts.
     logits = heads(params, last.state, num_draft)
     there = jnp.broadcast_to(last.known[:, None], logits.shape[:2])
     return slots.draw(spec, logits, there, view.context, style), last
@@ -70,6 +72,8 @@ def blockwise(
         'hidden_layers=(-1,).'
       )
     count = observation.num_tokens
+    # Emitted [a b x], count 3: the state that predicted x stands at 2. A
+    # finished row has count 0 and keeps its state.
     at = jnp.maximum(count - 1, 0)[:, None, None]
     state = jnp.take_along_axis(observation.hidden[-1], at, axis=1)[:, 0]
     fresh = count > 0
@@ -91,6 +95,8 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
       f'the target have {width}; train heads for this target.'
     )
   made = slots.plan(target, source, num_draft, config.block)
+  # The source is read by the target alone, so the heads do not bound its
+  # length.
   return made._replace(max_source_tokens=None, target_hidden_layers=(-1,))
 
 

@@ -45,7 +45,13 @@ def autoregressive(
 
   def propose(params, cache, view):
     context = view.context
+    # Committed [p q a b], and a fully accepted draft ended with a: the cache
+    # has no row of a, which was drawn and never fed.
+    # In:  context.length 4, cache.length as the last draft left it
+    # Out: first 2; [a b] are fed, cache.length 4, and slot 0 is drawn from b's
+    #      logits. One token alone: [b .] are fed, and the second row is junk.
     first = jnp.maximum(context.length - 2, 0)
+    # A negative number of rows: rollback is the same function as commit.
     cache = lm.commit(cache, first - cache.length)
     pair = drawing.window(context.tokens, first, 2)
     last = (context.length - 1 - first)[:, None]
@@ -61,6 +67,8 @@ def autoregressive(
       scored.logits[:, 0], step, cache, context, num_draft, style
     )
 
+  # Nothing to learn: the next proposal finds the committed tokens in the
+  # context and rolls the cache back to them.
   def observe(params, cache, observation):
     del params, observation
     return cache

@@ -48,10 +48,15 @@ def simulated(*, num_draft: int, vocab_size: int) -> base.Drafter:
   def propose(script, state, view):
     context = view.context
     produced = context.length - context.prompt_length
+    # Near its end the script has fewer than K tokens left; a slice that does
+    # not fit would be moved back, onto tokens that were emitted already.
     padded = jnp.pad(script.continuation, ((0, 0), (0, num_draft)))
     tokens = drawing.window(padded, produced, num_draft)
     keys = drawing.slot_keys('round', context, jnp.arange(num_draft))
     kept = sampling.uniform(keys) < script.acceptance
+    # Continuation [a b c d], two emitted, K = 2, slot 1 spoiled: draft [c d+1].
+    # Spoiling by chance and not by place gives i.i.d. acceptance, which is what
+    # formulas of expected speed assume.
     spoiled = (tokens + 1) % vocab_size
     return base.Draft(jnp.where(kept, tokens, spoiled)), state
 

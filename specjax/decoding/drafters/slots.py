@@ -52,8 +52,11 @@ def draw(
     context: committed tokens and controls.
     style: way of drawing tokens.
   """
+  # there [1 0 1]: [1 0 0]. A chain has no hole, so what follows one is dropped.
   there = jnp.cumprod(there, axis=1).astype(bool)
   both = min(spec.ids.target, spec.ids.drafter)
+  # The short way: with nothing to warp, argmax over a reduced head's ids is
+  # that over the vocabulary, without spreading [B, K, V'] logits to [B, K, V].
   if style.noise == 'argmax' and not (
     style.needs_log_probs or style.warp.moves_argmax or style.allowed_tokens
   ):
@@ -66,6 +69,7 @@ def draw(
   tokens = jnp.where(there, draft.tokens, base.EMPTY)
   if draft.log_probs is None:
     return base.Draft(tokens)
+  # An empty slot proposes nothing, and rules expect rows of -inf there.
   log_probs = jnp.where(there[..., None], draft.log_probs, -jnp.inf)
   return base.Draft(tokens, log_probs)
 

@@ -51,6 +51,8 @@ def spec_drafter(
     )
     return slots.draw(spec, logits, there, context, style), memory
 
+  # The encoded source is all the state: every round feeds the last tokens anew,
+  # because no slot's keys survive in a network without a causal mask.
   def observe(params, memory, observation):
     del params, observation
     return memory

@@ -69,15 +69,21 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   wi = w[:, 1:]
   zi = jnp.pad(z[:, 1:], ((0, 0), (0, min(num_draft, 1))))
   below = zi + 1.0 - wi
+  # w = 1 and Z = 0: p and q are equal behind this prefix, which passes surely.
   h = jnp.where(below > 0, zi / jnp.where(below > 0, below, 1.0), 1.0)
   h = jnp.where(length == drafted, wi, h)
   h = jnp.where(jnp.isnan(wi), 0.0, h)
   u, keys = common.round_noise(context, num_draft)
   passed = (u < h) & (length <= drafted)
+  # passed [0 1 0]: two tokens. A longer prefix may pass where a shorter failed,
+  # which is the gain over deciding token by token.
   num_accepted = jnp.max(
     jnp.where(passed, length, 0), axis=1, initial=0
   ).astype(jnp.int32)
   kept_all = num_accepted == drafted[:, 0]
+  # The residual is (w p - q)+ with the w of the kept prefix: what the joint
+  # test left of the target there. Behind a full draft the bonus is drawn from
+  # p.
   scales = dict(
     p_scale=jnp.where(kept_all, 1.0, common.take_slot(w, num_accepted)),
     q_scale=jnp.ones(logits.shape[0], jnp.float32),

@@ -60,6 +60,7 @@ def agrees(draft: Draft, logits: Array, target: Array) -> Array:
 
 def take_slot(x: Array, slot: Array) -> Array:
   """x[b, slot[b]] for x [B, n, ...] and slot int32 [B]."""
+  # x [[p q r] [s t u]], slot [2 0]: [r s]
   index = slot.reshape(-1, *([1] * (x.ndim - 1)))
   return jnp.take_along_axis(x, index, axis=1)[:, 0]
 
@@ -104,6 +105,9 @@ def target_samples(
     depth: int32 [n] or [B, n], of the slots.
     sampler: sampler of plain sampling.
   """
+  # length 5, a chain of depths [0 1 2]: positions [5 6 7]. The same position
+  # has the same key in a later round, so a token that was not reached is drawn
+  # alike when it is.
   keys = sampling.position_keys(
     context.controls.row_key, context.length[:, None] + depth, sampling.TARGET
   )
@@ -117,6 +121,9 @@ def round_noise(context: Context, num_draft: int) -> tuple[Array, Array]:
     Uniforms [B, K] of the acceptance tests, and the keys [B] of the token that
     follows. One such token a round, so node 0 serves whatever its slot.
   """
+  # K = 3: nodes [0 1 2 0], roles [ACCEPT ACCEPT ACCEPT RESIDUAL]. The round is
+  # named by the committed length and not by a counter, so that a row's noise
+  # depends on its own text alone.
   keys = sampling.round_keys(
     context.controls.row_key,
     context.length,
@@ -134,6 +141,8 @@ def probabilities_at(draft: Draft, logits: Array) -> tuple[Array, Array, Array]:
     at empty slots, and log_normaliser float32 [B, T]. A one-hot row gives
     exactly 0 or 1.
   """
+  # Two numbers a slot. A softmax over [B, T, V] would be written and read once
+  # more, and only entries of drafted tokens are needed.
   log_normaliser = jax.nn.logsumexp(logits, axis=-1)
   num_draft = draft.tokens.shape[1]
   p = jnp.exp(
@@ -150,6 +159,8 @@ def draft_row(draft: Draft, slot: Array, vocab_size: int) -> Array:
   batch, num_draft = draft.tokens.shape
   if num_draft == 0:
     return jnp.zeros((batch, vocab_size), jnp.float32)
+  # slot K, behind a fully accepted draft, has no q; it reads K - 1 and is
+  # masked.
   inside = jnp.minimum(slot, num_draft - 1)
   token = take_slot(draft.tokens, inside)
   if draft.log_probs is None:

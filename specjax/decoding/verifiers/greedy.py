@@ -24,6 +24,7 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   """Accepts the leading draft tokens equal to the argmax; then the argmax."""
   del context
   common.check(draft, logits, 'greedy')
+  # Draft [a b c], argmax of the four slots [a b x y]: two accepted, next is x.
   target = sampling.argmax(logits)
   num_accepted = common.count_leading(common.agrees(draft, logits, target))
   return Verdict(num_accepted, common.take_slot(target, num_accepted))

@@ -30,6 +30,8 @@ def _chain(
   context: Context, draft: Draft, logits: Array, *, name: str, sampler: str
 ) -> Verdict:
   common.check(draft, logits, name)
+  # Draft [a b c], the target's samples [a b x y]: two are accepted and x is
+  # next, the very token that plain sampling would draw there.
   depth = jnp.arange(logits.shape[1])
   target = common.target_samples(context, logits, depth, sampler)
   num_accepted = common.count_leading(common.agrees(draft, logits, target))
@@ -51,6 +53,8 @@ def _tree(
 
 
 def _make(name: str, noise: str, sampler: str, max_path: int) -> Verifier:
+  # Neither rule reads q: tokens are compared, so `Draft.log_probs` is not made,
+  # which saves [B, K, V] floats a round.
   verify = functools.partial(_chain, name=name, sampler=sampler)
   if max_path:
     verify = functools.partial(

@@ -101,6 +101,9 @@ def _tree(
     qx = jnp.take_along_axis(q, index, axis=1)[:, 0]
     passed = mine & (uniforms[:, slot - 1] * qx < px) & (px > 0)
     failed = mine & ~passed
+    # After a refusal p is (p - q)+ scaled to 1, since the next child's ratio
+    # compares distributions; q loses the child, as siblings are drawn without
+    # replacement.
     left = remainders.normalised(jnp.maximum(p - q, 0.0), p)
     p = jnp.where(failed[:, None], left, p)
     q = jnp.where(

@@ -58,6 +58,8 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   tokens = draft.tokens
   seen = logits[:, :-1]
   score = common.at_tokens(seen, tokens)
+  # A rank by counting, for K tokens alone; sorting V logits costs far more.
+  # logits [3 5 5 1], token 2: one is as large with a smaller id, so rank 2
   ids = jnp.arange(logits.shape[-1])
   ahead = (seen > score[..., None]) | (
     (seen == score[..., None]) & (ids < tokens[..., None])

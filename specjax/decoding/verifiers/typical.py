@@ -54,15 +54,19 @@ def _tree(
 ) -> Verdict:
   common.check_tree(draft, 'typical')
   parent, depth = draft.tree.parent, draft.tree.depth
+  # A node is judged by its parent's row: parent [0 0 0 1] takes rows [0 0 1].
   above = jnp.take_along_axis(logits, parent[:, 1:, None], axis=1)
   ok = _plausible(jax.nn.softmax(above), draft.tokens)
   ok = jnp.pad(ok, ((0, 0), (1, 0)), constant_values=True)
+  # After max_path passes a node is reached if all its ancestors are plausible:
+  # parent [0 0 0 1], ok [1 0 1 1] -> reached [1 0 1 0]
   reached = ok
   for _ in range(max_path):
     reached = ok & jnp.take_along_axis(reached, parent, axis=1)
   best = jnp.argmax(jnp.where(reached, depth, -1), axis=1)[:, None]
   count = jnp.take_along_axis(depth, best, axis=1)[:, 0]
   path = jnp.zeros((parent.shape[0], max_path), jnp.int32)
+  # From the leaf upwards; a slot of depth d is entry d - 1 of the path.
   slot = best
   for _ in range(max_path):
     place = jnp.take_along_axis(depth, slot, axis=1) - 1
