@@ -133,11 +133,9 @@ class MeshConfig:
     if list(self.shape).count(-1) > 1:
       raise ValueError('mesh.shape can hold -1 once only.')
     if decoding and len(self.shape) == 3:
-      data, fsdp, model = self.shape
-      rows = -1 if -1 in (data, fsdp) else data * fsdp
       raise ValueError(
         f'mesh.shape={tuple(self.shape)} has an fsdp axis, which is for '
-        f'training alone; decode with (data, model), here ({rows}, {model}).'
+        'training alone; decode with (data, model).'
       )
     validation.check_choices(self, 'mesh.', str)
     parse_rules(self.rules)

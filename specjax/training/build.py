@@ -154,7 +154,7 @@ def _batches(config, made, sources, valid_source):
   """(batches of training, those of held-out data or None)."""
   shared = dict(
     start_id=registry.facts(made).start_id,
-    rows=placement_lib.placement(config).own,
+    rows=placement_lib.placement(config, made).own,
   )
   batches = batches_lib.make_batches(
     config.data, sources, seed=config.seed, **shared

@@ -85,10 +85,15 @@ def _fits(
 
   def fits(shape: tuple) -> bool:
     shapes = [model_config]
-    if config.teacher:
-      shapes.append(folder_lib.describe(loading.folder_of(config.teacher)))
+    for folder in filter(None, (config.teacher, config.init_from)):
+      shapes.append(folder_lib.describe(loading.folder_of(folder)))
     rows = config.data.batch_rows // config.optimizer.accumulation
-    return all(sharded.fits(one, rows, shape) for one in shapes)
+    if not all(sharded.fits(one, rows, shape) for one in shapes):
+      return False
+    # A new model is not made before its data are read; its sizes are settings.
+    is_known = config.init_from or model_config is not None
+    sizes = () if is_known else (config.model.heads, config.model.mlp)
+    return not any(size % shape[-1] for size in sizes)
 
   return fits
 
