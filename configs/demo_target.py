@@ -81,5 +81,6 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     config.optimizer.schedule = 'constant'
   elif arg == 'quick':
     config.steps, config.eval_every = 50, 50
+    config.optimizer.warmup_steps = 5
     config.data.max_examples = 2000
   return config

@@ -75,6 +75,7 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
   config.families.speculator.anchor_chunk = 32
   if arg == 'quick':
     config.steps, config.eval_every = 100, 0
+    config.optimizer.warmup_steps = 10
     config.data.max_examples = 300
     arg = ''
   return speculator_options.apply_variant(config, arg)

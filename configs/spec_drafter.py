@@ -56,6 +56,7 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
   elif arg == 'quick':
     config.model.encoder_layers, config.model.layers = 2, 1
     config.steps, config.eval_every, config.save_every = 60, 0, 6
+    config.optimizer.warmup_steps = 6
     config.data.max_examples = 2000
   return config
 

@@ -61,5 +61,6 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
   )
   if arg == 'quick':
     config.steps, config.eval_every = 100, 0
+    config.optimizer.warmup_steps = 10
     config.data.max_examples = 300
   return config

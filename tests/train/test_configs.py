@@ -1,6 +1,7 @@
 """Models of the config files have the sizes that they should."""
 
 import dataclasses
+import importlib
 import importlib.util
 import pathlib
 import types
@@ -11,6 +12,7 @@ import pytest
 
 from specjax import models
 from specjax.models.family import TokenIds
+from specjax.training.config import TrainConfig
 from specjax.training.families import language_model
 from specjax.training.families import spec_drafter as spec_drafter_family
 from specjax.training.families.family import TrainingInputs
@@ -64,3 +66,13 @@ def test_the_bundled_spec_drafter_fits_beside_the_others():
     for leaf in jax.tree.leaves(models.abstract_params(made))
   )
   assert 2 * count / MEGABYTE <= 7
+
+
+def test_no_variant_warms_up_for_over_half_of_its_steps():
+  for path in sorted(CONFIGS.glob('*.py')):
+    module = importlib.import_module(f'configs.{path.stem}')
+    for variant in getattr(module, 'VARIANTS', ()):
+      config = module.get_config(variant.name)
+      if isinstance(config, TrainConfig):
+        warmup = config.optimizer.warmup_steps
+        assert 2 * warmup <= config.steps, (path.stem, variant.name)
