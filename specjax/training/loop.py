@@ -248,10 +248,13 @@ def _loop(run, state, first, tools):
     values = {k: float(v) for k, v in values.items()}
     _check_finite(values, step)
     meter.add(values, int(count))
-    tools.bar.update()
-    if step == first + 1:  # It compiled, which no other step does.
+    if step == first + 1:
+      # It compiled, which no other step does. Not even one estimate of the time
+      # left may rest on it: minutes of compilation would be shown as hours.
       meter.leave_out_time()
       progress.leave_out_time(tools.bar, step)
+    else:
+      tools.bar.update()
     done = step == config.steps
     if done or step % config.log_every == 0:
       values = meter.read()

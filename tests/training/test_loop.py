@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -130,7 +131,9 @@ def test_a_workdir_of_another_run_is_left_alone(files, whole, tmp_path):
   workdir_lib.check(str(workdir), config)
 
 
-def test_a_loss_that_is_not_finite_stops(files, tmp_path, capsys):
+def test_a_loss_that_is_not_finite_stops(files, tmp_path, capsys, monkeypatch):
+  # Seconds of the bar.
+  monkeypatch.setattr('tqdm.std.time', iter(range(9999)).__next__)
   parts = build.build(toy.config(files))
 
   def loss(params, frozen, batch, key):
@@ -145,8 +148,10 @@ def test_a_loss_that_is_not_finite_stops(files, tmp_path, capsys):
   poisoned = parts._replace(objective=parts.objective._replace(loss=loss))
   with pytest.raises(FloatingPointError) as error:
     loop.train(poisoned, str(tmp_path), on_policy=poison, log_fn=lambda s: None)
-  # The next message does not stand behind the progress bar.
-  assert capsys.readouterr().err.endswith('\n')
+  err = capsys.readouterr().err
+  # Messages begin a line; a step that compiled estimates no time left.
+  assert err.endswith('\n')
+  assert set(re.findall(r' 1/12 \[[\d:]+<([^,]+)', err)) == {'?'}
   told = str(error.value)
   assert told.startswith('Step 6: the loss is inf')
   assert told.find(os.path.join(str(tmp_path), 'checkpoints', '4')) > 0
