@@ -21,6 +21,7 @@ import warnings
 
 from absl import flags
 import jax
+import tqdm
 
 from specjax import cache
 from specjax.distributed import mesh as mesh_lib
@@ -207,6 +208,18 @@ def _warn(message: Any, *where: Any, **more: Any) -> None:
   note('warning:', ' '.join(str(message).split()))
 
 
+def _show_log() -> None:
+  """Lines of the log on standard error, as they are."""
+  handler = logging.Handler()
+  # Above a progress bar; `print` would continue the bar's own line.
+  handler.emit = lambda record: tqdm.tqdm.write(
+    handler.format(record), file=sys.stderr
+  )
+  # The first configuration stays. A library that logs to the root would make
+  # one that puts the level and the name of the log in front.
+  logging.basicConfig(handlers=[handler], format='%(message)s')
+
+
 def prepare_process() -> None:
   """Quiet libraries, and compiled programs kept between runs.
 
@@ -215,6 +228,7 @@ def prepare_process() -> None:
   `specjax.cache`, which is kept within its bounds here.
   """
   warnings.showwarning = _warn
+  _show_log()
   # Orbax warns of its own defaults, and logs the errors that it also raises.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')

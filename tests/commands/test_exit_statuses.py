@@ -1,5 +1,6 @@
-"""Exit statuses that differ by cause, and pipes that are closed."""
+"""Exit statuses that differ by cause, closed pipes, and lines of the log."""
 
+import logging
 import os
 import random
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 
 import pytest
+import tqdm
 
 from decode import certify
 from specjax.commands import cli
@@ -173,3 +175,15 @@ def test_a_closed_pipe_ends_silently(tmp_path):
   )
   assert done.returncode == 141 and done.stdout.count('\n') == 1
   assert 'rror' not in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_lines_of_the_log_stand_above_a_progress_bar(monkeypatch, capsys):
+  monkeypatch.setattr(logging.root, 'handlers', [])
+  cli._show_log()
+  with tqdm.tqdm(total=2, file=sys.stderr) as bar:
+    bar.update()
+    logging.getLogger('specjax').warning('Compiling %s.', 'a step')
+  # A library that logs to the root would configure it otherwise.
+  logging.warning('another')
+  lines = capsys.readouterr().err.replace('\r', '\n').splitlines()
+  assert 'Compiling a step.' in lines and 'another' in lines
