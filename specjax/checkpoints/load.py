@@ -82,9 +82,9 @@ def load(
     config, params = folder_lib.load(
       folder, dtype=dtype, layout=layout, scale=scale
     )
-  if prepare and layout is None:
-    params = models.prepare(config, params)
-  return _model(name, folder, config, params, tuple(hidden_layers), layout)
+    if prepare and layout is None:
+      params = models.prepare(config, params)
+    return _model(name, folder, config, params, tuple(hidden_layers), layout)
 
 
 def _model(name, folder, config, params, hidden_layers, layout):

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from specjax import models
+from specjax import waiting
 from specjax.checkpoints import model as model_lib
 from specjax.checkpoints import placement
 from specjax.distributed import mesh as mesh_lib
@@ -135,9 +136,10 @@ def load_shape(
   config = dataclasses.replace(config, dtype=dtype, eos_token_id=())
   if layout is not None:
     layout = sharded.fit(config, layout)
-  params = _weights(config, layout, jax.random.key(seed), scale)
-  if layout is None:
-    params = models.prepare(config, params)
+  with waiting.noted(f'Drawing the weights of {name}.'):
+    params = _weights(config, layout, jax.random.key(seed), scale)
+    if layout is None:
+      params = models.prepare(config, params)
   made = model_lib.Model(
     params=params,
     config=config,
