@@ -55,6 +55,8 @@ def position_keys(row_key: Array, position: Array, role: int) -> Array:
   Returns:
     Typed keys [B, n].
   """
+  # The role first, which is one number for all positions, so that the position
+  # alone is folded in n times.
   keys = _fold_constant(row_key, role)
   return _fold(jnp.broadcast_to(keys[:, None], position.shape), position)
 
@@ -92,6 +94,8 @@ def round_keys(
     Typed keys [B, n]. Asking for all keys of a round at once compiles faster.
   """
   shape = (row_key.shape[0], nodes.shape[0])
+  # length 5, nodes [0 1], roles [DRAFT ACCEPT]:
+  #   key -> 5 -> 0 -> DRAFT,  key -> 5 -> 1 -> ACCEPT
   keys = jnp.broadcast_to(_fold(row_key, length)[:, None], shape)
   keys = _fold(keys, jnp.broadcast_to(nodes, shape))
   return _fold(keys, jnp.broadcast_to(roles, shape))
@@ -116,6 +120,8 @@ def gumbel(keys: Array, vocab_size: int) -> Array:
   bits = jax.vmap(lambda key: jax.random.bits(key, (vocab_size,), jnp.uint32))(
     keys.reshape(-1)
   )
+  # The half keeps u above 0, whose logarithm is infinite; large u round to 1 in
+  # float32, so they are cut at the largest number below it.
   u = (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-32)
   u = jnp.minimum(u, jnp.float32(1 - 2.0**-24))
   return -jnp.log(-jnp.log1p(-u)).reshape(*keys.shape, vocab_size)
@@ -128,6 +134,8 @@ def _block_size(size: int) -> int:
   """
   # 32128 entries: 251 blocks of 128
   root = round(size**0.5)
+  # Reshaping costs nothing if no row is padded. Multiples of 16 suit vector
+  # registers and are taken where there are any.
   near = [b for b in range(root // 2, 2 * root) if size % b == 0]
   aligned = [b for b in near if b % 16 == 0]
   return min(aligned or near or [root], key=lambda b: abs(b - root))
@@ -159,6 +167,8 @@ def argmax(x: Array) -> Array:
   if size <= _SMALL:
     return jnp.argmax(x, axis=-1).astype(jnp.int32)
   blocks = _blocks(x, -jnp.inf)
+  # x [3 1 | 4 4 | 0 2]: maxima [3 4 2], block 1, entry 0 of it, index 2. First
+  # of the blocks and first inside: ties end at the smallest id.
   best = jnp.argmax(blocks.max(axis=-1), axis=-1)
   inside = jnp.argmax(_take_block(blocks, best), axis=-1)
   index = best * blocks.shape[-1] + inside
@@ -173,6 +183,7 @@ def _pick(weights: Array, u: Array) -> Array:
   """
   # weights [.2 0 .5 .3], u .5: total [.2 .2 .7 1], entry 2
   total = jnp.cumsum(weights, axis=-1)
+  # Strict: with u = 0 an entry of weight 0 in front would be hit by >=.
   hit = (total > (u * total[..., -1])[..., None]) & (weights > 0)
   return jnp.where(
     hit.any(axis=-1), jnp.argmax(hit, axis=-1), jnp.argmax(weights, axis=-1)
@@ -195,6 +206,8 @@ def draw(weights: Array, keys: Array) -> Array:
     int32 [...].
   """
   size = weights.shape[-1]
+  # weights [.1 .1 | .2 .6], uniforms [.5 .1]: blocks [.2 .8] give block 1, and
+  # .1 of its .8 falls into entry 0: index 2
   pairs = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32))(
     keys.reshape(-1)
   ).reshape(*keys.shape, 2)
@@ -221,6 +234,7 @@ def inverse_cdf(logits: Array, keys: Array) -> Array:
   """Samples softmax(logits) by `draw`: int32 [...] for logits [..., V]."""
   logits = logits.astype(jnp.float32)
   top = jnp.max(logits, axis=-1, keepdims=True)
+  # -inf minus -inf would be NaN; a row without any chance keeps weights of 0.
   top = jnp.where(jnp.isfinite(top), top, 0.0)
   return draw(jnp.exp(logits - top), keys)
 

@@ -74,9 +74,12 @@ def export(
   params = jax.tree.map(
     lambda p: np.asarray(transfer.to_host(p)).astype(dtype), params
   )
+  # Behind the gathering, in which every process has to take part.
   if jax.process_index():
     return folder
   os.makedirs(folder, exist_ok=True)
+  # The weights come last: a folder that lacks them is refused when loaded, so
+  # an export that was interrupted cannot be mistaken for a finished one.
   _save_tokenizer(run.tokenizer, folder)
   card = model_card.text(
     run, params, steps=steps, metrics=metrics, command=command

@@ -32,6 +32,8 @@ _TINY = 1e-30
 def _kl(log_p, log_q):
   """KL(p || q) over the last axis; a token with p = 0 contributes 0."""
   p = jnp.exp(log_p)
+  # p 0, log_p -inf: 0 * -inf is NaN, and its gradient too, so both logarithms
+  # are replaced before the product.
   safe_p = jnp.where(p > 0, log_p, 0.0)
   safe_q = jnp.where(p > 0, log_q, 0.0)
   return jnp.sum(p * (safe_p - safe_q), -1)
@@ -71,6 +73,8 @@ def _negative_log_acceptance(log_p, log_q, beta):
 
 def _kl_tv(log_p, log_q, beta):
   """weight * KL + (1 - weight) * TV, with weight = exp(-3 acceptance)."""
+  # The weight is a schedule and no part of the loss: with a gradient through
+  # it, the network could lower the loss by making its weight small.
   acceptance = lax.stop_gradient(_acceptance(log_p, log_q))
   weight = jnp.exp(-_HYBRID_RATE * acceptance)
   return weight * _kl(log_p, log_q) + (1 - weight) * _total_variation(
@@ -161,6 +165,8 @@ def token_divergence(
   keep = mask[..., None]
   target_logits = jnp.where(keep, target_logits.astype(jnp.float32), 0.0)
   draft_logits = jnp.where(keep, draft_logits.astype(jnp.float32), 0.0)
+  # float32 whatever the networks compute in: differences of small probabilities
+  # are what remains when a drafter is good.
   log_p = jax.nn.log_softmax(lax.stop_gradient(target_logits) / temperature)
   log_q = jax.nn.log_softmax(draft_logits / temperature)
   return jnp.where(mask, _SOFT[name](log_p, log_q, beta), 0.0)

@@ -28,6 +28,8 @@ _GIVEN = 0.25
 
 def is_on_policy(step: int, seed: int, fraction: float) -> bool:
   """Whether the batch of this step is generated; the same on every host."""
+  # A function of seed and step, and not of a generator's state: a resumed run
+  # makes the same choices, and hosts agree without a message.
   return np.random.default_rng([seed, step, 1]).random() < fraction
 
 
@@ -40,6 +42,7 @@ def prompt_of(batch: dict) -> base.Prompt:
     lengths = jnp.sum(batch['source_segments'] > 0, 1)
     return base.Prompt(batch['source'], jnp.maximum(lengths, 1))
   lengths = jnp.sum(batch['segments'] > 0, 1)
+  # length 5: 2 tokens are given, and at least one of a row with any.
   given = jnp.ceil(_GIVEN * lengths).astype(jnp.int32)
   return base.Prompt(batch['tokens'], jnp.maximum(given, 1))
 
@@ -113,6 +116,7 @@ def make(generate: Generate, seed: int, fraction: float) -> Callable[..., dict]:
     seed: seed of the choice of steps and of the sampling.
     fraction: share of the steps whose batch is generated.
   """
+  # Compiled once here; a jit inside `apply` would be a new function every step.
   write = jax.jit(rewrite)
 
   def apply(params, batch, step):

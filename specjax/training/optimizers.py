@@ -26,6 +26,7 @@ def make_schedule(
 
   def schedule(step):
     step = jnp.asarray(step, jnp.float32)
+    # warmup 4: [.25 .5 .75 1 1 ...]; step 0 moves too, or it would be wasted.
     rise = jnp.minimum((step + 1) / max(warmup, 1), 1.0)
     if config.schedule == 'cosine':
       part = jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
@@ -55,10 +56,12 @@ def make_optimizer(
   schedule = make_schedule(config, steps)
 
   def matrices(params):
+    # Norms and biases are no maps: decaying them to 0 would switch layers off.
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
   parts = []
   if config.clip:
+    # Before the optimiser, so that one bad batch does not enter its moments.
     parts.append(optax.clip_by_global_norm(config.clip))
   if config.name == 'adamw':
     parts.append(

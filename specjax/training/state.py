@@ -32,6 +32,8 @@ def create(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=optimizer.init(params),
+    # Copies: the step donates its state, and one buffer cannot be donated
+    # twice.
     ema=jax.tree.map(jnp.copy, params) if ema else None,
   )
 
@@ -48,4 +50,6 @@ def update_ema(
   initial weights fade: min(decay, (1 + step) / (10 + step))."""
   step = step.astype(jnp.float32)
   rate = jnp.minimum(decay, (1 + step) / (10 + step))
+  # As e + (1 - r)(p - e): with r near 1 the two products of r e + (1 - r) p
+  # would round differently and drift.
   return jax.tree.map(lambda e, p: e + (1 - rate) * (p - e), ema, params)

@@ -58,6 +58,8 @@ def _accumulated(gradients, parts, params, frozen, batch, key):
   def add(carry, part):
     return jax.tree.map(jnp.add, carry, gradients(params, frozen, *part)), None
 
+  # A scan keeps the activations of one part alive, which is the purpose; an
+  # unrolled sum lets the compiler interleave the parts.
   return lax.scan(add, zeros, (rows, keys))[0]
 
 
@@ -105,6 +107,8 @@ def make_train_step(
       gradients, accumulation, state.params, frozen, batch, key
     )
     weight = jnp.maximum(sums['weight'], 1.0)
+    # Divided once, after all parts: a mean of means would weigh short parts
+    # more.
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -118,6 +122,8 @@ def make_train_step(
     )
     return state, metrics
 
+  # Without stated shardings of the result the compiler may move the state to
+  # others, and the next step would compile again.
   if shardings is None:
     return jax.jit(train_step, donate_argnums=0)
   return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))

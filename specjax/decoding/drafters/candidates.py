@@ -58,6 +58,8 @@ def tree(
   log_probs = None
   if style.needs_log_probs:
     log_probs = jax.nn.log_softmax(logits)[:, depth]
+    # Siblings share their parent's row of q; which of them was drawn first, and
+    # what that leaves of q, is a matter of their order alone.
     log_probs = jnp.where((tokens >= 0)[..., None], log_probs, -jnp.inf)
   return base.Draft(tokens, log_probs, broadcast(topology, tokens.shape[0]))
 
@@ -120,6 +122,7 @@ def _target_noise(logits, context, depth, sampler: str):
   keys = drawing.slot_keys('position', context, jnp.asarray(depth, jnp.int32))
   if sampler == 'gumbel':
     return sampling.gumbel(keys, logits.shape[-1])
+  # ids [0 1 2], the target will draw 1: noise [0 1e9 0]
   first = sampling.categorical(logits, keys, sampler)
   ids = jnp.arange(logits.shape[-1])
   return jnp.where(ids == first[..., None], 1e9, 0.0)

@@ -82,6 +82,8 @@ def local(
     text = jnp.concatenate([front, text], axis=1)
     end += front.shape[1]
   size = text.shape[1]
+  # Room on both sides, so that no shifted slice and no continuation is clamped
+  # onto another place.
   padded = jnp.pad(text, ((0, 0), (depth, num_draft)), constant_values=NOTHING)
   length = jnp.zeros(text.shape, jnp.int32)
   # From the oldest token to the newest: a mismatch resets the count.

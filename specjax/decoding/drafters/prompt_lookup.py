@@ -90,6 +90,7 @@ def prompt_lookup(
     tokens, run = copied(view.context, suffix, periodic)
     if search_source:
       other, source_run = copied(source, suffix, False)
+      # Of equal matches the text's own is taken, which is the later one.
       better = source_run > run
       tokens = jnp.where(better[:, None], other, tokens)
       run = jnp.maximum(run, source_run)
@@ -147,6 +148,8 @@ def _best_match(tokens, limit, suffix, match):
   index = jnp.arange(width)
   run = jnp.where(index < limit[:, None], run, 0)
   place = index if match == 'latest' else width - 1 - index
+  # run [0 2 0 2], width 4: keys [0 9 2 11] for the latest, [3 10 1 8] for the
+  # earliest; the run weighs more than any place.
   end = jnp.argmax(run * width + place, axis=1)
   return end, jnp.take_along_axis(run, end[:, None], axis=1)[:, 0]
 

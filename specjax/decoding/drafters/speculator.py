@@ -77,6 +77,7 @@ def speculator(
         f'The drafter has {config.num_draft} heads, but drafts of {depth} '
         'tokens are asked for.'
       )
+    # No cache: heads read one state and nothing else.
     return _heads(net, topology, vocab_size, style)
   if config.masks:
     return _masked(net, topology, vocab_size, style)
@@ -158,6 +159,8 @@ def _masked(net, topology, vocab_size, style) -> base.Drafter:
 def _check_target(target, source) -> None:
   """Refuses a network that was made for another target."""
   config, lm = source.model.config, target.lm
+  # A network with tables of its own reads tokens alone, so any target with the
+  # same vocabulary serves; all others read states of the target's width.
   own = not config.is_shared and not lm.is_encoder_decoder
   kinds = {True: 'an encoder-decoder', False: 'a decoder-only model'}
   wanted = (
@@ -205,6 +208,8 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
       f'but num_draft is {num_draft}: those beyond {what}.',
     )
   if config.is_heads:
+    # A head that was never made has no logits, unlike a mask, which can be
+    # reused.
     num_draft = min(num_draft, config.num_draft)
   topology = trees.chain(num_draft)
   if options.tree:
@@ -229,6 +234,7 @@ def _bind(lm, config, plan, style) -> base.Drafter:
 def _params(plan, target, source, data) -> base.PyTree:
   del plan, data
   model = source.model
+  # The tables are the target's own arrays, not copies: they cost no memory.
   return modeling.bind(model.config, model.params, target.params)
 
 

@@ -169,16 +169,20 @@ def _top_nodes(votes: Votes, most, min_token_prob: float, num_nodes: int):
     float32 [B], and best int32 [B, 1], the place of m.
   """
   batch, depth, width, num_draft = votes.count.shape
+  # Matches that share a path name the same node; the first of them stands for
+  # it.
   earlier = np.tril(np.ones((width, width), bool), -1)[..., None]
   repeats = jnp.any(
     votes.active[:, :, None, :, None] & (votes.same & earlier)[:, None], axis=3
   )
   prob = votes.count / jnp.maximum(votes.total, 1)[..., None, None]
   good = ~repeats & (votes.count > 0) & (prob >= min_token_prob)
+  # Counts first, then the shallower: K = 3, counts [2 2 1] -> keys [6 5 1]
   key = votes.count * num_draft - jnp.arange(num_draft)
   key = jnp.where(good, key, -jnp.inf)
   num_top = min(num_nodes, width * num_draft)
   key, node = lax.top_k(key.reshape(batch, depth, -1), num_top)
+  # The draft has the same number of slots in every round, whatever was found.
   missing = ((0, 0), (0, 0), (0, num_nodes - num_top))
   key = jnp.pad(key, missing, constant_values=-jnp.inf)
   node = jnp.pad(node, missing)
@@ -197,6 +201,7 @@ def _longest_best(score):
   Sums of equal fractions differ by rounding, so near ties count as ties.
   """
   top = jnp.max(score, axis=1)
+  # score [.5 1.2 1.2]: the longest match with the largest score, place 2
   tied = score >= top[:, None] - 1e-5
   best = score.shape[1] - 1 - jnp.argmax(tied[:, ::-1], axis=1)
   return top, best[:, None]

@@ -27,6 +27,7 @@ def joint_ratios(p: Array, q: Array) -> Array:
   w = jnp.ones(p.shape[:1], jnp.float32)
   columns = [w]
   for i in range(p.shape[1]):
+    # Unrolled: K is small, and each ratio needs the one before it.
     mass = w * p[:, i]
     # 0 / 0 counts as 0: a token of probability 0 is never accepted.
     w = jnp.where(mass >= q[:, i], 1.0, mass / q[:, i])

@@ -55,6 +55,7 @@ def _first_child(draft, walk):
   """The first child not given up, and whether there is one."""
   tokens = jnp.pad(draft.tokens, ((0, 0), (1, 0)), constant_values=-1)
   child = (draft.tree.parent == walk.slot[:, None]) & (tokens >= 0) & ~walk.gone
+  # parent [0 0 0 1], at the root, slot 1 gone: child [0 0 1 0], so slot 2
   return jnp.argmax(child, axis=1).astype(jnp.int32), jnp.any(child, axis=1)
 
 
@@ -152,6 +153,8 @@ def verify(
     testing = ~walk.done & ~has_child
     r = common.take_slot(walk.r, walk.depth)
     passed = common.take_slot(uniforms, walk.slot) < r
+    # The root passes always: with nothing accepted the next token is drawn
+    # there.
     stop = testing & (passed | (walk.slot == 0))
     moved = _descend(draft, logits, walk, child, going)
     moved = _give_up(draft, moved, testing & ~stop)

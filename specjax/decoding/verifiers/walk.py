@@ -48,6 +48,7 @@ def walk(draft: Draft, logits: Array, target: Array, max_path: int) -> Verdict:
     wanted = common.take_slot(target, slot)
     child = (draft.tree.parent == slot[:, None]) & (tokens == wanted[:, None])
     child &= (jnp.arange(num_slots) > 0) & (tokens >= 0)
+    # A row whose walk has ended stays at its slot while others go on.
     going &= jnp.any(child, axis=1) & common.take_slot(sound, slot)
     slot = jnp.where(going, jnp.argmax(child, axis=1), slot)
     num_accepted += going

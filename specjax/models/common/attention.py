@@ -92,6 +92,8 @@ def attend(
       weights = drop(weights.reshape(b, groups, per, t, -1)).reshape(shape)
     return _mix(weights.astype(query.dtype), values)
 
+  # A loop over stretches has a cost of its own, which a short cache never
+  # earns.
   if live is None or keys.shape[-1] < 2 * _STRETCH:
     out = whole()
   else:
@@ -157,6 +159,9 @@ def _read_live(score, whole, kept, q, live):
       return lax.dynamic_slice_in_dim(x, first, _STRETCH, axis)
 
     scores = score(cut(keys, 2), cut(mask, 2), cut(bias, 3))
+    # Exponents are taken of differences to the largest score so far, so none
+    # can overflow; what was summed before is scaled down when a larger one
+    # comes.
     best = jnp.maximum(top, jnp.max(scores, axis=-1, keepdims=True))
     weights, before = jnp.exp(scores - best), jnp.exp(top - best)
     total = total * before + jnp.sum(weights, axis=-1, keepdims=True)
@@ -211,6 +216,8 @@ def relative_buckets(
     distance = np.maximum(-distance, 0)
   exact = num_buckets // 2
   ratio = np.maximum(distance, 1).astype(np.float32) / np.float32(exact)
+  # Half of the buckets hold one distance each; the others widen
+  # logarithmically.
   far = np.log(ratio) / np.float32(math.log(max_distance / exact))
   far = exact + (far * np.float32(num_buckets - exact)).astype(np.int32)
   far = np.minimum(far, num_buckets - 1)

@@ -62,5 +62,7 @@ def spread(logits: Array, output_ids: tuple, vocab_size: int) -> Array:
   place = np.full(max(vocab_size, max(output_ids) + 1), -1, np.int32)
   place[list(output_ids)] = np.arange(len(output_ids))
   place = place[:vocab_size]
+  # `place` is a constant of the program: -1 marks ids without a row, which read
+  # row 0 and are then masked.
   found = jnp.take(logits, np.maximum(place, 0), axis=-1, mode='clip')
   return jnp.where(place < 0, -jnp.inf, found)

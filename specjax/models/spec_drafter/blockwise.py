@@ -60,6 +60,8 @@ class Blockwise(nn.Module):
     hidden = ACTIVATIONS[c.hidden_act](self.up(state))
     hidden = hidden.reshape(*state.shape[:-1], c.block, c.d_ff)
     back = self.down().astype(c.dtype)
+    # Fewer slots than heads: the first ones, so the matrices of the others are
+    # not read.
     back = back.reshape(c.block, c.d_model, c.d_ff)[:num_slots]
     moved = jnp.einsum(
       '...kf,kdf->...kd',

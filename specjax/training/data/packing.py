@@ -35,6 +35,8 @@ def stream(sequences: Sequence[Sequence[int]]) -> Stream:
   # Out: tokens [5 6 7], offsets [0 2 3]
   lengths = np.fromiter((len(s) for s in sequences), np.int64, len(sequences))
   offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+  # Two flat arrays instead of a list of arrays: a million short sequences would
+  # cost a hundred bytes of bookkeeping each, and could not be sliced at once.
   tokens = np.empty(int(offsets[-1]), np.int32)
   for i, s in enumerate(sequences):
     tokens[offsets[i] : offsets[i + 1]] = s
@@ -82,6 +84,8 @@ def group(
   examples = []
   current, wanted, used = [], 0, [0] * len(sizes)
   for item in order[:num_joined]:
+    # Each side has a limit of its own, as sources and targets are different
+    # rows.
     new = [u + s[item] for u, s in zip(used, sizes, strict=True)]
     full = len(current) >= wanted or any(
       n > m for n, m in zip(new, limits, strict=True)
@@ -93,6 +97,7 @@ def group(
       wanted = int(rng.integers(join[0], join[1] + 1))
     current.append(item)
     used = new
+    # What follows a truncated item would stand in the middle of its sentence.
     if cut is not None and cut[item]:
       wanted = 0
   if current:
@@ -130,6 +135,8 @@ def pack(
     if fits.any():
       slot = int(np.argmax(np.where(fits, fullness, -1)))
     else:
+      # Nothing fits: the fullest row is closed, since it has least left to
+      # give.
       slot = int(np.argmax(fullness))
       rows.append(opened[slot])
       opened[slot], used[slot] = [], 0
@@ -234,6 +241,8 @@ def text_rows(
     )
     at = 0
     for tokens, given in row:
+      # given 2 of [5 6 7 8]: places 0 .. 2 predict 6, 7 and 8; 6 is still the
+      # prompt, so weights begin at place 1.
       batch['weight'][b, at + given - 1 : at + len(tokens) - 1] = 1
       at += len(tokens) - 1
   return batch

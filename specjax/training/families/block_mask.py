@@ -73,6 +73,8 @@ def places(segments: base.Array) -> base.Array:
   # In:  [1 1 1 2 2 0]
   # Out: [0 1 2 0 1 0]
   index = jnp.arange(segments.shape[1], dtype=jnp.int32)
+  # segments [1 1 1 2 2 0]: begins [1 0 0 1 0 1], their index [0 . . 3 . 5], and
+  # a running maximum of it [0 0 0 3 3 5] is where each token's segment begins.
   begins = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
   begins = begins.at[:, 0].set(True)
   first = lax.cummax(jnp.where(begins, index, 0), axis=1)
@@ -92,6 +94,7 @@ def examples(batch: dict, key: base.Array, spec: Spec) -> Examples:
   cut_key, size_key = jax.random.split(key)
   shape = (target.shape[0], spec.cuts)
   used = jnp.sum(segments > 0, axis=1)[:, None]
+  # Drawn as a fraction, since `used` differs from row to row and is data.
   cut = jax.random.uniform(cut_key, shape) * used
   cut = jnp.minimum(cut.astype(jnp.int32), jnp.maximum(used - 1, 0))
   size = jax.random.randint(size_key, shape, spec.block_min, spec.block + 1)
@@ -132,6 +135,8 @@ def at_cuts(
   segment = jnp.take_along_axis(segments, cut, axis=1)
   own = inside & (gather(segments) == segment[..., None])
   own &= segment[..., None] > 0
+  # Positions count inside an example and go on behind its end: decoding does
+  # not know the end either.
   place = jnp.take_along_axis(places(segments), cut, axis=1)
   positions = place[..., None] + offset
   is_slot = offset >= 0

@@ -89,6 +89,8 @@ def _scored(task, logits, cuts, mask, training):
   if task.output_ids:
     ids = jnp.asarray(task.output_ids, jnp.int32)
     labels, known = objectives.place_of(labels, ids, task.vocab_size)
+    # A label that the reduced head cannot score teaches nothing: its loss would
+    # be infinite.
     mask = mask & known
   smooth = task.smoothing if training else 0.0
   values = losses.cross_entropy(logits, labels, mask, smooth)
@@ -109,6 +111,8 @@ def _glancing_loss(task, params, frozen, batch, key):
   run = passes(task.module, params, batch, cuts, keys[2:] if training else None)
   sums = {}
   if training:
+    # Two passes a step: the first finds which guesses are wrong, the second is
+    # trained with some of these shown. Only the second has gradients.
     guess = jax.lax.stop_gradient(jnp.argmax(run(cuts), -1))
     if task.output_ids:
       guess = jnp.asarray(task.output_ids, jnp.int32)[guess]
@@ -127,6 +131,8 @@ def _heads_loss(task, teacher, params, frozen, batch, key):
   base_key = jax.random.key(0) if key is None else key
   cuts = block_mask.examples(batch, base_key, task.spec)
   states = jax.lax.stop_gradient(teacher.hidden(frozen, batch, None))
+  # before -1 means that nothing was verified yet, and then there is no state;
+  # place 0 is read and masked.
   at = jnp.maximum(cuts.before, 0)[..., None]
   states = jnp.take_along_axis(states, at, axis=1)
   logits = task.module.apply({'params': params}, states, task.spec.block)
