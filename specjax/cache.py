@@ -26,6 +26,8 @@ def folder(*parts: str) -> pathlib.Path | None:
   """
   try:
     where = root().expanduser()
+    # For this user alone: compiled programs are code that is run when it is
+    # read.
     where.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = where.joinpath(*parts)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,6 +93,7 @@ def write(data: bytes, *parts: str) -> bool:
   if where is None:
     return False
   try:
+    # In the same folder, as only there a rename replaces a file in one step.
     number, part = tempfile.mkstemp(dir=where, prefix='.part')
   except OSError:
     return False

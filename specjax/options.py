@@ -59,6 +59,8 @@ def _container_type(kinds) -> type:
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
       field.type = hints[field.name]
+  # Made from the registry, so that a drafter of a plugin has its options too,
+  # and cached, because equal containers must be of one type.
   made = dataclasses.make_dataclass(
     'Options',
     [(name, kind, _group(kind, summary)) for name, kind, summary in kinds],

@@ -58,6 +58,7 @@ def _block_cost(block_cost: BlockCost, gamma: int) -> float:
         f'gamma = {gamma}; it is indexed by gamma from 0.'
       )
     cost = float(block_cost[gamma])
+  # Written so that NaN is refused too.
   if not cost > 0:
     raise ValueError(f'A block cost must be positive, not {cost}.')
   return cost
@@ -151,6 +152,7 @@ def one_pass_factor(
   """
   _check_ratio('c', c)
   tokens = expected_tokens(alpha, gamma)
+  # gamma 0 is plain decoding, which runs no drafter.
   drafting = c if gamma else 0.0
   return tokens / (_block_cost(block_cost, gamma) + drafting)
 
@@ -200,6 +202,7 @@ def best_gamma(
   best = Best(0, 1.0)
   for gamma in range(1, max_gamma + 1):
     gain = factor(alpha, gamma, c, block_cost)
+    # Strictly, so that the shorter of equal drafts is taken: it wastes less.
     if gain > best.factor:
       best = Best(gamma, gain)
   return best
@@ -256,6 +259,7 @@ def coupled_acceptance(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     order = np.argsort(np.nan_to_num(p / q, nan=0.0, posinf=np.inf), axis=-1)
   p = np.take_along_axis(p, order, axis=-1)
   q = np.take_along_axis(q, order, axis=-1)
+  # Sorted by p / q, p [.2 .3 .5]: above, the sum of later p, is [.8 .5 0]
   above = p[..., ::-1].cumsum(axis=-1)[..., ::-1] - p
   upto = q.cumsum(axis=-1)
   both = (p > 0) & (q > 0)

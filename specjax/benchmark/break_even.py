@@ -41,8 +41,10 @@ def pairs(rows: Sequence[dict]) -> list[dict]:
   made, chains = [], [r for r in rows if r.get('passes') and not r['tree']]
   for one in chains:
     for other in chains:
+      # `one` is the drafter of one pass, `other` that of a pass a token.
       if one['passes'] > 1 or other['passes'] == 1:
         continue
+      # The same K too: with other lengths the difference would be the length's.
       if any(one[name] != other[name] for name in same):
         continue
       if not all(row.get('draft_ms') for row in (one, other)):
@@ -89,6 +91,8 @@ def draft_times(rows: Sequence[dict]) -> str:
     if row.get('draft_ms') and not row.get('tree'):
       name = table.brief(row['drafter']) + table.int8(row)
       times = found.setdefault((name, row['batch_size']), {})
+      # Rows that differ in verifier or temperature draft the same; the first
+      # stands.
       times.setdefault(row['num_draft'], row['draft_ms'])
   lengths = sorted({k for times in found.values() for k in times})
   if len(lengths) < 2:

@@ -107,6 +107,7 @@ def _on_line(costs: Mapping[int, float], count: float) -> float:
   # costs {1: 1.0, 5: 1.4}: 3 tokens cost 1.2, and 9 cost 1.8
   counts = list(costs)
   least, most = counts[0], counts[-1]
+  # A single known width has no slope, so its cost stands for all.
   if count <= most or least == most:
     return float(np.interp(count, counts, list(costs.values())))
   slope = (costs[most] - costs[least]) / (most - least)
@@ -160,8 +161,11 @@ def best(
     lengths: draft lengths considered, as far as `most` allows; () for all.
   """
   blocks = accepted.share_of_blocks(batch_size)
+  # First in the dict, and `max` keeps the first on ties: no draft without a
+  # gain.
   rounds = {0: Round(1.0, 1.0, 0.0)} if or_plain else {}
   for slots in [x for x in lengths if x <= most] or range(1, most + 1):
+    # Three rounds of four are wide at 1.4 steps, the fourth a step: 1.3
     block = blocks * costs.block(slots) + 1 - blocks
     rounds[slots] = Round(accepted.tokens(slots), block, costs.draft(slots))
   return max(rounds.items(), key=lambda found: found[1].speedup)

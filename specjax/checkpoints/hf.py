@@ -74,6 +74,8 @@ def read_config(folder: str) -> dict:
     raise FileNotFoundError(
       f'{folder} holds no config.json: give a folder in Hugging Face format.'
     )
+  # A wrapper's config holds the language model's inside; each family unwraps
+  # its own and leaves others as they are.
   for family in registry.families():
     config = family.files.inner(config)
   check_supported(config)
@@ -82,6 +84,8 @@ def read_config(folder: str) -> dict:
 
 def check_supported(config: Mapping[str, Any]) -> None:
   """Raises ValueError unless config.json names a supported architecture."""
+  # Such weights are packed in ways of their own; read as they are, they would
+  # give a model that runs and answers nonsense.
   if config.get('quantization_config'):
     raise ValueError(
       f'this {config.get("model_type")} checkpoint is quantised '
@@ -132,6 +136,7 @@ def stated_dtype(config: Mapping[str, Any]) -> str | None:
 
 def weight_files(folder: str) -> dict:
   """Returns {tensor name: path of its file}, the files being there."""
+  # Where both are there the single file counts, as in transformers.
   single = os.path.join(folder, _WEIGHTS)
   index = read_json(folder, _INDEX)
   if index is not None and not os.path.isfile(single):

@@ -82,6 +82,8 @@ def open_manager(
     logging.getLogger(name).setLevel(logging.CRITICAL)
   policy = _POLICY.AnyPreservationPolicy(
     [
+      # The newest is what a run goes on from, planned or not; a stop saves
+      # between the planned steps.
       _POLICY.LatestN(1),
       _LatestPlanned(keep_last, planned),
       _POLICY.BestN(get_metric_fn=lambda m: m[_RANK], n=1),
@@ -180,7 +182,9 @@ def save(
   """
   if step in manager.all_steps():
     return
-  with _told(manager):
+  with _naming_last_step(manager):
+    # One save at a time: two would compete for the disk, and an error of the
+    # first would be raised by a call that it does not belong to.
     manager.wait_until_finished()
     _check_room(manager, state)
     manager.save(
@@ -198,7 +202,7 @@ def close(manager: ocp.CheckpointManager) -> None:
   Raises:
     OSError: it could not be written; as `save`.
   """
-  with _told(manager):
+  with _naming_last_step(manager):
     manager.close()
 
 
@@ -227,6 +231,7 @@ def writing(what: str) -> Iterator[None]:
   try:
     yield
   except (OSError, ValueError) as error:
+    # tensorstore puts the system's number into a text of several lines.
     number = re.search(r"os_error_code='(\d+)'", str(error))
     if number is None and not isinstance(error, OSError):
       raise
@@ -235,7 +240,7 @@ def writing(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(manager):
+def _naming_last_step(manager):
   """Adds the newest whole step to an error.
 
   A save runs in the background, so the next call raises its error.

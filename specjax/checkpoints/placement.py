@@ -89,6 +89,8 @@ def _spread(config, layout, path, leaf, dtype):
       wanted = head // copies * head_dim + inside
     first, end = int(wanted[0]), int(wanted[-1]) + 1
     bounds = ((first, end), *rest)
+    # Devices that hold the same part ask one after another; the file is read
+    # for the first of them.
     if bounds not in parts:
       part = leaf.fetch(tuple(slice(*b) for b in bounds))
       parts[bounds] = part.astype(dtype or part.dtype)
@@ -162,7 +164,10 @@ def draw(
       axes = mesh_lib.parameter_axes('/'.join(path), len(shape))
       sharding = layout.sharding(mesh_lib.spec(axes, shape, layout))
     head_dim = registry.facts(config).head_dim if copies > 1 else 1
+    # Cached by shape: layers have equal shapes, so a model of 80 layers
+    # compiles some ten programs instead of some hundred.
     make = _maker(leaf.shape, head_dim, copies, dtype, bool(std), sharding)
+    # A key for each parameter, by its number: values do not depend on the mesh.
     array = make(jax.random.fold_in(key, number), mean, std)
     if scale and quantize.applies(path, array):
       made[path], made[(*path[:-1], scale)] = quantize.split(array)

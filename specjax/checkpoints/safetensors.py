@@ -21,6 +21,7 @@ from specjax import files
 
 # Bytes moved at a time.
 CHUNK = 1 << 24
+# Of the format's own reader: a larger header is the length of another format.
 _HEADER_LIMIT = 100_000_000
 
 DTYPES = {
@@ -107,6 +108,8 @@ def read_header(path: str) -> dict[str, Stored]:
         continue
       start, end = (first + n for n in entry['data_offsets'])
       one = Stored(path, entry['dtype'], tuple(entry['shape']), start, end)
+      # Everything is checked against the file's size before a byte is used,
+      # because a copy that broke off looks whole up to its last tensor.
       if one.dtype not in DTYPES:
         raise ValueError(f'{name} has the type {one.dtype}, which is not read')
       if start < first:
@@ -145,6 +148,7 @@ def _check_apart(found):
 
 def read_chunks(stored: Stored) -> Iterator[bytes]:
   """Yields a tensor's bytes, `CHUNK` at a time."""
+  # Unbuffered: pieces are larger than any buffer, which would only copy them.
   with open(stored.path, 'rb', buffering=0) as file:
     file.seek(stored.start)
     left = stored.end - stored.start
@@ -208,6 +212,7 @@ def read_range(file: BinaryIO, start: int, into: np.ndarray) -> None:
   done = 0
   while done < into.size:
     view = memoryview(into)[done : done + CHUNK]
+    # Reads at a place of its own, so that threads may share the open file.
     count = os.preadv(file.fileno(), [view], start + done)
     if not count:
       raise ValueError(f'{file.name} became shorter while it was read.')
@@ -217,7 +222,9 @@ def read_range(file: BinaryIO, start: int, into: np.ndarray) -> None:
 def equal(one: Stored, other: Stored) -> bool:
   """Whether two tensors hold the same bytes."""
   return one[1:3] == other[1:3] and all(
-    a == b for a, b in zip(read_chunks(one), read_chunks(other), strict=True)
+    # Piece by piece and ending at the first difference: tables have gigabytes.
+    a == b
+    for a, b in zip(read_chunks(one), read_chunks(other), strict=True)
   )
 
 
@@ -245,6 +252,7 @@ def write(
   """
   shards, room = [[]], shard_bytes
   for tensor in tensors:
+    # Limit 10, sizes [6 3 4 12]: shards [6 3] [4] [12]
     if shards[-1] and tensor.size > room:
       shards.append([])
       room = shard_bytes
@@ -270,6 +278,8 @@ def write(
 def _write_file(path, tensors, progress):
   header, at = {'__metadata__': {'format': 'pt'}}, 0
   for tensor in tensors:
+    # Offsets are known before any tensor is made, so a conversion writes the
+    # header first and then each tensor once.
     header[tensor.name] = {
       'dtype': tensor.dtype,
       'shape': list(tensor.shape),
@@ -292,4 +302,5 @@ def _write_file(path, tensors, progress):
           f'{tensor.name} gave {written} bytes instead of {tensor.size}.'
         )
     file.flush()
+    # Else a machine that loses power may keep the name and not the bytes.
     os.fsync(file.fileno())

@@ -37,6 +37,7 @@ def meet(address: str, number: int, count: int, seconds: float) -> None:
     return
   where = host.strip('[]'), int(port)
   with _connected(where, address, seconds, end) as link:
+    # A little longer than process 0 waits, so that its sentence arrives first.
     link.settimeout(max(end - time.monotonic(), 0) + _HELLO_SECONDS)
     answer = ''
     with contextlib.suppress(OSError):
@@ -66,6 +67,7 @@ def _connected(where, address, seconds, end) -> socket.socket:
           f'({error.strerror or error}); start process 0 there, and see that '
           'the port is open.'
         ) from None
+      # Hosts start minutes apart; a refused connection returns at once.
       time.sleep(0.3)
 
 
@@ -95,6 +97,7 @@ def _receive(address, port, count, seconds, end) -> None:
 
 
 def _listening(port: int) -> socket.socket:
+  # One socket for both families, since nobody knows by which one others come.
   if socket.has_dualstack_ipv6():
     with contextlib.suppress(OSError):
       return socket.create_server(
@@ -122,6 +125,8 @@ def _gathered(server, links, address, count, seconds, end) -> Exception | None:
       continue
     number, theirs = found
     taken = number in links or number == 0
+    # Under a number that no process has, so that the second one is answered
+    # too.
     links[-number if taken else number] = link
     if theirs != count:
       return ValueError(
@@ -150,6 +155,7 @@ def _line(link: socket.socket) -> str:
   """Reads up to a line end; what there is if the other hangs up."""
   data = b''
   while not data.endswith(b'\n') and len(data) < _MOST:
+    # Byte by byte: what follows the line belongs to the next reader.
     piece = link.recv(1)
     if not piece:
       break

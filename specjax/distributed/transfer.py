@@ -28,8 +28,11 @@ def put(
   sharding = layout.sharding(spec)
 
   def one(x):
+    # Typed keys have no numpy form; their words travel and are wrapped again.
     if jax.dtypes.issubdtype(getattr(x, 'dtype', None), jax.dtypes.prng_key):
       return jax.random.wrap_key_data(one(jax.random.key_data(x)))
+    # A callback for each device of this process: `device_put` would compare the
+    # whole array among all hosts first.
     array = np.asarray(x)
     return jax.make_array_from_callback(
       array.shape, sharding, lambda index: array[index]
@@ -60,6 +63,7 @@ def to_host(tree: base.PyTree) -> base.PyTree:
     i
     for i, x in enumerate(leaves)
     if isinstance(x, jax.Array)
+    # Only what lies partly on other hosts has to be gathered.
     and not (x.is_fully_addressable or x.is_fully_replicated)
   ]
   if away:
@@ -67,6 +71,7 @@ def to_host(tree: base.PyTree) -> base.PyTree:
       jax.sharding.NamedSharding(leaves[i].sharding.mesh, PartitionSpec())
       for i in away
     ]
+    # One program for all arrays, as each call is a meeting of all processes.
     gathered = jax.jit(lambda *x: x, out_shardings=tuple(shardings))(
       *[leaves[i] for i in away]
     )

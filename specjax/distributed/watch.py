@@ -98,6 +98,8 @@ def connect(host: str, port: int, on_lost: OnLost) -> None:
 
 def _follow(link: socket.socket, number: int, on_lost: OnLost) -> None:
   """Watches one connection, in a thread of its own."""
+  # The thread waits as long as the job runs. Keep-alive packets of the system
+  # find a host that lost its power, which closes no connection.
   link.settimeout(None)
   link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
   for name, value in (
@@ -117,6 +119,7 @@ def _wait(link: socket.socket, number: int, on_lost: OnLost) -> None:
     word = link.recv(1)
   except OSError:
     word = b''
+  # One loss breaks all connections of a job; only the first is reported.
   if word == _DONE or _over.is_set():
     return
   _over.set()

@@ -54,6 +54,8 @@ def fit(
   sharding = None if config is None else registry.family_of(config).sharding
   if sharding is None:
     return mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
+  # The width is never cut in decoding: every layer reads all of it, so each
+  # would begin by gathering.
   rules = dict(layout.rules) | {'embed': None}
   sizes = sharding.sizes(config)
   for name in _SPLIT:
@@ -66,6 +68,8 @@ def fit(
     mesh_lib.check_apart(layout, ('batch', name))
     if name == 'vocab' and any(n % layout.size(name) for n in sizes[name]):
       rules[name] = None
+  # Key heads follow the query heads that read them, or attention would exchange
+  # keys every step.
   rules['kv_heads'] = rules['heads']
   layout = mesh_lib.with_rules(layout, rules)
   check(config, layout, batch)
@@ -137,6 +141,7 @@ def expanded(config: Any, layout: mesh_lib.Layout) -> Any:
   """
   family = registry.family_of(config)
   ours = family.facts(config).kv_heads
+  # 2 key heads on 4 devices: 4, two copies of each; 6 on 4: 12
   kv_heads = math.lcm(ours, layout.size('heads'))
   if family.sharding is None or kv_heads == ours:
     return config
@@ -156,6 +161,7 @@ def cache_specs(layout: mesh_lib.Layout, batch: int, seq2seq: bool) -> Cache:
   rows = layout.rows(batch)
   first = rows[0] if rows else None
   first = first if isinstance(first, tuple) else (first,) if first else ()
+  # [B * H, ...] lies by rows first and by heads inside, as it is merged.
   merged = PartitionSpec((*first, *layout.axes('heads')) or None)
   return Cache(
     keys=merged,
