@@ -142,6 +142,8 @@ def _acceptance(setup, temperature, rules, log_fn) -> dict:
   """{(drafter, verifier): `cost_model.Acceptance`}, of the longest draft."""
   config = setup.config
   budget, longest = config.max_new_tokens, config.max_draft
+  # Acceptance does not depend on the batch size, so the largest, which takes
+  # the least time, counts it.
   batch_size = min(max(config.batch_size), len(setup.prompts))
   batches = setup.batches(temperature, batch_size)
   scripts, rates = None, {}
@@ -178,6 +180,7 @@ def _costs(setup, temperature, batch_size):
   script = jnp.zeros((batch_size, config.max_new_tokens), jnp.int32)
   timers, owners, room = [], [], width + config.max_new_tokens + most + 2
   for source in setup.sources:
+    # Two lengths: drafting costs a line in K, or nothing more for one pass.
     for count in sorted({1, most}):
       case = setup.case(source, temperature, batch_size, num_draft=count)
       params = case.params_for(script)
@@ -188,7 +191,9 @@ def _costs(setup, temperature, batch_size):
     timers.append(
       timing.extend_timer(case.recipe, params, state.cache, batch_size, width)
     )
+  # By turns, so that a slow moment of the machine slows every part.
   times = timing.interleaved(timers)
+  # times [drafts .., width 1, width 2, ..]: a step is the block of one token
   step, *_ = blocks = times[len(owners) :]
   drafts = {}
   for (name, count), ms in zip(owners, times, strict=False):

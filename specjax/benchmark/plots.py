@@ -47,6 +47,7 @@ def draw(plots: dict, data: Any, folder: pathlib.Path) -> list[str]:
   """
   if not available():
     return []
+  # Without pyplot, which keeps figures alive and looks for a display.
   from matplotlib import figure
 
   drawn = []
@@ -84,6 +85,7 @@ def styles(rows: Sequence[dict]) -> dict[str, dict]:
 
 def _looks(groups: dict, rows: Sequence[dict]) -> dict[str, dict]:
   """{label of a group: its drafter's style, with a line of its own}."""
+  # Two groups of `suffix`, K = 4 and 8: one colour and marker, lines - and --
   known, count, looks = styles(rows), {}, {}
   for label, group in groups.items():
     name = who(group[0])
@@ -229,12 +231,6 @@ def _acceptance(axes, rows) -> bool:
   return True
 
 
-def _who(row: dict) -> str:
-  """The drafter, behind the engine where that is a peer."""
-  peer = '' if row['engine'] == 'specjax' else row['engine'] + ', '
-  return peer + row['drafter']
-
-
 def _latency(axes, rows) -> bool:
   found = [row | {'who': who(row)} for row in rows]
   groups = _groups(found, ('who', 'verifier', 'num_draft', 'temperature'))
@@ -272,6 +268,7 @@ def _split(axes, rows) -> bool:
   for key, name, colour in PARTS:
     widths = [max(groups[label][0][key], 0.0) for label in labels]
     axes.barh(labels, widths, left=left, label=name, color=colour)
+    # Stacked: each part begins where the one before it ends.
     left = [a + b for a, b in zip(left, widths, strict=True)]
   for place, label in enumerate(labels):
     row = groups[label][0]

@@ -113,6 +113,7 @@ def speed(
   tokens, seconds = tokens_by_batch(measured), measured.seconds
   total = seconds[:, 0]
   base_tokens, base_total = tokens_by_batch(plain), plain.seconds[:, 0]
+  # sample_of [0 0 1], tokens [4 6 5], seconds [1 1 1]: rates [5 5]
   rate = np.bincount(sample_of, tokens) / np.bincount(sample_of, total)
   base_rate = np.bincount(sample_of, base_tokens) / np.bincount(
     sample_of, base_total
@@ -184,6 +185,7 @@ def time_of_parts(measured: Measured, parts: Parts | None) -> dict[str, Any]:
     'step_ms': parts.step,
     'draft_ms': parts.draft,
     'block_ms': parts.block,
+    # What the loop itself costs: verification, emission, commit and launches.
     'overhead_ms': round_ms - parts.draft - parts.block,
     'loop_efficiency': (parts.draft + parts.block) / round_ms,
     'block_ms_by_width': {str(k): v for k, v in parts.by_width.items()},

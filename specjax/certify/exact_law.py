@@ -89,6 +89,8 @@ def next_law(
     jnp.zeros((1, 0), jnp.int32),
     open_.controls(row_keys(0, [0]), 1, end_ids),
   )
+  # float64 from here on: products of many probabilities are compared with
+  # counts, and rounding must not look like a bias.
   law = np.asarray(law, np.float64)[0, 0]
   return law / law.sum()
 
@@ -98,6 +100,8 @@ def choose_symbols(
 ) -> tuple[int, ...]:
   """The likeliest tokens, and one end token if the model has any."""
   ends = [i for i in end_ids if 0 <= i < len(law)]
+  # One end token is enough to test that texts end; each symbol multiplies the
+  # number of texts.
   ends = sorted(ends, key=lambda i: -law[i])[:1]
   order = [int(i) for i in np.argsort(-law, kind='stable') if i not in end_ids]
   return tuple(order[: count - len(ends)] + ends)
@@ -163,6 +167,7 @@ def _walk(law: Law, steps, ends, prefix, mass) -> None:
   In:  steps () -> [5: 0.6, 1: 0.4], (5,) -> [5: 0.5, 1: 0.5]; 1 ends
   Out: {(5, 5): 0.3, (5, 1): 0.3, (1,): 0.4}
   """
+  # Rows of float32 sum to 1 up to rounding; a law has to sum to 1.
   here = steps[prefix] / steps[prefix].sum()
   for symbol, p in zip(law.symbols, here, strict=True):
     text = prefix + (symbol,)

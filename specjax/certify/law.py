@@ -98,6 +98,8 @@ def sample(
     controls = sampling.controls(keys, law.length, end_ids)
     dials = jax.tree.map(lambda dial: np.full((rows,), dial), rule or {})
     controls = controls.replace(rule=dials)
+    # Rows of the last part beyond `samples` are drawn and not counted, so that
+    # one program serves all parts.
     made = jax.device_get(
       decode(params, exact_law.repeat(prompt, rows), controls)
     )

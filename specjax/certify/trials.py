@@ -87,6 +87,7 @@ def make(subject: Subject, progress: Progress) -> list[Trial]:
       prompt,
       subject.end_ids,
     )
+    # law [.5 .5]: .69, law [.99 .01]: .06; the first decides more
     entropy = -np.sum(law * np.log(np.maximum(law, 1e-30)))
     scored.append((-entropy, number, law))
   chosen = sorted(scored, key=lambda row: row[:2])[: config.law_prompts]
@@ -190,6 +191,7 @@ def _with_others(subject, first: Trial, progress) -> list[Trial]:
   ends = set(subject.end_ids)
   # An end token would cut texts short of the slots where rules err.
   symbols = tuple(i for i in first.law.symbols if i not in ends)[:3]
+  # With one symbol every law is certain and a test could not fail.
   if len(symbols) < 2 or not plan.num_draft:
     return []
   made = custom(_table, has_log_probs=True, row_independent=True)

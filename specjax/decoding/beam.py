@@ -161,6 +161,7 @@ def _step(target, spec, params, budget, eos_ids, state: BeamState) -> BeamState:
   batch, beams = state.running.score.shape
   scored, cache = target.extend(params, state.cache, state.last_token[:, None])
   logits = scored.logits[:, 0].astype(jnp.float32)
+  # One bad hypothesis spoils its row: scores are compared among all of them.
   finite = jnp.all(jnp.isfinite(logits).reshape(batch, -1), axis=1)
   log_probs = jax.nn.log_softmax(logits).reshape(batch, beams, -1)
   score, parent, token = _best(
@@ -168,6 +169,8 @@ def _step(target, spec, params, budget, eos_ids, state: BeamState) -> BeamState:
     max(2, 1 + eos_ids.shape[0]) * beams,
   )
   length = state.step + 1
+  # A candidate continues its parent: parent [1 0], tokens [[a] [b]] -> [[b]
+  # [a]]
   tokens = jnp.take_along_axis(state.running.tokens, parent[..., None], axis=1)
   tokens = lax.dynamic_update_index_in_dim(tokens, token, state.step, axis=2)
   candidates = Hypotheses(tokens, jnp.full_like(token, length), score)
@@ -175,6 +178,7 @@ def _step(target, spec, params, budget, eos_ids, state: BeamState) -> BeamState:
   ends |= (length >= budget)[:, None]
 
   finished = _merge(spec, state, candidates, ends, length)
+  # N = 2, scores [5 4 3 2], ends [1 0 1 0]: kept are places 1 and 3
   keep = _order(jnp.where(ends, _NEVER, score), beams)
   running = _pick(candidates, keep)
   # At the budget every candidate ends; those kept must not run on.
@@ -269,6 +273,8 @@ def _can_improve(spec, running, finished, length, budget):
     enough = jnp.isfinite(worst)
   else:
     enough = jnp.zeros(worst.shape, bool)
+  # Log probabilities only fall. With a positive penalty a longer text divides
+  # them by more, so its score may still rise: 'never' hopes for that.
   best_length = length
   if spec.early_stopping == 'never' and spec.length_penalty > 0:
     best_length = budget

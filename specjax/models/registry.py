@@ -22,6 +22,7 @@ def register(family: ModelFamily) -> ModelFamily:
     ValueError: its name, config class or a `model_type` is taken.
   """
   for other in _BY_NAME.values():
+    # A module that registers may be imported twice, under two names.
     if other == family:
       return family
     shared = set(family.files.model_types) & set(other.files.model_types)

@@ -113,6 +113,8 @@ def _tokens(logits, context, slots, style: Style):
   keys = slot_keys(style.noise, context, slots)
   if keys is None:
     return sampling.argmax(logits)
+  # Round noise is shared with nobody, so the faster sampler serves; noise by
+  # position has to be that of plain sampling.
   sampler = 'inverse_cdf' if style.noise == 'round' else style.sampler
   return sampling.categorical(logits, keys, sampler)
 
@@ -136,6 +138,7 @@ def one(
   Returns:
     int32 [B], and log q float32 [B, V], or None if the style needs none.
   """
+  # Slot 2 of [a b . .]: its history is [a b], as the penalties need it.
   count = jnp.full((logits.shape[0], 1), index, jnp.int32)
   logits = warped(logits[:, None], context, style, path[:, None], count)
   slots = jnp.full((1,), index, jnp.int32)
@@ -186,6 +189,7 @@ def sequence(
 
   def advance(index, carry):
     state, tokens, log_probs = carry
+    # Slot i needs the token of slot i - 1; that of the last slot is never fed.
     fed = lax.dynamic_slice_in_dim(tokens, index - 1, 1, axis=1)
     logits, state = step(state, fed)
     return state, *put(logits, tokens, log_probs, index)

@@ -86,6 +86,8 @@ class _Level(NamedTuple):
 
 def _levels(topology: trees.Topology) -> list[_Level]:
   parent, _, depth = topology
+  # parent [0 0 0 1 3]: inner [0 1 3], so `place` is {1: 0, 3: 1}; slots 2 and 4
+  # are leaves, which are drawn and never fed.
   inner = sorted(set(parent[1:]), key=lambda slot: (depth[slot], slot))
   place = {slot: i for i, slot in enumerate(inner[1:])}
   levels, before = [], ()
@@ -141,6 +143,7 @@ def _grow(net, params, cache, level: _Level, given: _Fed):
   fed = jnp.maximum(given.tokens[:, np.asarray(level.slots) - 1], 0)
   column = jnp.arange(cache.keys[0].shape[-1]) - length[:, None]
   inside = (column >= 0) & (column < inner)
+  # [n, B, L]: for each node the columns of its ancestors and its own.
   own = jnp.asarray(level.reads)[:, jnp.clip(column, 0, inner - 1)]
   mask = (column < 0)[:, None] | (inside[:, None] & jnp.moveaxis(own, 0, 1))
   place = jnp.broadcast_to((length - 1 + given.index)[:, None], fed.shape)
@@ -197,6 +200,7 @@ def tree(
       tokens = tokens.at[:, node].set(drawn)
       if style.needs_log_probs:
         row = jax.nn.log_softmax(rows)[:, level.whose]
+        # A node that q could not fill proposes nothing and has no distribution.
         row = jnp.where((drawn >= 0)[..., None], row, -jnp.inf)
         log_probs = log_probs.at[:, node].set(row)
     cache = cache.replace(length=context.length)

@@ -47,6 +47,7 @@ def window_pass(
   depth = jnp.maximum(place - (length - 1)[:, None], 0)
   features = state.features
   if features is not None:
+    # Window 3, length 5: places [2 3 4] read features [0 1 2], masks the last.
     index = jnp.clip(place - length[:, None] + window, 0, window - 1)
     features = jnp.take_along_axis(features, index[..., None], axis=1)
   slots = (length - 1 - first)[:, None] + jnp.arange(num_out, dtype=jnp.int32)
@@ -70,6 +71,9 @@ def first_features(
     zeros = jnp.zeros(shape, config.dtype)
     return zeros[:, :1], zeros
   known = prefilled.hidden[0]
+  # A token's feature is the state that predicted it, so states move by one:
+  # In:  states [h0 h1 h2] at the tokens [a b c]
+  # Out: features [0 h0 h1]; nothing predicted a
   features = jnp.pad(known, ((0, 0), (1, 0), (0, 0)))[:, :-1]
   last = prompt.length[:, None] - window + jnp.arange(window)
   index = jnp.clip(last, 0, known.shape[1] - 1)[..., None]
@@ -95,6 +99,8 @@ def init(
   encoded = None
   if config.encoder_width:
     encoded = prefilled.hidden[0]
+    # The decoder has only its start token; what the source holds is read
+    # across.
     tokens = prefilled.last_token[:, None]
     length = jnp.ones_like(length)
   cache = net.prefill(
@@ -118,6 +124,8 @@ def observe(
     return state
   window = state.features.shape[1]
   (new,) = observation.hidden
+  # Window 3, kept [f1 f2 f3], a round of two tokens with new states [g1 g2 .]:
+  # both [f1 f2 f3 g1 g2 .], from place 2 on: [f3 g1 g2]
   both = jnp.concatenate([state.features, new.astype(state.features.dtype)], 1)
   index = observation.num_tokens[:, None] + jnp.arange(window)
   return state.replace(

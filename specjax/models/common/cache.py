@@ -133,6 +133,7 @@ def _write(x, new, start, axis):
   new = new.astype(x.dtype)
   if batch == 1:
     return lax.dynamic_update_slice_in_dim(x, new, start[0], axis)
+  # start [2 0], rows of two heads each: [2 2 0 0]
   starts = jnp.repeat(
     start, x.shape[0] // batch, total_repeat_length=x.shape[0]
   )
@@ -235,6 +236,8 @@ def commit(cache: Cache, num_tokens: Array, path: Array | None = None) -> Cache:
 def _compact(x, length, path, axis):
   rows, capacity = x.shape[0], x.shape[axis]
   heads = rows // length.shape[0]
+  # length [2], path [2 4]: columns [4 6] are gathered and written from 3 on.
+  # The gather reads before the write, so overlapping places do no harm.
   source = jnp.clip(length[:, None] + path, 0, capacity - 1)
   source = jnp.repeat(source, heads, axis=0, total_repeat_length=rows)
   source = jnp.expand_dims(source, 3 - axis)
@@ -283,6 +286,8 @@ def pick_slots(hidden: Array, slots: Array | None) -> Array:
   """Gathers [B, n, D] of `hidden` [B, T, D]; all of it if `slots` is None."""
   if slots is None:
     return hidden
+  # hidden [[h0 h1 h2]], slots [[2]]: [[h2]]. The head is the dearest product of
+  # a small model, so unneeded slots are not projected.
   return jnp.take_along_axis(hidden, slots[:, :, None], axis=1, mode='clip')
 
 

@@ -60,6 +60,8 @@ def make(
   config.validate()
   hidden_layers = request.hidden_layers
   cache_lib.check_hidden_layers(hidden_layers, layers)
+  # Tables are padded to sizes that hardware likes; ids beyond the tokenizer's
+  # would otherwise be drawn now and then.
   vocab = min(request.vocab_size or config.vocab_size, config.vocab_size)
   module = network(config)
   net = _Net(module, vocab, hidden_layers, output_ids)

@@ -248,6 +248,8 @@ class Embedding(nn.Module):
   def __call__(self, ids):
     # Ids of empty draft slots are -1; they read row 0 and are masked later.
     if self.axis is not None:
+      # Two devices of 4 rows, id 6: local ids 6 and 2; the second one has the
+      # row.
       ids = jnp.maximum(ids, 0) - lax.axis_index(self.axis) * self.rows
     rows = jnp.take(self.weight, ids, axis=0, mode='clip')
     scale, _ = _scale(self)

@@ -105,6 +105,7 @@ def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
   # In:  x [1 2 3 4], angles [pi / 2, 0], so that 1 and 3 are turned
   # Out: [-3 2 1 4]
   cos, sin = angles
+  # In float32: angles of far positions are large, and bfloat16 has 8 bits.
   a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
   return y.astype(x.dtype)

@@ -107,11 +107,14 @@ class DecoderConfig:
     validation.plain_fields(self)
     check_token_ids(self.eos_token_id)
     validation.positive('norm_eps', self.norm_eps)
+    # Query heads share key heads in equal groups: 8 queries on 2 keys are 4
+    # each.
     if self.num_attention_heads % self.num_key_value_heads:
       raise ValueError(
         f'num_attention_heads ({self.num_attention_heads}) must be a multiple '
         f'of num_key_value_heads ({self.num_key_value_heads}).'
       )
+    # Rotations turn pairs of numbers.
     if self.rope is not None and self.head_dim % 2:
       raise ValueError(
         f'head_dim must be even for rotary positions, not {self.head_dim}.'

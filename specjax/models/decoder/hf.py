@@ -87,6 +87,8 @@ def language_part(config: dict) -> dict:
     return config
   if (config.get('architectures') or [images]) != [images]:
     return config
+  # The outer values count: exporters set end tokens there and leave the inner
+  # ones at their defaults.
   outer = {key: config[key] for key in _OUTER if config.get(key) is not None}
   if {'dtype', 'torch_dtype'} & set(outer):
     inner = inner | {'dtype': None, 'torch_dtype': None}
@@ -174,6 +176,8 @@ def _llama_like(config) -> DecoderConfig:
   usual, epsilon = ('relu2', 1e-5) if kind == 'bitnet' else ('silu', 1e-6)
   activation = config.get('hidden_act', usual)
   if gemma:
+    # Gemma's old files have a `hidden_act` that was never what the model
+    # computes.
     activation = config.get('hidden_activation') or 'gelu_pytorch_tanh'
   capped = kind == 'gemma2'
   return DecoderConfig(
@@ -188,6 +192,7 @@ def _llama_like(config) -> DecoderConfig:
     max_position_embeddings=_positions(config, rope),
     hidden_act=activation,
     norm_eps=config.get('rms_norm_eps', epsilon),
+    # Files leave out what is the default of their own family.
     tie_word_embeddings=config.get('tie_word_embeddings', gemma),
     sliding_window=window,
     sliding_layers=sliding,
@@ -227,6 +232,7 @@ def _head_dim(config) -> int:
   if kind in _GEMMAS:
     return 256
   even = config['hidden_size'] // config['num_attention_heads']
+  # Heads need not add up to the width: Qwen3-0.6B has 16 x 128 for 1,024.
   return 128 if kind == 'qwen3' else even
 
 
@@ -248,6 +254,7 @@ def _windows(config, layers):
   window = config.get('sliding_window')
   if kind in ('gemma2', 'gemma3_text'):
     window = config.get('sliding_window', 4096)
+  # Qwen's files state a window and then switch it off.
   if kind in ('qwen2', 'qwen3') and not config.get('use_sliding_window'):
     window = None
   if window is None or kind in ('llama', 'bitnet', 'gemma'):
@@ -264,6 +271,7 @@ def _windows(config, layers):
   if kind == 'mistral':
     return window, (True,) * layers
   if kind == 'gemma2':
+    # Layers alternate, a windowed one first: [1 0 1 0 ...]
     return window, tuple(i % 2 == 0 for i in range(layers))
   if kind == 'gemma3_text':
     every = config.get('sliding_window_pattern')
@@ -310,6 +318,7 @@ def to_hf(config: DecoderConfig) -> dict:
     'rms_norm_eps': config.norm_eps,
     'attention_bias': config.out_bias,
     'rope_parameters': rope_json.write(config.rope),
+    # Beside `rope_parameters`, for readers of transformers 4.
     'rope_theta': config.rope.theta,
   }
   if config.model_type == 'llama':

@@ -35,6 +35,7 @@ def never_drafted(config: Any) -> tuple:
 
   An end token is never among them, even where it pads too.
   """
+  # pad 0, start 0, end (1,): (0,); a T5 that pads with its end token 1: (0,)
   banned = {config.pad_token_id, config.decoder_start_token_id}
   return tuple(sorted(banned - {None, *config.eos_token_id}))
 
@@ -176,6 +177,7 @@ def random_config(
     d_model=target.width,
     d_kv=target.head_dim,
     d_ff=target.mlp,
+    # The paper's: the encoder runs once a prompt, the decoder once a round.
     num_layers=12,
     num_decoder_layers=2,
     num_heads=target.heads,
