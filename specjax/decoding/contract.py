@@ -285,13 +285,20 @@ def faults(
   filled = draft.tokens >= 0
   found = jnp.zeros(draft.tokens.shape[:1], jnp.int32)
   if draft.log_probs is not None:
+    # tokens [a b EMPTY], rows of log_probs summing to [1 .9 0]: slot 1 is
+    # wrong, and the empty one is not looked at. NaN fails every comparison, so
+    # it is found too.
     mass = jnp.exp(draft.log_probs).sum(axis=-1)
     wrong = filled & ~(jnp.abs(mass - 1.0) <= TOLERANCE)
     found |= LOG_PROBS * jnp.any(wrong, axis=1)
   if verdict.path is None:
+    # [a b EMPTY d]: two can be accepted, as a chain ends at its first empty
+    # slot.
     most = jnp.cumprod(filled, axis=1).sum(axis=1)
   else:
     step = jnp.arange(verdict.path.shape[1])
+    # path [1 3 0], tokens [a EMPTY c]: slots 1 and 3 are filled, 0 is no slot
+    # of a draft, so at most two are accepted.
     slot = jnp.clip(verdict.path - 1, 0, max(draft.tokens.shape[1] - 1, 0))
     on_path = (
       jnp.take_along_axis(filled, slot, axis=1) & (verdict.path > 0)
@@ -305,6 +312,7 @@ def faults(
   emitted = verdict.next_token[:, None]
   if verdict.path is None:
     step = jnp.arange(draft.tokens.shape[1])
+    # Accepted tokens are emitted as they are; refused ones may be anything.
     kept = jnp.where(step < accepted[:, None], draft.tokens, 0)
     emitted = jnp.concatenate([emitted, kept], axis=1)
   outside = jnp.any(emitted >= vocab_size, axis=1) | (verdict.next_token < 0)

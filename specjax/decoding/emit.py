@@ -64,6 +64,7 @@ def emit(
   is_end &= slot <= num_accepted
   first_end = jnp.argmax(is_end, axis=1)
   has_end = jnp.any(is_end, axis=1)
+  # tokens [a E x], E an end token: is_end [0 1 0], first_end 1, count 2
   produced = state.context.length - state.context.prompt_length
   count = jnp.where(has_end, first_end + 1, verdict.num_accepted + 1)
   count = jnp.minimum(count, controls.max_new_tokens - produced)
@@ -72,6 +73,8 @@ def emit(
   bad = ~jnp.all(finite | ~_judged(verdict, finite.shape[1]), axis=1)
   live = state.status == RUNNING
   count = jnp.where(live & ~bad, count, 0)
+  # An end token that is the last of the budget ends the row as EOS, so the
+  # later assignment below wins; NaN wins over both.
   spent = produced + count >= controls.max_new_tokens
   status = jnp.where(spent, LENGTH, RUNNING)
   status = jnp.where(has_end, EOS, status)

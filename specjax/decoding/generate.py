@@ -139,6 +139,7 @@ def start(
     given = jnp.full((batch, 1), target.start_id, jnp.int32)
     given_length = jnp.ones((batch,), jnp.int32)
   else:
+    # Padding of a prompt may hold anything, and penalties read these tokens.
     inside = jnp.arange(width) < prompt.length[:, None]
     given = jnp.where(inside, prompt.tokens, 0).astype(jnp.int32)
     given_length = prompt.length.astype(jnp.int32)
@@ -229,6 +230,8 @@ def _round(
   choice = jnp.searchsorted(jnp.asarray(widths[:-1]), longest)
   for index, width in enumerate(widths):
     if width:
+      # A loop of one turn for each width and not a `lax.switch`, which would
+      # copy the caches that go through it, and wait for the host on a GPU.
       state = control_flow.run_if(
         choice == index,
         functools.partial(
@@ -281,6 +284,7 @@ def _verify(
 ) -> DecodeState:
   """Extend, warp, verify, emit, commit and observe."""
   context, live = state.context, state.status == RUNNING
+  # Last token x, draft [a b EMPTY]: block [x a b 0].
   block = jnp.concatenate(
     [state.last_token[:, None], jnp.maximum(draft.tokens, 0)], axis=1
   )
@@ -311,6 +315,8 @@ def _verify(
       accepted=accepted,
     )
   with jax.named_scope('commit'):
+    # Emitted [a b y] of the block [x a b c]: rows of x, a and b are committed,
+    # three as the emitted tokens, and y is the next round's first slot.
     cache = recipe.target.commit(cache, emission.count, verdict.path)
   with jax.named_scope('observe'):
     longest = recipe.drafter.max_path

@@ -214,6 +214,7 @@ def _grown(text: str, num_draft: int, measured) -> Topology:
     )
   # grown:8:0.8,0.6 with num_draft 4: rates [0.8 0.6 0.6 0.6]
   rates = (rates or list(measured) or [0.7])[:num_draft]
+  # Depths that were never measured behave as the last one that was.
   rates += rates[-1:] * (num_draft - len(rates))
   acceptance = rank_acceptance(rates)
   return grown(acceptance, min(budget, _largest(acceptance)))
@@ -309,6 +310,7 @@ def grown(acceptance: Sequence, num_nodes: int) -> Topology:
 def expected_tokens(topology: Topology, acceptance: Sequence) -> float:
   """Tokens a round, the target's own included, if acceptance is as given."""
   # Nodes 0 and 00, acceptance [[.6] [.5]]: 1 + .6 + .6 * .5 = 1.9
+  # The root: the target's own token is emitted in every round.
   worth = [1.0]
   for slot in range(1, len(topology.parent)):
     value = acceptance[topology.depth[slot] - 1][topology.rank[slot]]

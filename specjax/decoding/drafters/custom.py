@@ -54,6 +54,7 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
   del target, options, rows
   made = source.given.custom
   num_draft = made.num_draft or num_draft
+  # widths (0, 4, 8) with K = 6: (0, 4, 6); K itself is always compiled.
   widths = tuple(width for width in made.widths if width <= num_draft)
   return entry.DraftPlan(
     num_draft,

@@ -68,6 +68,9 @@ def count_table(
   if not ids:
     raise ValueError('A table drafter needs some text to count.')
   single = np.bincount(np.concatenate(ids), minlength=vocab_size)
+  # Ids [0 0 1] of 4, smoothing 1: [2.25 1.25 .25 .25] / 4. A token of
+  # probability 0 would have a log of -inf, and no draft could be drawn behind a
+  # rare token.
   single = single + smoothing / vocab_size
   single = single / single.sum()
   if order == 1:
@@ -76,6 +79,7 @@ def count_table(
     np.asarray(smoothing * single, np.float32)[None], vocab_size, axis=0
   )
   for row in ids:
+    # Unlike double[...] += 1, this counts a pair as often as it occurs.
     np.add.at(double, (row[:-1], row[1:]), 1.0)
   double /= double.sum(axis=1, keepdims=True)
   return Table(jnp.asarray(np.log(double), jnp.float32))

@@ -234,6 +234,9 @@ def _prefill(module, hidden_layers, params, prompt, *, capacity):
   states, kept = module.apply(
     {'params': params}, prompt.tokens, hidden_layers, method='prefill'
   )
+  # Prompt [p q r]: the cache counts p and q, and r is the first block's slot 0,
+  # so that its logits come from the same program as all others. Rows of padding
+  # are written too; they stand behind `length` and are written over.
   last = prompt.length - 1
   kept = [cache_lib.grow(pair, capacity) for pair in kept]
   made = cache_lib.Cache(

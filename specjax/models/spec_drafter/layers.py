@@ -19,6 +19,7 @@ def sinusoids(rows: int, width: int) -> np.ndarray:
   Neighbouring rows are similar from the start; random rows would have to learn
   that one by one.
   """
+  # width 4: rates [1 .01], row 2: [sin 2, sin .02, cos 2, cos .02]
   rate = 1e4 ** (-np.arange(width // 2) / max(width // 2, 1))
   angle = np.arange(rows)[:, None] * rate
   table = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
@@ -73,9 +74,13 @@ class SlotLayer(nn.Module):
     drop = functools.partial(self.drop, deterministic=deterministic)
     y = self.attn_norm(x)
     kept = self.attn.project(y)
+    # Keys of all entries, queries of the last `num_slots`: the last layer's
+    # other outputs are read by nobody.
     x, y = x[:, -num_slots:], y[:, -num_slots:]
     x = x + drop(self.attn(y, kept, valid[:, None], None, deterministic))
     pair, mask = source
+    # R = B * C cuts share their row's source: [B * C, T, D] -> [B, C * T, D],
+    # so one product reads each source once.
     y = self.cross_norm(x).reshape(mask.shape[0], -1, x.shape[-1])
     if mask.shape[1] > 1:
       mask = jnp.repeat(mask, y.shape[1] // mask.shape[1], axis=1)

@@ -171,6 +171,7 @@ class SpecDrafter(nn.Module):
       num_slots: static.
       deterministic: no dropout.
     """
+    # Content of the K slots alone: W real entries in front need none.
     missing = tokens.shape[1] - content.shape[1]
     content = jnp.pad(content, ((0, 0), (missing, 0), (0, 0)))
     masked = (tokens == self.config.mask_id)[..., None]
@@ -179,6 +180,8 @@ class SpecDrafter(nn.Module):
     pairs, mask = source
     for i, layer in enumerate(self.layers):
       is_last = i == len(self.layers) - 1
+      # Positions are added before each layer: without a causal mask they alone
+      # distinguish slots, and one addition fades through the layers.
       x = self.drop(x + place, deterministic=deterministic)
       x = layer(
         x,

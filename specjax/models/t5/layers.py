@@ -137,6 +137,7 @@ class T5Layer(nn.Module):
     """
     drop = functools.partial(self.drop, deterministic=deterministic)
     y = self.attn_norm(x)
+    # Keys and values are made first: a cached block reads its own slots too.
     kept, live = self.attn.project(y), None
     if past is not None:
       kept, live = cache_lib.write(past, kept), past.live

@@ -153,6 +153,8 @@ class T5(nn.Module):
 
     With `config.output_ids` there are only as many logits as ids.
     """
+    # T5 1.0 ties the head to the table and scales states by D^-1/2; 1.1 does
+    # not.
     if self.config.scale_decoder_outputs:
       state = state * jnp.asarray(self.config.d_model**-0.5, state.dtype)
     table = self.embed if self.config.tie_word_embeddings else self.head

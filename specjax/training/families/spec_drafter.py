@@ -220,6 +220,7 @@ def _encoder_of(params, teacher):
   """The target's embeddings and as many of its encoder layers as fit."""
   encoder = dict(params['encoder'])
   for name, value in teacher.params['encoder'].items():
+    # The first layers, where the drafter has fewer; its final norm comes too.
     if name in encoder:
       encoder[name] = value
   copied = {'encoder': encoder, 'embed': teacher.params['embed']}
@@ -231,6 +232,8 @@ def _target_head(made, teacher):
   facts = model_registry.facts(teacher.config)
   name = 'embed' if facts.ties_embeddings else 'head'
   table = np.asarray(teacher.params[name]['weight'], np.float32)
+  # A tied T5 scales states before the table; heads have a table of their own
+  # and no scale, so it goes into the rows.
   table = table * np.float32(facts.head_scale)
   if made.output_ids:
     table = table[np.asarray(made.output_ids)]
@@ -243,6 +246,8 @@ def _with_steps(batches: batches_lib.Batches) -> batches_lib.Batches:
   def get(step):
     batch = batches.get(step)
     rows = len(next(iter(batch.values())))
+    # One number a row, so that it is cut over devices as all arrays of a batch
+    # are.
     return batch | {'step': np.full(rows, step, np.int32)}
 
   return batches._replace(get=get)

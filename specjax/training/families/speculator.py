@@ -119,6 +119,8 @@ def initialiser(
     masks = params.get('mask_embed')
     if masks and 'embed' in loaded and 'mask_embed' not in loaded:
       mean = jnp.mean(loaded['embed']['weight'], axis=0)
+      # Near the mean of the table, where layers that were trained on real
+      # tokens know what to do; the noise lets masks of different depths differ.
       params['mask_embed'] = {'weight': mean + 0.1 * masks['weight']}
     for name, value in loaded.items():
       shapes = [
@@ -151,6 +153,7 @@ def _measured(config, metrics):
   while not math.isnan(
     rate := metrics.get(f'{BY_DEPTH}{len(rates) + 1}', math.nan)
   ):
+    # Four digits: they are written to config.json and read by people.
     rates.append(round(float(rate), 4))
   return dataclasses.replace(config, acceptance=tuple(rates))
 
