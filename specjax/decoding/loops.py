@@ -2,7 +2,7 @@
 
 A loop is an ending of period at most 8 tokens that is repeated 4 times or more.
 A greedy model that has fallen into one does not leave it, and any drafter that
-copies is right about it, so what is accepted there says nothing about answers
+copies is right about it, so what is accepted there is no measure for answers
 that a reader would want.
 """
 

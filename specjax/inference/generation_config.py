@@ -1,8 +1,8 @@
 """Settings from a model's generation_config.json, where a user gives none.
 
 Published models state there how they want to be decoded. Whatever shapes the
-distribution without a draw is taken by default. How to draw is the caller's to
-say: greedy decoding stays greedy unless asked otherwise.
+distribution without a draw is taken by default. How to draw is the caller's
+choice: greedy decoding stays greedy unless asked otherwise.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -107,8 +107,6 @@ def make_train_step(
       gradients, accumulation, state.params, frozen, batch, key
     )
     weight = jnp.maximum(sums['weight'], 1.0)
-    # Divided once, after all parts: a mean of means would weigh short parts
-    # more.
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -122,8 +120,6 @@ def make_train_step(
     )
     return state, metrics
 
-  # Without stated shardings of the result the compiler may move the state to
-  # others, and the next step would compile again.
   if shardings is None:
     return jax.jit(train_step, donate_argnums=0)
   return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))

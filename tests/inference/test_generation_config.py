@@ -41,7 +41,7 @@ def with_file(folder, **fields):
 
 
 def settings(model, **given):
-  """(the config in force, lines that were told)."""
+  """(the config in force, notes)."""
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always')
     job = planning.plan(model, PROMPTS, max_new_tokens=8, **given)

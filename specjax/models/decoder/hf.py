@@ -176,8 +176,6 @@ def _llama_like(config) -> DecoderConfig:
   usual, epsilon = ('relu2', 1e-5) if kind == 'bitnet' else ('silu', 1e-6)
   activation = config.get('hidden_act', usual)
   if gemma:
-    # Gemma's old files have a `hidden_act` that was never what the model
-    # computes.
     activation = config.get('hidden_activation') or 'gelu_pytorch_tanh'
   capped = kind == 'gemma2'
   return DecoderConfig(
