@@ -95,6 +95,8 @@ def plan(request: Conversion) -> ConversionPlan:
   raw = dict(hf.read_config(side))
   config = hf.parse_config(raw)
   config, leaves, found = folder_lib.open_folder(source, config)
+  # From safetensors to safetensors bytes are copied; nothing is decoded, so
+  # types that numpy lacks survive.
   direct = None if found is None else _copies(found)
   raw |= _found_out(raw, config)
   dtypes = {leaf.dtype for leaf in leaves.values()}
@@ -127,6 +129,8 @@ def _found_out(raw, config) -> dict:
   to_json = registry.family_of(config).files.to_json
   wanted, found = to_json(config), {}
   while True:
+    # Until nothing new is wrong: each pass states settings, which may change
+    # the defaults of others.
     stated = to_json(hf.parse_config(raw | found))
     wrong = {k: v for k, v in wanted.items() if stated.get(k) != v}
     if not wrong.keys() - found.keys():
@@ -155,6 +159,7 @@ def _copies(found):
         name,
         one.dtype,
         one.shape,
+        # Bound now: a closure would read the last tensor of the loop.
         lambda one=one: safetensors.read_chunks(one),
       ),
     )
@@ -175,6 +180,7 @@ def _tensors(config, leaves):
     if len({leaf.dtype for _, leaf in parts}) > 1:
       raise ValueError(f'the parts of {name} are stored in several types.')
 
+    # Called when the tensor is written, so one tensor is in memory at a time.
     def chunks(parts=parts):
       arrays = [(source, leaf.read()) for source, leaf in parts]
       return safetensors.array_chunks(tensor_names.give(arrays))
@@ -256,6 +262,7 @@ def _write_orbax(folder, target, leaves, progress):
 def _appearing(target) -> Iterator[str]:
   """Gives a folder beside `target` that is renamed to it at the end."""
   target = os.path.abspath(target)
+  # Beside the target, since a rename works inside one file system only.
   part = f'{target}.part{os.getpid()}'
   try:
     os.makedirs(part)

@@ -69,6 +69,8 @@ def find(config: Any, abstract: dict, folder: str) -> dict:
         f'the T5X checkpoint lacks {path}, the metadata of the array {name}: '
         'copy the whole folder, files whose names begin with a dot included.'
       )
+    # Before any array is opened: tensorstore would take what is missing for
+    # zeros.
     shapes[name] = _check_chunks(_path(folder, name), name)
   made = {}
   for path, leaf in tensor_names.flat(abstract):
@@ -76,6 +78,7 @@ def find(config: Any, abstract: dict, folder: str) -> dict:
     if array.name not in present:
       raise ValueError(f'{folder} lacks the array {array.name}.')
     _check_shape(config, folder, array, shapes[array.name], leaf.shape)
+  # An array too many is another model, such as one with more layers.
   needed = {array.name for array in made.values()}
   if extra := sorted(present - needed):
     raise ValueError(
@@ -99,6 +102,7 @@ def _check_shape(config, folder, array, found, shape):
   stored = tuple(shape)[::-1] if array.transpose else tuple(shape)
   found = list(found)
   if array.layer is not None:
+    # [in, 4 layers, out] -> [in, out] and 4
     layers = found.pop(1) if len(found) > 1 else 0
     wanted = _format(folder, config).layers(config, array.name)
     if layers != wanted:
@@ -159,6 +163,7 @@ def open_array(folder: str, array: T5XArray) -> Any:
     raise ValueError(
       f'the array {array.name} of {folder} does not open: {_reason(error)}.'
     ) from None
+  # Lazily: nothing is read before the slice is asked for.
   return store if array.layer is None else store[:, array.layer]
 
 
@@ -184,6 +189,8 @@ def read(
   store = open_array(folder, array)
   stored = tuple(shape)[::-1] if array.transpose else tuple(shape)
   same_rank = len(store.shape) == len(stored)
+  # Scanned stacks store a position bias a layer, although T5 has one; the
+  # copies are compared, since a model with several would decode wrongly.
   shared = array.layer == 0 and array.name.endswith('rel_embedding')
   inside = tuple(index)[::-1] if array.transpose else tuple(index)
   if same_rank and not shared:

@@ -57,6 +57,7 @@ def sentences(kind: type) -> dict[str, str]:
         'high': 'bounds.'}
   """
   found = {}
+  # Base classes first, so that a subclass may describe a field anew.
   for one in reversed(kind.__mro__):
     doc = inspect.cleandoc(vars(one).get('__doc__') or '')
     names = []
@@ -75,6 +76,7 @@ def settings(config: Any, prefix: str = '') -> Iterator[Setting]:
   """All fields of a dataclass instance: plain ones, then group by group."""
   about = sentences(type(config))
   fields = dataclasses.fields(config)
+  # Groups last: what is set most often stands directly below the command.
   fields = sorted(
     fields, key=lambda x: dataclasses.is_dataclass(getattr(config, x.name))
   )

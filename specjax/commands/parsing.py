@@ -149,6 +149,7 @@ def parse(
     print(help_text.text(doc, values, config, where, bare, shipped=configs))
     raise SystemExit(0)
   alone = {dashes + name for name in bare for dashes in ('-', '--')}
+  # absl would take the next argument for the value of a flag that stands alone.
   rest = [f'{arg}=' if arg in alone else arg for arg in rest]
   config, extra = _overridden(config, rest, values)
   if extra:

@@ -48,6 +48,8 @@ def _likeness(given: str, name: str) -> tuple[float, float] | None:
   """(likeness, likeness of the whole names), to sort by; None: not near."""
   whole = difflib.SequenceMatcher(None, given, name).ratio()
   mine, other = _last(given), _last(name)
+  # 'tree' is like the last part of 'drafters.suffix.tree', hardly like the
+  # whole.
   last = difflib.SequenceMatcher(None, mine, other).ratio()
   if len(mine) >= SHORTEST and other.startswith(mine):
     last = max(last, BEGINNING)

@@ -317,6 +317,7 @@ def spec(
   for name, size in zip(axes, shape, strict=True):
     fits = name is not None and size % layout.size(name) == 0
     found = layout.axes(name) if fits else ()
+    # One axis by its name and several as a tuple, as equal specs compare equal.
     entries.append(found[0] if len(found) == 1 else found or None)
   return PartitionSpec(*entries)
 

@@ -48,6 +48,7 @@ def open_writer(workdir: str, first_step: int = 0) -> Writer:
     return Writer(lambda *args: None, lambda: None)
   path = os.path.join(workdir, FILE)
   kept = [m for m in read(workdir) if m['step'] <= first_step]
+  # Replaced whole, so that a run killed here keeps its old file.
   temporary = path + '.new'
   with open(temporary, 'w', encoding='utf-8') as f:
     f.writelines(json.dumps(m) + '\n' for m in kept)
@@ -62,6 +63,7 @@ def open_writer(workdir: str, first_step: int = 0) -> Writer:
       k: round(v, 6) if math.isfinite(v) else None for k, v in values.items()
     }
     lines.write(json.dumps({'step': step, 'kind': kind, **clean}) + '\n')
+    # A line at a time: whoever follows the file, or a crash, finds all steps.
     lines.flush()
     for name, value in values.items():
       if math.isnan(value):

@@ -66,6 +66,7 @@ def bar(steps: int, first: int) -> tqdm.tqdm:
     unit='step',
     file=sys.stderr,
     dynamic_ncols=True,
+    # Logs of batch systems keep every line that a bar draws.
     mininterval=1.0,
     disable=jax.process_index() > 0,
   )
@@ -79,5 +80,7 @@ def leave_out_time(shown: tqdm.tqdm, step: int) -> None:
     step: steps done, the last of which compiled.
   """
   shown.reset()
+  # tqdm divides time by n - initial: with 1 of 100 steps done and 60 s spent on
+  # compiling, it would else promise 99 minutes.
   shown.initial = shown.n = shown.last_print_n = step
   shown.refresh()

@@ -55,6 +55,9 @@ def tree(params: dict, is_tied: bool, path: tuple = ()) -> dict:
       made[name] = tree(value, is_tied, here)
       continue
     is_matrix = quantize.applies(here, value) and value.dtype == jnp.float32
+    # A tied table is looked up by row and multiplied by column: it is kept
+    # twice, which costs memory and saves a strided read of the whole table a
+    # step.
     copied = is_copied(here, is_tied)
     if is_matrix and (copied or here[-2] not in _LOOKED_UP):
       made[KERNEL] = _turned(value)
@@ -68,6 +71,7 @@ def stored(params: dict) -> dict:
 
   def turn_back(layer):
     kernel = layer.pop(KERNEL, None)
+    # Where both are there `weight` is the original and needs no turning.
     if kernel is not None and 'weight' not in layer:
       layer['weight'] = _turned(kernel)
     return layer

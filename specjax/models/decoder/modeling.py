@@ -124,6 +124,7 @@ class Decoder(nn.Module):
     """Projects final states [..., D] to float32 logits [..., V]."""
     table = self.embed if self.config.tie_word_embeddings else self.head
     logits = table.attend(state)
+    # Gemma 2 squeezes logits into (-cap, cap); their order stays.
     cap = self.config.final_logit_softcapping
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
@@ -181,6 +182,7 @@ class Decoder(nn.Module):
     mask, angles = {}, {}
     outputs, kept = [], []
     for i, layer in enumerate(self.layers):
+      # Layers of one kind share mask and angles: 26 layers build two of each.
       sliding = c.is_sliding(i)
       if sliding not in mask:
         mask[sliding] = make_mask(c.sliding_window if sliding else None)

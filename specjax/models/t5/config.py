@@ -103,6 +103,7 @@ class T5Config:
         f'not {self.decoder_start_token_id}.'
       )
     buckets = self.relative_attention_num_buckets
+    # An encoder splits them between both signs, and half of a side is exact.
     if buckets < 4 or buckets % 2:
       raise ValueError(
         'relative_attention_num_buckets must be an even number of at least 4, '
@@ -149,6 +150,8 @@ def from_hf(config: Mapping[str, Any]) -> T5Config:
   act = act or 'gated-gelu'
   gated = act.startswith('gated-')
   name = act.removeprefix('gated-')
+  # T5 1.1's files mean the tanh approximation by this name, as the original
+  # code.
   if act == 'gated-gelu':
     name = 'gelu_new'
   try:
@@ -159,6 +162,7 @@ def from_hf(config: Mapping[str, Any]) -> T5Config:
       d_ff=config['d_ff'],
       num_layers=config['num_layers'],
       num_decoder_layers=(
+        # Files from before decoders of another depth leave it out.
         config.get('num_decoder_layers') or config['num_layers']
       ),
       num_heads=config['num_heads'],

@@ -37,6 +37,8 @@ def tensor_name(config: T5Config, path: tuple) -> TensorName:
     return TensorName(
       f'{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
     )
+  # Decoder blocks hold self-attention, cross-attention and feed-forward as 0, 1
+  # and 2; encoder blocks have no cross-attention.
   mlp = 2 if stack == 'decoder' else 1
   name = {
     'attn': lambda: f'0.SelfAttention.{path[3]}',
@@ -92,6 +94,7 @@ def t5x_array(config: T5Config, path: tuple, names: frozenset) -> T5XArray:
     return T5XArray(f'{stack}/{name}', None, True)
   layer = int(module.removeprefix('layers_'))
   kind = path[2]
+  # ('encoder', 'layers_3', 'mlp', 'up') -> encoder/layers_3/mlp/wi_1/kernel
   own = 'self_attention' if stack == 'decoder' else 'attention'
   if kind == 'attn':
     name = f'{own}/{_T5X_ATTENTION[path[3]]}/kernel'

@@ -45,6 +45,8 @@ def _epoch_sources(config, sources, rng):
   items = np.zeros(total, int)
   for s, count in enumerate(counts):
     wanted = int((which == s).sum())
+    # wanted 5 of 2 items: three shuffled rounds, of which five are taken; no
+    # item comes a third time before all came twice.
     repeats = -(-wanted // count) if wanted else 0
     order = [rng.permutation(count) for _ in range(repeats)]
     if wanted:
@@ -66,6 +68,7 @@ def _plan_epoch(config, sources, seed, epoch):
     ],
     1,
   )
+  # Two sources of 3 and 2 items: starts [0 3 5], so item 1 of source 1 is 4.
   starts = np.cumsum([0] + [len(packing.lengths(s.sides[0])) for s in sources])
   flat = starts[visits[:, 0]] + visits[:, 1]
   num_joined = int(round(config.joined_fraction * len(flat)))
@@ -83,6 +86,7 @@ def _plan_epoch(config, sources, seed, epoch):
     join=(config.join_min, config.join_max),
     cut=cut,
   )
+  # Passages stand before single items; shuffled, each batch has both.
   examples = [examples[i] for i in rng.permutation(len(examples))]
   taken = np.stack([sizes[e].sum(0) for e in examples])
   rows = packing.pack(taken, limits, config.pack)
@@ -131,6 +135,7 @@ def make_batches(
 
   def get(step):
     epoch, index, _ = epoch_of(int(step))
+    # The end of an epoch may have too few rows; the missing ones are empty.
     batch = plan(epoch)[index * config.batch_rows :]
     mine = [batch[row] if row < len(batch) else [] for row in wanted]
     if config.kind == 'text':
