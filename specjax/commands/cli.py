@@ -215,8 +215,11 @@ def _show_log() -> None:
   handler.emit = lambda record: tqdm.tqdm.write(
     handler.format(record), file=sys.stderr
   )
-  # The first configuration stays. A library that logs to the root would make
-  # one that puts the level and the name of the log in front.
+  # Orbax logs while it is imported, and so makes a handler that puts the level
+  # and the name of the log in front. A handler of any other kind stays.
+  for old in tuple(logging.root.handlers):
+    if type(old) is logging.StreamHandler:
+      logging.root.removeHandler(old)
   logging.basicConfig(handlers=[handler], format='%(message)s')
 
 

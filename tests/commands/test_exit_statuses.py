@@ -178,7 +178,8 @@ def test_a_closed_pipe_ends_silently(tmp_path):
 
 
 def test_lines_of_the_log_stand_above_a_progress_bar(monkeypatch, capsys):
-  monkeypatch.setattr(logging.root, 'handlers', [])
+  # As the import of Orbax leaves it.
+  monkeypatch.setattr(logging.root, 'handlers', [logging.StreamHandler()])
   cli._show_log()
   with tqdm.tqdm(total=2, file=sys.stderr) as bar:
     bar.update()
