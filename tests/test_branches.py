@@ -62,6 +62,7 @@ OTHER_WORDS = {
     "kind == 'unigram'",
   },
   'specjax.distributed.mesh': {"axis in ('none', 'None')"},
+  'specjax.inference.generation_config': {"mode == 'none'"},
 }
 
 

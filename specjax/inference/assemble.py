@@ -1,7 +1,6 @@
 """The one place where recipes are made.
 
-Every command, the trainer and the memory estimate assemble what they decode
-here, so that what is measured and certified is what runs.
+Every command and the trainer assemble here, so that what is measured runs.
 
 The order matters. The drafter's plan states whether it has probabilities and
 how long its paths are. Both select the verification rule. The rule fixes how
@@ -194,10 +193,9 @@ def assemble(
   style = style._replace(allowed_tokens=tuple(settings.allowed_tokens))
   model = source.model
   lm, config = (model.lm, model.config) if model else (None, None)
-  drafter = _bound(entry, lm, config, plan, style)
   recipe = Recipe(
     target=_returning(target, plan.target_hidden_layers),
-    drafter=drafter,
+    drafter=_bound(entry, lm, config, plan, style),
     verifier=verifier,
     warp=_warp(settings.warp, rule),
     widths=plan.widths,
@@ -213,7 +211,7 @@ def assemble(
   return assembled
 
 
-def _is_ours(entry: DrafterEntry, rule: VerifierEntry) -> bool:
+def _is_ours(entry, rule) -> bool:
   built_in = verifier_registry.is_built_in(rule)
   return built_in and drafter_registry.is_built_in(entry)
 

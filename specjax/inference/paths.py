@@ -1,4 +1,4 @@
-"""What the ways to compute a target's products promise of its tokens.
+"""Promises of the ways to compute a target's products.
 
 XLA adds up a row of a product in an order of its own for each number of rows,
 so that logits depend on the width of a block, on batch size, prompt width and

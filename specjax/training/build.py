@@ -225,7 +225,7 @@ def _sources(config, tokenizer, teacher):
 
 
 def _reader(config, tokenizer, teacher):
-  """Whose labels a run reads: the teacher's, or those of its tokenizer."""
+  """Owner of the labels that a run reads: the teacher, or its tokenizer."""
   if teacher is None:
     owner, name, target = tokenizer, config.tokenizer or config.init_from, None
   else:

@@ -117,7 +117,7 @@ def test_answers_cut_by_a_row_are_counted(tmp_path):
 
 
 def test_a_pair_without_ends_keeps_its_tokens_in_a_passage(tmp_path):
-  """What is joined loses the end in the middle, and nothing else."""
+  """Joined answers lose the end in the middle, and nothing else."""
   path = tmp_path / 'own.jsonl'
   rows = [([5, 1], [6, 1], 'eos'), ([7], [8, 1], 'eos'), ([9, 1], [4], 'stop')]
   label_files.write(path, rows)

@@ -118,7 +118,7 @@ def test_labels_are_the_targets_own_and_resumable(files, target, tmp_path):
     data__labelled=str(out),
     **DRAFTER,
   )
-  # Labels that are given are what a drafter learns from, unless told otherwise.
+  # Labels that are given are what a drafter learns from by default.
   (source,) = build.build(config).sources
   for side, field in enumerate(('prompt_tokens', 'tokens')):
     assert [

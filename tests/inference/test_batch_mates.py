@@ -74,7 +74,7 @@ def test_batches_change_no_token(name, verifier):
 
 
 def assembled(source, verifier, temperature=1.0, **settings):
-  """What a plan makes of drafter and rule, and what it warns of."""
+  """Plans of drafter and rule, and the warnings they give."""
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always')
     job = planning.plan(

@@ -132,7 +132,6 @@ def test_a_workdir_of_another_run_is_left_alone(files, whole, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops(files, tmp_path, capsys, monkeypatch):
-  # Seconds of the bar.
   monkeypatch.setattr('tqdm.std.time', iter(range(9999)).__next__)
   parts = build.build(toy.config(files))
 

@@ -92,7 +92,7 @@ def test_what_takes_long_is_named(monkeypatch, caplog):
 
 
 def test_a_depth_that_was_never_tested_is_null(tmp_path):
-  """Not 0: a rate of 0 would say that all its drafts were refused."""
+  """Not 0: a rate of 0 would mean that all its drafts were refused."""
   tested = {'loss': jnp.float32(6.0), 'weight': jnp.float32(3.0)}
   tested |= {'acceptance_1': (2.0, 4.0), 'acceptance_2': (0.0, 5.0)}
   batch = tested | {'acceptance_3': (jnp.float32(0), jnp.float32(0))}

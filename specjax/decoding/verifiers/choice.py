@@ -1,4 +1,4 @@
-"""The rule in force, where a drafter has a say in it."""
+"""The rule in force, which a drafter may restrict or exchange."""
 
 from typing import Any
 

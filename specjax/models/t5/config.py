@@ -150,8 +150,7 @@ def from_hf(config: Mapping[str, Any]) -> T5Config:
   act = act or 'gated-gelu'
   gated = act.startswith('gated-')
   name = act.removeprefix('gated-')
-  # T5 1.1's files mean the tanh approximation by this name, as the original
-  # code.
+  # T5 1.1's files mean the tanh approximation by this name.
   if act == 'gated-gelu':
     name = 'gelu_new'
   try:
