@@ -20,6 +20,8 @@ from specjax.base.data import Verdict
 from specjax.base.data import View
 
 
+# Protocols and not base classes: a plain function of a user's own fits as it
+# is, a closure or a partial too.
 class Prefill(Protocol):
   """Reads the prompts and makes a cache with room for `capacity` tokens."""
 
@@ -58,6 +60,10 @@ class Commit(Protocol):
   path, slot 0 implied) the rows of the path are first moved next to each other.
   """
 
+  # length 3, block [x4 a b c], a accepted: num_tokens 2, so length 5. Rows
+  # 5 and 6 still hold b and c, and the next block is written over them.
+  # With parent [0 0 0 1] and path [1 3], rows 3 4 5 6 become [x4 a c c], and
+  # num_tokens 3 leaves the last one out.
   def __call__(
     self, cache: PyTree, num_tokens: Array, path: Array | None = None
   ) -> PyTree: ...
@@ -66,6 +72,8 @@ class Commit(Protocol):
 class Select(Protocol):
   """Gathers batch rows [B']; `same_prompt` promises equal prompts."""
 
+  # Beams of a prompt differ in what they generated alone. An encoder's keys and
+  # values then stay where they are, which for a long source is most of a cache.
   def __call__(
     self, cache: PyTree, rows: Array, *, same_prompt: bool = False
   ) -> PyTree: ...
@@ -93,6 +101,8 @@ class CachedLM(NamedTuple):
     start_id: the decoder's start token (encoder-decoder), or None.
   """
 
+  # Functions are hashed by identity, and a bundle by its functions. A bundle
+  # made anew compiles every program anew, so factories are cached.
   prefill: Prefill
   extend: Extend
   commit: Commit
@@ -161,8 +171,11 @@ class Drafter(NamedTuple):
   init: Init
   propose: Propose
   observe: Observe
+  # Static, since K decides the shapes of a block. How many tokens a row drafts
+  # is data: with K = 4, two tokens are [a b EMPTY EMPTY].
   num_draft: int
   max_path: int
+  # Without a draft the block is one token wide, so a round costs a plain step.
   is_idle: IsIdle | None = None
   insert: Insert | None = None
 
@@ -174,6 +187,8 @@ class Verify(Protocol):
   t.
   """
 
+  # A rule applies no temperature and no filter of its own: p and a drafter's q
+  # are warped in one place each, by the same switches.
   def __call__(
     self, context: Context, draft: Draft, logits: Array
   ) -> Verdict: ...
@@ -193,5 +208,8 @@ class Verifier(NamedTuple):
   """
 
   verify: Verify
+  # A drafter that draws with other noise keeps all shapes and the speed, and
+  # breaks the law in silence. So the rule states its noise, and the drafter is
+  # bound to it.
   noise: str = 'argmax'
   needs_log_probs: bool = False

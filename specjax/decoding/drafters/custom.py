@@ -53,6 +53,8 @@ class CustomSource(NamedTuple):
 def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
   del target, options, rows
   made = source.given.custom
+  # A ready drafter has its K built in, so a user's num_draft counts only where
+  # a function makes the drafter.
   num_draft = made.num_draft or num_draft
   # widths (0, 4, 8) with K = 6: (0, 4, 6); K itself is always compiled.
   widths = tuple(width for width in made.widths if width <= num_draft)
@@ -72,6 +74,8 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
 def _bind(lm, config, plan, style) -> base.Drafter:
   del lm, config
   made = plan.static
+  # Cached by the caller on these arguments, so a user's function runs once for
+  # each K and style.
   return made if is_drafter(made) else made(plan.num_draft, style)
 
 
@@ -130,6 +134,7 @@ def custom(
   Raises:
     ValueError: it is neither, or a ready drafter claims probabilities.
   """
+  # Lists would make the plan unhashable, and a plan is a key of programs.
   numbers = dict(widths=widths, target_hidden_layers=target_hidden_layers)
   if is_tree and max_path is None and not is_drafter(make):
     raise ValueError('A drafter of trees needs max_path, its longest path.')
@@ -169,6 +174,8 @@ def _ready(drafter, is_tree, has_log_probs, shared) -> Custom:
     drafter,
     drafter.num_draft,
     drafter.max_path,
+    # K = 4 and P = 2 can only be a tree; K = P = 4 may be either, and counts as
+    # a chain unless it is stated.
     is_tree or drafter.max_path < drafter.num_draft,
     **shared,
   )

@@ -40,6 +40,8 @@ class Target(NamedTuple):
 
   def __repr__(self) -> str:
     """One line, without the parameters."""
+    # What a NamedTuple shows by default would hold every weight, in tracebacks
+    # too.
     kind = 'custom' if self.config is None else type(self.config).__name__
     return f'<specjax.Target {self.name}: {kind} on {self.platform}>'
 
@@ -60,6 +62,8 @@ class Costs(NamedTuple):
 
   def beyond_a_step(self, slots: int) -> float:
     """Accepted tokens that pay for verifying a block with so many slots."""
+    # blocks {4: 1.5}: 0.5. By noise a block may measure less than a step; below
+    # 0 every draft would pay, also one that promises nothing.
     return max(self.blocks[slots] - 1.0, 0.0)
 
 
@@ -230,6 +234,7 @@ class DrafterEntry(NamedTuple):
 
 def chain_widths(middle: int, num_draft: int) -> tuple[int, ...]:
   """Widths to compile for chains: none drafted, a short draft, a whole one."""
+  # middle 2, K 6: (0, 2, 6); middle 2, K 1: (0, 1)
   return tuple(sorted({0, min(middle, num_draft), num_draft}))
 
 
@@ -244,6 +249,7 @@ def weighing_as(rule: str) -> tuple[tuple[str, str], ...]:
   Args:
     rule: name of an exact rule that keeps the target's own sample.
   """
+  # 'match': (('sampling', 'match'), ('block', 'match'), ('traversal', 'match'))
   return tuple((name, rule) for name in _WEIGHING)
 
 
@@ -304,6 +310,8 @@ def check_plan(entry: DrafterEntry, plan: Any) -> None:
     raise ValueError(
       f'{name} must be hashable ({error}): put arrays into params.'
     ) from None
+  # K = 4: widths (), (4,), (0, 4) and (0, 2, 4) pass; (0, 2) has no block for
+  # a whole draft, and (2, 0, 4) does not ascend.
   slots, path, widths = plan.num_draft, plan.max_path, tuple(plan.widths)
   if slots < 0 or path not in (
     range(1, slots + 1) if plan.is_tree else (slots,)

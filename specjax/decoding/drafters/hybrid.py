@@ -49,6 +49,7 @@ class HybridOptions:
     """The static settings for K draft slots."""
     return hybrid_loop.HybridSpec(
       self.suffix.spec(num_draft),
+      # A block has K slots; what a model drafts beyond them would be lost.
       min(self.model_draft, num_draft),
       self.prior,
       self.memory,
@@ -59,6 +60,8 @@ class HybridOptions:
     """Raises ValueError with one sentence about the first bad value."""
     self.suffix.validate()
     validation.at_least('hybrid.model_draft', self.model_draft, 1)
+    # K is not known yet. The least one that holds both drafts leaves the errors
+    # to the fields themselves.
     self.spec(max(self.model_draft, self.suffix.tree, 1)).validate()
 
 
@@ -69,6 +72,8 @@ def _parse(text: str, resolve) -> tuple[Any, None]:
       'id of one.'
     )
   inner = resolve(text)
+  # A search has no model, and heads on a target's states have no language model
+  # that could be fed what it missed.
   if inner.model is None or inner.model.lm is None:
     what = inner.name if inner.model is None else inner.entry.name
     raise ValueError(
@@ -99,6 +104,8 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
     row_independent=False,
     rerouted=entry.weighing_as('coupled'),
     notes=known.notes(source.name),
+    # A user who asks for more than K would otherwise believe in longer drafts
+    # than there are.
     unread_options=(('model_draft', f'beyond num_draft={num_draft}'),)
     * (options.model_draft > num_draft),
     static=(spec, target.lm.is_encoder_decoder, known),

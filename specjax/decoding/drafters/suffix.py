@@ -67,6 +67,8 @@ class SuffixOptions:
   def validate(self) -> None:
     """Raises ValueError with one sentence about the first bad value."""
     validation.at_least('suffix.tree', self.tree, 0)
+    # K is not known yet. The least K that the tree allows is taken, so that no
+    # bound on K fails here.
     self.spec(max(self.tree, 1)).validate()
 
 
@@ -96,6 +98,7 @@ def suffix(
 
   def propose(params, state, view):
     found = suffix_search.search_due(spec, params, state, view)
+    # tokens [[a b EMPTY] [EMPTY EMPTY EMPTY]]: drafted [2 0]
     drafted = jnp.sum(found.tokens != base.EMPTY, axis=1, dtype=jnp.int32)
     draft = base.Draft(found.tokens, tree=found.tree)
     return draft, state.replace(drafted=drafted)
@@ -110,6 +113,8 @@ def suffix(
     observe,
     spec.num_draft,
     spec.max_path or spec.num_draft,
+    # With max_wait 0 a row is searched in every round and never idle, so that
+    # the loop need not ask.
     is_idle=suffix_search.waits if spec.max_wait else None,
   )
 
@@ -122,6 +127,8 @@ def least(given: float, slots: int, data: entry.DraftData) -> base.Array:
     slots: K.
     data: holds the costs.
   """
+  # An array in both cases. A number of Python has a weak type, and going from
+  # one to the other would compile anew.
   value = data.costs.beyond_a_step(slots) if given < 0 else given
   return jnp.float32(value)
 
@@ -134,6 +141,7 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
     num_draft,
     static=(options.spec(num_draft), target.lm.is_encoder_decoder),
     reads_corpus=True,
+    # Timing takes seconds, so costs are wanted only where no bound is given.
     uses_costs=options.min_expected_accepted < 0,
     # Whether a draft pays is decided for the batch.
     row_independent=False,

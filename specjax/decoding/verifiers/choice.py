@@ -24,6 +24,8 @@ def choose(
   Raises:
     ValueError: drafter and rule do not fit together.
   """
+  # Of a point mass, weighing keeps no more than `match`, whose tokens do not
+  # depend on the draft at all.
   auto = plan.auto_verifier or ('sampling' if plan.has_log_probs else 'match')
   drafts = plan.num_draft > 0
   asked = registry.choose(verifier, sampled=sampled, auto=auto, drafts=drafts)
@@ -31,6 +33,8 @@ def choose(
   # The plan (('sampling', 'match'),) makes `match` of `sampling` alone.
   instead = dict(_pairs(name, plan)).get(asked.name)
   if instead is not None:
+    # By the same function as a rule that is asked for: above temperature 0 a
+    # substitute that decides by the argmax is refused as well.
     rule = registry.choose(instead, sampled=sampled, auto=auto)
     instead_of = asked.name
   _check(plan, rule)

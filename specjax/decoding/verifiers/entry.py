@@ -74,6 +74,8 @@ class VerifierEntry(NamedTuple):
   summary: str
   make: Make
   options: type = options_lib.NoOptions
+  # The defaults are those of an exact rule for chains. A lossy rule that leaves
+  # out `exact_when` is taken for exact in every table and report.
   requires_zero_temperature: bool = False
   greedy_at_zero: bool = True
   keeps_target_sample: bool = False

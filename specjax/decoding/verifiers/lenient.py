@@ -54,6 +54,8 @@ def _verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   common.check(draft, logits, 'lenient')
   lenience = context.controls.rule['lenience']
   cold = context.controls.temperature == 0
+  # Both ways are computed for all rows: rows of a batch may have their own
+  # temperatures, and a row's way is chosen by `where`.
   sampled = ratio(context, draft, logits, lenience)
   target = sampling.argmax(logits)
   at_target = common.at_tokens(logits, target)[:, :-1]

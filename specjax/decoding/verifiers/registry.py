@@ -87,6 +87,7 @@ def resolve(verifier: Any) -> VerifierEntry | None:
   )
 
 
+# Kept, since a lambda made anew would make two entries of one rule unequal.
 _wrapped: dict[base.Verifier, VerifierEntry] = {}
 
 
@@ -127,6 +128,8 @@ def choose(
       f'verifier={entry.name} is for temperature 0; with a temperature above 0 '
       'use sampling, block, coupled or match.'
     )
+  # Nothing is drafted, so no rule has anything to judge. One rule for all plain
+  # runs gives all of them the same tokens.
   if entry is None or not drafts:
     return _entries[auto] if sampled else GREEDY
   # At temperature 0 every exact rule is this one.

@@ -66,6 +66,7 @@ def ratio(
 
 def _chain(context: Context, draft: Draft, logits: Array) -> Verdict:
   common.check(draft, logits, 'sampling')
+  # lenience 1 is the exact rule; the lossy one shares every line of it.
   ones = jnp.ones(logits.shape[0], jnp.float32)
   return Verdict(*ratio(context, draft, logits, ones))
 

@@ -30,7 +30,10 @@ EPSILON, DELTA = 0.09, 0.3
 
 def _plausible(p: Array, token: Array) -> Array:
   """bool [B, N] for target rows [B, N, V] and tokens [B, N]."""
+  # 0 log 0 counts as 0; with log 0 the sum would be NaN, and no token passes.
   entropy = -jnp.sum(p * jnp.log(jnp.maximum(p, 1e-30)), axis=-1)
+  # One-hot p: H = 0, bound .09, so the argmax alone passes. Ten equal tokens: H
+  # = log 10, bound .3 / 10 = .03, and each of them passes with .1.
   floor = jnp.minimum(EPSILON, DELTA * jnp.exp(-entropy))
   return (common.at_tokens(p, token) > floor) & (token >= 0)
 
