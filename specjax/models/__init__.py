@@ -89,6 +89,8 @@ def make_lm(
     dtype: 'float32' or 'bfloat16' for computing and for the cache; the
       config's if None.
   """
+  # 'float32' and jnp.float32 become one key, as do a list of layers and a
+  # tuple: two bundles for equal settings would compile all programs twice.
   dtype = None if dtype is None else jnp.dtype(dtype).name
   return _make_lm(config, vocab_size, tuple(hidden_layers), dtype)
 
@@ -154,6 +156,8 @@ def init_params(
   else:
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
       key = jax.random.key_data(key)
+    # The words of the key seed the host's generator, so that equal keys give
+    # equal weights on every backend.
     rng = np.random.default_rng(np.asarray(key).ravel())
 
     def draw(path, leaf):
@@ -163,6 +167,8 @@ def init_params(
         return jnp.broadcast_to(jnp.float32(mean), leaf.shape)
       return jnp.asarray(std * rng.standard_normal(leaf.shape, np.float32))
 
+    # One generator for all tensors: what a tensor gets depends on those before
+    # it, so another layer changes the weights of all that follow.
     params = jax.tree_util.tree_map_with_path(draw, abstract_params(config))
   if dtype is None:
     return params

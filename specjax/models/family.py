@@ -25,6 +25,9 @@ class TensorName(NamedTuple):
     part, parts: index and number of equal parts of its output axis.
   """
 
+  # GPT-2 keeps queries, keys and values of a layer in one tensor [in, 3 * out].
+  # The place of its keys:
+  #   TensorName('transformer.h.0.attn.c_attn.weight', True, part=1, parts=3)
   name: str
   transpose: bool = False
   part: int = 0
@@ -40,6 +43,8 @@ class StoredTensors(NamedTuple):
   """
 
   names: frozenset
+  # A function and not the tensors: whether a head is tied needs two of them,
+  # and reading all would take as long as loading the model.
   equal: Callable[[str, str], bool]
 
 
@@ -66,11 +71,14 @@ class FileFormat(NamedTuple):
   from_json: Callable[[Mapping[str, Any]], Any]
   to_json: Callable[[Any], dict]
   inner: Callable[[dict], dict] = lambda raw: raw
+  # ('layers_0', 'attn', 'q', 'weight'): 'layers_0.attn.q.weight'
   tensor_name: Callable[[Any, tuple], TensorName] = lambda config, path: (
     TensorName('.'.join(path))
   )
   respell: Callable[..., dict] = lambda wanted, names, config: wanted
   is_spare: Callable[[Any, str], bool] = lambda config, name: False
+  # config.json alone is not believed: transformers 5 writes
+  # `tie_word_embeddings: true` for every T5.
   settle: Callable[[Any, StoredTensors], Any] = lambda config, stored: config
 
 
@@ -119,6 +127,7 @@ class Sharding(NamedTuple):
       computes, where heads and feed-forward are cut into so many parts.
   """
 
+  # 'heads': (32,) can lie on 2, 4, 8, 16 or 32 devices, not on 6.
   sizes: Callable[[Any], dict]
   with_key_heads: Callable[[Any, int], Any]
   on_device: Callable[[Any, Any], Any]
@@ -212,11 +221,14 @@ class ModelFamily(NamedTuple):
   init: Callable[[Any, Array], PyTree]
   files: FileFormat
   as_cached_lm: Callable[..., CachedLM] | None = None
+  # `init` of a model that fills the devices would hold it on one of them.
   initial: Callable[[Any, tuple, tuple], tuple] | None = None
   t5x: T5XFormat | None = None
   sharding: Sharding | None = None
   has_common_layers: bool = False
   reduce_head: Callable[[Any, tuple], Any] | None = None
+  # A config that wraps another passes on what belongs to the inner one: the
+  # dtype of a drafter network is that of its layers.
   replace: Callable[..., Any] = dataclasses.replace
   new: Callable[[Shape, TokenIds], Any] | None = None
   label: Callable[[Any], str] = lambda config: ''

@@ -65,6 +65,7 @@ def family_of(config: Any) -> ModelFamily:
       'networks that are trained for one cannot draft for it.'
     )
   for family in _BY_NAME.values():
+    # Not isinstance: a subclass may have fields that this family does not read.
     if type(config) is family.config:
       return family
   raise ValueError(
@@ -106,6 +107,9 @@ def of_json(raw: Mapping[str, Any]) -> ModelFamily:
     )
   for family in _BY_NAME.values():
     names = family.files.model_types.get(kind, ())
+    # The model_type of a drafter is ours alone; the one of a language model
+    # also belongs to encoders and classifiers, which differ in the
+    # architecture.
     named = listed[0] if given else (names or [''])[0]
     if names and (named in names or not family.is_target):
       return family

@@ -19,6 +19,8 @@ def _linear(config, features, use_bias, parts=1):
     features,
     use_bias=use_bias,
     dtype=config.dtype,
+    # Of a cut input axis a device has a partial sum, and all add theirs up. An
+    # axis that is whole must not be summed: each device would add its copy.
     reduce=config.shards.axis if parts > 1 else None,
   )
 
@@ -43,11 +45,15 @@ class SelfAttention(nn.Module):
     c = self.config
     parts = c.shards.heads
     width = c.num_attention_heads * c.head_dim // parts
+    # A mesh with more parts than key heads gets copies of them beforehand
+    # (`Sharding.with_key_heads`), so this division leaves nothing over.
     kv_width = c.num_key_value_heads * c.head_dim // parts
     self.q = _linear(c, width, c.qkv_bias)
     self.k = _linear(c, kv_width, c.qkv_bias)
     self.v = _linear(c, kv_width, c.qkv_bias)
     self.o = _linear(c, c.hidden_size, c.out_bias, parts)
+    # Over the channels of one head, which no mesh cuts; `sub_norm` spans all
+    # heads, of which a device may hold a part.
     if c.qk_norm:
       self.q_norm = norm(c)
       self.k_norm = norm(c)
@@ -59,6 +65,8 @@ class SelfAttention(nn.Module):
     c = self.config
     heads = (*x.shape[:2], -1, c.head_dim)
     q, k, v = (part(x).reshape(heads) for part in (self.q, self.k, self.v))
+    # Before the rotation: a norm has a factor for each channel, and a rotation
+    # mixes channels, so the two do not commute.
     if c.qk_norm:
       q, k = self.q_norm(q), self.k_norm(k)
     if angles is not None:
@@ -67,6 +75,7 @@ class SelfAttention(nn.Module):
     kept, live = as_kept(k, v), None
     if past is not None:
       kept, live = cache_lib.write(past, kept), past.live
+    # Some models divide by the root of another width than that of a head.
     scale = (c.query_pre_attn_scalar or c.head_dim) ** -0.5
     out = attend(
       q,
@@ -95,6 +104,7 @@ class CrossAttention(nn.Module):
 
   def project(self, encoded: Array) -> tuple[Array, Array]:
     """Keys and values of [B, S, De], in the cache's layout."""
+    # Once a prompt: the source stays the same while its answer is decoded.
     heads = (*encoded.shape[:2], -1, self.config.head_dim)
     keys, values = self.k(encoded), self.v(encoded)
     return as_kept(keys.reshape(heads), values.reshape(heads))
@@ -171,6 +181,7 @@ class DecoderLayer(nn.Module):
       ([B, T, D], (keys, values)), the latter with the block written.
     """
     y, kept = self.attn(self.attn_norm(x), angles, mask, past, deterministic)
+    # Before the sum, so that the residual stream itself is never normalised.
     if self.config.post_norm:
       y = self.post_attn_norm(y)
     x = x + self.drop(y, deterministic=deterministic)

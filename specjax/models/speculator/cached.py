@@ -73,6 +73,8 @@ def _prefill(
     sources = _apply(module, params, 'project_source', encoded)
     seen = jnp.arange(encoded.shape[1]) < source_length[:, None]
   x = _apply(module, params, 'inputs', tokens, jnp.zeros_like(place), features)
+  # Real tokens alone, so no depth. The mask need not know where a prompt ends:
+  # padding stands behind it, and no token reads forward.
   _, kept = _apply(
     module,
     params,
@@ -108,6 +110,8 @@ def _extend(
 ):
   size, capacity = tokens.shape[1], cache.keys[0].shape[-1]
   cache_lib.check_capacity(capacity, size, f'a block of {size} slots')
+  # Columns alone are those of a chain. In a tree two children of one slot have
+  # two columns and one position, so the caller gives both.
   if positions is None:
     positions = cache.length[:, None] + jnp.arange(size, dtype=jnp.int32)
     mask = cache_lib.block_mask(cache.length, size, capacity)
@@ -126,6 +130,8 @@ def _extend(
     source_mask=None if seen is None else seen[:, None],
   )
   state = cache_lib.pick_slots(state, slots)
+  # `length` stays: how much of the block counts is decided later, and a block
+  # that is refused is simply written over.
   cache = cache.replace(
     keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept)
   )

@@ -97,6 +97,7 @@ class ParallelConfig:
     """Rows of trained mask embeddings."""
     if not self.masks or self.num_draft == 1:
       return 0
+    # K = 4: slot 1 is the real token's own, slots 2 to 4 have rows 0 to 2.
     return 1 if self.mask_embedding == 'shared' else self.num_draft - 1
 
   @property
@@ -203,6 +204,7 @@ def from_hf(config: Mapping[str, Any]) -> ParallelConfig:
       if trunk.get(name) is not None:
         trunk[name] = Rope(**trunk[name])
         validation.plain_fields(trunk[name])
+    # JSON has lists where the config, a key of caches, needs tuples.
     for name in ('sliding_layers', 'eos_token_id'):
       trunk[name] = tuple(trunk.get(name) or ())
     for name in ('output_ids', 'acceptance'):
@@ -228,9 +230,12 @@ def new_trunk(target: ModelFacts, kind: str, shape: Shape) -> DecoderConfig:
   own = kind == 'parallel'
   ids = TokenIds(target.vocab_size, target.start_id, target.pad_id, 0)
   made = decoder.new(shape, ids)
+  # `TokenIds` has room for one end token, and a target may have several.
   made = dataclasses.replace(made, eos_token_id=target.eos_ids)
   if own:
     return made
+  # Lent tables are read as the target reads them, with its scale and its cap.
+  # Whether they are tied is the target's affair: `bind` lends both.
   return dataclasses.replace(
     made,
     hidden_size=target.width,

@@ -63,6 +63,8 @@ class Parallel(nn.Module):
       return
     layer = DecoderLayer
     if t.remat:
+      # Argument 5, counted from `self`, is `deterministic`. It is a bool of
+      # Python, and traced it could not choose a branch.
       layer = nn.remat(DecoderLayer, static_argnums=(5,))
     self.layers = [
       layer(t, c.encoder_width > 0) for _ in range(t.num_hidden_layers)
@@ -99,6 +101,7 @@ class Parallel(nn.Module):
     x = self.embed(tokens) * jnp.asarray(t.embed_scale, t.dtype)
     is_mask = (depth > 0)[..., None]
     if c.num_masks:
+      # K = 4, depth [0 1 2 5]: rows [0 0 1 2]; that of depth 0 is not used
       row = jnp.clip(depth - 1, 0, c.num_masks - 1)
       x = jnp.where(is_mask, self.mask_embed(row), x)
     if c.feature == 'none':
@@ -220,6 +223,7 @@ def bind(config: ParallelConfig, params: PyTree, target: PyTree) -> PyTree:
   head = target.get('head', target['embed'])
   if config.output_ids:
     ids = np.asarray(config.output_ids, np.int32)
+    # Taken in the stored order: prepared for a CPU, rows are columns.
     rows = jax.tree.map(
       lambda x: jnp.take(x, ids, axis=0), cpu_layout.stored(head)
     )
