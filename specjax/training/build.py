@@ -105,6 +105,7 @@ def build(config: config_lib.TrainConfig) -> Run:
   config.validate()
   family = config.family
   teacher, initial = _models(config)
+  # Before the data are read, which may take minutes.
   family.check(TrainingInputs(config, teacher, initial, None, []))
   tokenizer = _tokenizer(config, teacher, initial)
   sources, valid_source = _sources(config, tokenizer, teacher)
@@ -146,6 +147,8 @@ def _models(config):
         f'{teacher.name} holds a drafter network; teacher must name the target.'
       )
   if config.init_from:
+    # In float32 whatever the file has: a step of 1e-4 of a weight is lost in
+    # the 8 bits of a bfloat16.
     initial = loading.load(config.init_from, dtype='float32', prepare=False)
   return teacher, initial
 
@@ -161,6 +164,8 @@ def _batches(config, made, sources, valid_source):
   )
   if valid_source is None:
     return batches, None
+  # Held-out data are one source, so a share of labelled ones would find none.
+  # The seed is fixed, so that runs of any seed see the same batches.
   plain = dataclasses.replace(config.data, labelled_fraction=0.0)
   valid = batches_lib.make_batches(plain, [valid_source], seed=0, **shared)
   return batches, valid
@@ -230,6 +235,7 @@ def _reader(config, tokenizer, teacher):
     owner, name, target = tokenizer, config.tokenizer or config.init_from, None
   else:
     owner, name = teacher.tokenizer, config.teacher
+    # A digest reads all weights: once a run, and never without labels.
     target = functools.cache(functools.partial(digests.of_target, name))
   return labels_lib.Reader(
     digests.of_tokenizer(owner), digests.of_template(owner), name, target

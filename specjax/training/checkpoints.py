@@ -57,6 +57,8 @@ def open_checkpoints(
 def is_planned(config: config_lib.TrainConfig, step: int) -> bool:
   """Whether a run that nobody stops has a checkpoint of this step."""
   every = config.save_every or 1
+  # Checkpoints by the clock or of a stop are saved between these. They do not
+  # push planned ones out, so that runs with and without stops keep the same.
   return step % every == 0 or step == config.steps
 
 
@@ -117,6 +119,8 @@ def first_state(
       f'There is no checkpoint {resume_from} in {folder}; there are: {there}.'
     )
   step = resume_from or max(steps, default=0)
+  # Arrays only where nothing is read: otherwise the state would be in memory
+  # twice while it is restored.
   made, like = fresh_state(run, optimizer, place, build=not step)
   if not step:
     return made, 0
@@ -128,6 +132,7 @@ def first_state(
 
 def _way_out(folder, step, like):
   """The newest whole checkpoint before a damaged one, in a clause."""
+  # Damage shows in reading alone, so each is read until one is whole.
   for older in reversed(orbax.steps_of(folder)):
     if older >= step:
       continue
@@ -203,9 +208,12 @@ def fresh_state(
   def make(key):
     return state_lib.create(run.init(key), optimizer, run.config.optimizer.ema)
 
+  # On the devices of the state: a program takes arguments of one set of
+  # devices.
   key = transfer.put(jax.random.key(run.config.seed), place.layout)
   shapes = jax.eval_shape(make, key)
   shardings = place.shardings(shapes)
   like = orbax.abstract(shapes, shardings)
+  # Drawn where it lies: a state that fills all devices fits on none of them.
   state = jax.jit(make, out_shardings=shardings)(key) if build else None
   return state, like

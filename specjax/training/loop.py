@@ -44,6 +44,8 @@ def _install(flag: dict):
   previous = {}
 
   def handler(number, frame):
+    # The first signal ends the run behind a step and a checkpoint. A second one
+    # is from somebody who does not wait for that.
     if flag.get('signal'):
       before = previous.get(number)
       if callable(before):
@@ -68,6 +70,7 @@ def evaluate(
   """Mean loss (and the objective's other means) over held-out batches."""
   if run.valid is None or not run.config.eval_batches:
     return {}
+  # Always the first batches of epoch 0, so that evaluations of a run compare.
   _, _, available = run.valid.epoch_of(0)
   sums = [
     eval_step(params, run.frozen, place.put(run.valid.get(i)))
@@ -245,6 +248,8 @@ def _loop(run, state, first, tools):
         stack.enter_context(waiting.compiling('the training step'))
       state, values = tools.step(state, run.frozen, placed)
     step += 1
+    # Waits for the device, so that the clock and a loss that is not finite
+    # belong to this step. Checked before any checkpoint: NaN is never saved.
     values = {k: float(v) for k, v in values.items()}
     _check_finite(values, step)
     meter.add(values, int(count))
@@ -265,6 +270,7 @@ def _loop(run, state, first, tools):
     if done or (config.eval_every and step % config.eval_every == 0):
       fresh = _looked(tools, state, step)
       seen = fresh or seen
+      # Dropped, so that the time of an evaluation counts for no step.
       meter.read()
     stop, due = _agree(
       bool(tools.flag.get('signal')), _is_time(config, step, saved_at)
@@ -295,6 +301,10 @@ def _agree(stop: bool, due: bool) -> tuple[bool, bool]:
   """Makes all processes stop if one must, and save when the first is due."""
   if jax.process_count() == 1:
     return stop, due
+  # Saving takes all processes, and one that went another way would leave the
+  # others waiting for ever. Clocks differ, so the first one's counts.
+  # In:  stop and due of two processes, [[0 1] [1 0]]
+  # Out: True, True
   flags = multihost_utils.process_allgather(np.array([stop, due]))
   return bool(flags[:, 0].any()), bool(flags[0, 1])
 

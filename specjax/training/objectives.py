@@ -91,6 +91,8 @@ def states(
     return state, None, None
 
   rngs = None if key is None else {'dropout': key}
+  # The batch decides and not the config, so that a caller need not know the
+  # kind of model.
   call = pairs if 'source' in batch else text
   return module.apply({'params': params}, method=call, rngs=rngs)
 
@@ -152,6 +154,8 @@ def sum_chunks(chunk: int, function: Callable, arrays: Any) -> Any:
     x = x.reshape(x.shape[0], count, chunk, *x.shape[2:])
     return jnp.moveaxis(x, 1, 0)
 
+  # A loop that is compiled once, whatever the number of chunks: unrolled, long
+  # rows would take minutes to compile.
   sums = lax.map(jax.checkpoint(function), jax.tree.map(split, arrays))
   return jax.tree.map(lambda x: jnp.sum(x, 0), sums)
 
@@ -181,6 +185,8 @@ def cross_entropy_objective(
       hidden, labels, mask = part
       logits = network.logits(params, hidden)
       if output_ids:
+        # A table up to the largest id will do: labels beyond it fall out of the
+        # table and count as unknown.
         ids = jnp.asarray(output_ids, jnp.int32)
         labels, known = place_of(labels, ids, 1 + max(output_ids))
         mask = mask & known
@@ -244,6 +250,7 @@ def compare(
   if config.hard_weight:
     hard = losses.cross_entropy(draft, labels, hard_mask)
     values = (1 - config.hard_weight) * values + config.hard_weight * hard
+  # p [.5 .3 .2], q [.6 .4 0]: sampling accepts .5 + .3 + 0 = .8 of the drafts.
   q = jax.nn.softmax(lax.stop_gradient(draft) / config.temperature)
   p = jax.nn.softmax(whole / config.temperature)[..., ids]
   near = jnp.sum(jnp.minimum(p, q), -1)
@@ -296,6 +303,7 @@ def distillation_objective(
     }
 
   def loss(params, frozen, batch, key):
+    # Steps alone do without the teacher: an evaluation compares with it.
     if config.name == 'cross_entropy' and key is not None:
       return on_labels.loss(params, frozen, batch, key)
     hidden = network.hidden(params, batch, key)

@@ -56,6 +56,8 @@ def _epoch_sources(config, sources, rng):
 
 def _plan_epoch(config, sources, seed, epoch):
   """Examples of every row of an epoch: list of rows of lists of items."""
+  # Seeded by the epoch and not drawn on from the one before, so that any
+  # process can plan any epoch again at any time.
   rng = np.random.default_rng([seed, epoch])
   visits = _epoch_sources(config, sources, rng)
   limits = _limits(config)

@@ -78,6 +78,7 @@ def head(
     made_by: names, for people: the target and the files of prompts.
   """
   return {
+    # First of all fields, since `is_begun` knows a file by its first bytes.
     _MARK: VERSION,
     'tokenizer': tokenizer,
     'chat_template': chat_template,
@@ -118,6 +119,7 @@ def parse_head(line: str) -> dict[str, Any] | None:
 
 def is_begun(line: bytes) -> bool:
   """Whether bytes without a line end are the beginning of a head."""
+  # b'{"specjax_la' and b'{"specjax_labels": 1, "tok' are; b'{"prompt' is none
   begin = json.dumps({_MARK: VERSION}).removesuffix('}').encode()
   return line.startswith(begin) or begin.startswith(line)
 
@@ -151,6 +153,7 @@ def read(
   for path in paths:
     lines = readers.lines(path)
     about = _checked_head(path, next(lines)[1], reader)
+    # Asked for behind the check of the head, since a digest reads all weights.
     if reader.target is not None and about['target'] != reader.target():
       others.append(path)
     for number, line in lines:
@@ -200,6 +203,7 @@ def _row(path, number, line, reader):
         f'{path}, line {number}: {field} must be a list of token ids; '
         f'{anew(reader.name)}.'
       )
+  # No token, no loss: an empty answer would be an example without a label.
   return row if row['tokens'] else None
 
 
@@ -210,6 +214,8 @@ def rows(path: str) -> Iterator[tuple[int, dict | None]]:
   """
   with open(path, 'rb') as file:
     for raw in file:
+      # Half a line is what a stopped run leaves. Whoever goes on with the file
+      # cuts it at the bytes that were yielded.
       if not raw.endswith(b'\n'):
         return
       try:

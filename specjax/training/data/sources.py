@@ -145,11 +145,16 @@ def used_files(config: DataConfig) -> list[str]:
 
 def _encode(values, encode, eos_id, cut=()):
   """Texts or ready ids to lists of ids; all not `cut` end with `eos_id`."""
+  # In:  values ['a b' [7 8 1]], end token 1, where 'a b' has the ids [5 6]
+  # Out: [[5 6 1] [7 8 1]]
+  # All texts in one call, because a fast tokenizer reads a batch in parallel.
   texts = [v for v in values if isinstance(v, str)]
   encoded = iter(encode(texts))
   out = []
   for value, is_cut in itertools.zip_longest(values, cut, fillvalue=False):
     ids = list(next(encoded) if isinstance(value, str) else value)
+    # With an end behind a target that was cut, a model would learn to stop in
+    # the middle of a sentence.
     if not is_cut and (not ids or ids[-1] != eos_id):
       ids.append(eos_id)
     out.append(ids)
@@ -255,6 +260,7 @@ def _labelled_text(config, prompts, answers, skipped, notes):
     if len(prompt) > config.target_length:
       too_long += 1
       continue
+    # A row of n places takes n + 1 tokens: the last one is predicted, not read.
     whole = prompt + answer
     examples.append(whole[: config.target_length + 1])
     shortened += len(whole) > len(examples[-1])
@@ -294,6 +300,7 @@ def load_text(
   pieces = []
   for ids in _encode(documents, encode, eos_id):
     pieces += packing.cut(np.asarray(ids, np.int32), config.target_length)
+  # One token alone leaves nothing to predict.
   pieces = [p for p in pieces if len(p) > 1]
   if not pieces:
     raise ValueError(f'No text of two tokens or more in {", ".join(paths)}.')
@@ -309,6 +316,8 @@ def check_joinable(encode: Callable, texts: list[str], eos_id: int) -> None:
   it and allow that; byte-level ones do not.
   """
   first, second = texts[0], texts[-1]
+  # parts [[5 6 1] [7 1]]: the whole must be [5 6 7 1]. A byte-level tokenizer
+  # spells the second sentence with a space in front, which is another id.
   parts = _encode([first, second], encode, eos_id)
   (whole,) = _encode([f'{first} {second}'], encode, eos_id)
   if parts[0][:-1] + parts[1] != whole:
@@ -325,8 +334,11 @@ def frequent_ids(
 
   The end of a sequence is always among them.
   """
+  # In:  targets [3 3 3 5 5 1], count 2, end token 1
+  # Out: (1, 3); the end counts six times, so it is in, and 5 is not
   tokens = np.concatenate([source.sides[-1].tokens for source in sources])
   times = np.bincount(tokens, minlength=eos_id + 1)
   times[eos_id] = len(tokens)
+  # Stable, so that of equally frequent ids every machine takes the same.
   ranked = np.argsort(-times, kind='stable')[:count]
   return tuple(sorted(int(i) for i in ranked if times[i]))
