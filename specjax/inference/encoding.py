@@ -19,11 +19,16 @@ def encode(
   model: Any, prompts: Prompts, config: Any
 ) -> list[tuple[str, list[int]]]:
   """(text to show, ids) of every prompt."""
+  # 'a b'               one prompt, of text
+  # [5, 6]              one prompt, of ids
+  # ['a b', [5, 6]]     two prompts
+  # array [[5 6] [7 8]] two prompts of ids
   tokenizer = model.tokenizer
   prompts = _listed(prompts)
   if isinstance(prompts, str):
     prompts = [prompts]
   elif isinstance(prompts, base.Prompt):
+    # tokens [[5 6 0] [7 0 0]], length [2 1]: [5 6] and [7]
     lengths = np.asarray(prompts.length)
     prompts = [
       row[:n]
@@ -31,6 +36,7 @@ def encode(
     ]
   elif isinstance(prompts, (np.ndarray, jax.Array)):
     prompts = list(np.atleast_2d(np.asarray(prompts)))
+  # 0.5 stands for the first of an empty list, which is no row of ids.
   elif _is_chat(prompts) or isinstance(next(iter(prompts), 0.5), _WHOLE):
     prompts = [prompts]
   if not len(prompts):
@@ -103,6 +109,7 @@ def of_text(
 def _listed(prompts: Prompts) -> Prompts:
   """A list in place of an iterator, which can be read only once."""
   kinds = (str, Sequence, np.ndarray, jax.Array, base.Prompt)
+  # bytes are a sequence of numbers, and would pass as a row of ids.
   if isinstance(prompts, kinds) and not isinstance(prompts, bytes):
     return prompts
   if isinstance(prompts, (bytes, Mapping)) or not isinstance(prompts, Iterable):
@@ -123,6 +130,8 @@ def _is_chat(prompt: Any) -> bool:
 
 
 def _check_ids(lm: base.CachedLM, index: int, tokens: Sequence[int]) -> None:
+  # On a device an id out of range raises nothing: by the kind of gather it
+  # reads another token's row, or NaN.
   for token in (min(tokens, default=0), max(tokens, default=0)):
     if not 0 <= token < lm.vocab_size:
       raise ValueError(

@@ -159,6 +159,8 @@ def stream(
   if job.config.costs == 'measure':
     job = planning.measured(job, progress)
   for number, (first, end, width) in enumerate(job.batches, 1):
+    # Prompts without a token are in no batch. Their answers come in between, so
+    # that the answers keep the order of the prompts.
     if first > done:
       yield Batch(tuple(map(_blank, job.rows[done:first])), 0.0)
     rows = job.rows[first:end]
@@ -177,11 +179,15 @@ def stream(
       if failure:
         break
       answers.append(_answer(job, row, generation, place))
+    # What was whole before a fault goes out first, so that a caller keeps it
+    # and a run that is resumed begins behind it.
     yield Batch(tuple(answers), seconds)
     job = planning.update_corpus(job, [answer.tokens for answer in answers])
     if failure:
       raise failure
     done, spent = end, spent + seconds
+    # The time of the first batch shows whether measuring pays. All processes
+    # decide as the first, since their clocks differ and measuring takes all.
     left = spent / number * (len(job.batches) - number)
     if number == 1 and processes.from_first(left > costs_lib.WORTH_SECONDS):
       job = planning.measured(job, progress)

@@ -100,6 +100,7 @@ def estimate_memory(
     with mesh_lib.about_drafter(decode.mesh):
       source, draft = _drafter(drafter, target, decode, layout)
   batch = decode.batch_size
+  # Rows are cut over the batch axis, so a device has its share, rounded up.
   if layout is not None:
     batch = -(-batch // layout.size('batch'))
   width = text_lib.widths([max(prompt_tokens, 1)])[0]
@@ -241,6 +242,7 @@ def _part(config: Any, decode, layout, role: str) -> _Part:
       spec = mesh_lib.spec(axes, shape, layout)
       shape = layout.sharding(spec).shard_shape(shape)
     if int8 and quantize.applies(path, leaf):
+      # [3, 5] in eight bits: 15 bytes, and 3 scales of 4
       total += math.prod(shape) + 4 * shape[0]
       converted = max(converted, converts * itemsize * math.prod(shape))
     else:
@@ -284,6 +286,8 @@ def _state_bytes(target, source, decode, batch, width, budget) -> int:
     )
 
   model = assembled.source.model
+  # The loop's own start, as shapes: whatever it carries is counted, also what a
+  # new drafter adds.
   made = jax.eval_shape(
     start, assembled.target.params, model and model.params, prompt
   )

@@ -144,6 +144,8 @@ def _source(model, drafter, config) -> Source | None:
 
 def _rows(encoded, sequences: int) -> tuple[Row, ...]:
   """One row for each answer, those of a prompt one after another."""
+  # Two prompts, two answers each: (0, 0) (0, 1) (1, 0) (1, 1). Answers of one
+  # prompt stand together, so that they come out in the order of the prompts.
   return tuple(
     Row(shown, tuple(tokens), index, sequence)
     for index, (shown, tokens) in enumerate(encoded)
@@ -173,7 +175,10 @@ def _check_options(config: DecodeConfig, source: sources.Source) -> None:
     ('drafters', drafter_registry, source.entry),
     ('verifiers', verifier_registry, config.rule()),
   ):
+    # Refused where it is written: options are looked up by name later, and a
+    # name that is misspelled would simply never be asked for.
     entries = {entry.name: entry for entry in registry.entries()}
+    # An entry of a user's own is not registered, and yet its options are known.
     if own is not None:
       entries[own.name] = own
     options_lib.check_names(getattr(config, kind), entries.values(), kind)
@@ -227,6 +232,8 @@ def measured(job: Job, progress: Callable[[str], None]) -> Job:
     progress: called with a line when measuring begins.
   """
   assembled, costs = job.assembled, job.data.costs
+  # Only the rule's guess is improved on. A fallback means that the cache folder
+  # was of no use, which measuring would not change.
   if costs is None or costs.origin != 'rule' or not job.batches:
     return job
   if not costs_lib.decide(assembled, job.config.costs, job.config.dtype):
@@ -239,6 +246,7 @@ def measured(job: Job, progress: Callable[[str], None]) -> Job:
 
 def with_data(job: Job, data: DraftData) -> Job:
   """The job with the drafter's parameters made anew; nothing recompiles."""
+  # Parameters are data of the program, so a corpus may grow between batches.
   made = _place(job.assembled.params(data), job.layout)
   return dataclasses.replace(job, params=made, data=data)
 
@@ -321,4 +329,6 @@ def _place(params: generate_lib.Params, layout) -> generate_lib.Params:
 
 
 def _is_placed(array: Any) -> bool:
+  # What a drafter borrows of its target lies there already, and would otherwise
+  # be copied.
   return isinstance(array, jax.Array) and len(array.devices()) > 1

@@ -113,6 +113,8 @@ def layout_for(
     return sharded.fits(config_of(name), batch, shape)
 
   layout = mesh_lib.make_layout(mesh, fits=fits)
+  # `fits` only steers what is proposed in the place of a wrong shape. A shape
+  # that was asked for is checked here, in words.
   if mesh.shape and layout is not None:
     sharded.fit(config_of(name), layout, batch)
   return layout
@@ -146,6 +148,10 @@ def check_name(name: str) -> None:
   Raises:
     FileNotFoundError: it is none of the forms above.
   """
+  # A folder or a file may have a colon in its name too, so what stands before
+  # one counts only if it is a registered name.
+  # 'simulated:0.8': head 'simulated', rest '0.8'
+  # 'a:b': no entry is called a, so the whole is looked for
   head, colon, rest = name.partition(':')
   entry = registry.find(head)
   if name == '' or user_files.is_reference(name) or (entry and not colon):
@@ -225,6 +231,7 @@ def _of_file(name, target, how) -> Source | None:
         f'{name} must be a DrafterEntry, a Drafter, or what '
         f'specjax.drafters.custom returns, not {type(found).__name__}.'
       )
+  # Under the name that the user wrote, in messages and statistics.
   return resolve(found, target, how)._replace(name=name)
 
 
@@ -254,6 +261,8 @@ def of_model(model: model_lib.Model, name: str = '') -> Source:
     model: result of `specjax.load` or of `Model.from_lm`.
     name: name as the user wrote it; the model's own if ''.
   """
+  # A model of a user's own has no family; as a drafter it can only be a
+  # language model.
   entry = DRAFT_MODEL
   if model.config is not None:
     entry = registry.for_family(families.family_of(model.config))
@@ -266,6 +275,8 @@ def to_layout(source: Source, layout: mesh_lib.Layout | None) -> Source:
   if model is None or layout is None or model.layout is not None:
     return source
   whole = mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
+  # No rules place the parameters of a model of a user's own, so each device has
+  # all of them.
   if model.config is None:
     params = jax.tree.map(lambda x: transfer.put(x, layout), model.params)
     return source._replace(model=model._replace(params=params))
