@@ -187,6 +187,7 @@ _MEMORY = _WHO + table.columns(
 
 def _shown(row: dict) -> dict:
   """The row with the values that the tables derive from it."""
+  # Rows of a batch advance together, and the reader of one waits for all.
   tokens = row['num_tokens'] / row['batch_size']
   return row | {
     'who': table.brief(row['drafter']) + table.int8(row),

@@ -66,6 +66,7 @@ def write(folder: str, results: Any, config: Any) -> list[str]:
   """
   check_folder(folder)
   path = pathlib.Path(folder)
+  # Before the texts, which name the images that there are.
   images = plots.draw(plots.PLOTS, results.rows, path)
   texts = {
     RESULTS: flat_rows(results.rows),
@@ -119,10 +120,14 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 def plain(value: Any) -> Any:
   """As JSON knows it: numpy numbers unpacked, no NaN and no infinity."""
+  # In:  {1: nan, 'a': float32(.5)}
+  # Out: {'1': None, 'a': .5}
   if isinstance(value, dict):
     return {str(k): plain(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
     return [plain(v) for v in value]
+  # Unpacked first: a float32 of numpy is no float, and its NaN would pass. NaN
+  # is no JSON, though Python writes it.
   if hasattr(value, 'item'):
     value = value.item()
   if isinstance(value, float) and not math.isfinite(value):
@@ -144,6 +149,7 @@ def markdown(results: Any, config: Any, images: Sequence[str]) -> str:
     'turns, compilation not counted.',
     _table(results.rows, schema.COLUMNS),
   ]
+  # Behind the table, as a sentence would make one column as wide as the page.
   notes = [f'* {table.note(row)}' for row in results.rows if table.note(row)]
   parts += ['\n'.join(notes)] if notes else []
   ratios = table.ratios(results.rows)

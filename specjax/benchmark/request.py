@@ -170,6 +170,8 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
   if len(kept) < len(prompts):
     log_fn(f'{len(prompts) - len(kept)} prompts are too long and left out')
   rows = [prompt.tokens for prompt in kept]
+  # Answers to other prompts: of those to the measured ones a table would know
+  # what it is to guess.
   if config.table_prompts and path:
     more = prompts_lib.further(target, path, config)
     rows = answer(prompts_lib.fitting(more, target, config, longest, models))
@@ -202,6 +204,8 @@ def load_drafters(
   Raises:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
+  # Another seed than the target's: a drafter with the same random weights would
+  # always agree with it.
   how = sources_lib.Loading(
     dtype=config.dtype,
     int8=int8 in ('drafter', 'both'),
@@ -225,6 +229,7 @@ def _earlier(path: str, sources, target, config) -> list[np.ndarray]:
     assemble.assemble(assemble.target_of(target), source, settings).plan
     for source in sources
   ]
+  # A file that nobody reads would be taken for a warm corpus in the results.
   if not any(plan.reads_corpus for plan in planned):
     raise ValueError(planning.NO_READER)
   if not os.path.isfile(path):
@@ -252,6 +257,8 @@ def _answerer(
       prompts, target, config, config.sampling(0.0), 1
     )
     return [
+      # An end token within a conversation, or within a corpus, would end the
+      # text for whoever goes on from it.
       [t for t in check_lib.new_tokens(made, 0) if t not in target.eos_ids]
       for made in case.decode(batches, config.max_new_tokens)
     ]

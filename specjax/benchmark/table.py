@@ -28,6 +28,7 @@ def columns(text: str) -> tuple[schema.Column, ...]:
 
 def brief(name: str) -> str:
   """Last part of a path, RUN of a path RUN/export; other names unchanged."""
+  # 'runs/small/export': 'small'; 'models/gpt2/': 'gpt2'; 'suffix': 'suffix'
   *above, last = name.rstrip('/').split('/')
   return above[-1] if above and last == 'export' else last
 
@@ -109,6 +110,7 @@ def aligned(
   while True:
     cells = [[_cut(x) for x in line] for line in cells_of(rows, columns)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    # One column stays, however wide it is: a table needs one.
     if sum(widths) + len(_GAP) * (len(widths) - 1) <= WIDTH or len(widths) < 2:
       break
     worst = max(
@@ -122,6 +124,7 @@ def aligned(
 
 def _cut(value: str) -> str:
   """A cell of at most `_LONGEST` characters; a long name keeps its end."""
+  # 27 characters behind the sign that some are missing, 28 in all.
   return value if len(value) <= _LONGEST else '…' + value[1 - _LONGEST :]
 
 

@@ -108,6 +108,7 @@ class CertifyConfig(DecodeConfig):
       ValueError: one sentence about the first bad value.
     """
     validation.one_of('effort', self.effort, tuple(EFFORTS), str)
+    # Before the check of the base class, which refuses -1.
     for name in ('samples', 'law_prompts', 'num_prompts', 'max_new_tokens'):
       if getattr(self, name) == BY_EFFORT:
         setattr(self, name, getattr(self.how, name))
@@ -132,6 +133,7 @@ class CertifyConfig(DecodeConfig):
     }
     for name, least in lowest.items():
       validation.whole(name, getattr(self, name), least)
+    # 8 symbols and K = 4: 7 ** 5 = 16807 paths of the target for one prompt.
     if self.symbols > 8:
       raise ValueError(
         f'symbols must be at most 8, not {self.symbols}: every text over them '

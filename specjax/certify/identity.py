@@ -104,6 +104,7 @@ def compare(
   outcome = check_lib.check(
     case, batches, plain, ours, subject.config, as_exact=True
   )
+  # Equal tokens show nothing about a rule that had no draft to judge.
   if outcome.verdict == check_lib.INCONCLUSIVE:
     return Finding(f'{title}: nothing was drafted', None, empty=True)
   line = (
@@ -127,6 +128,7 @@ def _decode_both(subject, temperature, assembled):
   config = subject.config
   prompts = [
     prompts_lib.EncodedPrompt(tuple(row))
+    # num_prompts 0: [:None], which are all
     for row in subject.prompts[: config.num_prompts or None]
   ]
   batches = cases_lib.batches(
