@@ -95,6 +95,7 @@ def _headers(folder):
 
 def _from_safetensors(folder, config):
   stored = _headers(folder)
+  # First, because a tied head is no parameter and no tensor is wanted for it.
   config = _settled(stored, config)
   _check_layers(folder, stored, config)
   abstract = models.abstract_params(config)
@@ -157,6 +158,7 @@ def _read_part(source, stored, shape, index):
   part = safetensors.read_slice(
     stored, tensor_names.stored_slice(source, index, shape)
   )
+  # A parameter [2, 3] that is stored turned: its rows are columns of the file.
   return part.T if source.transpose else part
 
 
@@ -247,6 +249,7 @@ def _dtype(raw: dict, leaves: dict) -> str:
   stated = hf.stated_dtype(raw)
   if stated is None:
     kinds = [safetensors.DTYPES[leaf.dtype] for leaf in leaves.values()]
+    # One float32 tensor makes all of it float32: nothing of the others is lost.
     narrow = all(kind == jnp.bfloat16 for kind in kinds)
     stated = 'bfloat16' if narrow else 'float32'
   return stated

@@ -198,6 +198,7 @@ def folder_of(name: str) -> str:
 
     return huggingface_hub.snapshot_download(
       name,
+      # Repositories often hold the same weights for PyTorch and others as well.
       allow_patterns=['*.json', '*.safetensors', '*.model', '*.txt', '*.jinja'],
     )
   except Exception as error:
@@ -229,6 +230,8 @@ def _ids(value) -> tuple:
 
 def _special_ids(generation, facts, tokenizer) -> tuple[tuple, int]:
   """(end ids, padding id) of a model, by what states them first."""
+  # generation_config.json first: chat models often name the end of a turn
+  # there, and in config.json the end of a text alone.
   eos_ids = _ids(generation.get('eos_token_id')) or facts.eos_ids
   if not eos_ids and tokenizer is not None:
     eos_ids = _ids(tokenizer.eos_token_id)
@@ -238,6 +241,8 @@ def _special_ids(generation, facts, tokenizer) -> tuple[tuple, int]:
         f'the end id (eos_token_id) {token} is none of the {facts.vocab_size} '
         f'ids of the model, which go from 0 to {facts.vocab_size - 1}.'
       )
+  # Any id of the table will do for padding, which is masked; an end token last,
+  # since a missing padding token is no reason to refuse a model.
   given = (
     generation.get('pad_token_id'),
     facts.pad_id,

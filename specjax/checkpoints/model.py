@@ -53,6 +53,7 @@ class Model(NamedTuple):
 
   def __repr__(self) -> str:
     """One line: name and sizes, not the arrays."""
+    # What a NamedTuple shows by default would hold every weight.
     kind = 'custom' if self.config is None else type(self.config).__name__
     leaves = jax.tree.leaves(self.params)
     count = sum(math.prod(np.shape(leaf)) for leaf in leaves)
@@ -140,6 +141,7 @@ def _check_lm(lm: Any) -> None:
 
 def _checked_ids(name: str, ids: Any, vocab_size: int) -> tuple[int, ...]:
   """`ids`, one or several, as a tuple, if they are ids."""
+  # 1: (1,); [1, int64(2)]: (1, 2)
   given = [ids] if np.ndim(ids) == 0 else list(ids)
   for token in given:
     whole = isinstance(token, (int, np.integer))
@@ -161,6 +163,7 @@ def spread(model: Model, layout: mesh_lib.Layout) -> Model:
     ValueError: the mesh does not divide the model.
   """
   layout = sharded.fit(model.config, layout)
+  # Rules of a mesh cut matrices as they are stored, [out, in].
   params = cpu_layout.stored(model.params)
   return on_mesh(model, layout, placement.move(model.config, layout, params))
 

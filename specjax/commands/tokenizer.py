@@ -20,6 +20,7 @@ from specjax.commands import cli
 from specjax.commands import parsing
 from specjax.training.data import readers
 
+# The ids 0, 1 and 2, as in T5, whose decoder begins with the padding token.
 PAD, EOS, UNK = '<pad>', '</s>', '<unk>'
 _BYTES = [f'<0x{i:02X}>' for i in range(256)]
 
@@ -167,6 +168,8 @@ def main(argv: Sequence[str], doc: str) -> None:
   if os.path.isfile(values.output):
     raise NotADirectoryError(f'--output={values.output} is a file, no folder.')
   lines = readers.read_text(values.input)
+  # Looked at before training and then put back: the lines can be read only
+  # once, and files without text are an error of the user's.
   first = next((line for line in lines if line.strip()), None)
   if first is None:
     raise ValueError(f'No text in {", ".join(values.input)}.')
