@@ -81,6 +81,8 @@ def _read_bytes(path: str) -> bytes:
 
 def _decode_lines(data: bytes, name: str) -> list[str]:
   """Lines of UTF-8 text without their ends; a byte order mark is dropped."""
+  # At line feeds alone: `splitlines` would part a prompt at U+2028 as well, and
+  # all answers behind it would belong to another prompt.
   rows = data.removeprefix(b'\xef\xbb\xbf').split(b'\n')
   if not rows[-1]:
     rows.pop()
@@ -183,6 +185,8 @@ def encode(
     prompt, add_generation_prompt=True, tokenize=False
   )
   _check_text(text)
+  # A template spells the special tokens itself; with the tokenizer's own a text
+  # would begin twice.
   ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
   return list(ids)
 
@@ -277,6 +281,7 @@ def pad(rows: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, ...]:
 
 def fingerprint(tokenizer: Any) -> str:
   """Hexadecimal digest of which id means which token."""
+  # By id, since the order of a vocabulary depends on how its file was written.
   rows = sorted((id_, token) for token, id_ in tokenizer.get_vocab().items())
   return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 

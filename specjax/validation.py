@@ -126,6 +126,7 @@ def plain_fields(settings: Any) -> None:
       of these, holds something else.
   """
   for field in dataclasses.fields(settings):
+    # int | None: (int, NoneType); int: (), hence the type itself
     kinds = typing.get_args(field.type) or (field.type,)
     value = getattr(settings, field.name)
     kind = next((kind for kind in kinds if kind in _KINDS), None)
@@ -210,6 +211,8 @@ def difference(
     free: paths that may differ.
     prefix: text that paths begin with.
   """
+  # In:  {'a': {'b': 1}, 'c': 3} and {'a': {'b': 2}, 'c': 3}
+  # Out: Difference('a.b', 1, 2)
   for key in sorted(set(one) | set(other)):
     path = prefix + key
     a, b = one.get(key, ABSENT), other.get(key, ABSENT)
@@ -234,6 +237,7 @@ def each(
     good: whether a number may stand.
     what: requirement in words.
   """
+  # As objects, since an array of numbers would make 1 of True and 1.0 of 1.
   for item in np.ravel(np.asarray(value, dtype=object)):
     is_real = isinstance(item, (numbers.Real, np.number))
     if not is_real or isinstance(item, bool) or not good(item):

@@ -175,7 +175,7 @@ class Drafter(NamedTuple):
   # is data: with K = 4, two tokens are [a b EMPTY EMPTY].
   num_draft: int
   max_path: int
-  # Without a draft the block is one token wide, so a round costs a plain step.
+  # With 0 among the compiled widths, rounds without a draft are plain steps.
   is_idle: IsIdle | None = None
   insert: Insert | None = None
 

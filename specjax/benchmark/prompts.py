@@ -174,6 +174,7 @@ def random_prompts(target: model_lib.Model, config: Any) -> list[EncodedPrompt]:
   """Ids drawn evenly, for models without a tokenizer."""
   rng = np.random.default_rng(config.seed)
   shape = (config.num_prompts or 8, config.prompt_length)
+  # From 3 on, behind the ids that usually pad, end and stand for the unknown.
   rows = rng.integers(
     min(3, target.lm.vocab_size - 1), target.lm.vocab_size, shape
   )

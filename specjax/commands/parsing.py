@@ -58,6 +58,8 @@ def join_processes(values: flags.FlagValues, config: Any) -> None:
     processes.validate()
   except ValueError as error:
     raise flags.Error(str(error)) from None
+  # What differs between processes by its nature, and the file of the config,
+  # whose contents are compared in its place.
   own = ('coordinator', 'process_id', 'config')
   given = {
     f'--{name}': values[name].value
@@ -65,6 +67,8 @@ def join_processes(values: flags.FlagValues, config: Any) -> None:
     if name not in own and not name.startswith('config.')
   }
   plain = dataclasses.asdict(config)
+  # Once through JSON, as processes exchange them: a tuple becomes a list in
+  # both.
   settings = json.loads(json.dumps(given | {'config': plain}, default=str))
   processes_lib.start(processes, settings, on_lost=cli.lost)
 
@@ -132,6 +136,7 @@ def parse(
     SystemExit: `--help` was printed.
   """
   where, rest = _take_config(argv)
+  # Before the config is read, which may set options of these entries.
   _register_own(rest[1:])
   shipped = default_config.parent
   config = config_files.load(where or str(default_config), shipped)

@@ -55,6 +55,7 @@ def _validate(config, options):
       if not reduces
       else 'model.output_vocab is for drafters with model.tie_embeddings=False.'
     )
+  # Made and dropped: what a family refuses is refused before anything is read.
   new_config(shape, TokenIds(size=2, start=0, pad=0, eos=1))
 
 
@@ -91,6 +92,7 @@ def _token_ids(given):
     size = max(given.tokenizer.get_vocab().values()) + 1
     return TokenIds(-(-size // 64) * 64, pad_id, pad_id, eos_id)
   facts = model_registry.facts(given.teacher.config)
+  # The teacher's, since a drafter continues what the teacher's decoder began.
   start_id = pad_id if facts.start_id is None else facts.start_id
   return TokenIds(facts.vocab_size, start_id, pad_id, eos_id)
 

@@ -52,6 +52,8 @@ class SpeculatorTraining:
   anchor_chunk: int = 0
   keep: float = 1.0
   keep_least: float = 0.2
+  # K = 4: weights [1 .8 .64 .512]. A token counts only where all before it were
+  # accepted, so deeper slots are reached more rarely.
   depth_decay: float = 0.8
   feature_weight: float = 0.0
   feature_noise: float = 0.0
