@@ -223,8 +223,10 @@ def read_spec_bench(path: str) -> list[Question]:
 
 def balanced(questions: Sequence[Question], count: int) -> list[Question]:
   """The first of each category in turn, `count` in all (0: everything)."""
-  if not count or count >= len(questions):
+  if not count:
     return list(questions)
+  # The order is one for every count, so that `further` begins where it ends.
+  count = min(count, len(questions))
   by_category = {}
   for question in questions:
     by_category.setdefault(question.category, []).append(question)

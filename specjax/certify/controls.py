@@ -56,8 +56,6 @@ def combined(
   Compiling is most of the cost of a control. `Controls.rule` of this program is
   `wrapped(dials, number)`.
 
-
-
   Args:
     recipe: loop of chains or trees.
     temperature: temperature of the rows, above 0.

@@ -57,8 +57,12 @@ def test_spec_bench_has_six_categories_and_two_turns(tmp_path):
   settings = config(num_prompts=0, max_new_tokens=20)
   made = prompts.collect(short, str(path), settings, answer)
   assert not asked and [p.turn for p in made] == [0] * 7
-  few = prompts.balanced(prompts.read_spec_bench(str(path)), 6)
+  questions = prompts.read_spec_bench(str(path))
+  few = prompts.balanced(questions, 6)
   assert len({q.category for q in few}) == 6
+  # A larger count goes on behind a smaller one, up to the last question.
+  assert prompts.balanced(questions, 7)[:6] == few
+  assert prompts.balanced(questions, 9) == prompts.balanced(questions, 7)
 
 
 @pytest.mark.parametrize('turns', ([], ['first', ' '], 'first', [1]))

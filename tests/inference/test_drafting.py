@@ -46,6 +46,9 @@ def test_names(folders):
   assert found.entry == made.entry and found.name == made.name
   with pytest.raises(ValueError, match='hybrid:FOLDER'):
     sources.resolve('hybrid:')
+  for name in ('none', 'hybrid:' + folders['drafter']):
+    with pytest.raises(ValueError, match=f'draft model, and {name} is none'):
+      sources.resolve('hybrid:' + name)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ def _parse(text: str, resolve) -> tuple[Any, None]:
       'A hybrid needs a draft model: hybrid:FOLDER, with the folder or hub '
       'id of one.'
     )
-  inner = resolve(text)
+  inner = None if text.startswith('hybrid:') else resolve(text)
+  if inner is None:
+    raise ValueError(f'A hybrid needs a draft model, and {text} is none.')
   # A search has no model, and heads on a target's states have no language model
   # that could be fed what it missed.
   if inner.model is None or inner.model.lm is None:
