@@ -7,7 +7,7 @@ the last piece of another kind.
 """
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 import functools
 import json
 import re
@@ -17,9 +17,7 @@ from typing import Any
 REPLACEMENT = '\ufffd'
 _BYTE = re.compile(r'<0x([0-9A-F]{2})>')
 # No character has more bytes.
-_LONGEST = 4
-# Tokens whose names are looked up at a time.
-_BLOCK = 64
+LONGEST = 4
 # Decoders that turn a token into the same text whatever follows it, but for
 # bytes of unfinished characters.
 _APPENDING = ('ByteFallback', 'ByteLevel', 'Fuse', 'Metaspace')
@@ -40,7 +38,7 @@ def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
     return text
   hidden = specials(tokenizer).values()
   kept = [token for token in tokens if token not in hidden]
-  last = _names(tokenizer, kept[-_LONGEST:])
+  last = _names(tokenizer, kept[-LONGEST:])
   data = byte_run(last)
   if data:
     whole = len(kept) - _unfinished(data)
@@ -61,42 +59,75 @@ def byte_run(names: Sequence[str]) -> bytes:
   return bytes(reversed(data))
 
 
-def cut_before(tokenizer: Any, tokens: Sequence[int], place: int) -> int:
+def byte_values(tokenizer: Any) -> dict[int, int]:
+  """{id: byte} of a tokenizer's `<0xE2>` pieces."""
+  convert = getattr(tokenizer, 'convert_tokens_to_ids', None)
+  if convert is None:
+    return {}
+  every = [f'<0x{byte:02X}>' for byte in range(256)]
+  # Names that there are not have the id of the unknown token, or None.
+  found = [(id_, byte) for byte, id_ in enumerate(convert(every))]
+  found = [(id_, byte) for id_, byte in found if id_ is not None]
+  names = _names(tokenizer, [id_ for id_, _ in found])
+  return {
+    id_: byte
+    for (id_, byte), name in zip(found, names, strict=False)
+    if name == every[byte]
+  }
+
+
+def cut_before(
+  tokens: Sequence[int],
+  place: int,
+  values: Mapping[int, int],
+  hidden: Collection[int],
+) -> int:
   """Where a row may be cut without changing the text behind the cut.
 
+  No name is looked up here, because a long row is cut at many places and a run
+  of bytes may be all of it.
+
   Args:
-    tokenizer: a tokenizer.
     tokens: ids.
     place: number of tokens before the cut that is wished for.
+    values: result of `byte_values`.
+    hidden: ids of special tokens, which `decode` leaves out.
 
   Returns:
     The nearest number, at most `place`. The cut is not inside a character of
-    `<0xE2>` pieces, nor behind such pieces that are no whole characters.
+    `<0xE2>` pieces. Behind such pieces that are no whole characters it is in
+    front of some that are none either, because one of them turns all into
+    U+FFFD.
   """
   # [a <0xE2> <0x82> | <0xAC>]: 1, and [a <0xC3> <0xA4> | <0xC3>]: 3
-  hidden = specials(tokenizer).values()
-  data, start, is_run = [], place, True
-  while start and is_run:
-    first = max(start - _BLOCK, 0)
-    names = _names(tokenizer, tokens[first:start])
-    for name in reversed(names):
-      found = _BYTE.fullmatch(name)
-      # Special tokens are skipped, so they do not end a row of bytes.
-      if not found and tokens[start - 1] not in hidden:
-        is_run = False
-        break
-      start -= 1
-      if found:
-        data.append((int(found[1], 16), start))
-    is_run = is_run and bool(names)
-  data.reverse()
-  unfinished = _unfinished(bytes(byte for byte, _ in data[-_LONGEST:]))
-  whole = data[: len(data) - unfinished]
+  # [a <0x41> <0xA4> <0xA4> <0x41> | <0x41>]: 3, which is no character
+  places = []
+  for start in range(place - 1, -1, -1):
+    # Special tokens are skipped, so they do not end a row of bytes.
+    if tokens[start] in values:
+      places.append(start)
+    elif tokens[start] not in hidden:
+      break
+  places.reverse()
+  data = bytes(values[tokens[at]] for at in places)
+  whole = len(data) - _unfinished(data[-LONGEST:])
   try:
-    bytes(byte for byte, _ in whole).decode()
+    data[:whole].decode()
   except UnicodeDecodeError:
-    return start
-  return data[len(whole)][1] if unfinished else place
+    return places[_last_fault(data[:whole])]
+  return places[whole] if whole < len(data) else place
+
+
+def _last_fault(data: bytes) -> int:
+  """The last place from which bytes, which are no text, are none either."""
+  # 41 A4 41 42: 1, and C3 41 42: 0
+  for at in range(len(data) - 1, -1, -1):
+    try:
+      data[at : at + LONGEST].decode()
+    except UnicodeDecodeError as error:
+      if error.start == 0 and error.reason != 'unexpected end of data':
+        return at
+  return 0
 
 
 def specials(tokenizer: Any) -> dict[str, int]:

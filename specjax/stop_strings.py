@@ -31,6 +31,8 @@ class Stops(NamedTuple):
     ids: {id: string} of those that are special tokens.
     mixed: those that have a special token among other text.
     only_appends: whether tokens never change the text before them.
+    values: {id: byte} of the `<0xE2>` pieces.
+    hidden: ids of the special tokens.
   """
 
   tokenizer: Any
@@ -38,6 +40,8 @@ class Stops(NamedTuple):
   ids: dict[int, str]
   mixed: tuple[str, ...]
   only_appends: bool
+  values: dict[int, int]
+  hidden: frozenset[int]
 
 
 def prepare(tokenizer: Any, strings: Sequence[str]) -> Stops:
@@ -48,7 +52,7 @@ def prepare(tokenizer: Any, strings: Sequence[str]) -> Stops:
     strings: stop strings, none of them empty.
   """
   if not strings:
-    return Stops(tokenizer, (), {}, (), True)
+    return Stops(tokenizer, (), {}, (), True, {}, frozenset())
   special = pieces.specials(tokenizer)
   return Stops(
     tokenizer,
@@ -60,6 +64,8 @@ def prepare(tokenizer: Any, strings: Sequence[str]) -> Stops:
       if stop not in special and any(name in stop for name in special)
     ),
     pieces.only_appends(tokenizer),
+    pieces.byte_values(tokenizer),
+    frozenset(special.values()),
   )
 
 
@@ -102,9 +108,11 @@ def _window(stops: Stops, tokens: Sequence[int], begin: int) -> int:
   needed = max(map(len, stops.strings)) + _SLACK
   width = needed // 2
   while width < begin:
-    start = pieces.cut_before(stops.tokenizer, tokens, begin - width)
+    start = pieces.cut_before(tokens, begin - width, stops.values, stops.hidden)
     text = text_lib.decode(stops.tokenizer, tokens[start:begin])
-    if len(text.rstrip(pieces.REPLACEMENT)) >= needed:
+    # Of a character that is not finished yet, this may be in the text.
+    open_ = len(text) - len(text.rstrip(pieces.REPLACEMENT))
+    if len(text) - min(open_, pieces.LONGEST) >= needed:
       return start
     width *= 2
   return 0

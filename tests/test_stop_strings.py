@@ -263,6 +263,36 @@ def test_the_search_of_a_long_answer_is_linear(make, monkeypatch):
   assert sum(decoded) < 200_000
 
 
+@pytest.mark.parametrize('broken', [False, True])
+def test_a_row_of_bytes_alone_is_searched_in_linear_time(
+  byte_fallback, broken, monkeypatch
+):
+  """2,000 pieces of bytes, 8 at a time: names looked up, tokens decoded."""
+  data = 'a stop ö '.encode() * 200
+  # One byte that is no character makes U+FFFD of the whole run.
+  data = data[:40] + b'\xff' * broken + data[40:]
+  row = [byte_fallback.convert_tokens_to_ids(f'<0x{b:02X}>') for b in data]
+  row, named, decoded = row[:2000], [], []
+  for name, counts in (
+    ('convert_ids_to_tokens', named),
+    ('convert_tokens_to_ids', named),
+    ('decode', decoded),
+  ):
+    whole = getattr(type(byte_fallback), name)
+    monkeypatch.setattr(
+      type(byte_fallback),
+      name,
+      lambda self, tokens, *args, of=whole, at=counts, **more: (
+        at.append(len(tokens)) or of(self, tokens, *args, **more)
+      ),
+    )
+  stops = stop_strings.prepare(byte_fallback, ['zq', '\ufffd ö'])
+  for end in range(8, len(row) + 1, 8):
+    assert stop_strings.find(stops, row[:end], end - 8) is None
+  # To look up the run before every check would be 251,000 names.
+  assert sum(named) < 20_000 and sum(decoded) < 200_000
+
+
 CYCLE = ['▁Once', '▁upon', LINE_END, *EMOJI, 'a', 'b', 'o', 'n', 'c', 'e']
 
 
