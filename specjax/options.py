@@ -9,10 +9,19 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 import functools
+import numbers
 import typing
 from typing import Any
 
 import numpy as np
+
+# Kinds of values, the narrowest first, in words.
+_KINDS = (
+  (bool, 'true or false'),
+  (numbers.Integral, 'a whole number'),
+  (numbers.Real, 'a number'),
+  (str, 'a text'),
+)
 
 
 @dataclasses.dataclass
@@ -78,26 +87,73 @@ def of(given: Any, entry: Any) -> Any:
       defaults.
 
   Raises:
-    ValueError: an unknown field.
+    ValueError: an unknown field, or options that are no group of fields.
   """
-  if dataclasses.is_dataclass(given):
+  if _is_container(given):
     return getattr(given, entry.name, None) or entry.options()
   if not isinstance(given, Mapping):
     raise ValueError(
       "Options are given as {'NAME': {'FIELD': value}}, not as "
       f'{type(given).__name__}.'
     )
-  values = given.get(entry.name, {})
+  return _made(entry.name, entry.options, given.get(entry.name, {}))
+
+
+def _is_container(given: Any) -> bool:
+  """Whether a dataclass instance has groups of options alone."""
+  return dataclasses.is_dataclass(given) and all(
+    dataclasses.is_dataclass(getattr(given, field.name, None))
+    for field in dataclasses.fields(given)
+  )
+
+
+def _made(name: str, kind: type, values: Any) -> Any:
+  """An instance of a dataclass of options, of {field: value}.
+
+  A field that is a group of options itself takes {field: value} too.
+
+  Args:
+    name: words for the group in messages: `hybrid`, `hybrid.suffix`.
+    kind: the dataclass.
+    values: {field: value}, or an instance.
+  """
   if dataclasses.is_dataclass(values):
-    return values
-  known = [field.name for field in dataclasses.fields(entry.options)]
-  for name in values:
-    if name not in known:
+    if not isinstance(values, kind):
       raise ValueError(
-        f'{entry.name} has no option {name!r}; it has '
-        f'{", ".join(known) or "none"}{_nearest(name, known)}.'
+        f'{name} takes {kind.__name__}, not {type(values).__name__}.'
       )
-  return entry.options(**values)
+    return values
+  if not isinstance(values, Mapping):
+    raise ValueError(f"{name} takes {{'FIELD': value}}, not {values!r}.")
+  fields = {field.name: field for field in dataclasses.fields(kind)}
+  made = {}
+  for field, value in values.items():
+    if field not in fields:
+      raise ValueError(
+        f'{name} has no option {field!r}; it has '
+        f'{", ".join(fields) or "none"}{_nearest(field, list(fields))}.'
+      )
+    group = fields[field].default_factory
+    if dataclasses.is_dataclass(group):
+      value = _made(f'{name}.{field}', group, value)
+    _check_kind(f'{name}.{field}', fields[field].default, value)
+    made[field] = value
+  return kind(**made)
+
+
+def _check_kind(name: str, default: Any, value: Any) -> None:
+  """Refuses a value of another kind than the default's.
+
+  Of numbers there may be several, one a prompt, which `validate` judges.
+  """
+  for kind, words in _KINDS:
+    if isinstance(default, kind):
+      good = isinstance(value, kind)
+      if kind is not str and not isinstance(value, str):
+        good |= isinstance(value, (Sequence, np.ndarray))
+      if not good or isinstance(value, bool) and kind is not bool:
+        raise ValueError(f'{name} must be {words}, not {value!r}.')
+      return
 
 
 def check_names(given: Any, entries: Sequence[Any], kind: str) -> None:
@@ -109,7 +165,7 @@ def check_names(given: Any, entries: Sequence[Any], kind: str) -> None:
     kind: noun for them, in the plural.
   """
   if not isinstance(given, Mapping):
-    return
+    return  # `of` refuses what is no container.
   known = [entry.name for entry in entries]
   for name in given:
     if name not in known:
@@ -119,8 +175,8 @@ def check_names(given: Any, entries: Sequence[Any], kind: str) -> None:
       )
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-  close = difflib.get_close_matches(name, known, 1)
+def _nearest(name: Any, known: Sequence[str]) -> str:
+  close = difflib.get_close_matches(str(name), known, 1)
   return f' (did you mean {close[0]}?)' if close else ''
 
 
@@ -144,7 +200,13 @@ def validate_all(given: Any, entries: Sequence[Any]) -> None:
     entries: the registered ones; others are validated where they are used.
   """
   for entry in entries:
-    of(given, entry).validate()
+    options = of(given, entry)
+    try:
+      options.validate()
+    except TypeError as error:
+      raise ValueError(
+        f'The options of {entry.name} have a value of a wrong type: {error}.'
+      ) from None
 
 
 def dials(options: Any) -> dict[str, np.ndarray]:

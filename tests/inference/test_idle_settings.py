@@ -9,6 +9,9 @@ import pytest
 import specjax
 from specjax.benchmark import config as benchmark_config
 from specjax.benchmark import request as benchmark_request
+from specjax.decoding.drafters.hybrid import HybridOptions
+from specjax.decoding.drafters.suffix import SuffixOptions
+from specjax.inference import planning
 from tests.helpers import tiny
 
 PROMPTS = ['the cat', 'a dog ran to the']
@@ -148,6 +151,56 @@ def test_what_the_drafter_cannot_obey_is_refused(model, name, options, words):
       drafters=options,
       max_new_tokens=8,
     )
+  assert words in str(error.value)
+
+
+def test_groups_of_options_inside_of_options(model):
+  """Options of a hybrid's search are given like every others."""
+  hybrid = specjax.drafters.hybrid(model)
+  nested = {'hybrid': {'suffix': {'max_depth': 3}, 'model_draft': 2}}
+  given = dict(drafter=hybrid, drafters=nested, max_new_tokens=8)
+  job = planning.plan(model, PROMPTS, **given)
+  assert job.assembled.drafter_options.suffix.max_depth == 3
+  assert job.assembled.drafter_options.suffix.tree == 0
+  assert job.assembled.drafter_options.model_draft == 2
+  told, found = notes(model, drafter=hybrid, drafters=nested)
+  assert not told and len(found) == 2
+
+
+@pytest.mark.parametrize(
+  'given, words',
+  [
+    (
+      {'hybrid': {'suffix': {'max_dept': 3}}},
+      "hybrid.suffix has no option 'max_dept'; it has ",
+    ),
+    ({'hybrid': {'suffix': {3: 3}}}, 'hybrid.suffix has no option 3; it has '),
+    ({'hybrid': {'suffix': 3}}, "suffix takes {'FIELD': value}, not 3."),
+    ({'hybrid': None}, "hybrid takes {'FIELD': value}, not None."),
+    (
+      {'suffix': HybridOptions()},
+      'suffix takes SuffixOptions, not HybridOptions.',
+    ),
+    (
+      {'hybrid': {'suffix': {'max_depth': 0}}},
+      'max_depth of the suffix drafter',
+    ),
+    (
+      {'hybrid': {'suffix': {'max_depth': '3'}}},
+      "hybrid.suffix.max_depth must be a whole number, not '3'.",
+    ),
+    ({'hybrid': {'prior': None}}, 'hybrid.prior must be a number, not None.'),
+    ({'hybrid': {'probe': 1.5}}, 'hybrid.probe must be a whole number, not 1.'),
+    ({'suffix': {'max_depth': [3]}}, 'suffix have a value of a wrong type'),
+    ({'hybrd': {}}, 'drafters has no entry'),
+    (SuffixOptions(), "are given as {'NAME': {'FIELD': value}}, not as Suffix"),
+    (None, "are given as {'NAME': {'FIELD': value}}, not as NoneType"),
+  ],
+)
+def test_options_that_there_are_not(model, given, words):
+  hybrid = specjax.drafters.hybrid(model)
+  with pytest.raises(ValueError, match='.') as error:
+    specjax.generate(model, PROMPTS, drafter=hybrid, drafters=given)
   assert words in str(error.value)
 
 
