@@ -20,6 +20,7 @@ from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import Source
 from specjax.distributed import transfer
 from specjax.inference import assemble
+from specjax.inference import config as config_lib
 from specjax.inference import costs as costs_lib
 from specjax.inference import looping
 
@@ -145,13 +146,24 @@ class Case(NamedTuple):
 
 
 def plain(
-  target: model_lib.Model, config: Any, temperature: float, batch_size: int
+  target: model_lib.Model,
+  config: Any,
+  temperature: float,
+  batch_size: int,
+  **changes: Any,
 ) -> Case:
   """The baseline: plain decoding on the same loop.
 
   Another loop would differ in more than the drafts.
+
+  Args:
+    target: model that decides.
+    config: `BenchmarkConfig`.
+    temperature: temperature of the rows.
+    batch_size: number of rows decoded together.
+    **changes: fields of `assemble.Settings` that differ.
   """
-  settings = config.recipe_settings(temperature, num_draft=0)
+  settings = config.recipe_settings(temperature, num_draft=0, **changes)
   assembled = assemble.assemble(
     assemble.target_of(target), None, settings, rows=batch_size
   )
@@ -265,11 +277,15 @@ def batches(
     [max(len(prompts[i].tokens) for i in group) for group in groups]
   )
   eos_ids = config.end_ids(target.eos_ids)
-  made = []
+  made, spec = [], sampling.warp_spec()
   for group, names, width in zip(groups, ids, widths, strict=True):
     tokens, lengths = text_lib.pad([prompts[i].tokens for i in group], width)
-    controls = sampling.controls(
-      row_keys(config.seed, np.array(names)), config.max_new_tokens, eos_ids
+    least = config_lib.per_row(sampling.min_new_tokens, group)
+    controls = dataclasses.replace(sampling, min_new_tokens=least).controls(
+      row_keys(config.seed, np.array(names)),
+      config.max_new_tokens,
+      eos_ids,
+      spec=spec,
     )
     prompt = base.Prompt(jnp.asarray(tokens), jnp.asarray(lengths))
     if target.layout is not None:

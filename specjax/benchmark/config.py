@@ -20,6 +20,7 @@ from specjax.inference import verifier_sources
 from specjax.inference.config import COSTS
 from specjax.inference.config import default_drafters
 from specjax.inference.config import default_verifiers
+from specjax.inference.config import GENERATION_CONFIGS
 from specjax.inference.config import QUANTIZE
 from specjax.inference.config import rule_names
 
@@ -63,6 +64,10 @@ class BenchmarkConfig:
     quantize: models whose matrices are kept in eight bits. Each target has
       plain decoding of its own.
     sampler: method of plain sampling.
+    generation_config: settings taken from the target's generation_config.json,
+      as for decoding, for every case and for plain decoding. What is left at
+      its default here, temperature too, counts as not given. none takes
+      nothing.
     top_k: number of likeliest tokens that are kept; 0 keeps every token.
     top_p: least total probability of the likeliest tokens that are kept, above
       0 and at most 1; 1 keeps every token.
@@ -109,6 +114,7 @@ class BenchmarkConfig:
   matmul_precision: str = validation.choice('highest', precision.MODES)
   quantize: tuple = validation.choice(('none',), QUANTIZE)
   sampler: str = validation.choice('gumbel', SAMPLERS)
+  generation_config: str = validation.choice('none', GENERATION_CONFIGS)
   top_k: int = 0
   top_p: float = 1.0
   seed: int = 0

@@ -94,6 +94,8 @@ class Group(NamedTuple):
       'num_prompts': len(self.setup.prompts),
       'timed_prompts': len({i for b in self.batches for i in b.rows}),
       'timing_note': self.note,
+      'generation_config': self.config.generation_config,
+      'from_generation_config': self.setup.taken.text(),
       'mode': 'speculative' if num_draft else 'plain',
     }
 

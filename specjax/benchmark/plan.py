@@ -9,6 +9,7 @@ them, and the cost model does the rest.
 from collections.abc import Collection, Sequence
 import dataclasses
 from typing import NamedTuple
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +107,7 @@ def _prepared(request, log_fn, given):
       f'num_draft is {min(lengths)} at least, but some drafter was made to '
       f'draft at most {longest} tokens at once; lower num_draft.'
     )
-  config = dataclasses.replace(config, max_draft=longest)
+  config = dataclasses.replace(setup.config, max_draft=longest)
   return setup._replace(config=config), rules, lengths
 
 
@@ -146,7 +147,7 @@ def _acceptance(setup, temperature, rules, log_fn) -> dict:
   # the least time, counts it.
   batch_size = min(max(config.batch_size), len(setup.prompts))
   batches = setup.batches(temperature, batch_size)
-  scripts, rates = None, {}
+  scripts, rates, cases = None, {}, []
   for source in setup.sources:
     auto = setup.case(source, temperature, batch_size, num_draft=longest)
     for rule in rules or _rules(auto.assembled.plan, temperature):
@@ -164,6 +165,9 @@ def _acceptance(setup, temperature, rules, log_fn) -> dict:
       rates[source.name, case.verifier] = rows_lib.acceptance(
         case, rows_lib.counts_of(case, made), by_slot=True
       )
+      cases.append(case._replace(params=None))
+  for note in setup.idle(cases):
+    warnings.warn(note, stacklevel=2)
   return rates
 
 

@@ -16,16 +16,19 @@ import numpy as np
 from specjax import text as text_lib
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import check as check_lib
+from specjax.benchmark import defaults as defaults_lib
 from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark import subjects as subjects_lib
 from specjax.benchmark.config import BenchmarkConfig
 from specjax.benchmark.peers import engines as peers_lib
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import corpus as corpus_lib
+from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import Source
 from specjax.inference import assemble
 from specjax.inference import fitness
+from specjax.inference import idle as idle_lib
 from specjax.inference import paths
 from specjax.inference import planning
 from specjax.inference import sources as sources_lib
@@ -65,6 +68,7 @@ class Setup(NamedTuple):
     prompts: prompts that are decoded.
     data: inputs of the drafters' parameters.
     config: `BenchmarkConfig`, with one value of `quantize`.
+    taken: settings from the target's generation_config.json.
   """
 
   target: model_lib.Model
@@ -72,19 +76,27 @@ class Setup(NamedTuple):
   prompts: list[prompts_lib.EncodedPrompt]
   data: DraftData
   config: BenchmarkConfig
+  taken: defaults_lib.Defaults = defaults_lib.Defaults()
+
+  def sampling(self, temperature: float) -> Sampling:
+    """The values that shape the distribution, at one temperature."""
+    return self.taken.sampling(self.config.sampling(temperature))
 
   def batches(
     self, temperature: float, batch_size: int, apart: Sequence[int] = ()
   ) -> list[cases_lib.PromptBatch]:
     """The prompts in batches; `apart` as in `cases.batches`."""
-    sampling = self.config.sampling(temperature)
+    sampling = self.sampling(temperature)
     return cases_lib.batches(
       self.prompts, self.target, self.config, sampling, batch_size, apart
     )
 
   def plain(self, temperature: float, batch_size: int) -> cases_lib.Case:
     """Plain decoding."""
-    return cases_lib.plain(self.target, self.config, temperature, batch_size)
+    warp = self.sampling(temperature).warp_spec()
+    return cases_lib.plain(
+      self.target, self.config, temperature, batch_size, warp=warp
+    )
 
   def case(
     self,
@@ -96,16 +108,26 @@ class Setup(NamedTuple):
     **changes: Any,
   ) -> cases_lib.Case:
     """A speculative case; `changes` as in `BenchmarkConfig.recipe_settings`."""
+    warp = self.sampling(temperature).warp_spec()
     return cases_lib.speculative(
       self.target,
       source,
-      self.config.recipe_settings(temperature, **changes),
+      self.config.recipe_settings(temperature, warp=warp, **changes),
       self.data,
       temperature=temperature,
       batch_size=batch_size,
       config=self.config,
       tree=tree,
     )
+
+  def idle(self, cases: Sequence[cases_lib.Case]) -> list[str]:
+    """Sentences about options that change nothing in these cases.
+
+    Raises:
+      ValueError: an option that no case of its drafter can obey.
+    """
+    runs = [case.assembled for case in cases]
+    return idle_lib.of_options(self.config, runs, self.config.verifier)
 
 
 def named_or_bundled(target: model_lib.Model, path: str, log_fn: LogFn) -> str:
@@ -180,7 +202,11 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
     replies = answer(kept) if config.warm_corpus else []
     corpus = subjects_lib.corpus(earlier + replies, target, config)
     index = corpus_lib.index(corpus)
-  return Setup(target, sources, kept, DraftData(rows=rows, index=index), config)
+  config, taken = defaults_lib.take(
+    config, target, [prompt.tokens for prompt in kept], request.peers
+  )
+  data = DraftData(rows=rows, index=index)
+  return Setup(target, sources, kept, data, config, taken)
 
 
 def most_draft(source: Source) -> int | None:

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 from typing import Any, NamedTuple
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +95,8 @@ def _groups(request, setup, log_fn) -> Iterator[group_lib.Group]:
     config.temperature, config.batch_size
   ):
     cases = config.cases(setup, float(temperature), batch_size)
+    for note in setup.idle(cases):
+      warnings.warn(note, stacklevel=2)
     batches = setup.batches(temperature, batch_size)
     yield group_lib.Group(request, setup, cases, batches, log_fn)
 

@@ -115,6 +115,12 @@ class ResultRow:
     'operations',
     '{:.2f}',
   )
+  generation_config: str = _field(
+    "what was taken of the target's generation_config.json: safe, model, none"
+  )
+  from_generation_config: str = _field(
+    'the values taken, as JSON; empty where there are none'
+  )
   num_prompts: int = _field('prompts decoded')
   timed_prompts: int = _field(
     'prompts of the speed: those whose plain answer ends in no loop (a period '

@@ -75,6 +75,11 @@ class SpecDecConfig(BenchmarkConfig):
       raise ValueError(
         'This experiment decodes greedily; leave temperature at (0.0,).'
       )
+    if self.generation_config != 'none':
+      raise ValueError(
+        'This experiment decodes by its own settings; leave generation_config '
+        'at none.'
+      )
     if self.verifier != ('auto',):
       raise ValueError(
         "This experiment sets the rules itself; leave verifier at ('auto',) "

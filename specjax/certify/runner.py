@@ -39,6 +39,7 @@ from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
 from specjax.inference import generation_config
+from specjax.inference import idle
 from specjax.inference import token_lists
 
 
@@ -70,10 +71,8 @@ def certify(
   config.validate()
   # One value for all prompts: what min_length asks of the longest.
   longest = max(prompts, key=len, default=())
-  config, _ = generation_config.apply(config, target, [('', longest)])
+  config, taken = generation_config.apply(config, target, [('', longest)])
   config = token_lists.resolved(config, target)
-  for note in config.idle():
-    warnings.warn(note, stacklevel=2)
 
   def make(temperature, num_draft, allowed) -> assemble.Assembled:
     rule = config.rule()
@@ -91,6 +90,8 @@ def certify(
     )
 
   assembled = make(float(config.temperature), config.num_draft, ())
+  for note in idle.check(config, assembled):
+    warnings.warn(note, stacklevel=2)
   data = DraftData(
     rows=prompts,
     index=index,
@@ -99,7 +100,14 @@ def certify(
     ),
   )
   subject = Subject(target, make, data, config, prompts, config.broken)
-  return certify_subject(subject, progress, report=report)
+  applied = generation_config.describe(taken, target.name)
+  if applied:
+    report(applied)
+  made = certify_subject(subject, progress, report=report)
+  return made._replace(
+    lines=(*[applied] * bool(applied), *made.lines),
+    from_generation_config=taken.values,
+  )
 
 
 def certify_subject(

@@ -1,7 +1,8 @@
 """From findings to a verdict: LOSSLESS, NOT LOSSLESS or INCONCLUSIVE."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+import types
+from typing import Any, NamedTuple
 
 from specjax.certify.controls import DESCRIPTIONS
 from specjax.certify.identity import Finding
@@ -22,12 +23,15 @@ class Certificate(NamedTuple):
       '' for LOSSLESS.
     lines: report, line by line.
     flagged: {broken rule: whether the tests flag it}.
+    from_generation_config: settings taken from the target's file, under their
+      names there.
   """
 
   verdict: str
   reason: str
   lines: tuple[str, ...]
   flagged: dict
+  from_generation_config: Mapping[str, Any] = types.MappingProxyType({})
 
   @property
   def status(self) -> int:

@@ -78,6 +78,7 @@ def _run(values: flags.FlagValues, config) -> int:
     found, status = _bits(values, config)
   else:
     parsing.require(values, 'target', 'drafter')
+    parsing.check_one_drafter(values.drafter)
     found, status = _lossless(values, config)
   if values.json:
     with open(values.json, 'w', encoding='utf-8') as file:
@@ -155,7 +156,10 @@ def _certified(values: flags.FlagValues, config) -> dict:
       'are finished.'
     ) from None
   _show(certificate.last_line)
-  return certificate._asdict() | {'status': certificate.status}
+  return certificate._asdict() | {
+    'status': certificate.status,
+    'from_generation_config': dict(certificate.from_generation_config),
+  }
 
 
 def _show(line: str) -> None:

@@ -59,6 +59,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def _run(values: flags.FlagValues, config) -> None:
   """Decodes a file, or runs the demo."""
+  parsing.check_one_drafter(values.drafter)
   if values.demo is not None:
     _check_demo(values)
     drafter = None if values['drafter'].using_default_value else values.drafter

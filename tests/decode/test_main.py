@@ -186,6 +186,12 @@ def test_logits_that_are_not_finite_end_the_run(
     (['--config.drafters.suffix.tree=-1'], 2, 'suffix.tree must be at least 0'),
     (['--config.stop=["a", ""]'], 2, 'stop must not hold an empty string'),
     (['--resume', '--target=x', '--input=y'], 2, '--resume needs an --output'),
+    (
+      ['--drafter=suffix,prompt_lookup', '--target=x', '--input=y'],
+      2,
+      '--drafter=suffix,prompt_lookup names 2 drafters, and this command takes '
+      'one; decode.benchmark compares several.',
+    ),
     (['--baseline=some', '--target=x', '--input=y'], 2, 'baseline'),
   ],
 )

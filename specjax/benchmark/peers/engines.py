@@ -7,7 +7,7 @@ is stopped, because its threads would wait actively and take the cores from the
 engine whose turn it is (again a factor of two).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import importlib.util
 import json
@@ -16,6 +16,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import types
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,8 @@ class Peer(NamedTuple):
     plain: whether it decodes without a drafter.
     assisted: whether it decodes with a drafter.
     same_tokens: whether its greedy tokens should equal ours.
+    takes_settings: whether it takes the settings that a benchmark takes from
+      the target's generation_config.json.
   """
 
   worker: str
@@ -41,6 +44,7 @@ class Peer(NamedTuple):
   plain: bool = True
   assisted: bool = False
   same_tokens: bool = True
+  takes_settings: bool = True
 
 
 # Our drafters that have a counterpart in peers.
@@ -58,8 +62,10 @@ PEERS = {
     'transformers_worker.py', _TORCH, plain=False, assisted=True
   ),
   'transformers-compile': Peer('transformers_worker.py', _TORCH),
-  'ctranslate2': Peer(*_CTRANSLATE2),
-  'ctranslate2-int8': Peer(*_CTRANSLATE2, same_tokens=False),
+  'ctranslate2': Peer(*_CTRANSLATE2, takes_settings=False),
+  'ctranslate2-int8': Peer(
+    *_CTRANSLATE2, same_tokens=False, takes_settings=False
+  ),
 }
 
 
@@ -105,6 +111,7 @@ def job_of(
   model: Any,
   config: Any,
   device: str,
+  settings: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> dict:
   """The job of a worker, as a JSON object.
 
@@ -119,6 +126,7 @@ def job_of(
     model: `Model` of the target.
     config: `BenchmarkConfig`.
     device: name that JAX has for the platform.
+    settings: further fields of transformers' GenerationConfig.
   """
   rows = [
     [
@@ -141,6 +149,7 @@ def job_of(
     'temperature': temperature,
     'top_k': config.top_k,
     'top_p': config.top_p,
+    'settings': dict(settings),
     'batches': rows,
     'widths': [int(batch.prompt.tokens.shape[1]) for batch in batches],
     'max_new_tokens': config.max_new_tokens,

@@ -43,6 +43,7 @@ def start(
       model=setup.target,
       config=group.config,
       device=jax.default_backend(),
+      settings=setup.taken.for_peers(),
     )
     label = f'{peer} {drafter or "plain"} K={num_draft}'
     engine, versions = stack.enter_context(engines.started(job, label))

@@ -157,6 +157,7 @@ def generation_settings(job: dict, transformers: Any) -> Any:
     pad_token_id=job['pad_id'],
     eos_token_id=job['eos_ids'] or None,
     decoder_start_token_id=job['start_id'],
+    **job['settings'],
   )
   if job['temperature'] > 0:
     config.temperature = job['temperature']
