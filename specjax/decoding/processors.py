@@ -24,6 +24,14 @@ def add_bias(x: Array, ids: Array, bias: Array) -> Array:
   return x + dense.at[index].add(bias, mode='drop')
 
 
+def forbid(x: Array, banned: Array) -> Array:
+  """-inf at the tokens of bool `banned`; `x` itself where that leaves none."""
+  # x [3 -inf 1], banned [1 0 0]: [-inf -inf 1]; banned [1 0 1]: x
+  left = jnp.where(banned, -jnp.inf, x)
+  some = jnp.max(left, axis=-1, keepdims=True) > -jnp.inf
+  return jnp.where(some, left, x)
+
+
 def penalise_repetition(
   x: Array, context: Context, path: Array | None, path_length: Array | None
 ) -> Array:

@@ -4,10 +4,14 @@ The baseline, the drafter, the verifier and the bonus token all call `warp`, so
 that p and q always mean the same adjusted distributions; half of the biased
 implementations known differ in exactly this. The order and the arithmetic are
 those of the `transformers` logits processors: bias, repetition penalty,
-frequency and presence penalty (which are vLLM's), no-repeat n-gram, bad words,
-least number of new tokens, suppressed tokens, temperature, top-k, top-p, min-p.
+frequency and presence penalty (which are vLLM's), suppressed tokens, bad words,
+least number of new tokens, no-repeat n-gram, temperature, top-k, top-p, min-p.
 What depends on the history is evaluated at every slot of a block with the draft
 tokens on its own path.
+
+What forbids tokens is left out at a slot where it would leave none. Where
+n-grams and bad words together forbid every token, an n-gram is repeated.
+(transformers takes token 0 there, forbidden or not, and cannot sample.)
 """
 
 import dataclasses
@@ -196,18 +200,20 @@ def _processed(spec, x, context, path, path_length) -> Array:
       frequency=spec.frequency_penalty,
       presence=spec.presence_penalty,
     )
-  if spec.no_repeat_ngram_size:
-    banned = processors.repeats(spec.no_repeat_ngram_size, x.shape, *history)
-    x = jnp.where(banned, -jnp.inf, x)
-  if spec.bad_words:
-    banned = processors.completions(lists.bad_words, x.shape, *history)
-    x = jnp.where(banned, -jnp.inf, x)
-  if spec.min_new_tokens:
-    early = processors.early_ends(x.shape, context, path_length)
-    x = jnp.where(early, -jnp.inf, x)
+  # In any order the same tokens are left. The last one gives way first, so what
+  # is never wanted stands before what only shapes the text.
   if spec.suppress_tokens:
     banned = processors.members(x.shape[-1], lists.suppress_tokens)
-    x = jnp.where(banned, -jnp.inf, x)
+    x = processors.forbid(x, banned)
+  if spec.bad_words:
+    banned = processors.completions(lists.bad_words, x.shape, *history)
+    x = processors.forbid(x, banned)
+  if spec.min_new_tokens:
+    early = processors.early_ends(x.shape, context, path_length)
+    x = processors.forbid(x, early)
+  if spec.no_repeat_ngram_size:
+    banned = processors.repeats(spec.no_repeat_ngram_size, x.shape, *history)
+    x = processors.forbid(x, banned)
   return x
 
 

@@ -99,7 +99,9 @@ class DecodeConfig:
     repetition_penalty: penalty on tokens that occurred before, the prompt's
       included, above 0; 1 is none.
     no_repeat_ngram_size: length of n-grams, in tokens, that may not occur
-      twice; 0 allows every repetition.
+      twice; 0 allows every repetition. Where settings together leave no token,
+      this one gives way first, then min_new_tokens, bad_words and
+      suppress_tokens.
     presence_penalty: number taken off the logits of tokens that the answer has
       already; the prompt does not count.
     frequency_penalty: number taken off a token's logit for each time that the
