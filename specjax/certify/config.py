@@ -112,14 +112,16 @@ class CertifyConfig(DecodeConfig):
     for name in ('samples', 'law_prompts', 'num_prompts', 'max_new_tokens'):
       if getattr(self, name) == BY_EFFORT:
         setattr(self, name, getattr(self.how, name))
+    # First, because the default temperature does not suit a beam search.
+    validation.whole('num_beams', self.num_beams, 1)
+    if self.num_beams > 1:
+      raise ValueError('A beam search is not certified; leave num_beams at 1.')
     super().validate()
     if self.broken and self.broken not in controls.DESCRIPTIONS:
       raise ValueError(
         f'There is no broken rule {self.broken!r}; there are '
         f'{", ".join(controls.DESCRIPTIONS)}.'
       )
-    if self.num_beams > 1:
-      raise ValueError('A beam search is not certified; leave num_beams at 1.')
     lowest = {
       'num_draft': 1,
       'max_new_tokens': 1,

@@ -69,8 +69,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def _run(values: flags.FlagValues, config) -> int:
   """Certifies; returns the exit status of the verdict."""
-  for name in values.precision:
-    validation.one_of('precision', name, paths.NAMES, str)
+  try:
+    for name in values.precision:
+      validation.one_of('--precision', name, paths.NAMES, str)
+  except ValueError as error:
+    raise flags.ValidationError(str(error)) from None
   if values.json:
     answer_files.check_writable(values.json)
   if values.check == BITS:

@@ -276,6 +276,8 @@ def _read(
   """Parses the flags; returns the arguments that are no flags."""
   try:
     return values(argv)
+  except flags.IllegalFlagValueError as error:
+    raise flags.Error(suggestions.plainly(str(error))) from None
   except flags.UnrecognizedFlagError as error:
     known = _options(values, config)
     raise _unknown(f'--{error.flagname}', known) from None

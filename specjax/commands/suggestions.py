@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 import difflib
+import re
 
 # Least likeness of two names, or of their last parts, from 0 to 1.
 NEAR = 0.7
@@ -9,6 +10,29 @@ NEAR = 0.7
 # letters of that beginning: 'temp' means 'temperature', 't' may mean anything.
 BEGINNING, SHORTEST = 0.9, 3
 MOST = 3
+
+
+# What Python says of a value that is no number, and the same in plain words.
+_NUMBERS = (
+  (r'invalid literal for int\(\) with base 10: (.*)', 'must be a whole number'),
+  (r'could not convert string to float: (.*)', 'must be a number'),
+)
+
+
+def plainly(message: str) -> str:
+  """A message of absl about a value, in the words of other refusals.
+
+  In:  "flag --config.top_k=a: invalid literal for int() with base 10: 'a'"
+  Out: "--config.top_k must be a whole number, not 'a'."
+
+  Args:
+    message: the message.
+  """
+  for words, right in _NUMBERS:
+    found = re.fullmatch(rf'flag (--[^=]*)=.*: {words}', message, re.DOTALL)
+    if found:
+      return f'{found[1]} {right}, not {found[2]}.'
+  return message
 
 
 def nearest(option: str, known: Iterable[str]) -> list[str]:

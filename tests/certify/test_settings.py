@@ -2,8 +2,10 @@
 
 import pytest
 
+from decode import certify as command
 from specjax.certify import runner
 from specjax.certify import verdict
+from specjax.commands import cli
 from specjax.inference import sources
 from tests.certify.test_certify import certify
 from tests.certify.test_certify import config
@@ -28,6 +30,20 @@ def test_what_the_file_gives_is_in_the_certificate():
   settings.generation_config = 'none'
   made = runner.certify(target, sources.of_model(drafter()), PROMPTS, settings)
   assert not made.from_generation_config and 'greedy' in made.lines[0]
+
+
+def test_usage_that_is_no_certification(capsys):
+  for argv, words in (
+    (['--config.num_beams=2'], 'A beam search is not certified; leave'),
+    (['--precision=float64'], '--precision must be one of float32, bfloat16'),
+    (
+      ['--target=x', '--drafter=suffix,hybrid'],
+      '--drafter=suffix,hybrid names 2 drafters, and this command takes one',
+    ),
+  ):
+    assert cli.call(command.main, ['decode.certify', *argv]) == 2
+    captured = capsys.readouterr().err
+    assert captured.startswith(f'error: {words}') and captured.count('\n') == 1
 
 
 def test_options_that_the_drafter_cannot_obey_are_refused():

@@ -169,7 +169,16 @@ def test_logits_that_are_not_finite_end_the_run(
     (['--config=configs/decode.py:nonsense'], 2, 'Unknown variant'),
     (['--config.top_q=1'], 2, 'Unknown option --config.top_q; did you mean'),
     (['--config.top_p.x=1'], 2, 'Unknown option --config.top_p.x'),
-    (['--config.top_k=many'], 2, 'top_k'),
+    (
+      ['--config.top_k=many'],
+      2,
+      "error: --config.top_k must be a whole number, not 'many'.",
+    ),
+    (
+      ['--config.min_p=x=1'],
+      2,
+      "error: --config.min_p must be a number, not 'x=1'.",
+    ),
     (['--config.top_k=-3'], 2, 'top_k must be a whole number'),
     (['--config.temperature=nan'], 2, 'temperature must be 0 or more'),
     (['--config.num_draft=-1'], 2, 'num_draft must be'),
