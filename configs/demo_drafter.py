@@ -91,18 +91,13 @@ def _base(arg: str) -> config_lib.TrainConfig:
   """The settings that all variants share."""
   return config_lib.TrainConfig(
     task='drafter',
-    name='specjax demo drafter, English to German',
+    name='specjax draft model of pairs',
     teacher='demo_target/export',
     log_every=50,
     save_every=0,
     save_minutes=5.0,
     eval_prompts=64,
     export_dtype='bfloat16',
-    licence='CC BY 2.0',
-    data_note=(
-      'English sentences of www.manythings.org/anki and tatoeba.org, '
-      'translated by the target'
-    ),
     model=config_lib.ModelConfig(
       family='t5',
       width=96,

@@ -34,7 +34,7 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
   variants.check(arg, VARIANTS)
   config = config_lib.TrainConfig(
     task='target',
-    name='specjax demo target, English to German',
+    name='specjax target of pairs',
     tokenizer='demo_tokenizer',
     steps=6000,
     seed=0,
@@ -45,10 +45,6 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     keep_last=3,
     eval_prompts=0,
     export_dtype='bfloat16',
-    licence='CC BY 2.0',
-    data_note=(
-      'English-German sentence pairs of www.manythings.org/anki and tatoeba.org'
-    ),
     model=config_lib.ModelConfig(
       family='t5', width=256, layers=6, heads=4, head_dim=64, mlp=512
     ),

@@ -24,7 +24,7 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
   variants.check(arg, VARIANTS)
   config = config_lib.TrainConfig(
     task='drafter',
-    name='specjax demo drafter with masks, English to German',
+    name='specjax drafter of pairs',
     teacher='demo_target/export',
     steps=4000,
     log_every=50,
@@ -33,11 +33,6 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     save_minutes=5.0,
     eval_prompts=64,
     export_dtype='bfloat16',
-    licence='CC BY 2.0',
-    data_note=(
-      'English sentences of www.manythings.org/anki and tatoeba.org, '
-      'translated by the target'
-    ),
     model=config_lib.ModelConfig(
       layers=1,
       heads=4,

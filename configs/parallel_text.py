@@ -32,7 +32,7 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
   variants.check(arg, VARIANTS)
   config = config_lib.TrainConfig(
     task='drafter',
-    name='specjax text drafter with masks',
+    name='specjax text drafter',
     teacher='text_target/export',
     steps=4000,
     log_every=50,
@@ -40,11 +40,6 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     save_every=0,
     save_minutes=5.0,
     eval_prompts=16,
-    data_note=(
-      'US State of the Union addresses (stdlib-js), the works of Shakespeare '
-      '(public domain), and GSM8K (OpenAI, MIT)'
-    ),
-    licence='CC0 1.0, public domain and MIT',
     model=config_lib.ModelConfig(
       width=128,
       layers=1,

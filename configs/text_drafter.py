@@ -31,11 +31,6 @@ def get_config(arg: str = '') -> config_lib.TrainConfig:
     save_every=0,
     save_minutes=5.0,
     eval_prompts=16,
-    data_note=(
-      'US State of the Union addresses (stdlib-js), the works of Shakespeare '
-      '(public domain), and GSM8K (OpenAI, MIT)'
-    ),
-    licence='CC0 1.0, public domain and MIT',
     model=config_lib.ModelConfig(
       family='decoder',
       width=128,
