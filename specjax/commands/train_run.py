@@ -7,7 +7,6 @@ draft counts up to its first refused token alone.
 """
 
 from collections.abc import Callable
-import functools
 import math
 import os
 from typing import Any
@@ -34,7 +33,6 @@ from specjax.training import checkpoints
 from specjax.training import config as config_lib
 from specjax.training import export
 from specjax.training import loop
-from specjax.training import metrics as metrics_lib
 from specjax.training import on_policy
 from specjax.training import placement
 from specjax.training import state as state_lib
@@ -153,36 +151,52 @@ def _log_what_runs(parts, log_fn):
 
 
 def _export(parts, outcome, workdir, command):
-  config = parts.config
-  params = state_lib.best_params(outcome.state)
-  if config.average_last > 1:
-    manager = checkpoints.open_checkpoints(workdir, config, read_only=True)
-    like = orbax.abstract(
-      outcome.state, jax.tree.map(lambda x: x.sharding, outcome.state)
-    )
-    planned = functools.partial(checkpoints.is_planned, config)
-    params = export.final_params(manager, like, config.average_last, planned)
-    manager.close()
-  measured = outcome.metrics or _last_metrics(workdir)
+  params, mean_of = _final_params(parts, outcome, workdir)
   return export.export(
     parts,
     params,
     os.path.join(workdir, export.FOLDER),
     steps=outcome.step,
-    metrics=measured,
+    metrics=_metrics_of(parts, outcome, params, mean_of),
     command=command,
+    mean_of=mean_of,
   )
 
 
-def _last_metrics(workdir):
-  rows = [r for r in metrics_lib.read(workdir) if r['kind'] == 'eval']
-  if not rows:
-    return {}
-  return {
-    k: v
-    for k, v in rows[-1].items()
-    if k not in ('step', 'kind') and v is not None
-  }
+def _final_params(parts, outcome, workdir):
+  """The weights to export, and the steps that they are the mean of, if any."""
+  config = parts.config
+  params = state_lib.best_params(outcome.state)
+  if config.average_last == 1:
+    return params, ()
+  manager = checkpoints.open_checkpoints(workdir, config, read_only=True)
+  # Of steps 4, 8, 10 and an export of step 8, the last is of another model.
+  steps = [
+    step
+    for step in sorted(manager.all_steps())
+    if step <= outcome.step and checkpoints.is_planned(config, step)
+  ][-config.average_last :]
+  if steps:
+    like = orbax.abstract(
+      outcome.state, jax.tree.map(lambda x: x.sharding, outcome.state)
+    )
+    params = export.final_params(
+      manager, like, len(steps), frozenset(steps).__contains__
+    )
+  manager.close()
+  return params, tuple(steps)
+
+
+def _metrics_of(parts, outcome, params, mean_of):
+  """Metrics of the very weights that are written."""
+  dtype = parts.config.export_dtype
+  if outcome.metrics and not mean_of and dtype == 'float32':
+    return outcome.metrics
+  # A mean, and a value rounded to bfloat16, are other weights than those that
+  # the last evaluation saw.
+  rounded = jax.tree.map(lambda p: p.astype(dtype).astype(p.dtype), params)
+  with waiting.noted('Evaluating the exported weights.'):
+    return loop.look(parts, rounded, measurer(parts))
 
 
 def as_model(parts: build.Run, params: base.PyTree) -> model_lib.Model:

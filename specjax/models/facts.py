@@ -37,6 +37,8 @@ class ModelFacts(NamedTuple):
     logit_softcap: soft cap of the final logits, or None.
     max_source_tokens: longest source it was trained for, or None.
     max_draft: most tokens that it drafts at once, or None.
+    has_layers: whether it has layers; heads on a target's state have none, and
+      what is stated of layers and attention stands for nothing.
   """
 
   width: int
@@ -61,4 +63,5 @@ class ModelFacts(NamedTuple):
   logit_softcap: float | None = None
   max_source_tokens: int | None = None
   max_draft: int | None = None
+  has_layers: bool = True
   encoder_layers: int = 0

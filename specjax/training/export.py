@@ -54,6 +54,7 @@ def export(
   steps: int,
   metrics: Mapping[str, float],
   command: str,
+  mean_of: Sequence[int] = (),
 ) -> str:
   """Writes weights, config, tokenizer and model card.
 
@@ -62,8 +63,9 @@ def export(
     params: parameters to write; cast to the config's `export_dtype`.
     folder: made if missing.
     steps: optimiser steps behind the weights.
-    metrics: metrics of the last evaluation, for the card.
+    metrics: metrics of these weights, for the card; {} for none measured.
     command: command that made the model, for the card.
+    mean_of: steps of the checkpoints whose mean the weights are, for the card.
 
   All processes take part, the first writes.
 
@@ -82,7 +84,12 @@ def export(
   # an export that was interrupted cannot be mistaken for a finished one.
   _save_tokenizer(run.tokenizer, folder)
   card = model_card.text(
-    run, params, steps=steps, metrics=metrics, command=command
+    run,
+    params,
+    steps=steps,
+    metrics=metrics,
+    command=command,
+    mean_of=mean_of,
   )
   path = os.path.join(folder, 'README.md')
   files.write_text(path, card)

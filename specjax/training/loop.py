@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 import tqdm
 
+from specjax import base
 from specjax import waiting
 from specjax.checkpoints import orbax
 from specjax.training import build as build_lib
@@ -163,7 +164,7 @@ class _Tools(NamedTuple):
   Attributes:
     place: placement of arrays.
     step: `(state, frozen, batch) -> (state, metrics)`, compiled.
-    look: `(state) -> dict` of an evaluation.
+    look: `(params) -> dict` of an evaluation.
     on_policy: function as in `train`.
     save: `(step, state, rank)`; starts a checkpoint.
     writer: writer of metrics.
@@ -196,18 +197,34 @@ def _train_step(run, optimizer, state, place):
   )
 
 
+def look(
+  run: build_lib.Run,
+  params: base.PyTree,
+  measure: Callable[[Any], dict] | None = None,
+) -> dict[str, float]:
+  """Metrics of weights, as an evaluation during training has them.
+
+  Args:
+    run: result of `build_lib.build`.
+    params: weights to measure, placed as those of a run.
+    measure: as in `train`.
+  """
+  place = placement_lib.placement(run.config, run.model_config)
+  run = run._replace(frozen=_place_frozen(run, place))
+  return _looker(run, place, measure)(params)
+
+
 def _looker(run, place, measure):
-  """`(state) -> dict` of an evaluation."""
+  """`(params) -> dict` of an evaluation."""
   eval_step = step_lib.make_eval_step(
     run.objective, run.config.matmul_precision
   )
 
-  def look(state):
-    params = state_lib.best_params(state)
+  def measured(params):
     values = evaluate(run, eval_step, params, place)
     return values | (measure(params) if measure is not None else {})
 
-  return look
+  return measured
 
 
 def _diverged(error, workdir, manager) -> FloatingPointError:
@@ -289,7 +306,7 @@ def _loop(run, state, first, tools):
 def _looked(tools, state, step):
   """Evaluates and writes the metrics."""
   with waiting.noted(f'Evaluating at step {step}.'):
-    found = tools.look(state)
+    found = tools.look(state_lib.best_params(state))
   if found:
     tools.writer.write(step, 'eval', found)
     if jax.process_index() == 0:

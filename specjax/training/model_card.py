@@ -1,9 +1,10 @@
 """The README.md of an exported model: what it is and how it came to be."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
 
 from specjax import base
+from specjax.models import registry
 from specjax.training import build as build_lib
 from specjax.training import metrics as metrics_lib
 from specjax.training.data import sources as sources_lib
@@ -16,6 +17,7 @@ def text(
   steps: int,
   metrics: Mapping[str, float],
   command: str,
+  mean_of: Sequence[int] = (),
 ) -> str:
   """Markdown of a model card.
 
@@ -23,14 +25,17 @@ def text(
     run: result of `build.build`.
     params: the exported weights.
     steps: optimiser steps behind them.
-    metrics: metrics of the last evaluation.
+    metrics: metrics of these weights; {} for none measured.
     command: command that made the model.
+    mean_of: steps of the checkpoints whose mean the weights are; () for the
+      weights of the last step.
   """
   parts = (
     _head(run, params),
+    _size(run),
     _data(run),
-    _training(run, steps, command),
-    _metrics(metrics),
+    _training(run, steps, command, mean_of),
+    _metrics(run, metrics),
     _usage(run),
   )
   return '\n\n'.join('\n'.join(part) for part in parts if part) + '\n'
@@ -53,10 +58,39 @@ def _head(run, params):
   ]
 
 
+def _size(run):
+  """The network as it is, whatever the settings of a new one would be."""
+  facts = registry.facts(run.model_config)
+  rows = {'width': facts.width, 'vocabulary': facts.vocab_size}
+  if facts.has_layers:
+    rows = {
+      'layers': facts.layers,
+      'encoder layers': facts.encoder_layers,
+      'attention heads': facts.heads,
+      'key heads': facts.kv_heads,
+      'width of an attention head': facts.head_dim,
+      'width of the feed-forward layer': facts.mlp,
+    } | rows
+  rows |= {
+    'tokens that its output layer scores': len(facts.output_ids),
+    'positions': facts.positions,
+    'tokens drafted at once': facts.max_draft,
+  }
+  return [
+    '## Size',
+    '',
+    '| quantity | value |',
+    '|---|---|',
+    *(f'| {name} | {value} |' for name, value in rows.items() if value),
+  ]
+
+
 def _data(run):
   config = run.config
   examples = sum(len(s.sides[0].offsets) - 1 for s in run.sources)
   lines = ['## Data', '', f'{examples} examples of {_file_names(run)}.']
+  for source in run.sources:
+    lines += source.notes
   if config.data_note:
     lines.append(f'Source: {config.data_note}.')
   if config.licence:
@@ -69,28 +103,42 @@ def _data(run):
   return lines
 
 
-def _training(run, steps, command):
+def _training(run, steps, command, mean_of):
   config = run.config
-  return [
+  done = f'{steps}' if steps == config.steps else f'{steps} of {config.steps}'
+  lines = [
     '## Training',
     '',
     _learning(run),
-    f'{steps} steps of {config.data.batch_rows} rows with '
+    f'{done} steps of {config.data.batch_rows} rows with '
     f'{config.optimizer.name}, peak learning rate '
     f'{config.optimizer.learning_rate:g} ({config.optimizer.schedule}), '
     f'seed {config.seed}.',
-    '',
-    '```',
-    command,
-    '```',
   ]
+  if config.init_from:
+    lines.append(f'Training began with the weights of `{_init_name(config)}`.')
+  if config.optimizer.ema:
+    lines.append(
+      'The weights are a moving average over the steps '
+      f'(optimizer.ema={config.optimizer.ema:g}).'
+    )
+  if mean_of:
+    listed = ', '.join(map(str, mean_of))
+    lines.append(f'They are the mean of the checkpoints of steps {listed}.')
+  return lines + ['', '```', command, '```']
 
 
-def _metrics(metrics):
+def _init_name(config):
+  return os.path.basename(os.path.normpath(config.init_from))
+
+
+def _metrics(run, metrics):
+  lines = ['## Metrics on held-out data', '']
   if not metrics:
-    return []
-  return [
-    '## Metrics on held-out data',
+    return lines + ['Not measured.']
+  names = _listed(sources_lib.files(run.config.data.valid))
+  return lines + [
+    f'Measured on {names} with the weights of this folder.',
     '',
     '| metric | value |',
     '|---|---|',
@@ -103,7 +151,10 @@ def _metrics(metrics):
 
 def _file_names(run):
   """The files that were read."""
-  files = sources_lib.used_files(run.config.data)
+  return _listed(sources_lib.used_files(run.config.data))
+
+
+def _listed(files):
   return ', '.join(f'`{os.path.basename(f)}`' for f in files)
 
 
@@ -119,8 +170,8 @@ def _learning(run):
   parts = [f'Distilled from `{teacher}` with the objective `{objective.name}`']
   if settings.labelled_share():
     parts.append(
-      f'{settings.labelled_share():.0%} of the examples hold the '
-      "target's own outputs"
+      f'{settings.labelled_share():.0%} of the examples hold the answers of '
+      'a target (labels)'
     )
   if settings.on_policy_fraction:
     parts.append(

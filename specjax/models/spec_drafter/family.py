@@ -35,6 +35,7 @@ def heads_facts(config: BlockwiseConfig) -> ModelFacts:
     **t5.vocabulary_facts(config),
     **alone,
     max_draft=config.block,
+    has_layers=False,
   )
 
 

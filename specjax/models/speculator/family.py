@@ -17,6 +17,7 @@ def facts(config: ParallelConfig) -> ModelFacts:
     start_id=config.start_id,
     output_ids=config.output_ids,
     max_draft=config.num_draft,
+    has_layers=not config.is_heads,
   )
 
 
