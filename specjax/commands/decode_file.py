@@ -104,7 +104,7 @@ def decode_file(request: DecodeRequest) -> None:
   job = planning.plan(
     target, prompts, drafter=source, config=config, skip=skip, corpus=corpus
   )
-  _note_doubts(job)
+  note_doubts(job)
   _note_what_runs(request, job)
   compile_seconds = inference.warm_up(job)
   answers: list[inference.Answer] = []
@@ -213,8 +213,12 @@ def writer(path: str, keep_bytes: int) -> contextlib.AbstractContextManager:
   return contextlib.nullcontext(lambda answers: None)
 
 
-def _note_doubts(job: batching.Job) -> None:
-  """Notes settings that are allowed but perhaps not meant."""
+def note_doubts(job: batching.Job) -> None:
+  """Notes settings that are allowed but perhaps not meant.
+
+  Args:
+    job: job that is about to be decoded.
+  """
   assembled = job.assembled
   about_precision = paths.XLA.note(_precision(job))
   if about_precision:

@@ -28,6 +28,7 @@ from specjax.decoding.drafters import registry
 from specjax.distributed import processes
 from specjax.inference import encoding
 from specjax.inference import generate as inference
+from specjax.inference import generation_config
 from specjax.inference import planning
 from specjax.inference.config import DecodeConfig
 from specjax.training.data import labels
@@ -107,6 +108,7 @@ def label(
   job = planning.plan(
     target, prompts, drafter=drafter, config=request.config, skip=skip
   )
+  decode_file.note_doubts(job)
   counts, seconds, done = [], 0.0, 0
   started = time.perf_counter()
   with _writer(request.output, keep_bytes) as write:
@@ -169,6 +171,7 @@ def _head(request: LabelRequest, target: model_lib.Model) -> dict[str, Any]:
       'inputs': list(request.inputs),
       'field': request.field,
     },
+    generation_config.decide(request.config, target).values,
   )
 
 

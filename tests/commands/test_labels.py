@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+import warnings
 
 import pytest
 
@@ -14,6 +15,7 @@ from specjax.inference.config import DecodeConfig
 from specjax.training.data import labels
 from specjax.training.data import packing
 from specjax.training.data import sources
+from tests.helpers import folders
 from tests.helpers import labels as label_files
 from tests.helpers import tiny
 
@@ -211,3 +213,38 @@ def test_no_end_stands_behind_a_prompt_that_goes_on(
   model = types.SimpleNamespace(tokenizer=tokenizer, lm=lm)
   ((_, found),) = encoding.encode(model, text, DecodeConfig())
   assert found == the_cat + wanted[2:]
+
+
+@pytest.mark.parametrize(
+  'changes, wanted',
+  [
+    ({}, {'repetition_penalty': 1.3, 'suppress_tokens': [7, 11]}),
+    ({'repetition_penalty': 1.1}, {'suppress_tokens': [7, 11]}),
+    ({'generation_config': 'none'}, {}),
+  ],
+)
+def test_the_head_records_what_was_applied(tmp_path, changes, wanted):
+  """Values of generation_config.json; not those that a user has set."""
+  folder = tiny.save(tmp_path / 'model')
+  asked = {'repetition_penalty': 1.3, 'suppress_tokens': [7, 11], 'top_p': 0.5}
+  folders.change(tmp_path / 'model', 'generation_config.json', **asked)
+  source, output = tmp_path / 'in.txt', tmp_path / 'out.jsonl'
+  source.write_text('a dog ran\n')
+  config = DecodeConfig(max_new_tokens=4, **changes)
+  request = label_command.LabelRequest(
+    folder, '', (str(source),), '', str(output), 0, config
+  )
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    label_command.label(request)
+  head = json.loads(output.read_text().splitlines()[0])
+  assert head['from_generation_config'] == wanted
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'w8a8'])
+def test_it_is_noted_where_tokens_depend_on_the_batch(
+  request_of, dtype, capfd, tmp_path
+):
+  label_command.label(request_of(dtype=dtype, max_new_tokens=2))
+  noted = 'may depend on batch_size and num_draft' in capfd.readouterr().err
+  assert noted == (dtype != 'float32')

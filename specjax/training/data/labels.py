@@ -4,7 +4,8 @@ The first line of the file, its head, is who answered and how; each further line
 is an answer:
 
   {"specjax_labels": 1, "tokenizer": "9f..", "chat_template": "", "target":
-   "c0..", "settings": {"temperature": 0.0, ...}, "made_by": {...}}
+   "c0..", "settings": {"top_k": 0, ...}, "from_generation_config":
+   {"repetition_penalty": 1.3}, "made_by": {...}}
   {"prompt_index": 0, "prompt_tokens": [8, 5, 1], "tokens": [7, 1],
    "finish_reason": "eos", "loop_start": null}
 
@@ -13,7 +14,7 @@ earlier turns and prefix. `loop_start` is the index of the first token of an
 ending loop; see `decoding.loops`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
 from typing import Any, NamedTuple
 
@@ -67,6 +68,7 @@ def head(
   target: str,
   settings: dict[str, Any],
   made_by: dict[str, Any],
+  from_generation_config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """The first line of a file.
 
@@ -76,6 +78,8 @@ def head(
     target: digest of its weights and settings.
     settings: settings of decoding on which answers depend.
     made_by: names, for people: the target and the files of prompts.
+    from_generation_config: values applied from the target's
+      generation_config.json where `settings` are open; None for none.
   """
   return {
     # First of all fields, since `is_begun` knows a file by its first bytes.
@@ -84,6 +88,7 @@ def head(
     'chat_template': chat_template,
     'target': target,
     'settings': settings,
+    'from_generation_config': dict(from_generation_config or {}),
     'made_by': made_by,
   }
 
