@@ -315,6 +315,25 @@ def restore(folder: str, step: int, like: base.PyTree) -> base.PyTree:
   return state
 
 
+def names_of(tree: base.PyTree) -> set[str]:
+  """Names of the arrays of a pytree, as in 'params/embed/weight'."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves
+  }
+
+
+def array_names(folder: str, step: int) -> set[str] | None:
+  """`names_of` what a step holds; None where that cannot be read."""
+  path = os.path.join(os.path.abspath(folder), str(step), _STATE)
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      return names_of(checkpointer.metadata(path).item_metadata.tree)
+  # A damaged file raises anything; `restore` will have words for it.
+  except Exception:
+    return None
+
+
 def about(folder: str, step: int) -> dict[str, Any]:
   """The plain values beside a step; {} where they cannot be read."""
   path = os.path.join(folder, str(step), '_CHECKPOINT_METADATA')

@@ -109,8 +109,8 @@ def first_state(
       where there is none.
 
   Raises:
-    ValueError: there is no such checkpoint, or it is damaged; names the newest
-      whole one.
+    ValueError: there is no such checkpoint, it is of another version, or it is
+      damaged; then the newest whole one is named.
   """
   steps = orbax.steps_of(folder)
   if resume_from and resume_from not in steps:
@@ -124,10 +124,27 @@ def first_state(
   made, like = fresh_state(run, optimizer, place, build=not step)
   if not step:
     return made, 0
+  _check_arrays(folder, step, like)
   try:
     return orbax.restore(folder, step, like), step
   except ValueError as error:
     raise ValueError(f'{error} {_way_out(folder, step, like)}') from None
+
+
+def _check_arrays(folder, step, like):
+  """Refuses a state with other arrays, of which Orbax would read a part.
+
+  Settings were compared before, so another version made it: Muon's state, for
+  example, had moments of lookup tables once.
+  """
+  found, wanted = orbax.array_names(folder, step), orbax.names_of(like)
+  if found is None or found == wanted:
+    return
+  raise ValueError(
+    f'Checkpoint {step} in {folder} was made by another version of specjax, '
+    f'whose state differs in {min(found ^ wanted)}, so the run cannot go on; '
+    'begin it anew in another --workdir.'
+  )
 
 
 def _way_out(folder, step, like):

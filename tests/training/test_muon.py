@@ -12,6 +12,8 @@ from specjax.models import registry
 from specjax.training import optimizers
 from specjax.training.settings import OptimizerConfig
 from tests.helpers import tiny
+from tests.helpers import toy
+from tests.helpers import training_runs
 
 TRUNK = dataclasses.replace(tiny.DECODER, head_dim=16, num_attention_heads=2)
 PARALLEL = models.ParallelConfig(TRUNK, 32, 1, kind='parallel', num_draft=3)
@@ -85,3 +87,23 @@ def test_a_map_gets_an_update_of_equal_singular_values():
   for name in ('positions', 'source_positions'):
     # Adam's first update is the sign of the gradient.
     assert len(np.unique(np.abs(np.round(updates[name]['weight'], 6)))) == 1
+
+
+def test_a_run_with_moments_of_tables_cannot_go_on(tmp_path, monkeypatch):
+  """Runs of version 0.1 had them; a part of such a state is no state."""
+  toy.write(tmp_path, train=40, valid=4)
+  more = {'optimizer__name': 'muon', 'data__valid': ''}
+  with monkeypatch.context() as patch:
+    maps = models.maps
+    tables = {
+      (side, 'relative_bias', 'weight') for side in ('encoder', 'decoder')
+    }
+    patch.setattr(models, 'maps', lambda config: maps(config) | tables)
+    training_runs.run(tmp_path, tmp_path / 'run', steps=4, **more)
+  with pytest.raises(ValueError, match='cannot go on') as caught:
+    training_runs.run(tmp_path, tmp_path / 'run', steps=8, **more)
+  words = str(caught.value)
+  assert words.startswith('Checkpoint 4 in ') and words.count('. ') == 0
+  assert 'was made by another version of specjax' in words
+  assert words.endswith('begin it anew in another --workdir.')
+  assert 'damaged' not in words
