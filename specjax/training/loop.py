@@ -11,8 +11,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-from jax.experimental import multihost_utils
-import numpy as np
 import tqdm
 
 from specjax import base
@@ -26,6 +24,7 @@ from specjax.training import placement as placement_lib
 from specjax.training import progress
 from specjax.training import state as state_lib
 from specjax.training import step as step_lib
+from specjax.training import stopping
 from specjax.training import workdir as workdir_lib
 from specjax.training.data import batches as batches_lib
 from specjax.training.data import changes
@@ -37,29 +36,6 @@ def _tokens(batch):
   """Number of real tokens of a batch, over all hosts."""
   names = ('source_segments', 'target_segments', 'segments')
   return sum((batch[n] > 0).sum() for n in names if n in batch)
-
-
-def _install(flag: dict):
-  """Lets SIGTERM and SIGINT end the run after the current step."""
-
-  previous = {}
-
-  def handler(number, frame):
-    # The first signal ends the run behind a step and a checkpoint. A second one
-    # is from somebody who does not wait for that.
-    if flag.get('signal'):
-      before = previous.get(number)
-      if callable(before):
-        before(number, frame)
-      raise KeyboardInterrupt
-    flag['signal'] = number
-
-  try:
-    for number in (signal.SIGTERM, signal.SIGINT):
-      previous[number] = signal.signal(number, handler)
-  except ValueError:  # Signals only reach the main thread.
-    pass
-  return previous
 
 
 def evaluate(
@@ -138,7 +114,7 @@ def train(
     progress.bar(config.steps, first),
     {},
   )
-  previous = _install(tools.flag)
+  previous = stopping.install(tools.flag)
   try:
     outcome = _loop(run, state, first, tools)
   except FloatingPointError as error:
@@ -289,7 +265,7 @@ def _loop(run, state, first, tools):
       seen = fresh or seen
       # Dropped, so that the time of an evaluation counts for no step.
       meter.read()
-    stop, due = _agree(
+    stop, due = stopping.agree(
       bool(tools.flag.get('signal')), _is_time(config, step, saved_at)
     )
     if done or stop or due:
@@ -312,18 +288,6 @@ def _looked(tools, state, step):
     if jax.process_index() == 0:
       tools.bar.write(_line(step, found), file=sys.stderr)
   return found
-
-
-def _agree(stop: bool, due: bool) -> tuple[bool, bool]:
-  """Makes all processes stop if one must, and save when the first is due."""
-  if jax.process_count() == 1:
-    return stop, due
-  # Saving takes all processes, and one that went another way would leave the
-  # others waiting for ever. Clocks differ, so the first one's counts.
-  # In:  stop and due of two processes, [[0 1] [1 0]]
-  # Out: True, True
-  flags = multihost_utils.process_allgather(np.array([stop, due]))
-  return bool(flags[:, 0].any()), bool(flags[0, 1])
 
 
 def _is_time(config, step, saved_at):
