@@ -25,7 +25,7 @@ _ELSEWHERE = ('do_sample', 'min_length', *_SHARED)
 
 
 class Defaults(NamedTuple):
-  """What is taken from a file.
+  """Settings taken from a file.
 
   Attributes:
     values: values taken, under their names in the file.
@@ -71,9 +71,9 @@ def take(
   Raises:
     ValueError: a value of the file is wrong, or a peer does not know it.
   """
-  if config.generation_config == 'none':
-    return config, Defaults()
   usual = BenchmarkConfig()
+  if config.generation_config == usual.generation_config:
+    return config, Defaults()  # Nothing is taken by default.
   given = {
     name: getattr(config, name)
     for name in _SHARED

@@ -151,9 +151,8 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
   config = request.config
-  idle = config.sampling(max(config.temperature)).idle()
-  if idle:
-    warnings.warn(idle, stacklevel=2)
+  for note in filter(None, [config.sampling(max(config.temperature)).idle()]):
+    warnings.warn(note, stacklevel=2)
   peers_lib.check(request.peers)
   if len(config.quantize) > 1:
     raise ValueError(
@@ -177,10 +176,9 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
   )
   model_lib.check_target(target)
   note = paths.XLA.note(paths.precision_of(target.params))
-  if note:
-    log_fn(note)
-  for name in request.drafters:
-    log_fn(f'loading {name}')
+  loading = [f'loading {name}' for name in request.drafters]
+  for line in filter(None, (note, *loading)):
+    log_fn(line)
   sources = load_drafters(request.drafters, target, config, int8)
   earlier = _earlier(request.corpus, sources, target, config)
   answer = _answerer(target, config, log_fn)
@@ -202,9 +200,8 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
     replies = answer(kept) if config.warm_corpus else []
     corpus = subjects_lib.corpus(earlier + replies, target, config)
     index = corpus_lib.index(corpus)
-  config, taken = defaults_lib.take(
-    config, target, [prompt.tokens for prompt in kept], request.peers
-  )
+  given = [prompt.tokens for prompt in kept]
+  config, taken = defaults_lib.take(config, target, given, request.peers)
   data = DraftData(rows=rows, index=index)
   return Setup(target, sources, kept, data, config, taken)
 

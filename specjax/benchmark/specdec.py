@@ -75,7 +75,7 @@ class SpecDecConfig(BenchmarkConfig):
       raise ValueError(
         'This experiment decodes greedily; leave temperature at (0.0,).'
       )
-    if self.generation_config != 'none':
+    if self.generation_config != type(self).generation_config:
       raise ValueError(
         'This experiment decodes by its own settings; leave generation_config '
         'at none.'

@@ -92,22 +92,15 @@ def certify(
   assembled = make(float(config.temperature), config.num_draft, ())
   for note in idle.check(config, assembled):
     warnings.warn(note, stacklevel=2)
-  data = DraftData(
-    rows=prompts,
-    index=index,
-    costs=costs_lib.choose(
-      assembled, config.costs, config.dtype, config.batch_size
-    ),
-  )
+  mode, dtype, rows = config.costs, config.dtype, config.batch_size
+  costs = costs_lib.choose(assembled, mode, dtype, rows)
+  data = DraftData(rows=prompts, index=index, costs=costs)
   subject = Subject(target, make, data, config, prompts, config.broken)
   applied = generation_config.describe(taken, target.name)
   if applied:
     report(applied)
   made = certify_subject(subject, progress, report=report)
-  return made._replace(
-    lines=(*[applied] * bool(applied), *made.lines),
-    from_generation_config=taken.values,
-  )
+  return made.with_taken(taken.values, applied)
 
 
 def certify_subject(

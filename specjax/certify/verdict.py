@@ -33,6 +33,11 @@ class Certificate(NamedTuple):
   flagged: dict
   from_generation_config: Mapping[str, Any] = types.MappingProxyType({})
 
+  def with_taken(self, values: Mapping[str, Any], line: str) -> 'Certificate':
+    """The certificate with settings of a file; `line` describes them, or ''."""
+    lines = (line, *self.lines) if line else self.lines
+    return self._replace(lines=lines, from_generation_config=values)
+
   @property
   def status(self) -> int:
     """Exit status of the command."""

@@ -81,7 +81,7 @@ def _run(values: flags.FlagValues, config) -> int:
     found, status = _bits(values, config)
   else:
     parsing.require(values, 'target', 'drafter')
-    parsing.check_one_drafter(values.drafter)
+    cli.check_one_drafter(values.drafter)
     found, status = _lossless(values, config)
   if values.json:
     with open(values.json, 'w', encoding='utf-8') as file:

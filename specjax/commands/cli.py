@@ -24,6 +24,7 @@ import jax
 import tqdm
 
 from specjax import cache
+from specjax import user_files
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import processes as processes_lib
 from specjax.distributed import watch
@@ -245,3 +246,21 @@ def prepare_process() -> None:
       jax.config.update('jax_compilation_cache_dir', str(programs))
       cache.trim()
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def check_one_drafter(name: str) -> None:
+  """Refuses several drafters with commas between them.
+
+  Args:
+    name: value of --drafter.
+
+  Raises:
+    flags.Error: it names several.
+  """
+  parts = name.split(',')
+  if len(parts) < 2 or user_files.is_reference(name) or os.path.exists(name):
+    return
+  raise flags.Error(
+    f'--drafter={name} names {len(parts)} drafters, and this command takes '
+    'one; decode.benchmark compares several.'
+  )

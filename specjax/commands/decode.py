@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from specjax.commands import cli
 from specjax.commands import decode_file
 from specjax.commands import demo
 from specjax.commands import parsing
@@ -59,7 +60,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def _run(values: flags.FlagValues, config) -> None:
   """Decodes a file, or runs the demo."""
-  parsing.check_one_drafter(values.drafter)
+  cli.check_one_drafter(values.drafter)
   if values.demo is not None:
     _check_demo(values)
     drafter = None if values['drafter'].using_default_value else values.drafter

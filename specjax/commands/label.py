@@ -293,7 +293,7 @@ def _define(values: flags.FlagValues):
 def _run(values: flags.FlagValues, config) -> None:
   """Labels the inputs."""
   parsing.require(values, 'target', 'input', 'output')
-  parsing.check_one_drafter(values.drafter)
+  cli.check_one_drafter(values.drafter)
   parsing.join_processes(values, config)
   request = LabelRequest(
     target=values.target,

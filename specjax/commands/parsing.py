@@ -7,7 +7,6 @@ refused here, with the nearest right ones.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
-import os
 import pathlib
 import types
 from typing import Any
@@ -108,24 +107,6 @@ def require(values: flags.FlagValues, *names: str) -> None:
   for name in names:
     if not values[name].value:
       raise flags.Error(f'--{name} is needed; --help shows all options.')
-
-
-def check_one_drafter(name: str) -> None:
-  """Refuses several drafters with commas between them.
-
-  Args:
-    name: value of --drafter.
-
-  Raises:
-    flags.Error: it names several.
-  """
-  parts = name.split(',')
-  if len(parts) < 2 or user_files.is_reference(name) or os.path.exists(name):
-    return
-  raise flags.Error(
-    f'--drafter={name} names {len(parts)} drafters, and this command takes '
-    'one; decode.benchmark compares several.'
-  )
 
 
 def parse(

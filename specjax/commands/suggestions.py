@@ -12,7 +12,7 @@ BEGINNING, SHORTEST = 0.9, 3
 MOST = 3
 
 
-# What Python says of a value that is no number, and the same in plain words.
+# Words of Python for a value that is no number, and plainer ones.
 _NUMBERS = (
   (r'invalid literal for int\(\) with base 10: (.*)', 'must be a whole number'),
   (r'could not convert string to float: (.*)', 'must be a number'),

@@ -1,34 +1,46 @@
-"""What a certification takes from its target's file, and what it refuses."""
+"""Settings that a certification takes from a file, and those it refuses."""
 
 import pytest
 
 from decode import certify as command
 from specjax.certify import runner
 from specjax.certify import verdict
+from specjax.certify.config import CertifyConfig
 from specjax.commands import cli
 from specjax.inference import sources
-from tests.certify.test_certify import certify
-from tests.certify.test_certify import config
-from tests.certify.test_certify import drafter
-from tests.certify.test_certify import model
-from tests.certify.test_certify import PROMPTS
+from tests.helpers.benchmarks import markov
+
+PROMPTS = ((1, 2), (3, 0, 1), (2, 2, 0, 3), (0, 3))
+
+
+def config(**changes):
+  made = CertifyConfig(**dict(num_draft=3, effort='quick') | changes)
+  made.validate()
+  return made
+
+
+def certify(settings, target=None, drafter=None):
+  source = sources.resolve(drafter or markov('draft', 0, 0.3))
+  return runner.certify(
+    target or markov('target', 0), source, PROMPTS, settings
+  )
 
 
 @pytest.mark.filterwarnings('ignore:generation_config.json of')
 def test_what_the_file_gives_is_in_the_certificate():
   file = {'suppress_tokens': [3], 'repetition_penalty': 1.25, 'top_k': 2}
-  target = model(0)._replace(generation_config=file)
+  target = markov('target', 0)._replace(generation_config=file)
   settings = config(temperature=0.0, max_new_tokens=8)
-  made = runner.certify(target, sources.of_model(drafter()), PROMPTS, settings)
+  made = certify(settings, target)
   taken = {'repetition_penalty': 1.25, 'suppress_tokens': (3,)}
   assert made.from_generation_config == taken
   assert made.lines[0].startswith(
-    'generation_config.json of markov 0: repetition_penalty=1.25 and '
+    'generation_config.json of target: repetition_penalty=1.25 and '
     'suppress_tokens (1) are applied; top_k is ignored'
   )
   assert made.verdict == verdict.LOSSLESS
   settings.generation_config = 'none'
-  made = runner.certify(target, sources.of_model(drafter()), PROMPTS, settings)
+  made = certify(settings, target)
   assert not made.from_generation_config and 'greedy' in made.lines[0]
 
 
@@ -51,6 +63,5 @@ def test_options_that_the_drafter_cannot_obey_are_refused():
   with pytest.raises(ValueError, match=r'suffix.tree=3 asks for trees, but'):
     certify(settings)
   settings = config(drafters={'token_recycling': {'decay': 0.5}})
-  source = sources.resolve('token_recycling')
   with pytest.raises(ValueError, match='decay=0.5 changes nothing without a'):
-    runner.certify(model(0), source, PROMPTS, settings)
+    certify(settings, drafter='token_recycling')

@@ -21,8 +21,8 @@ def tokens(drafter=None, prompts=PROMPTS, **settings):
   return [answer.tokens for answer in found]
 
 
-def test_an_n_gram_is_repeated_rather_than_a_bad_word_said():
-  """Once each token was there, the likeliest that may be said at all."""
+def test_an_n_gram_is_repeated_rather_than_a_bad_word():
+  """Once each token was there, the likeliest that is allowed."""
   plain = tokens(**ONCE)
   for prompt, row in zip(PROMPTS, plain, strict=True):
     assert len(row) == 12 and not {0, 4} & set(row)
@@ -52,7 +52,7 @@ def test_rules_draw_what_is_left(rule):
 
 
 def test_the_answer_may_end_where_only_its_end_is_left():
-  """`min_new_tokens` gives way before what is never said."""
+  """`min_new_tokens` gives way before what is forbidden."""
   lists = dict(suppress_tokens=[0, 1, 2, 3, 4], bad_words=[[6, 6]])
   found = tokens(**lists, stop_token_ids=[5], min_new_tokens=9)
   for row in found:

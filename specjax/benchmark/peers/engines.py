@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from specjax import base
 from specjax.benchmark.cases import PromptBatch
 from specjax.benchmark.measure import Engine
 from specjax.benchmark.measure import Timing
@@ -128,18 +129,6 @@ def job_of(
     device: name that JAX has for the platform.
     settings: further fields of transformers' GenerationConfig.
   """
-  rows = [
-    [
-      row[:length].tolist()
-      for row, length in zip(
-        np.asarray(batch.prompt.tokens),
-        np.asarray(batch.prompt.length),
-        strict=True,
-      )
-    ]
-    for batch in batches
-  ]
-  eos_ids = [] if config.ignore_eos else [int(i) for i in model.eos_ids]
   return {
     'peer': peer,
     'target': target,
@@ -150,10 +139,10 @@ def job_of(
     'top_k': config.top_k,
     'top_p': config.top_p,
     'settings': dict(settings),
-    'batches': rows,
+    'batches': [_rows(batch.prompt) for batch in batches],
     'widths': [int(batch.prompt.tokens.shape[1]) for batch in batches],
     'max_new_tokens': config.max_new_tokens,
-    'eos_ids': eos_ids,
+    'eos_ids': [int(i) for i in model.eos_ids if not config.ignore_eos],
     'pad_id': model.pad_id,
     'is_encoder_decoder': model.lm.is_encoder_decoder,
     'start_id': model.lm.start_id,
@@ -162,6 +151,12 @@ def job_of(
     'seed': config.seed,
     'device': 'cuda' if device in ('gpu', 'cuda') else 'cpu',
   }
+
+
+def _rows(prompt: base.Prompt) -> list[list[int]]:
+  """The ids of a batch without padding."""
+  rows = zip(np.asarray(prompt.tokens), np.asarray(prompt.length), strict=True)
+  return [row[:length].tolist() for row, length in rows]
 
 
 @contextlib.contextmanager
