@@ -265,10 +265,8 @@ def _appearing(target) -> Iterator[str]:
   # Beside the target, since a rename works inside one file system only.
   part = f'{target}.part{os.getpid()}'
   try:
+    # Inside the block, since a signal may come as soon as the folder is there.
     os.makedirs(part)
-  except OSError as error:
-    raise OSError(f'Cannot write {target}: {error.strerror}.') from None
-  try:
     yield part
     if os.path.lexists(target):
       raise FileExistsError(f'{target} appeared meanwhile; it is not touched.')

@@ -11,11 +11,11 @@ References:
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import json
 import os
 from typing import Any
 import zipfile
 
+from specjax import files
 from specjax.checkpoints import safetensors
 from specjax.models import registry
 
@@ -93,10 +93,10 @@ def _tensors(folder: str) -> set[str]:
   with contextlib.suppress(OSError, ValueError):
     path = os.path.join(folder, 'model.safetensors')
     found |= set(safetensors.read_header(path))
-  with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+  with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
     path = os.path.join(folder, 'model.safetensors.index.json')
     with open(path, encoding='utf-8') as file:
-      found |= set(json.load(file)['weight_map'])
+      found |= set(files.parse_json(file.read())['weight_map'])
   with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile):
     # PyTorch's archive lists the names in a pickle, which is not run here.
     with zipfile.ZipFile(os.path.join(folder, 'pytorch_model.bin')) as archive:
