@@ -90,7 +90,7 @@ def _data(run):
   examples = sum(len(s.sides[0].offsets) - 1 for s in run.sources)
   lines = ['## Data', '', f'{examples} examples of {_file_names(run)}.']
   for source in run.sources:
-    lines += source.notes
+    lines += [_without_folders(note, config) for note in source.notes]
   if config.data_note:
     lines.append(f'Source: {config.data_note}.')
   if config.licence:
@@ -152,6 +152,14 @@ def _metrics(run, metrics):
 def _file_names(run):
   """The files that were read."""
   return _listed(sources_lib.used_files(run.config.data))
+
+
+def _without_folders(note, config):
+  """A note on the data, with the names of files alone."""
+  paths = [*sources_lib.used_files(config.data), config.teacher]
+  for path in filter(None, paths):
+    note = note.replace(path, os.path.basename(os.path.normpath(path)))
+  return note
 
 
 def _listed(files):
