@@ -40,6 +40,7 @@ from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
 from specjax.inference import generation_config
 from specjax.inference import idle
+from specjax.inference import prompt_checks
 from specjax.inference import token_lists
 
 
@@ -90,6 +91,7 @@ def certify(
     )
 
   assembled = make(float(config.temperature), config.num_draft, ())
+  _warn_of_positions(assembled, longest, config)
   for note in idle.check(config, assembled):
     warnings.warn(note, stacklevel=2)
   mode, dtype, rows = config.costs, config.dtype, config.batch_size
@@ -101,6 +103,16 @@ def certify(
     report(applied)
   made = certify_subject(subject, progress, report=report)
   return made.with_taken(taken.values, applied)
+
+
+def _warn_of_positions(assembled, longest, config) -> None:
+  """Warns of a drafter with fewer positions than the rows may reach."""
+  given = 1 if assembled.target.lm.is_encoder_decoder else len(longest)
+  note = prompt_checks.about_positions(
+    assembled.source, assembled.plan, given + config.max_new_tokens
+  )
+  if note:
+    warnings.warn(note, stacklevel=2)
 
 
 def certify_subject(

@@ -5,6 +5,8 @@ import warnings
 
 import numpy as np
 
+from specjax.decoding.drafters.entry import DraftPlan
+from specjax.decoding.drafters.entry import Source
 from specjax.inference import assemble
 from specjax.inference.config import DecodeConfig
 from specjax.inference.config import PER_PROMPT
@@ -38,8 +40,7 @@ def check(
 
 def _note_positions(assembled, config, encoded) -> None:
   """Warns of a drafter with fewer positions than rows may reach."""
-  most = assembled.plan.max_positions if assembled.drafts else None
-  if not most:
+  if not assembled.drafts:
     return
   is_pairs = assembled.target.lm.is_encoder_decoder
   reached = max(
@@ -47,13 +48,27 @@ def _note_positions(assembled, config, encoded) -> None:
     + int(per_row(config.max_new_tokens, index))
     for index, (_, tokens) in enumerate(encoded)
   )
-  if reached > most:
-    warnings.warn(
-      f'The drafter {assembled.source.name} was made for {most} positions and '
-      f'rows may reach {reached}; drafts beyond will be poor or none, the '
-      'output stays exact.',
-      stacklevel=2,
-    )
+  note = about_positions(assembled.source, assembled.plan, reached)
+  if note:
+    warnings.warn(note, stacklevel=2)
+
+
+def about_positions(source: Source, plan: DraftPlan, reached: int) -> str:
+  """A sentence on a drafter with too few positions; '' on another.
+
+  Args:
+    source: the drafter.
+    plan: its plan.
+    reached: most positions that a row may take in the decoder.
+  """
+  most = plan.max_positions
+  if not most or reached <= most:
+    return ''
+  return (
+    f'The drafter {source.name} was made for {most} positions and rows may '
+    f'reach {reached}; drafts beyond will be poor or none, the output stays '
+    'exact.'
+  )
 
 
 def _check_source(assembled, index: int, length: int) -> None:

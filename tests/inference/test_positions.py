@@ -1,13 +1,17 @@
 """Drafters that know fewer positions than the rows of a run reach."""
 
 import dataclasses
+import types
 import warnings
 
 import pytest
 
 import specjax
 from specjax import models
+from specjax.certify import runner as certify
+from specjax.certify.config import CertifyConfig
 from specjax.inference import planning
+from specjax.inference import sources
 from tests.helpers import tiny
 
 # 4 tokens and the start token.
@@ -89,3 +93,19 @@ def test_beyond_them_the_answer_is_that_of_the_target(saved, kind):
       target, [PROMPT], drafter=drafter, num_draft=3, **settings
     )
   assert made.tokens == plain.tokens and len(made.tokens) == 32
+
+
+def test_certificates_say_so_too(saved, monkeypatch):
+  folder, drafter = saved['draft_model']
+  target, source = specjax.load(folder), sources.resolve(drafter)
+  tokens = tuple(target.tokenizer(PROMPT).input_ids)
+  made = types.SimpleNamespace(with_taken=lambda *args: None)
+  monkeypatch.setattr(certify, 'certify_subject', lambda *args, **more: made)
+  settings = {'num_draft': 2, 'costs': 'rule'}
+  with pytest.warns(UserWarning, match=f'may reach {KNOWN + 1};'):
+    certify.certify(
+      target,
+      source,
+      [tokens],
+      CertifyConfig(max_new_tokens=KNOWN - len(tokens) + 1, **settings),
+    )
