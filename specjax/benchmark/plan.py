@@ -166,7 +166,7 @@ def _acceptance(setup, temperature, rules, log_fn) -> dict:
         case, rows_lib.counts_of(case, made), by_slot=True
       )
       cases.append(case._replace(params=None))
-  for note in setup.idle(cases):
+  for note in setup.notes(cases):
     warnings.warn(note, stacklevel=2)
   return rates
 

@@ -31,6 +31,7 @@ from specjax.inference import fitness
 from specjax.inference import idle as idle_lib
 from specjax.inference import paths
 from specjax.inference import planning
+from specjax.inference import prompt_checks
 from specjax.inference import sources as sources_lib
 from specjax.models import registry as families
 
@@ -120,14 +121,24 @@ class Setup(NamedTuple):
       tree=tree,
     )
 
-  def idle(self, cases: Sequence[cases_lib.Case]) -> list[str]:
-    """Sentences about options that change nothing in these cases.
+  def notes(self, cases: Sequence[cases_lib.Case]) -> list[str]:
+    """Sentences about idle options and too few positions in these cases.
 
     Raises:
       ValueError: an option that no case of its drafter can obey.
     """
     runs = [case.assembled for case in cases]
-    return idle_lib.of_options(self.config, runs, self.config.verifier)
+    found = idle_lib.of_options(self.config, runs, self.config.verifier)
+    longest = max((len(prompt.tokens) for prompt in self.prompts), default=0)
+    given = 1 if self.target.lm.is_encoder_decoder else longest
+    reached = given + self.config.max_new_tokens
+    few = [
+      prompt_checks.about_positions(run.source, run.plan, reached)
+      for run in runs
+      if run.drafts
+    ]
+    # Once for each drafter, whatever else differs between its cases.
+    return found + [note for note in dict.fromkeys(few) if note]
 
 
 def named_or_bundled(target: model_lib.Model, path: str, log_fn: LogFn) -> str:

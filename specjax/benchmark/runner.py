@@ -95,7 +95,7 @@ def _groups(request, setup, log_fn) -> Iterator[group_lib.Group]:
     config.temperature, config.batch_size
   ):
     cases = config.cases(setup, float(temperature), batch_size)
-    for note in setup.idle(cases):
+    for note in setup.notes(cases):
       warnings.warn(note, stacklevel=2)
     batches = setup.batches(temperature, batch_size)
     yield group_lib.Group(request, setup, cases, batches, log_fn)

@@ -8,10 +8,14 @@ import pytest
 
 import specjax
 from specjax import models
+from specjax.benchmark import prompts
+from specjax.benchmark import request
 from specjax.certify import runner as certify
 from specjax.certify.config import CertifyConfig
+from specjax.decoding.drafters.entry import DraftData
 from specjax.inference import planning
 from specjax.inference import sources
+from tests.helpers import benchmarks
 from tests.helpers import tiny
 
 # 4 tokens and the start token.
@@ -109,3 +113,19 @@ def test_certificates_say_so_too(saved, monkeypatch):
       [tokens],
       CertifyConfig(max_new_tokens=KNOWN - len(tokens) + 1, **settings),
     )
+
+
+def test_measurements_say_so_too(saved):
+  folder, drafter = saved['draft_model']
+  target, source = specjax.load(folder), sources.resolve(drafter)
+  tokens = tuple(target.tokenizer(PROMPT).input_ids)
+  setup = request.Setup(
+    target,
+    [source],
+    [prompts.EncodedPrompt(tokens)],
+    DraftData(),
+    benchmarks.config(max_new_tokens=KNOWN - len(tokens) + 1),
+  )
+  cases = [setup.case(source, 0.0, 1, num_draft=number) for number in (2, 3)]
+  (line,) = setup.notes(cases)
+  assert f'may reach {KNOWN + 1};' in line
