@@ -113,7 +113,9 @@ def _bundled(folder: pathlib.Path, role: str) -> str:
 def _one_width(job: batching.Job) -> batching.Job:
   """All prompts at the widest one's width: one program to compile."""
   longest = max(len(row.tokens) for row in job.rows)
-  if not longest or not job.config.max_new_tokens:
+  # A blank sentence has tokens all the same, such as its end.
+  blank = not any(row.prompt.strip() for row in job.rows)
+  if blank or not job.config.max_new_tokens:
     raise ValueError(
       'There is nothing to translate: give a sentence that is not blank, and '
       'max_new_tokens of at least 1.'
