@@ -131,8 +131,9 @@ def _keeping(drafter):
 
 
 @functools.cache
-def _plain(settings):
+def _plain(is_greedy):
   """New tokens of plain decoding."""
+  settings = GREEDY if is_greedy else SAMPLED
   controls = settings.controls(row_keys(0, range(6)), NEW, (0,))
   recipe = recipes.recipe(LM, warp=settings.warp_spec())
   decode = quick_jit(
@@ -163,7 +164,8 @@ def test_output_is_that_of_plain_decoding(rule, drafter):
   decode = quick_jit(
     functools.partial(generate_lib.generate, recipe, max_new_tokens=NEW)
   )
-  plain, sampled = _plain(settings), np.asarray(settings.temperature) > 0
+  plain = _plain(rule.requires_zero_temperature)
+  sampled = np.asarray(settings.temperature) > 0
   for keep in LEVELS:
     dials = made.dials() | {'keep': np.full(6, keep, np.int32)}
     controls = settings.controls(row_keys(0, range(6)), NEW, (0,), dials)
