@@ -225,10 +225,11 @@ def about(name: str, config: Any) -> str:
   if any(one.path == name and one.is_group for one in every):
     parts.append('\n'.join(_lines(_below(every, name))))
   if not parts:
-    hint = suggestions.question(name, names(config))
+    near = suggestions.nearest(name, names(config))
+    hint = f'did you mean {" or ".join(near)}?' if near else '--help lists all.'
     raise flags.Error(
       f'--help={name} names no drafter, rule, training family or group of '
-      f'settings{hint}'
+      f'settings; {hint}'
     )
   return '\n\n'.join(parts)
 
