@@ -57,7 +57,7 @@ def test_the_rule_measures_and_reads_nothing(target, place, monkeypatch):
   for mode, settings in (
     ('rule', HOT),
     ('rule', {}),
-    ('auto', HOT | {'verifier': 'sampling'}),
+    ('auto', HOT | {'verifier': 'typical'}),
     ('auto', dict(dtype='bfloat16')),
   ):
     job = helpers.plan(target, costs=mode, batch_size=1, **settings)
