@@ -5,7 +5,9 @@ import json
 import pytest
 
 from specjax.training import build
+from specjax.training.data import labels
 from specjax.training.data import readers
+from tests.helpers import labels as label_files
 from tests.helpers import toy
 
 
@@ -50,6 +52,17 @@ def test_lines_that_are_not_utf8_are_bad_lines(tmp_path):
     readers.read_documents([str(text)])
   read = readers.read_documents([str(text)], skip_bad_lines=True)
   assert read == (['a\nb'], 1)
+
+
+def test_bad_lines_of_labels_are_counted_and_blank_ones_are_none(tmp_path):
+  path = tmp_path / 'own.jsonl'
+  label_files.write(path, [([2], [7, 1], 'eos'), ([3], [8, 1], 'eos')])
+  head, *rows = path.read_bytes().splitlines(keepends=True)
+  path.write_bytes(b''.join([head, rows[0], b'\n', b'\xe4\n', rows[1]]))
+  with pytest.raises(ValueError, match='own.jsonl, line 4: not UTF-8'):
+    labels.read([str(path)], label_files.READER)
+  read = labels.read([str(path)], label_files.READER, skip_bad_lines=True)
+  assert (read.answers, read.skipped) == ([[7, 1], [8, 1]], 1)
 
 
 @pytest.mark.parametrize(

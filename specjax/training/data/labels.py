@@ -15,6 +15,7 @@ ending loop; see `decoding.loops`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
 import json
 from typing import Any, NamedTuple
 
@@ -155,24 +156,17 @@ def read(
       it is of another format or owner, the command that makes it anew.
   """
   found, skipped, looping, others = [], 0, 0, []
+  parse = functools.partial(_row, reader=reader)
   for path in paths:
-    lines = readers.lines(path)
-    about = _checked_head(path, next(lines)[1], reader)
+    about = _checked_head(path, next(readers.lines(path))[1], reader)
     # Asked for behind the check of the head, since a digest reads all weights.
     if reader.target is not None and about['target'] != reader.target():
       others.append(path)
-    for number, line in lines:
-      try:
-        row = _row(path, number, line, reader)
-      except ValueError:
-        if not skip_bad_lines:
-          raise
-        row = None
-      if row is None:
-        skipped += 1
-        continue
-      found.append((row['prompt_tokens'], row['tokens']))
-      looping += row.get('loop_start') is not None
+    for row in readers.parsed(path, parse, skip_bad_lines, first=2):
+      skipped += row is None
+      if row:
+        found.append((row['prompt_tokens'], row['tokens']))
+        looping += row.get('loop_start') is not None
   if not found:
     raise ValueError(
       f'No labelled answer in {", ".join(paths) or "an empty list of files"}.'

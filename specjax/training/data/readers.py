@@ -1,7 +1,8 @@
 """Text files to examples, with one clear sentence for each bad input."""
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -60,6 +61,36 @@ def lines(path: str) -> Iterator[tuple[int, str]]:
   """Yields (line number from 1, line as text)."""
   for number, raw in _raw_lines(path):
     yield number, _decode(path, number, raw)
+
+
+def parsed(
+  path: str,
+  parse: Callable[[str, int, str], Any],
+  skip_bad_lines: bool,
+  first: int = 1,
+) -> Iterator[Any]:
+  """Yields the value of each line: '' of a blank one, None of one left out.
+
+  Args:
+    path: path of the file.
+    parse: `(path, number, line) -> value`; raises ValueError for a bad line.
+    skip_bad_lines: whether bad lines become None instead of being raised.
+    first: number of the first line that is parsed.
+
+  Raises:
+    FileNotFoundError, ValueError: as `read_pairs`.
+  """
+  for number, raw in _raw_lines(path):
+    if number < first:
+      continue
+    try:
+      line = _decode(path, number, raw)
+      value = parse(path, number, line) if line.strip() else ''
+    except ValueError:
+      if not skip_bad_lines:
+        raise
+      value = None
+    yield value
 
 
 def json_line(path: str, number: int, line: str) -> dict[str, Any]:
@@ -159,20 +190,11 @@ def read_pairs(
     ValueError: a file is empty, or a line is bad or not UTF-8.
   """
   found, skipped = [], 0
+  parse = functools.partial(_pair, fields=fields)
   for path in paths:
-    for number, raw in _raw_lines(path):
-      try:
-        line = _decode(path, number, raw)
-        if not line.strip():
-          continue
-        pair = _pair(path, number, line, fields)
-      except ValueError:
-        if not skip_bad_lines:
-          raise
-        pair = None
-      if pair is None:
-        skipped += 1
-      else:
+    for pair in parsed(path, parse, skip_bad_lines):
+      skipped += pair is None
+      if pair:
         found.append(pair)
   if not found:
     raise ValueError(
@@ -211,7 +233,9 @@ def read_text(paths: Sequence[str], *, field: str = '') -> Iterator[str]:
 
 
 def _document(path, number, line, fields):
-  """One record to a text."""
+  """The text of a line: of JSON that of its record, else the line itself."""
+  if not path.endswith('.jsonl'):
+    return line
   record = json_line(path, number, line)
   parts = [record[k] for k in fields if isinstance(record.get(k), str)]
   if not parts:
@@ -247,22 +271,16 @@ def read_documents(
   # In:  lines 'a' 'b' '' 'c' of a plain file
   # Out: documents 'a\nb' and 'c'
   documents, skipped = [], 0
+  parse = functools.partial(_document, fields=fields)
   for path in paths:
     paragraph = []
-    for number, raw in _raw_lines(path):
-      try:
-        line = _decode(path, number, raw)
-        if path.endswith('.jsonl'):
-          if line.strip():
-            documents.append(_document(path, number, line, fields))
-          continue
-      except ValueError:
-        if not skip_bad_lines:
-          raise
+    for value in parsed(path, parse, skip_bad_lines):
+      if value is None:
         skipped += 1
-        continue
-      if line.strip():
-        paragraph.append(line)
+      elif path.endswith('.jsonl'):
+        documents.append(value)
+      elif value:
+        paragraph.append(value)
       elif paragraph:
         documents.append('\n'.join(paragraph))
         paragraph = []
