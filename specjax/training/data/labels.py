@@ -19,6 +19,7 @@ import functools
 import json
 from typing import Any, NamedTuple
 
+from specjax import files
 from specjax.decoding import loops
 from specjax.training.data import readers
 
@@ -113,8 +114,8 @@ def record(
 def parse_head(line: str) -> dict[str, Any] | None:
   """The head that a line is, or None."""
   try:
-    found = json.loads(line)
-  except (ValueError, RecursionError):
+    found = files.parse_json(line)
+  except ValueError:
     return None
   good = isinstance(found, dict) and found.get(_MARK) == VERSION
   if not good or not isinstance(found.get('settings'), dict):
@@ -218,7 +219,7 @@ def rows(path: str) -> Iterator[tuple[int, dict | None]]:
       if not raw.endswith(b'\n'):
         return
       try:
-        found = json.loads(raw)
-      except (ValueError, RecursionError):
+        found = files.parse_json(raw)
+      except ValueError:
         found = None
       yield len(raw), found if isinstance(found, dict) else None
