@@ -49,10 +49,7 @@ def open_writer(workdir: str, first_step: int = 0) -> Writer:
   path = os.path.join(workdir, FILE)
   kept = [m for m in read(workdir) if m['step'] <= first_step]
   # Replaced whole, so that a run killed here keeps its old file.
-  temporary = path + '.new'
-  with open(temporary, 'w', encoding='utf-8') as f:
-    f.writelines(json.dumps(m) + '\n' for m in kept)
-  os.replace(temporary, path)
+  files.write_text(path, ''.join(json.dumps(m) + '\n' for m in kept))
   lines = open(path, 'a', encoding='utf-8')
   board = tensorboardX.SummaryWriter(os.path.join(workdir, 'tensorboard'))
 
