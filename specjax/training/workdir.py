@@ -58,10 +58,16 @@ def steps_before(workdir: str) -> int:
 
 
 def claim(workdir: str, config: config_lib.TrainConfig) -> None:
-  """Makes a run's folder and writes its settings; raises as `check`."""
-  check(workdir, config)
-  os.makedirs(workdir, exist_ok=True)
+  """Makes a run's folder and writes its settings.
 
+  Args:
+    workdir: folder that `check` accepts.
+    config: settings of the run.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  os.makedirs(workdir, exist_ok=True)
   files.write_text(
     os.path.join(workdir, CONFIG_FILE),
     json.dumps(_plain(config), indent=2) + '\n',
