@@ -78,8 +78,8 @@ def newest(run: build_lib.Run, workdir: str, step: int = 0) -> Outcome:
     step: step of the checkpoint; 0 takes the newest.
 
   Raises:
-    FileNotFoundError: there is none.
-    ValueError: it is damaged.
+    FileNotFoundError: there is none at all.
+    ValueError: as `first_state`.
   """
   config = run.config
   folder = os.path.join(workdir, CHECKPOINTS)
@@ -148,7 +148,7 @@ def _check_arrays(folder, step, like):
 
 
 def _way_out(folder, step, like):
-  """The newest whole checkpoint before a damaged one, in a clause."""
+  """The newest whole checkpoint before a damaged one, in a sentence."""
   # Damage shows in reading alone, so each is read until one is whole.
   for older in reversed(orbax.steps_of(folder)):
     if older >= step:
@@ -181,6 +181,9 @@ def begin(
     place: function that places a pytree on devices.
     data: result of `changes.digests` for the files of the run.
     resume_from: as in `first_state`; later checkpoints are removed.
+
+  Raises:
+    ValueError: as `first_state`.
   """
   folder = os.path.join(workdir, CHECKPOINTS)
   state, first = first_state(run, optimizer, folder, place, resume_from)
