@@ -116,7 +116,8 @@ def _training(run, steps, command, mean_of):
     f'seed {config.seed}.',
   ]
   if config.init_from:
-    lines.append(f'Training began with the weights of `{_init_name(config)}`.')
+    origin = _name(config.init_from)
+    lines.append(f'Training began with the weights of `{origin}`.')
   if config.optimizer.ema:
     lines.append(
       'The weights are a moving average over the steps '
@@ -124,12 +125,13 @@ def _training(run, steps, command, mean_of):
     )
   if mean_of:
     listed = ', '.join(map(str, mean_of))
-    lines.append(f'They are the mean of the checkpoints of steps {listed}.')
+    lines.append(f'Exported is the mean of the checkpoints of steps {listed}.')
   return lines + ['', '```', command, '```']
 
 
-def _init_name(config):
-  return os.path.basename(os.path.normpath(config.init_from))
+def _name(path):
+  """The last part of a path: folders mean nothing on other machines."""
+  return os.path.basename(os.path.normpath(path))
 
 
 def _metrics(run, metrics):
@@ -158,12 +160,12 @@ def _without_folders(note, config):
   """A note on the data, with the names of files alone."""
   paths = [*sources_lib.used_files(config.data), config.teacher]
   for path in filter(None, paths):
-    note = note.replace(path, os.path.basename(os.path.normpath(path)))
+    note = note.replace(path, _name(path))
   return note
 
 
 def _listed(files):
-  return ', '.join(f'`{os.path.basename(f)}`' for f in files)
+  return ', '.join(f'`{_name(f)}`' for f in files)
 
 
 def _learning(run):
@@ -174,7 +176,7 @@ def _learning(run):
     if objective.label_smoothing:
       text += f' (label smoothing {objective.label_smoothing:g})'
     return text + '.'
-  teacher = os.path.basename(os.path.normpath(run.config.teacher))
+  teacher = _name(run.config.teacher)
   parts = [f'Distilled from `{teacher}` with the objective `{objective.name}`']
   if settings.labelled_share():
     parts.append(

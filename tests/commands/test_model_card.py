@@ -90,7 +90,8 @@ def test_an_earlier_checkpoint_has_metrics_of_its_own(whole):
   train_run.run(
     config, str(folder), export_only=True, resume_from=8, log_fn=quiet
   )
-  assert 'checkpoints of steps 4, 8.' in card(folder)
+  mean = '\nExported is the mean of the checkpoints of steps 4, 8.\n'
+  assert mean in card(folder)
   rows = table(card(folder))
   assert rows['loss'] == measured(config, folder) not in seen.values()
 
