@@ -94,7 +94,7 @@ class DataConfig:
     if share > 0 and not self.labelled:
       raise ValueError(
         'data.labelled_fraction is above 0 but data.labelled names no file; '
-        'train.label writes one.'
+        'specjax-label writes one.'
       )
     if self.on_policy_fraction > 0 and self.pack:
       raise ValueError(

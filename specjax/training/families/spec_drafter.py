@@ -89,7 +89,7 @@ def _validate(config, settings):
   if config.task != 'drafter':
     wrong = "task='drafter'"
   elif config.objective.name != 'cross_entropy':
-    wrong = "objective.name='cross_entropy' (labels come from train.label)"
+    wrong = "objective.name='cross_entropy' (labels come from specjax-label)"
   elif config.data.kind != 'pairs':
     wrong = "data.kind='pairs'"
   elif config.data.on_policy_fraction:
