@@ -63,9 +63,3 @@ def loop_start(tokens: Sequence[int] | np.ndarray) -> int | None:
   """Returns the index of the first token of an ending loop, or None."""
   loop = find_loop(tokens)
   return None if loop is None else loop.start
-
-
-def second_period(tokens: Sequence[int] | np.ndarray) -> int | None:
-  """Returns the index of the first *repeated* token of a loop, or None."""
-  loop = find_loop(tokens)
-  return None if loop is None else loop.second

@@ -33,7 +33,8 @@ def _by_brute_force(tokens):
 )
 def test_known_loops(tokens, start, second):
   assert loops.loop_start(tokens) == start
-  assert loops.second_period(np.array(tokens, np.int32)) == second
+  found = loops.find_loop(np.array(tokens, np.int32))
+  assert (None if found is None else found.second) == second
 
 
 def test_as_by_brute_force():
