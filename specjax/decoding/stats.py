@@ -35,7 +35,8 @@ class Counts:
     accepted_histogram: rounds by number of accepted tokens, [K + 1].
     num_loop_tokens: tokens of ending loops, from the first period on.
     unlooped: counts of the rounds before the second period of such loops; None
-      where they are all rounds. Rates of acceptance are those of `unlooped`.
+      where they are all rounds. `acceptance_rate` and `acceptance_by_position`
+      are taken from these.
   """
 
   num_tokens: int = 0
@@ -143,8 +144,7 @@ def count_row(
     emitted: int [R].
     num_tokens: tokens kept of the row, at most the sum of `emitted`.
     num_draft: K (the longest path for a tree).
-
-    tokens: those tokens, in which a loop is looked for; () for not looking.
+    tokens: tokens kept, in which a loop is looked for; () for not looking.
     exempt: whether acceptance counts in a loop as elsewhere.
 
   Returns:
