@@ -217,7 +217,7 @@ def template(
   return trees.of_paths(kept)
 
 
-_OF_TREES = dict.fromkeys(('successors', 'decay'), 'without a tree')
+_OF_TREES = (('successors', 'without a tree'), ('decay', 'without a tree'))
 
 
 def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
@@ -229,7 +229,7 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
     # Rows of a batch share the table.
     row_independent=False,
     # A chain follows the latest successors alone.
-    unread_options=() if options.tree else tuple(_OF_TREES.items()),
+    unread_options=() if options.tree else _OF_TREES,
     static=(
       ('vocab_size', target.lm.vocab_size),
       ('num_successors', options.successors),
