@@ -31,11 +31,6 @@ def read(config: Mapping) -> tuple:
   Gemma 3 it is laid over those of the full layers.
   """
   kind = config['model_type']
-  for name in ('rope_parameters', 'rope_scaling'):
-    if not isinstance(config.get(name) or {}, dict):
-      raise ValueError(
-        f'{name} must be an object with a rope_type, not {config[name]!r}.'
-      )
   _check_partial(config)
   given = config.get('rope_parameters') or {}
   older = config.get('rope_scaling') or {}
