@@ -159,35 +159,28 @@ def _masked(net, topology, vocab_size, style) -> base.Drafter:
 def _check_target(target, source) -> None:
   """Refuses a network that was made for another target."""
   config, lm = source.model.config, target.lm
-  # A network with tables of its own reads tokens alone, so any target with the
-  # same vocabulary serves; all others read states of the target's width.
-  own = not config.is_shared and not lm.is_encoder_decoder
-  kinds = {True: 'an encoder-decoder', False: 'a decoder-only model'}
-  wanted = (
-    config.target_width,
-    config.target_layers,
-    # A table of its own may be longer or shorter.
-    config.vocab_size if config.is_shared else None,
-    config.encoder_width > 0,
-  )
-  if target.config is None and not own:
+  # A network with tables of its own beside a decoder-only target reads tokens
+  # alone, so any such target serves.
+  reads_target = config.is_shared or lm.is_encoder_decoder
+  if target.config is None and reads_target:
     raise ValueError(
       f'The drafter {source.name} reads the states of the network that it was '
       f'trained for, and {target.name} is a target of functions alone.'
     )
   modeling.check_tables(config.kind, target.params, target.name)
-  if target.config is None:
-    # With embeddings of its own it reads tokens alone.
-    found, wanted = (False,), wanted[3:]
-  else:
+  kinds = {True: 'an encoder-decoder', False: 'a decoder-only model'}
+  wanted = config.encoder_width > 0
+  fits = lm.is_encoder_decoder == wanted
+  if reads_target:
     mine = families.facts(target.config)
-    rows = mine.vocab_size if config.is_shared else None
-    found = (mine.width, mine.layers, rows, mine.is_encoder_decoder)
-    found, wanted = (found[3:], wanted[3:]) if own else (found, wanted)
-  if found != wanted:
+    fits &= mine.width == config.target_width
+    fits &= mine.layers == config.target_layers
+    # A table of its own may be longer or shorter.
+    fits &= not config.is_shared or mine.vocab_size == config.vocab_size
+  if not fits:
     raise ValueError(
       f'The drafter {source.name} was trained for another target: '
-      f'{kinds[wanted[-1]]} of width {config.target_width}, '
+      f'{kinds[wanted]} of width {config.target_width}, '
       f'{config.target_layers} layers and {config.vocab_size} tokens.'
     )
 
