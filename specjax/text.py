@@ -226,7 +226,7 @@ def budget(tokens: int) -> int:
   The static bound of every row's own budget: coarse where memory is small, so
   that another number of tokens seldom asks for another program.
   """
-  return bucket(tokens) if tokens > 128 else max(32, _power_of_two(tokens))
+  return bucket(tokens) if tokens > 128 else max(32, power_of_two(tokens))
 
 
 def row_count(rows: int) -> int:
@@ -235,10 +235,10 @@ def row_count(rows: int) -> int:
   One row alone is decoded alone; from two on, rows that are filled up cost
   little beside another program.
   """
-  return 1 if rows <= 1 else max(4, _power_of_two(rows))
+  return 1 if rows <= 1 else max(4, power_of_two(rows))
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
   """The smallest power of two that is at least `number`."""
   return 1 << max(number - 1, 0).bit_length()
 

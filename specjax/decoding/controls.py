@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax import text as text_lib
 from specjax.decoding import warp as warp_lib
 
 # Settings that remove tokens before one is drawn.
@@ -145,23 +146,23 @@ class Sampling:
       bias[: len(self.logit_bias)] = list(self.logit_bias.values())
     if spec.bad_words:
       longest = max(map(len, self.bad_words), default=0)
-      shape = bucket(len(self.bad_words)), bucket(longest, 4)
+      shape = _bucket(len(self.bad_words)), _bucket(longest, 4)
       words = np.full(shape, -1, np.int32)
       for row, word in zip(words, self.bad_words, strict=False):
         row[len(row) - len(word) :] = word
     return base.TokenLists(suppressed, bias_ids, bias, words)
 
 
-def bucket(count: int, least: int = 8) -> int:
+def _bucket(count: int, least: int = 8) -> int:
   """The length that a list of `count` entries is padded to."""
   # 0 to 8: 8, 9 to 16: 16, 17 to 32: 32
-  return max(least, 1 << max(count - 1, 0).bit_length())
+  return max(least, text_lib.power_of_two(count))
 
 
 def _padded(ids: Sequence[int], least: int = 8) -> np.ndarray:
   """int32 ids with -1 behind them up to a bucket."""
   # [5, 6, 7]: [5 6 7 -1 -1 -1 -1 -1]
-  padded = np.full((bucket(len(ids), least),), -1, np.int32)
+  padded = np.full((_bucket(len(ids), least),), -1, np.int32)
   padded[: len(ids)] = list(ids)
   return padded
 
