@@ -34,8 +34,9 @@ class Cell(NamedTuple):
 
 
 FIRST = Cell(1, 1, False, False)
-# Every value of every factor stands beside every one of the others, but for
-# widths beside batches, of which there are 20: there every second one.
+# Every value of a factor stands beside every one of the others, but among
+# widths, batches and rules, which have more pairs than there are cells: of
+# those 12 of 20, 12 of 15 and 9 of 12 are met.
 PAIRS = (
   Cell(2, 1, False, True, 'greedy'), Cell(2, 8, True, False, 'match'),
   Cell(5, 4, False, False, 'coupled'), Cell(5, 32, True, True, 'greedy'),
