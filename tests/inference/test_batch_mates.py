@@ -134,6 +134,9 @@ def test_drafters_of_ones_own_may_say_so():
   for bad in [['sampling', 'mach']], [['sampling']]:
     with pytest.raises(ValueError, match='custom has .* in rerouted, which'):
       assembled(make_custom(make, rerouted=bad), 'sampling')
+  for bad in ('sampling', 'match'), 5:
+    with pytest.raises(ValueError, match='rerouted must be a tuple of .*, not'):
+      make_custom(make, rerouted=bad)
   # A chain of exchanges is none, and greedy decoding has another law.
   with pytest.raises(ValueError, match='greedy is for temperature 0'):
     assembled(make_custom(make, rerouted=[['block', 'greedy']]), 'block')

@@ -134,12 +134,13 @@ def custom(
   Raises:
     ValueError: it is neither, or a ready drafter claims probabilities.
   """
-  # Lists would make the plan unhashable, and a plan is a key of programs.
-  numbers = dict(widths=widths, target_hidden_layers=target_hidden_layers)
   if is_tree and max_path is None and not is_drafter(make):
     raise ValueError('A drafter of trees needs max_path, its longest path.')
-  shared = _tuples(numbers) | dict(
-    row_independent=row_independent, rerouted=tuple(map(tuple, rerouted))
+  shared = dict(
+    widths=_tuple('widths', widths),
+    target_hidden_layers=_tuple('target_hidden_layers', target_hidden_layers),
+    row_independent=row_independent,
+    rerouted=_pairs(rerouted),
   )
   if is_drafter(make):
     given = _ready(make, is_tree, has_log_probs, shared)
@@ -155,12 +156,20 @@ def custom(
   return entry.Source(ENTRY, name, None, CustomSource(given, params))
 
 
-def _tuples(numbers: dict[str, Any]) -> dict[str, tuple]:
-  """Tuples of what a user gives as tuples or lists."""
-  for what, given in numbers.items():
-    if not isinstance(given, (tuple, list)):
-      raise ValueError(f'{what} must be a tuple of numbers, not {given!r}.')
-  return {what: tuple(given) for what, given in numbers.items()}
+def _tuple(what: str, given: Any, items: str = 'numbers') -> tuple:
+  """The tuple of what a user gives as a tuple or a list."""
+  if not isinstance(given, (tuple, list)):
+    raise ValueError(f'{what} must be a tuple of {items}, not {given!r}.')
+  # Lists would make the plan unhashable, and a plan is a key of programs.
+  return tuple(given)
+
+
+def _pairs(rerouted: Any) -> tuple[tuple, ...]:
+  """`Custom.rerouted` of what a user gives."""
+  pairs = _tuple('rerouted', rerouted, 'pairs of rules')
+  return tuple(
+    _tuple('a pair in rerouted', pair, 'two rules') for pair in pairs
+  )
 
 
 def _ready(drafter, is_tree, has_log_probs, shared) -> Custom:
