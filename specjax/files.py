@@ -1,6 +1,6 @@
 """Files that others wrote, and files that appear whole or not at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import json
 import os
@@ -10,25 +10,42 @@ from typing import Any
 MOST_LEVELS = 128
 
 
-def parse_json(text: str | bytes, *, strict: bool = True) -> Any:
+def parse_json(
+  text: str | bytes, *, strict: bool = True, unique: bool = False
+) -> Any:
   """Parses JSON.
 
   Args:
     text: JSON.
     strict: whether control characters in strings are errors.
+    unique: whether a key that an object has twice is an error; else its last
+      value counts.
 
   Raises:
-    ValueError: it is no JSON, or is nested more than `MOST_LEVELS` deep.
+    ValueError: it is no JSON, is nested more than `MOST_LEVELS` deep, or has a
+      key twice.
   """
   deep = f'it is nested more than {MOST_LEVELS} levels deep'
   try:
-    made = json.loads(text, strict=strict)
+    made = json.loads(
+      text, strict=strict, object_pairs_hook=_of_pairs if unique else None
+    )
   except RecursionError:
     raise ValueError(deep) from None
   # Other code recurses too, so what is parsed may still be too deep.
   brackets = ('[', '{') if isinstance(text, str) else (b'[', b'{')
   if sum(map(text.count, brackets)) > MOST_LEVELS and _is_deep(made):
     raise ValueError(deep)
+  return made
+
+
+def _of_pairs(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  """The object of some (key, value), of which no key is there twice."""
+  made = dict(pairs)
+  if len(made) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f'the key {twice!r} is there twice')
   return made
 
 

@@ -209,6 +209,8 @@ def _parsed(name: str, value: Any, like: str) -> Any:
   if not isinstance(value, str):
     return value
   try:
-    return files.parse_json(value)
-  except ValueError:
-    raise ValueError(f'{name} must be {like}, not {value!r}.') from None
+    return files.parse_json(value, unique=True)
+  except ValueError as error:
+    raise ValueError(
+      f'{name} must be {like}, not {value!r}: {error}.'
+    ) from None

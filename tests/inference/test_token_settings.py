@@ -198,6 +198,8 @@ def test_words_are_their_tokens_with_and_without_a_space(target):
     (dict(logit_bias={4: float('nan')}), 'not nan for token 4'),
     (dict(logit_bias={4: -float('inf')}), 'suppress_tokens forbids one'),
     (dict(logit_bias={4: 1.0, '4': 2.0}), 'two values for token 4'),
+    (dict(logit_bias='{"4": 1, "4": 2}'), "the key '4' is there twice"),
+    (dict(logit_bias='{"4": 1, "04": 2}'), 'two values for token 4'),
     (dict(bad_words=[[]]), 'bad_words must not hold an empty word'),
     (dict(bad_words=[4, 5]), 'bad_words must be a list'),
     (dict(bad_words='["a",'), 'bad_words must be a list'),
