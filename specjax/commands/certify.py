@@ -6,13 +6,13 @@ import os
 
 from absl import flags
 
+from specjax import files
 from specjax import validation
 from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark import request
 from specjax.certify import equal_bits
 from specjax.certify import runner
 from specjax.checkpoints import model as model_lib
-from specjax.commands import answer_files
 from specjax.commands import cli
 from specjax.commands import parsing
 from specjax.decoding import corpus as corpus_lib
@@ -75,7 +75,7 @@ def _run(values: flags.FlagValues, config) -> int:
   except ValueError as error:
     raise flags.ValidationError(str(error)) from None
   if values.json:
-    answer_files.check_writable(values.json)
+    files.check_writable(values.json)
   if values.check == BITS:
     parsing.require(values, 'target')
     found, status = _bits(values, config)
@@ -84,8 +84,7 @@ def _run(values: flags.FlagValues, config) -> int:
     cli.check_one_drafter(values.drafter)
     found, status = _lossless(values, config)
   if values.json:
-    with open(values.json, 'w', encoding='utf-8') as file:
-      file.write(json.dumps(found, indent=1) + '\n')
+    files.write_text(values.json, json.dumps(found, indent=1) + '\n')
   return status
 
 
@@ -118,7 +117,7 @@ def _bits(values: flags.FlagValues, config) -> tuple[dict, int]:
 
 def _lossless(values: flags.FlagValues, config) -> tuple[dict, int]:
   """(result of --check=lossless, exit status); the worst of the precisions."""
-  found, statuses = [], []
+  found = []
   for one in paths.PRECISIONS:
     if one.name in values.precision:
       int8 = 'target' if one.int8 else 'none'

@@ -6,6 +6,8 @@ import resource
 
 import pytest
 
+from decode import certify
+from specjax.commands import certify as certify_command
 from specjax.commands import cli
 from tests.helpers import decode_main
 from tests.helpers import tiny
@@ -99,3 +101,15 @@ def test_a_label_file_without_an_answer_is_not_left(
     assert cli.call(label.main, argv) == 1
   assert f'Cannot write to {path}: File too large.' in capsys.readouterr().err
   assert not path.exists()
+
+
+def test_an_earlier_certificate_stays_as_it_was(tmp_path, capsys, monkeypatch):
+  path = tmp_path / 'bits.json'
+  path.write_text('{}\n')
+  found = {'verdict': 'x' * 40}
+  monkeypatch.setattr(certify_command, '_bits', lambda *_: (found, 0))
+  argv = ['certify', '--target=x', '--check=bits', f'--json={path}']
+  with room_for(20):
+    assert cli.call(certify.main, argv) == 1
+  assert f'Cannot write to {path}: File too large.' in capsys.readouterr().err
+  assert path.read_text() == '{}\n' and os.listdir(tmp_path) == ['bits.json']
