@@ -175,7 +175,6 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
       'A peer reads the weights as they are; leave quantize at none, or --peer '
       'out.'
     )
-  log_fn(f'loading {request.target}')
   target = sources_lib.load_target(
     request.target,
     dtype=config.dtype,
@@ -187,9 +186,8 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
   )
   model_lib.check_target(target)
   note = paths.XLA.note(paths.precision_of(target.params))
-  loading = [f'loading {name}' for name in request.drafters]
-  for line in filter(None, (note, *loading)):
-    log_fn(line)
+  if note:
+    log_fn(note)
   sources = load_drafters(request.drafters, target, config, int8)
   earlier = _earlier(request.corpus, sources, target, config)
   answer = _answerer(target, config, log_fn)

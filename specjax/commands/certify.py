@@ -94,7 +94,6 @@ def _bits(values: flags.FlagValues, config) -> tuple[dict, int]:
   config = dataclasses.replace(config, num_prompts=bits.PROMPTS)
 
   def load(one: paths.Precision):
-    cli.note(f'Loading {values.target} in {one.name}.')
     target = sources.load_target(
       values.target, dtype=one.dtype, int8=one.int8, seed=config.seed
     )

@@ -10,6 +10,7 @@ import pytest
 from decode import benchmark
 from decode import main
 from specjax import theory
+from specjax import waiting
 from specjax.benchmark import cases
 from specjax.benchmark import check
 from specjax.benchmark import near_ties
@@ -243,6 +244,18 @@ def test_by_category(fake_models, monkeypatch):
   found = results.rows[1]['by_category']
   assert set(found) == {'qa', 'rag'}
   assert found['qa']['block_efficiency'] > 1
+
+
+def test_a_load_is_noted_once(tmp_path, capsys, caplog, monkeypatch):
+  monkeypatch.setattr(waiting, 'SECONDS', 0)
+  folder = tiny.save(tmp_path / 'target')
+  flags = [f'--target={folder}', '--drafter=suffix', '--corpus=none']
+  assert cli.call(benchmark.main, ['', *flags]) == 1
+  captured = capsys.readouterr()
+  assert 'There is no corpus file none' in captured.err
+  noted = [*captured.err.splitlines(), *caplog.messages]
+  wanted = f'Loading {folder}.'
+  assert {line for line in noted if 'loading' in line.lower()} == {wanted}
 
 
 def test_a_corpus_of_earlier_answers_is_read(tmp_path, capsys):
