@@ -13,6 +13,7 @@ import numbers
 import typing
 from typing import Any
 
+import jax
 import numpy as np
 
 # Kinds of values, the narrowest first, in words.
@@ -150,7 +151,7 @@ def _check_kind(name: str, default: Any, value: Any) -> None:
     if isinstance(default, kind):
       good = isinstance(value, kind)
       if kind is not str and not isinstance(value, str):
-        good |= isinstance(value, (Sequence, np.ndarray))
+        good |= isinstance(value, (Sequence, np.ndarray, jax.Array))
       if not good or isinstance(value, bool) and kind is not bool:
         raise ValueError(f'{name} must be {words}, not {value!r}.')
       return

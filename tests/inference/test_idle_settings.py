@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import specjax
+from specjax import options
 from specjax.benchmark import config as benchmark_config
 from specjax.benchmark import request as benchmark_request
 from specjax.decoding.drafters.hybrid import HybridOptions
 from specjax.decoding.drafters.suffix import SuffixOptions
+from specjax.decoding.verifiers import registry
 from specjax.inference import planning
 from tests.helpers import tiny
 
@@ -202,6 +204,16 @@ def test_options_that_there_are_not(model, given, words):
   with pytest.raises(ValueError, match='.') as error:
     specjax.generate(model, PROMPTS, drafter=hybrid, drafters=given)
   assert words in str(error.value)
+
+
+@pytest.mark.parametrize('kind', [list, np.float32, jax.numpy.float32])
+def test_numbers_of_options_may_be_arrays(kind):
+  given = np.array([0.5, 0.25])
+  given = given.tolist() if kind is list else kind(given)
+  entry = registry.resolve('lenient')
+  made = options.of({'lenient': {'lenience': given}}, entry)
+  made.validate()
+  assert options.dials(made)['lenience'].tolist() == [0.5, 0.25]
 
 
 def test_a_draft_model_without_a_tokenizer_is_told(model):
