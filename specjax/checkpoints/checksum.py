@@ -16,8 +16,9 @@ def _checksum(leaves):
   total = jnp.zeros((), jnp.uint32)
   for leaf in leaves:
     bits = _bits(leaf)
-    # Odd factors, so that a change of any one word, or a swap, is seen:
-    # words [7 9] give 7 * 1 + 9 * 3 = 34, and [9 7] give 30.
+    # Odd factors, so that a change of any one word is seen, and most swaps:
+    # words [7 9] give 7 * 1 + 9 * 3 = 34, and [9 7] give 30. A number and its
+    # negative, whose words are 2**31 apart, may change places.
     factor = jnp.arange(bits.size, dtype=jnp.uint32) * 2 + 1
     here = jnp.sum(bits.reshape(-1) * factor, dtype=jnp.uint32)
     total = total * jnp.uint32(31) + here

@@ -53,7 +53,7 @@ def of_target(name: str) -> str:
 
 
 def _files(folder: str) -> set[str]:
-  """Digests of the files that decide a model's tokens."""
+  """Paths of the files that decide a model's tokens."""
   settings = {
     path
     for path in (os.path.join(folder, name) for name in _SETTINGS)

@@ -148,7 +148,7 @@ def drop_after(folder: str, step: int) -> list[int]:
   """Removes the checkpoints behind a step, so that a run can write them anew.
 
   Args:
-    folder: where the step folders are.
+    folder: place of the step folders.
     step: the last one to keep.
 
   Returns:
@@ -281,7 +281,7 @@ def restore(folder: str, step: int, like: base.PyTree) -> base.PyTree:
   """Reads a step.
 
   Args:
-    folder: where the step folders are.
+    folder: place of the step folders.
     step: an existing step.
     like: pytree of `jax.ShapeDtypeStruct` (see `abstract`), with shardings to
       restore onto.
