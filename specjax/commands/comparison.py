@@ -88,10 +88,8 @@ def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
 
   turns = by_turns(plain_job, job, is_done)
   plain, speed = turns.tokens_per_second
-  total, same = (
-    len(turns.plain),
-    run_statistics.same_tokens(turns.plain, answers),
-  )
+  total = len(turns.plain)
+  same = run_statistics.same_tokens(turns.plain, answers)
   found = summary.summarize(turns.plain, None, compile_seconds)
   found |= {
     'seconds': turns.seconds[0],
