@@ -92,7 +92,8 @@ def only(job: Job, places: Sequence[int]) -> Job:
     places: places of the rows, in order, none of them blank.
   """
   # Rows 0, 2 and 5 of batches (0, 4, 24), (4, 8, 48) of 4 rows: one batch
-  # (0, 3, 48), if row 5 has more than 24 tokens.
+  # (0, 3, 48), if row 5 has more than 24 tokens. Rows that stood before them in
+  # the first batch would not fit into it any more.
   rows = tuple(job.rows[place] for place in places)
   widths = sorted({width for _, _, width in job.batches})
   batches = []
@@ -101,7 +102,7 @@ def only(job: Job, places: Sequence[int]) -> Job:
     longest = max(len(row.tokens) for row in rows[begin:end])
     width = next(width for width in widths if width >= longest)
     batches.append((begin, end, width))
-  return dataclasses.replace(job, rows=rows, batches=tuple(batches))
+  return dataclasses.replace(job, rows=rows, batches=tuple(batches), again=())
 
 
 def as_list(value: Any) -> list:

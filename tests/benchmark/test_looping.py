@@ -74,18 +74,23 @@ def test_exempt_runs_time_and_count_everything(rows, drafter, settings):
   assert row['loop_share'] >= 40 / 49
 
 
-def test_decoding_by_turns_times_the_sound_answers():
+@pytest.mark.parametrize('skip', [0, 1])
+def test_decoding_by_turns_times_the_sound_answers(skip):
+  """Also in a run that is resumed inside of a batch."""
+
   def plan(drafter=None):
     return planning.plan(
       chains.model(),
-      [*chains.LOOPING, *chains.SOUND],
+      [chains.SOUND[0], *chains.LOOPING, *chains.SOUND][1 - skip :],
       drafter=drafter,
       max_new_tokens=20,
       num_draft=3,
       batch_size=2,
+      skip=skip,
     )
 
   job = plan('prompt_lookup')
+  assert len(job.again) == skip
   turns = comparison.by_turns(plan(), job, lambda times: times == 2)
   answers = [list(answer.tokens) for answer in turns.plain]
   assert answers == [[5] * 20, [5] * 20, *chains.ANSWERS]
