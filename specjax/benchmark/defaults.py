@@ -99,7 +99,7 @@ def take(
   fields = {
     name: value
     for name, value in fields.items()
-    if np.ndim(value) or value != getattr(own, name)
+    if isinstance(value, np.ndarray) or value != getattr(own, name)
   }
   found = Defaults(taken.values, fields)
   _check_peers(found, peers)

@@ -118,6 +118,17 @@ def test_peers_get_the_same_settings():
     defaults.take(settings, target, [[1]], ['ctranslate2'])
 
 
+@pytest.mark.filterwarnings('ignore:generation_config.json of')
+def test_bad_words_of_a_file_may_differ_in_length():
+  target = markov('t', 0)._replace(
+    generation_config={'bad_words_ids': [[2], [3, 5]]}
+  )
+  settings = config(generation_config='safe')
+  _, found = defaults.take(settings, target, [[1]], ['transformers'])
+  assert found.fields == {'bad_words': ((2,), (3, 5))}
+  assert json.loads(found.text()) == {'bad_words_ids': [[2], [3, 5]]}
+
+
 @pytest.mark.parametrize('of_plan', [False, True])
 def test_options_that_no_drafter_can_obey_are_refused(models, of_plan):
   def measure(*drafters, **changes):
