@@ -132,11 +132,7 @@ class Setup(NamedTuple):
     longest = max((len(prompt.tokens) for prompt in self.prompts), default=0)
     given = 1 if self.target.lm.is_encoder_decoder else longest
     reached = given + self.config.max_new_tokens
-    few = [
-      prompt_checks.about_positions(run.source, run.plan, reached)
-      for run in runs
-      if run.drafts
-    ]
+    few = [prompt_checks.about_positions(run, reached) for run in runs]
     # Once for each drafter, whatever else differs between its cases.
     return found + [note for note in dict.fromkeys(few) if note]
 

@@ -72,7 +72,8 @@ def certify(
   config.validate()
   # One value for all prompts: what min_length asks of the longest.
   longest = max(prompts, key=len, default=())
-  config, taken = generation_config.apply(config, target, [('', longest)])
+  encoded = [('', longest)]
+  config, taken = generation_config.apply(config, target, encoded)
   config = token_lists.resolved(config, target)
 
   def make(temperature, num_draft, allowed) -> assemble.Assembled:
@@ -91,7 +92,7 @@ def certify(
     )
 
   assembled = make(float(config.temperature), config.num_draft, ())
-  _warn_of_positions(assembled, longest, config)
+  prompt_checks.note_positions(assembled, config, encoded)
   for note in idle.check(config, assembled):
     warnings.warn(note, stacklevel=2)
   mode, dtype, rows = config.costs, config.dtype, config.batch_size
@@ -103,16 +104,6 @@ def certify(
     report(applied)
   made = certify_subject(subject, progress, report=report)
   return made.with_taken(taken.values, applied)
-
-
-def _warn_of_positions(assembled, longest, config) -> None:
-  """Warns of a drafter with fewer positions than the rows may reach."""
-  given = 1 if assembled.target.lm.is_encoder_decoder else len(longest)
-  note = prompt_checks.about_positions(
-    assembled.source, assembled.plan, given + config.max_new_tokens
-  )
-  if note:
-    warnings.warn(note, stacklevel=2)
 
 
 def certify_subject(

@@ -5,8 +5,6 @@ import warnings
 
 import numpy as np
 
-from specjax.decoding.drafters.entry import DraftPlan
-from specjax.decoding.drafters.entry import Source
 from specjax.inference import assemble
 from specjax.inference.config import DecodeConfig
 from specjax.inference.config import PER_PROMPT
@@ -35,39 +33,44 @@ def check(
   for index, (_, tokens) in enumerate(encoded):
     _check_length(assembled.recipe, config, index, tokens)
     _check_source(assembled, index, len(tokens))
-  _note_positions(assembled, config, encoded)
+  note_positions(assembled, config, encoded)
 
 
-def _note_positions(assembled, config, encoded) -> None:
-  """Warns of a drafter with fewer positions than rows may reach."""
-  if not assembled.drafts:
-    return
+def note_positions(
+  assembled: assemble.Assembled, config: DecodeConfig, encoded: Sequence
+) -> None:
+  """Warns of a drafter with fewer positions than rows may reach.
+
+  Args:
+    assembled: `assemble.Assembled`, what decodes.
+    config: `DecodeConfig`.
+    encoded: (text to show, ids) of every prompt, at least one.
+  """
   is_pairs = assembled.target.lm.is_encoder_decoder
   reached = max(
     (1 if is_pairs else len(tokens))
     + int(per_row(config.max_new_tokens, index))
     for index, (_, tokens) in enumerate(encoded)
   )
-  note = about_positions(assembled.source, assembled.plan, reached)
+  note = about_positions(assembled, reached)
   if note:
     warnings.warn(note, stacklevel=2)
 
 
-def about_positions(source: Source, plan: DraftPlan, reached: int) -> str:
-  """A sentence on a drafter with too few positions; '' on another.
+def about_positions(assembled: assemble.Assembled, reached: int) -> str:
+  """A sentence on a drafter with too few positions; '' on another, or none.
 
   Args:
-    source: the drafter.
-    plan: its plan.
+    assembled: `assemble.Assembled`, what decodes.
     reached: most positions that a row may take in the decoder.
   """
-  most = plan.max_positions
+  most = assembled.plan.max_positions
   if not most or reached <= most:
     return ''
   return (
-    f'The drafter {source.name} was made for {most} positions and rows may '
-    f'reach {reached}; drafts beyond will be poor or none, the output stays '
-    'exact.'
+    f'The drafter {assembled.source.name} was made for {most} positions and '
+    f'rows may reach {reached}; drafts beyond will be poor or none, the output '
+    'stays exact.'
   )
 
 
