@@ -25,7 +25,19 @@ ROUNDS_BETWEEN_STOPS = 8
 def decode(
   job: Job, rows: Sequence[Row], width: int
 ) -> generate_lib.Generation:
-  """Decodes rows, filled up to the batch size; a `Generation` of numpy."""
+  """Decodes rows, filled up to the batch size.
+
+  Args:
+    job: result of `planning.plan`.
+    rows: at most `job.batch_size`, none of them blank.
+    width: prompt tokens to which rows are padded.
+
+  Returns:
+    `Generation` of numpy, its first rows in the order of `rows`.
+
+  Raises:
+    MemoryError: the device has too little memory.
+  """
   prompt, controls = batching.batch_inputs(job, rows, width)
   most = text_lib.budget(int(np.max(job.config.max_new_tokens)))
   shapes = job.batch_size, width, most
@@ -115,6 +127,12 @@ def _advance(recipe, params, state, ended):
 
 
 def new_tokens(generation: generate_lib.Generation, place: int) -> list[int]:
+  """Generated ids of one row.
+
+  Args:
+    generation: `Generation` of numpy.
+    place: number of the row in its batch.
+  """
   begin = int(generation.prompt_length[place])
   end = begin + int(generation.num_tokens[place])
   return generation.tokens[place, begin:end].tolist()
