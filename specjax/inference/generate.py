@@ -156,6 +156,7 @@ def stream(
     ValueError, FloatingPointError, MemoryError: see `generate`.
   """
   done, spent = 0, 0.0
+  stops = stop_strings.prepare(job.tokenizer, job.config.stops())
   if job.config.costs == 'measure':
     job = planning.measured(job, progress)
   for number, (first, end, width) in enumerate(job.batches, 1):
@@ -178,7 +179,7 @@ def stream(
       failure = _failure(job, row, generation, place)
       if failure:
         break
-      answers.append(_answer(job, row, generation, place))
+      answers.append(_answer(job, row, generation, place, stops))
     # What was whole before a fault goes out first, so that a caller keeps it
     # and a run that is resumed begins behind it.
     yield Batch(tuple(answers), seconds)
@@ -195,12 +196,13 @@ def stream(
     yield Batch(tuple(map(_blank, job.rows[done:])), 0.0)
 
 
-def _answer(job: Job, row: Row, generation, place: int) -> Answer:
+def _answer(
+  job: Job, row: Row, generation, place: int, stops: stop_strings.Stops
+) -> Answer:
   """Cuts one row at a stop string and counts what is left."""
   tokens = decode_batch.new_tokens(generation, place)
   ended = generation.status[place] == generate_lib.EOS
   reason = 'eos' if ended else 'length'
-  stops = stop_strings.prepare(job.tokenizer, job.config.stops())
   stop = stop_strings.find(stops, tokens)
   if stop:
     tokens, text, reason = tokens[: stop[0]], stop[1], 'stop'
