@@ -24,6 +24,7 @@ from specjax.benchmark.cases import Case
 from specjax.benchmark.cases import PromptBatch
 from specjax.decoding import contract
 from specjax.decoding import generate as generate_lib
+from specjax.inference import decode_batch
 from specjax.inference import paths
 
 OK, FAILED, INCONCLUSIVE, LOSSY = 'ok', 'FAILED', 'INCONCLUSIVE', 'lossy'
@@ -55,18 +56,14 @@ class CheckResult(NamedTuple):
   rows: int = 0
 
 
-def new_tokens(generation: Any, row: int) -> list[int]:
-  """Generated ids of one row of a `Generation` on the host."""
-  begin = int(generation.prompt_length[row])
-  end = begin + int(generation.num_tokens[row])
-  return generation.tokens[row, begin:end].tolist()
-
-
 def rows_of_tokens(result: Any) -> list[list[int]]:
   """New tokens of every row of a `Generation`, or of a peer's answer."""
   if isinstance(result, dict):
     return result['tokens']
-  return [new_tokens(result, row) for row in range(len(result.num_tokens))]
+  return [
+    decode_batch.new_tokens(result, row)
+    for row in range(len(result.num_tokens))
+  ]
 
 
 def judged_alike(case: Case) -> bool:

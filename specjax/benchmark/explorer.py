@@ -5,8 +5,8 @@ import json
 import pathlib
 from typing import Any
 
-from specjax.benchmark import check as check_lib
 from specjax.benchmark import table
+from specjax.inference import decode_batch
 
 ACCEPTED, CORRECTED, BONUS, PLAIN = 'accepted', 'corrected', 'bonus', 'plain'
 PAGE = pathlib.Path(__file__).with_name('explorer_page.html')
@@ -59,7 +59,7 @@ def _run(row, batches, generations, setup, most: int) -> dict:
 
 def _prompt(setup, number: int, generation, index: int) -> dict:
   prompt = setup.prompts[number]
-  tokens = check_lib.new_tokens(generation, index)
+  tokens = decode_batch.new_tokens(generation, index)
   kinds, rounds = origins(
     generation.rounds.drafted[index],
     generation.rounds.accepted[index],

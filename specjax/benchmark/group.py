@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from specjax.benchmark import cases as cases_lib
-from specjax.benchmark import check as check_lib
 from specjax.benchmark import measure as measure_lib
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import rows as rows_lib
+from specjax.inference import decode_batch
 from specjax.inference import looping
 
 
@@ -57,7 +57,7 @@ class Group(NamedTuple):
     answers = {}
     for batch, made in zip(self.batches, generations, strict=True):
       for row, number in enumerate(batch.rows):
-        answers.setdefault(number, check_lib.new_tokens(made, row))
+        answers.setdefault(number, decode_batch.new_tokens(made, row))
     order = sorted(answers)
     sound, note = looping.timed([answers[number] for number in order])
     apart = sorted(set(order) - {order[place] for place in sound})

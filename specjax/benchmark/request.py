@@ -15,7 +15,6 @@ import numpy as np
 
 from specjax import text as text_lib
 from specjax.benchmark import cases as cases_lib
-from specjax.benchmark import check as check_lib
 from specjax.benchmark import defaults as defaults_lib
 from specjax.benchmark import prompts as prompts_lib
 from specjax.benchmark import subjects as subjects_lib
@@ -27,6 +26,7 @@ from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import Source
 from specjax.inference import assemble
+from specjax.inference import decode_batch
 from specjax.inference import fitness
 from specjax.inference import idle as idle_lib
 from specjax.inference import paths
@@ -287,7 +287,7 @@ def _answerer(
     return [
       # An end token within a conversation, or within a corpus, would end the
       # text for whoever goes on from it.
-      [t for t in check_lib.new_tokens(made, 0) if t not in target.eos_ids]
+      [t for t in decode_batch.new_tokens(made, 0) if t not in target.eos_ids]
       for made in case.decode(batches, config.max_new_tokens)
     ]
 

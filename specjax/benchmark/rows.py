@@ -12,6 +12,7 @@ from specjax.benchmark.cases import Case
 from specjax.benchmark.measure import Measured
 from specjax.benchmark.parts import Parts
 from specjax.decoding import stats
+from specjax.inference import decode_batch
 
 
 class Counted(NamedTuple):
@@ -52,7 +53,7 @@ def counts_of(
           g.rounds.emitted[row],
           int(g.num_tokens[row]),
           case.recipe.drafter.max_path,
-          tokens=check_lib.new_tokens(g, row),
+          tokens=decode_batch.new_tokens(g, row),
           exempt=case.exempt,
         )
       )

@@ -21,6 +21,7 @@ from specjax.benchmark import parts as parts_lib
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import rows as rows_lib
 from specjax.benchmark.peers import runs as peers
+from specjax.inference import decode_batch
 
 Keep = Callable[[Sequence[dict]], None]
 
@@ -181,7 +182,7 @@ def continuation(generation: Any, config: Any) -> jax.Array:
   """Plain new tokens of a batch: int32 [B, max_new_tokens], zeros behind."""
   made = np.zeros((len(generation.num_tokens), config.max_new_tokens), np.int32)
   for row in range(len(made)):
-    tokens = check_lib.new_tokens(generation, row)
+    tokens = decode_batch.new_tokens(generation, row)
     made[row, : len(tokens)] = tokens
   return jnp.asarray(made)
 

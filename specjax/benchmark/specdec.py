@@ -33,6 +33,7 @@ from specjax.decoding import beam
 from specjax.decoding.drafters.entry import Source
 from specjax.decoding.verifiers.top_candidates import ENTRY as TOP_CANDIDATES
 from specjax.inference import assemble
+from specjax.inference import decode_batch
 from specjax.models import registry as families
 
 EXACT = (1, 0.0)
@@ -188,7 +189,7 @@ def beam_engine(
     jax.block_until_ready(made)
     seconds = time.perf_counter() - begin
     made = jax.device_get(made)
-    tokens = [check_lib.new_tokens(made, i) for i in range(len(batch.rows))]
+    tokens = [decode_batch.new_tokens(made, i) for i in range(len(batch.rows))]
     peak = memory.peak()
     return measure_lib.Timing(seconds), {
       'tokens': tokens,

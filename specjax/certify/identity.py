@@ -19,6 +19,7 @@ from specjax.decoding import generate as generate_lib
 from specjax.decoding.drafters.entry import DraftData
 from specjax.distributed import transfer
 from specjax.inference import assemble
+from specjax.inference import decode_batch
 
 Progress = Callable[[str], None]
 
@@ -173,8 +174,8 @@ def _smallest(subject, batches, plain, ours) -> tuple[str, int]:
   best = None
   for batch, left, right in zip(batches, plain, ours, strict=True):
     for row, prompt in enumerate(batch.rows):
-      a = check_lib.new_tokens(left, row)
-      b = check_lib.new_tokens(right, row)
+      a = decode_batch.new_tokens(left, row)
+      b = decode_batch.new_tokens(right, row)
       if a != b:
         at = check_lib.first_difference(a, b)
         if best is None or at < best[0]:

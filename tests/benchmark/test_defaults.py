@@ -10,13 +10,13 @@ import warnings
 import numpy as np
 import pytest
 
-from specjax.benchmark import check
 from specjax.benchmark import defaults
 from specjax.benchmark import plan
 from specjax.benchmark import report
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
 from specjax.benchmark.peers import transformers_worker
+from specjax.inference import decode_batch
 from specjax.inference import sources
 from tests.helpers.benchmarks import config
 from tests.helpers.benchmarks import markov
@@ -45,7 +45,7 @@ def run(settings, *drafters):
   """(`runner.Results`, tokens of every answer)."""
   results = runner.run(request(settings, *drafters))
   tokens = [
-    check.new_tokens(made, row)
+    decode_batch.new_tokens(made, row)
     for _, batches, found in results.runs
     for batch, made in zip(batches, found, strict=True)
     for row in range(len(batch.rows))

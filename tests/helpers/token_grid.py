@@ -8,7 +8,6 @@ import numpy as np
 
 from specjax import base
 from specjax import text as text_lib
-from specjax.benchmark import check as check_lib
 from specjax.decoding import generate as generate_lib
 from specjax.decoding.controls import row_keys
 from specjax.decoding.controls import Sampling
@@ -16,6 +15,7 @@ from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import Source
 from specjax.decoding.drafters.simulated import ENTRY as SIMULATED
 from specjax.inference import assemble
+from specjax.inference import decode_batch
 
 WIDTHS, BATCHES = (1, 2, 5, 9, 16), (1, 4, 8, 32)
 RULES = ('greedy', 'match', 'coupled')
@@ -89,7 +89,7 @@ def decode(model, rows, cell: Cell, *, new: int, plain=None) -> list[list[int]]:
       )
     )
     assert not np.any(made.status == generate_lib.NAN)
-    found += [check_lib.new_tokens(made, i) for i in range(cell.batch)]
+    found += [decode_batch.new_tokens(made, i) for i in range(cell.batch)]
   return found[: len(rows)]
 
 
