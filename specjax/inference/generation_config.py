@@ -63,10 +63,10 @@ def _words(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
     raise ValueError(
       f'{name} must be a list of lists of token ids, not {value!r}.'
     )
-  for word in value:
-    if not _ids(name, word):
-      raise ValueError(f'{name} must not hold an empty list.')
-  return tuple(tuple(word) for word in value)
+  words = tuple(_ids(name, word) for word in value)
+  if not all(words):
+    raise ValueError(f'{name} must not hold an empty list.')
+  return words
 
 
 class _Entry(NamedTuple):
@@ -167,17 +167,14 @@ def _chosen(
   if not sampled:
     for name in ('top_k', 'top_p', 'min_p'):
       found.pop(name, None)
+  usual = {
+    name: validation.default_of(config, entries[name].setting) for name in found
+  }
   return {
     name: value
     for name, value in found.items()
-    if value
-    != (0 if name == 'min_length' else _default(config, entries[name].setting))
-    and value != ()
+    if value not in (usual[name], ())
   }
-
-
-def _default(config: DecodeConfig, setting: str) -> Any:
-  return validation.default_of(config, setting)
 
 
 def apply(
