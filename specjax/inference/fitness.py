@@ -35,7 +35,7 @@ def check(target: model_lib.Model, source: Source) -> None:
 
 
 def _check_vocabulary(target, source) -> None:
-  """Warns where only the target has a tokenizer, so that none can compare."""
+  """Refuses other tokens; warns of a drafter without a tokenizer to compare."""
   tokenizer = source.model.tokenizer
   if target.tokenizer is not None and tokenizer is None:
     warnings.warn(
@@ -59,8 +59,7 @@ def _check_weights(source) -> None:
         'are not finite (inf or NaN); take another checkpoint of it, or '
         'float32 weights.'
       )
-    if isinstance(leaf, (jax.Array, np.ndarray)):
-      _sound[id(leaf)] = leaf
+    _sound[id(leaf)] = leaf
 
 
 def _is_real(leaf: Any) -> bool:
