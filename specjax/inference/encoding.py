@@ -94,15 +94,16 @@ def of_text(
   """
   tokenizer = model.tokenizer
   tokens = text_lib.encode(tokenizer, prompt, chat=chat, prefix=prefix)
-  is_bare = not isinstance(prompt, str) or chat
+  # A chat template sets the special tokens itself.
+  is_templated = chat or not isinstance(prompt, str)
   eos_id = getattr(tokenizer, 'eos_token_id', None)
-  if model.lm.is_encoder_decoder or is_bare or tokens[-1:] != [eos_id]:
+  if model.lm.is_encoder_decoder or is_templated or tokens[-1:] != [eos_id]:
     return tokens
   # One that the user typed stays: text [5 6 1], ids [5 6 1 1].
   typed = tokenizer(
     prefix + prompt, add_special_tokens=False, verbose=False
   ).input_ids
-  appended = tokens[:-1][-len(typed) :] == list(typed) if typed else True
+  appended = not typed or tokens[:-1][-len(typed) :] == list(typed)
   return tokens[:-1] if appended else tokens
 
 
