@@ -181,13 +181,7 @@ def _kept(assembled: Assembled, rows: int) -> dict | None:
     good = set(slots_of(assembled)) <= set(costs.blocks)
     values = (costs.draft, *costs.blocks.values())
     good &= all(math.isfinite(x) and x >= 0 for x in values)
-  except (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-  ):
+  except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
     good = False
   if good:
     return raw
