@@ -157,20 +157,9 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
   Raises:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
+  _check(request)
   config = request.config
-  for note in filter(None, [config.sampling(max(config.temperature)).idle()]):
-    warnings.warn(note, stacklevel=2)
-  peers_lib.check(request.peers)
-  if len(config.quantize) > 1:
-    raise ValueError(
-      'Only the sweep compares several values of quantize; give one here.'
-    )
   (int8,) = config.quantize
-  if request.peers and int8 != 'none':
-    raise ValueError(
-      'A peer reads the weights as they are; leave quantize at none, or --peer '
-      'out.'
-    )
   target = sources_lib.load_target(
     request.target,
     dtype=config.dtype,
@@ -209,6 +198,25 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
   config, taken = defaults_lib.take(config, target, given, request.peers)
   data = DraftData(rows=rows, index=index)
   return Setup(target, sources, kept, data, config, taken)
+
+
+def _check(request: BenchmarkRequest) -> None:
+  """Refuses settings that do not fit, and notes idle ones, before loading."""
+  config = request.config
+  idle = config.sampling(max(config.temperature)).idle()
+  if idle:
+    warnings.warn(idle, stacklevel=3)
+  peers_lib.check(request.peers)
+  if len(config.quantize) > 1:
+    raise ValueError(
+      'Only the sweep compares several values of quantize; give one here.'
+    )
+  (int8,) = config.quantize
+  if request.peers and int8 != 'none':
+    raise ValueError(
+      'A peer reads the weights as they are; leave quantize at none, or --peer '
+      'out.'
+    )
 
 
 def most_draft(source: Source) -> int | None:
