@@ -34,7 +34,7 @@ def keep_rows(folder: str, rows: Sequence[dict]) -> None:
     folder: folder of the report.
     rows: rows of `runner`, finished or not.
   """
-  _write(pathlib.Path(folder) / RESULTS, flat_rows(rows))
+  files.write_text(os.path.join(folder, RESULTS), flat_rows(rows))
 
 
 def check_folder(folder: str) -> None:
@@ -82,7 +82,7 @@ def write(folder: str, results: Any, config: Any) -> list[str]:
     )
     images += of_tables
   for name, words in texts.items():
-    _write(path / name, words)
+    files.write_text(str(path / name), words)
   return [*texts, *images]
 
 
@@ -112,10 +112,6 @@ def text(results: Any, config: Any) -> str:
   of_paper = specdec_tables.text(results, config)
   parts = (table.text(results.rows), limits.text(results.rows))
   return of_paper or '\n\n'.join(filter(None, parts))
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  files.write_text(str(path), text)
 
 
 def plain(value: Any) -> Any:
