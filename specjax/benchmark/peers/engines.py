@@ -142,7 +142,7 @@ def job_of(
     'batches': [_rows(batch.prompt) for batch in batches],
     'widths': [int(batch.prompt.tokens.shape[1]) for batch in batches],
     'max_new_tokens': config.max_new_tokens,
-    'eos_ids': [int(i) for i in model.eos_ids if not config.ignore_eos],
+    'eos_ids': [int(i) for i in config.end_ids(model.eos_ids)],
     'pad_id': model.pad_id,
     'is_encoder_decoder': model.lm.is_encoder_decoder,
     'start_id': model.lm.start_id,
