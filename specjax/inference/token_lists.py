@@ -59,7 +59,7 @@ def biases(name: str, value: Any) -> dict[int, float]:
   for key, bias in value.items():
     is_text = isinstance(key, str) and key.isascii() and key.isdigit()
     (token,) = _checked_ids(name, [int(key) if is_text else key], like)
-    is_real = isinstance(bias, (numbers.Real, np.number))
+    is_real = isinstance(bias, numbers.Real)
     if not is_real or isinstance(bias, bool) or not abs(bias) <= LARGEST_CHANGE:
       raise ValueError(
         f'{name} must hold numbers from -1e30 to 1e30, not {bias!r} for token '
@@ -82,7 +82,7 @@ def words(name: str, value: Any) -> tuple[Word, ...]:
     ValueError: it is something else, or a word is empty.
   """
   like = 'a list of strings or of lists of token ids, as ["bad",[5,6]]'
-  # A string is one word unless it is JSON of a list, as for `stop`.
+  # 'bad' is one word, and what begins with [ is JSON of a list.
   if isinstance(value, str) and value and value[0] != '[':
     value = [value]
   value = _parsed(name, value, like)
@@ -191,7 +191,7 @@ def _checked_ids(name: str, value: Any, like: str) -> tuple[int, ...]:
   if not _is_list(value):
     raise ValueError(f'{name} must be {like}, not {value!r}.')
   for token in value:
-    is_whole = isinstance(token, (numbers.Integral, np.integer))
+    is_whole = isinstance(token, numbers.Integral)
     if not is_whole or isinstance(token, bool) or not 0 <= token < 2**31:
       raise ValueError(f'{name} must be {like}, and {token!r} is no token id.')
   return tuple(int(token) for token in value)

@@ -196,6 +196,7 @@ def test_words_are_their_tokens_with_and_without_a_space(target):
     (dict(logit_bias=[[4, 1.0]]), 'logit_bias must be a map'),
     (dict(logit_bias={'a': 1.0}), "'a' is no token id"),
     (dict(logit_bias={4: float('nan')}), 'not nan for token 4'),
+    (dict(logit_bias={4: np.complex64(1)}), 'must hold numbers from -1e30 to'),
     (dict(logit_bias={4: -float('inf')}), 'suppress_tokens forbids one'),
     (dict(logit_bias={4: 1.0, '4': 2.0}), 'two values for token 4'),
     (dict(logit_bias='{"4": 1, "4": 2}'), "the key '4' is there twice"),
