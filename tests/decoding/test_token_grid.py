@@ -5,6 +5,7 @@ this noise is some 1e-5, and two best logits are seldom that close. In eight
 bits it is multiplied by rounding, so that there the same grid must fail.
 """
 
+import functools
 import itertools
 import json
 
@@ -35,8 +36,7 @@ def test_float32_tokens_depend_on_no_shape():
     (token_grid.WIDTHS, token_grid.BATCHES, (False, True), (False, True))
   ):
     assert {cell[place] for cell in cells} == set(values)
-  found = token_grid.differing(model, _passages(model), cells, new=NEW)
-  assert found == {}
+  assert _differing(model, _passages(model), cells, NEW) == {}
 
 
 @pytest.mark.slow
@@ -44,40 +44,55 @@ def test_the_grid_has_power():
   """In eight bits tokens depend on the shapes, and the grid shows it."""
   model = specjax.load(TRANSLATOR, dtype='w8a8')
   cells = [c for c in token_grid.PAIRS if c.width == 16 and c.batch == 1]
-  assert token_grid.differing(model, _passages(model), cells, new=NEW)
+  assert _differing(model, _passages(model), cells, NEW)
 
 
-def _whole(width, rule):
-  values = (token_grid.BATCHES, (False, True), (False, True))
-  return [
-    token_grid.Cell(width, *rest, rule) for rest in itertools.product(*values)
-  ]
+def _differing(model, rows, cells, new):
+  plain = token_grid.plainly(model, rows, [c.rule for c in cells], new=new)
+  return token_grid.differing(model, rows, cells, plain, new=new)
 
 
-@pytest.mark.slow
-@pytest.mark.exhaustive
-@pytest.mark.parametrize('rule', token_grid.RULES)
-@pytest.mark.parametrize('width', token_grid.WIDTHS)
-def test_96_passages_over_the_whole_grid(width, rule):
+@functools.cache
+def _translated(rule):
+  """(translator, 96 passages of three sentences, their plain answers)."""
   model = specjax.load(TRANSLATOR, dtype='float32')
   path = shared.path('data', 'tatoeba_ende', 'test.en-de.tsv')
   lines = [line.split('\t')[0] for line in path.read_text().splitlines()]
   lines = list(dict.fromkeys(lines))[: 3 * 96]
   texts = [' '.join(lines[i : i + 3]) for i in range(0, len(lines), 3)]
-  rows = [text_lib.encode(model.tokenizer, text) for text in texts]
-  assert len(rows) == 96
-  assert not token_grid.differing(model, rows, _whole(width, rule), new=48)
+  return _with_plain(model, texts, rule)
 
 
-@pytest.mark.slow
-@pytest.mark.exhaustive
-@pytest.mark.parametrize('rule', token_grid.RULES)
-@pytest.mark.parametrize('width', token_grid.WIDTHS)
-def test_200_stories_over_the_whole_grid(width, rule):
+@functools.cache
+def _told(rule):
+  """(stories260K, the first words of 200 stories, their plain answers)."""
   model = specjax.load(shared.weights('stories260K'), dtype='float32')
   path = shared.path('data', 'tinystories_1k', 'train.jsonl')
   stories = map(json.loads, path.read_text().splitlines()[:200])
   texts = [' '.join(story['text'].split()[:12]) for story in stories]
+  return _with_plain(model, texts, rule)
+
+
+def _with_plain(model, texts, rule):
   rows = [text_lib.encode(model.tokenizer, text) for text in texts]
-  assert len(rows) == 200
-  assert not token_grid.differing(model, rows, _whole(width, rule), new=48)
+  return model, rows, token_grid.plainly(model, rows, [rule], new=48)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize('width, rule', token_grid.PIECES)
+@pytest.mark.parametrize(
+  'made, count',
+  [
+    pytest.param(_told, 200, id='stories'),
+    pytest.param(_translated, 96, id='passages'),
+  ],
+)
+def test_the_whole_grid(made, count, width, rule):
+  model, rows, plain = made(rule)
+  assert len(rows) == len(plain[rule]) == count
+  values = (token_grid.BATCHES, (False, True), (False, True))
+  cells = [
+    token_grid.Cell(width, *rest, rule) for rest in itertools.product(*values)
+  ]
+  assert not token_grid.differing(model, rows, cells, plain, new=48)

@@ -19,6 +19,13 @@ from specjax.inference import decode_batch
 
 WIDTHS, BATCHES = (1, 2, 5, 9, 16), (1, 4, 8, 32)
 RULES = ('greedy', 'match', 'coupled')
+# Without a draft no rule runs: `match` and `coupled` are the same program then.
+PIECES = tuple(
+  (width, rule)
+  for width in WIDTHS
+  for rule in RULES
+  if width > 1 or rule != 'coupled'
+)
 # Share of the drafted tokens that are right.
 RATE = 0.7
 
@@ -93,12 +100,16 @@ def decode(model, rows, cell: Cell, *, new: int, plain=None) -> list[list[int]]:
   return found[: len(rows)]
 
 
-def differing(model, rows, cells, *, new: int) -> dict[Cell, list[int]]:
-  """{cell: numbers of the rows that differ from plain decoding at batch 1}."""
-  plain = {
+def plainly(model, rows, rules, *, new: int) -> dict[str, list[list[int]]]:
+  """{rule: tokens of plain decoding at batch 1}, to compare cells with."""
+  return {
     rule: decode(model, rows, FIRST._replace(rule=rule), new=new)
-    for rule in sorted({cell.rule for cell in cells})
+    for rule in sorted(set(rules))
   }
+
+
+def differing(model, rows, cells, plain, *, new: int) -> dict[Cell, list[int]]:
+  """{cell: numbers of the rows whose tokens are not those of `plainly`}."""
   found = {}
   for cell in cells:
     want = plain[cell.rule]
