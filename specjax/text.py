@@ -15,21 +15,17 @@ import numpy as np
 
 from specjax import files
 from specjax import pieces
+from specjax import prompts as prompts_lib
 from specjax import validation
-
-# A prompt: text, or a chat as [{'role', 'content'}, ...].
-Messages = list[dict[str, str]]
-Source = str | Messages
 
 # English sentences, for whoever names no file of prompts.
 BUNDLED_PROMPTS = pathlib.Path(__file__).parent / 'assets' / 'demo_prompts.txt'
 
 SMALLEST_WIDTH = 16
 MAX_SHOWN = 80
-JSON_FIELDS = '"prompt" (a string) or "messages" (a list of role and content)'
 
 
-def read_prompts(path: str) -> list[Source]:
+def read_prompts(path: str) -> list[prompts_lib.Line]:
   """Reads a file of prompts.
 
   Args:
@@ -38,7 +34,7 @@ def read_prompts(path: str) -> list[Source]:
       (it is taken for JSON lines if its first line is such an object).
 
   Returns:
-    One entry a line, in order. Blank lines are kept, as ''.
+    A `prompts.Line` for each line, in order. Blank lines are kept, as ''.
 
   Raises:
     FileNotFoundError, IsADirectoryError: if there is no such file.
@@ -48,10 +44,13 @@ def read_prompts(path: str) -> list[Source]:
   lines = read_lines(path)
   if path.endswith('.jsonl') or (path == '-' and _is_json_prompt(lines[0])):
     return [
-      _parse_line(line, f'{name}, line {number}')
+      prompts_lib.parse(line, f'{name}, line {number}')
       for number, line in enumerate(lines, 1)
     ]
-  return [line if line.strip() else '' for line in lines]
+  return [
+    prompts_lib.Line(line if line.strip() else '', where=f'{name}, line {n}')
+    for n, line in enumerate(lines, 1)
+  ]
 
 
 def read_lines(path: str) -> list[str]:
@@ -109,50 +108,15 @@ def _is_json_prompt(line: str) -> bool:
     row = files.parse_json(line)
   except ValueError:
     return False
-  return isinstance(row, dict) and ('prompt' in row or 'messages' in row)
-
-
-def _parse_line(line: str, where: str) -> Source:
-  """One line of a `.jsonl` file."""
-  if not line.strip():
-    return ''
-  try:
-    row = files.parse_json(line)
-  except ValueError as error:
-    raise ValueError(f'{where} is not JSON: {error}.') from None
-  if not isinstance(row, dict) or not ('prompt' in row or 'messages' in row):
-    raise ValueError(f'{where} has no {JSON_FIELDS}.')
-  if 'messages' in row:
-    messages = row['messages']
-    good = isinstance(messages, list) and messages
-    good = good and all(is_message(m) for m in messages)
-    if not good:
-      raise ValueError(
-        f'{where}: "messages" must be a list of objects with the strings '
-        '"role" and "content".'
-      )
-    return messages
-  if not isinstance(row['prompt'], str):
-    raise ValueError(f'{where}: "prompt" must be a string.')
-  return row['prompt'] if row['prompt'].strip() else ''
-
-
-def is_message(message: Any) -> bool:
-  """Whether a value is a message of a chat."""
-  return (
-    isinstance(message, dict)
-    and isinstance(message.get('role'), str)
-    and isinstance(message.get('content'), str)
-  )
-
-
-def shown(prompt: Source) -> str:
-  """A prompt as one string, to show it; a chat gives its last message."""
-  return prompt if isinstance(prompt, str) else prompt[-1]['content']
+  return prompts_lib.is_prompt(row)
 
 
 def encode(
-  tokenizer: Any, prompt: Source, *, chat: bool = False, prefix: str = ''
+  tokenizer: Any,
+  prompt: str | prompts_lib.Messages,
+  *,
+  chat: bool = False,
+  prefix: str = '',
 ) -> list[int]:
   """Tokenises one prompt by the tokenizer's own settings.
 

@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+from specjax import prompts
 from specjax import text
 from tests.helpers import tiny
 
@@ -34,16 +35,25 @@ def write(tmp_path, name, data):
   ],
 )
 def test_a_text_file_has_a_prompt_a_line(tmp_path, data, expected):
-  assert text.read_prompts(write(tmp_path, 'p.txt', data)) == expected
+  lines = text.read_prompts(write(tmp_path, 'p.txt', data))
+  assert [line.source for line in lines] == expected
+  assert lines[-1].where.endswith(f'p.txt, line {len(lines)}')
 
 
-def test_json_lines_hold_prompts_or_messages(tmp_path):
-  chat = [{'role': 'user', 'content': 'hi'}]
-  data = b'{"prompt": "a\\nb", "x": 1}\n\n{"messages": %s}\n' % (
-    b'[{"role": "user", "content": "hi"}]'
+def test_json_lines_hold_prompts_messages_ids_and_settings(tmp_path):
+  data = (
+    b'{"prompt": "a\\nb", "id": "x7", "temperature": 0.5}\n\n'
+    b'{"messages": [{"role": "user", "content": "hi"}], "id": 3}\n'
+    b'{"prompt": [5, 6], "other": null}\n'
   )
   path = write(tmp_path, 'p.jsonl', data)
-  assert text.read_prompts(path) == ['a\nb', '', chat]
+  first, blank, chat, ids = text.read_prompts(path)
+  assert first == prompts.Line(
+    'a\nb', 'x7', {'temperature': 0.5}, f'{path}, line 1'
+  )
+  assert blank == prompts.Line('', where=f'{path}, line 2')
+  assert chat.source == [{'role': 'user', 'content': 'hi'}] and chat.id == 3
+  assert (ids.source, ids.settings) == ((5, 6), {'other': None})
 
 
 @pytest.mark.parametrize(
@@ -53,7 +63,7 @@ def test_json_lines_hold_prompts_or_messages(tmp_path):
 def test_standard_input_may_be_either(monkeypatch, data, expected):
   stream = types.SimpleNamespace(buffer=io.BytesIO(data))
   monkeypatch.setattr('sys.stdin', stream)
-  assert text.read_prompts('-') == expected
+  assert [line.source for line in text.read_prompts('-')] == expected
 
 
 @pytest.mark.parametrize(
@@ -67,6 +77,11 @@ def test_standard_input_may_be_either(monkeypatch, data, expected):
     ('p.jsonl', b'{"text": "a"}\n', 'line 1 has no "prompt"'),
     ('p.jsonl', b'[' * 100_000 + b'\n', 'line 1 is not JSON: it is nested'),
     ('p.jsonl', b'{"prompt": 3}\n', '"prompt" must be a string'),
+    ('p.jsonl', b'{"prompt": [1.5]}\n', 'or a list of token ids'),
+    ('p.jsonl', b'{"prompt": [true]}\n', 'or a list of token ids'),
+    ('p.jsonl', b'{"prompt": "", "messages": []}\n', 'give one'),
+    ('p.jsonl', b'{"prompt": "", "seed": 1, "seed": 2}\n', "'seed' is there"),
+    ('p.jsonl', b'{"prompt": "", "id": 1.5}\n', '"id" must be a string or'),
     ('p.jsonl', b'{"messages": []}\n', '"messages" must be a list'),
     ('p.jsonl', b'{"messages": [{"role": 1}]}\n', '"messages" must be a list'),
   ],

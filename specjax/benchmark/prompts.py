@@ -103,12 +103,11 @@ def collect(
   if questions:
     prompts = _spec_bench(target, questions, config, answer)
   else:
-    sources = [s for s in text_lib.read_prompts(path) if s]
-    sources = sources[: config.num_prompts or None]
-    prompts = [
-      EncodedPrompt(tuple(_encode(target, s, config)), text_lib.shown(s))
-      for s in sources
-    ]
+    lines = [line for line in text_lib.read_prompts(path) if line.source]
+    prompts = []
+    for line in lines[: config.num_prompts or None]:
+      shown, tokens = encoding.encode_line(target, line, config)
+      prompts.append(EncodedPrompt(tuple(tokens) or (target.pad_id,), shown))
   if config.max_prompt_tokens:
     prompts = [
       p._replace(tokens=p.tokens[: config.max_prompt_tokens]) for p in prompts

@@ -10,6 +10,7 @@ import jax
 import tqdm
 
 from specjax import files
+from specjax import prompts as prompts_lib
 from specjax import text as text_lib
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import model as model_lib
@@ -89,7 +90,7 @@ def decode_file(request: DecodeRequest) -> None:
     _check_writable(request)
   skip, keep_bytes = 0, 0
   if request.resume:
-    shown = [text_lib.shown(prompt) for prompt in prompts]
+    shown = [prompts_lib.shown(line.source) for line in prompts]
     skip, keep_bytes = answered(
       request.output, shown, config.num_return_sequences
     )
@@ -161,11 +162,11 @@ def _estimate(request: DecodeRequest, prompts: list) -> memory.MemoryEstimate:
   tokens = ()
   if not random_models.is_shape(request.target):
     tokenizer = loading.load_tokenizer(loading.folder_of(request.target))
-    longest = max(prompts, key=lambda prompt: len(str(prompt)), default='')
-    if tokenizer is not None:
+    longest = max(prompts, key=lambda line: len(str(line.source)))
+    if tokenizer is not None and not isinstance(longest.source, tuple):
       tokens = text_lib.encode(
         tokenizer,
-        longest,
+        longest.source,
         chat=request.config.chat,
         prefix=request.config.prefix,
       )

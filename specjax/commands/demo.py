@@ -28,7 +28,7 @@ REPEATS = 5
 # Most source positions for which the bundled models were trained.
 MAX_SOURCE = 92
 
-PROMPTS = tuple(text_lib.read_prompts(str(text_lib.BUNDLED_PROMPTS)))
+PROMPTS = tuple(text_lib.read_lines(str(text_lib.BUNDLED_PROMPTS)))
 
 
 def run(

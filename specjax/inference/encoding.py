@@ -7,25 +7,33 @@ import jax
 import numpy as np
 
 from specjax import base
+from specjax import prompts as prompts_lib
 from specjax import text as text_lib
 
 _WHOLE = (int, np.integer)
 
 
-Prompts = str | Sequence[Any] | np.ndarray | jax.Array | base.Prompt
+Prompts = (
+  str | Mapping[str, Any] | Sequence[Any] | np.ndarray | jax.Array | base.Prompt
+)
 
 
-def encode(
-  model: Any, prompts: Prompts, config: Any
-) -> list[tuple[str, list[int]]]:
-  """(text to show, ids) of every prompt."""
+def listed(prompts: Prompts) -> Sequence[prompts_lib.Line]:
+  """Prompts of every kind as lines.
+
+  Args:
+    prompts: argument of `generate`; a sequence of lines is returned as it is,
+      so that it may read a file as it goes.
+
+  Raises:
+    ValueError: there is none, or one is of no kind that is read.
+  """
   # 'a b'               one prompt, of text
   # [5, 6]              one prompt, of ids
   # ['a b', [5, 6]]     two prompts
   # array [[5 6] [7 8]] two prompts of ids
-  tokenizer = model.tokenizer
-  prompts = _listed(prompts)
-  if isinstance(prompts, str):
+  prompts = _sequence(prompts)
+  if isinstance(prompts, str) or prompts_lib.is_prompt(prompts):
     prompts = [prompts]
   elif isinstance(prompts, base.Prompt):
     # tokens [[5 6 0] [7 0 0]], length [2 1]: [5 6] and [7]
@@ -41,29 +49,62 @@ def encode(
     prompts = [prompts]
   if not len(prompts):
     raise ValueError('There is no prompt; give at least one.')
-  encoded = []
-  for index, prompt in enumerate(prompts):
-    is_text = isinstance(prompt, str)
-    is_chat = _is_chat(prompt)
-    if is_text or is_chat:
-      if tokenizer is None:
-        raise ValueError(
-          'The target has no tokenizer, so prompts must be token ids.'
-        )
-      tokens = of_text(model, prompt, chat=config.chat, prefix=config.prefix)
-      _check_ids(model.lm, index, tokens)
-      encoded.append((text_lib.shown(prompt), tokens or _beginning(model)))
-      continue
-    tokens = np.asarray(prompt)
-    if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in 'iu'):
-      raise ValueError(
-        f'Prompt {index + 1} is neither text, nor messages, nor a row of '
-        f'token ids (it has shape {tokens.shape} and type {tokens.dtype}).'
-      )
-    _check_ids(model.lm, index, tokens)
-    shown = text_lib.decode(tokenizer, tokens)
-    encoded.append((shown, tokens.tolist() or _beginning(model)))
-  return encoded
+  if isinstance(prompts[0], prompts_lib.Line):
+    return prompts
+  return [_line(one, f'Prompt {n}') for n, one in enumerate(prompts, 1)]
+
+
+def _line(prompt: Any, where: str) -> prompts_lib.Line:
+  if isinstance(prompt, str):
+    return prompts_lib.Line(prompt, where=where)
+  if isinstance(prompt, Mapping):
+    return prompts_lib.of(prompt, where)
+  if _is_chat(prompt):
+    return prompts_lib.Line(prompts_lib.messages(prompt, where), where=where)
+  tokens = np.asarray(prompt)
+  if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in 'iu'):
+    raise ValueError(
+      f'{where} is neither text, nor messages, nor a row of token ids (it has '
+      f'shape {tokens.shape} and type {tokens.dtype}).'
+    )
+  return prompts_lib.Line(tuple(tokens.tolist()), where=where)
+
+
+def encode(
+  model: Any, prompts: Prompts, config: Any
+) -> list[tuple[str, list[int]]]:
+  """(text to show, ids) of every prompt; see `encode_line`."""
+  return [encode_line(model, line, config) for line in listed(prompts)]
+
+
+def encode_line(
+  model: Any, line: prompts_lib.Line, config: Any
+) -> tuple[str, list[int]]:
+  """(text to show, ids) of one prompt.
+
+  Args:
+    model: the target.
+    line: the prompt.
+    config: settings of the job: `chat` and `prefix`.
+
+  Returns:
+    No ids at all stand for an empty prompt where no answer can begin.
+
+  Raises:
+    ValueError: the target cannot read it.
+  """
+  source = line.source
+  if isinstance(source, tuple):
+    _check_ids(model.lm, line.where, source)
+    shown = text_lib.decode(model.tokenizer, source)
+    return shown, list(source) or _beginning(model)
+  if model.tokenizer is None:
+    raise ValueError(
+      'The target has no tokenizer, so prompts must be token ids.'
+    )
+  tokens = of_text(model, source, chat=config.chat, prefix=config.prefix)
+  _check_ids(model.lm, line.where, tokens)
+  return prompts_lib.shown(source), tokens or _beginning(model)
 
 
 def _beginning(model: Any) -> list[int]:
@@ -79,7 +120,11 @@ def _beginning(model: Any) -> list[int]:
 
 
 def of_text(
-  model: Any, prompt: text_lib.Source, *, chat: bool = False, prefix: str = ''
+  model: Any,
+  prompt: str | prompts_lib.Messages,
+  *,
+  chat: bool = False,
+  prefix: str = '',
 ) -> list[int]:
   """Ids of a text or a chat, as a target reads it.
 
@@ -107,11 +152,13 @@ def of_text(
   return tokens[:-1] if appended else tokens
 
 
-def _listed(prompts: Prompts) -> Prompts:
+def _sequence(prompts: Prompts) -> Prompts:
   """A list in place of an iterator, which can be read only once."""
   kinds = (str, Sequence, np.ndarray, jax.Array, base.Prompt)
   # bytes are a sequence of numbers, and would pass as a row of ids.
   if isinstance(prompts, kinds) and not isinstance(prompts, bytes):
+    return prompts
+  if prompts_lib.is_prompt(prompts):
     return prompts
   if isinstance(prompts, (bytes, Mapping)) or not isinstance(prompts, Iterable):
     raise ValueError(
@@ -130,12 +177,12 @@ def _is_chat(prompt: Any) -> bool:
   )
 
 
-def _check_ids(lm: base.CachedLM, index: int, tokens: Sequence[int]) -> None:
+def _check_ids(lm: base.CachedLM, where: str, tokens: Sequence[int]) -> None:
   # On a device an id out of range raises nothing: by the kind of gather it
   # reads another token's row, or NaN.
   for token in (min(tokens, default=0), max(tokens, default=0)):
     if not 0 <= token < lm.vocab_size:
       raise ValueError(
-        f'Prompt {index + 1} holds the token id {token}, but the target knows '
+        f'{where} holds the token id {token}, but the target knows '
         f'ids from 0 to {lm.vocab_size - 1}.'
       )

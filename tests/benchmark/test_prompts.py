@@ -143,7 +143,7 @@ def test_bundled_prompts_where_none_are_named(tmp_path):
     ),
     told.append,
   )
-  first = text_lib.read_prompts(str(text_lib.BUNDLED_PROMPTS))[:2]
+  first = text_lib.read_lines(str(text_lib.BUNDLED_PROMPTS))[:2]
   assert [prompt.text for prompt in made.prompts] == first
   assert told.count('no --input: taking the bundled English sentences') == 1
 

@@ -22,7 +22,7 @@ NEW = 24
 
 def _passages(model):
   """24 pairs of the bundled sentences."""
-  sentences = text_lib.read_prompts(str(text_lib.BUNDLED_PROMPTS))[:8]
+  sentences = text_lib.read_lines(str(text_lib.BUNDLED_PROMPTS))[:8]
   pairs = list(itertools.permutations(sentences, 2))[:48:2]
   return [text_lib.encode(model.tokenizer, ' '.join(pair)) for pair in pairs]
 

@@ -273,7 +273,7 @@ def test_bad_settings_are_told_in_one_sentence(models, settings, words):
     ([[1] * 120], 'that is 132, but'),
     ([[1.5]], 'Prompt 1 is neither text'),
     ([[[1]]], 'Prompt 1 is neither text'),
-    ([{'prompt': 'x'}], 'Prompt 1 is neither text'),
+    ([{'text': 'x'}], 'Prompt 1 has no "prompt"'),
   ],
 )
 def test_bad_prompts_are_told_in_one_sentence(models, prompts, words):

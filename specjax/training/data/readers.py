@@ -7,7 +7,7 @@ import os
 from typing import Any, NamedTuple
 
 from specjax import files
-from specjax import text as text_lib
+from specjax import prompts as prompts_lib
 from specjax import validation
 
 MAX_REPORTED = 80
@@ -296,7 +296,7 @@ def read_documents(
 
 def read_inputs(
   paths: Sequence[str], field: str = 'source'
-) -> list[text_lib.Source]:
+) -> list[str | prompts_lib.Messages]:
   """Reads inputs for a target: the sources of pairs, prompts, or chats.
 
   Args:
@@ -310,7 +310,7 @@ def read_inputs(
   Raises:
     FileNotFoundError, ValueError: as `read_pairs`.
   """
-  inputs: list[text_lib.Source] = []
+  inputs: list[str | prompts_lib.Messages] = []
   for path in paths:
     for number, line in lines(path):
       if not line.strip():
@@ -335,11 +335,4 @@ def _input(path, number, record, field):
     raise ValueError(
       f'{path}, line {number}: no string field {field!r}, and no "messages".'
     )
-  chat = record['messages']
-  good = isinstance(chat, list) and chat
-  if not good or not all(map(text_lib.is_message, chat)):
-    raise ValueError(
-      f'{path}, line {number}: "messages" must be a list of objects with the '
-      'strings "role" and "content".'
-    )
-  return chat
+  return prompts_lib.messages(record['messages'], f'{path}, line {number}')
