@@ -35,17 +35,18 @@ class Prompt:
 
 @struct.dataclass
 class TokenLists:
-  """Token ids that the warp treats in a way of their own, for all rows.
+  """Token ids that the warp treats in a way of their own.
 
   Traced, and padded to few lengths: another list of the same padded length
-  recompiles nothing. A list that is not in use is None.
+  recompiles nothing. A list that no row uses is None.
 
   Attributes:
-    suppress_tokens: int32 [S], ids that are never generated; -1 is padding.
-    bias_ids: int32 [S], ids whose logits are changed; -1 is padding.
-    bias: float32 [S], the number added to each of them.
-    bad_words: int32 [N, W], sequences that are never completed, at the right
-      end of their rows; -1 is padding.
+    suppress_tokens: int32 [S] for all rows, or [B, S] where rows differ: ids
+      that are never generated; -1 is padding.
+    bias_ids: int32 [S] or [B, S], ids whose logits are changed; -1 is padding.
+    bias: float32 [S] or [B, S], the number added to each of them.
+    bad_words: int32 [N, W] or [B, N, W], sequences that are never completed, at
+      the right end of their rows; -1 is padding.
   """
 
   # bad_words of [7] and [5, 6], padded to 3 rows of 4:
@@ -70,7 +71,8 @@ class Controls:
     min_p: float32 [B] in [0, 1]; 0 keeps every token.
     repetition_penalty: float32 [B], positive; 1 changes nothing.
     max_new_tokens: int32 [B]; the row's budget.
-    eos_ids: int32 [E]; any of them ends a row; -1 entries match nothing.
+    eos_ids: int32 [E] for all rows, or [B, E] where rows differ; any of them
+      ends a row; -1 entries match nothing.
     rule: dials of the verification rule in force, a pytree of [B] arrays: a
       dict with an entry for each option of `VerifierEntry.options` that is not
       static. Only the rule itself reads it.

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from specjax import base
 from specjax import validation
 from specjax.decoding import precision
+from specjax.decoding import processors
 from specjax.decoding import state as state_lib
 
 EARLY_STOPPING = ('false', 'true', 'never')
@@ -150,9 +151,8 @@ def search(
     step=jnp.zeros((), jnp.int32),
     calls=jnp.zeros((batch,), jnp.int32),
   )
-  step = functools.partial(
-    _step, target, spec, params, budget, controls.eos_ids
-  )
+  eos_ids = processors.by_row(controls.eos_ids, 1)
+  step = functools.partial(_step, target, spec, params, budget, eos_ids)
   return lax.while_loop(lambda state: jnp.any(state.open), step, state)
 
 
@@ -166,7 +166,7 @@ def _step(target, spec, params, budget, eos_ids, state: BeamState) -> BeamState:
   log_probs = jax.nn.log_softmax(logits).reshape(batch, beams, -1)
   score, parent, token = _best(
     log_probs + state.running.score[..., None],
-    max(2, 1 + eos_ids.shape[0]) * beams,
+    max(2, 1 + eos_ids.shape[-1]) * beams,
   )
   length = state.step + 1
   # A candidate continues its parent: parent [1 0], tokens [[a] [b]] -> [[b]
@@ -174,7 +174,7 @@ def _step(target, spec, params, budget, eos_ids, state: BeamState) -> BeamState:
   tokens = jnp.take_along_axis(state.running.tokens, parent[..., None], axis=1)
   tokens = lax.dynamic_update_index_in_dim(tokens, token, state.step, axis=2)
   candidates = Hypotheses(tokens, jnp.full_like(token, length), score)
-  ends = jnp.any(token[..., None] == eos_ids, axis=-1)
+  ends = jnp.any(token[..., None] == eos_ids[:, None], axis=-1)
   ends |= (length >= budget)[:, None]
 
   finished = _merge(spec, state, candidates, ends, length)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
-from specjax import text as text_lib
+from specjax.decoding import token_rows
 from specjax.decoding import warp as warp_lib
 
 # Settings that remove tokens before one is drawn.
@@ -31,9 +31,10 @@ class Sampling:
     min_new_tokens: number of new tokens before which no end token comes.
     presence_penalty: number taken off the logits of generated tokens.
     frequency_penalty: the same, for each time a token was generated.
-    suppress_tokens: ids that are never generated, for all rows.
-    logit_bias: numbers added to logits, by token id, for all rows.
-    bad_words: sequences of ids that are never completed, for all rows.
+    suppress_tokens: ids that are never generated. Of this and the two below
+      there is one for all rows, or a `token_rows.PerRow`.
+    logit_bias: numbers added to logits, by token id.
+    bad_words: sequences of ids that are never completed.
   """
 
   temperature: float | Sequence[float] = 0.0
@@ -61,9 +62,9 @@ class Sampling:
       min_new_tokens=bool(np.any(np.asarray(self.min_new_tokens) > 0)),
       presence_penalty=bool(np.any(np.asarray(self.presence_penalty) != 0)),
       frequency_penalty=bool(np.any(np.asarray(self.frequency_penalty) != 0)),
-      suppress_tokens=len(self.suppress_tokens) > 0,
-      logit_bias=len(self.logit_bias) > 0,
-      bad_words=len(self.bad_words) > 0,
+      suppress_tokens=token_rows.is_used(self.suppress_tokens),
+      logit_bias=token_rows.is_used(self.logit_bias),
+      bad_words=token_rows.is_used(self.bad_words),
     )
 
   def idle(self) -> str:
@@ -85,23 +86,26 @@ class Sampling:
     eos_ids: Sequence[int] = (),
     rule: Mapping[str, np.ndarray] = types.MappingProxyType({}),
     spec: warp_lib.WarpSpec | None = None,
+    sizes: token_rows.Sizes | None = None,
   ) -> base.Controls:
     """Traced controls for a batch.
 
     Args:
       row_key: typed PRNG keys [B], see `row_keys`.
       max_new_tokens: one budget or one for each row.
-      eos_ids: end tokens; empty to ignore them.
+      eos_ids: end tokens, or `token_rows.PerRow` of them; empty to ignore them.
       rule: dials of the verification rule, arrays of one value or one a row.
       spec: switches of the warp that reads them; by default `warp_spec()`.
+      sizes: sizes of the lists; by default those that these rows need.
 
     Returns:
-      `base.Controls` with every field [B] but the lists, whose lengths are
-      padded to powers of two (`eos_ids` to at least 1, words to at least 4
-      tokens, the others to at least 8).
+      `base.Controls` with every field [B] but lists that all rows share. The
+      lengths of lists are padded to powers of two (`eos_ids` to at least 1,
+      words to at least 4 tokens, the others to at least 8).
     """
     batch = row_key.shape[0]
     spec = spec or self.warp_spec()
+    sizes = sizes or token_rows.sizes(self, eos_ids)
 
     def rows(value, dtype):
       return np.broadcast_to(np.asarray(value, dtype), (batch,))
@@ -115,7 +119,7 @@ class Sampling:
       min_p=rows(self.min_p, np.float32),
       repetition_penalty=rows(self.repetition_penalty, np.float32),
       max_new_tokens=rows(max_new_tokens, np.int32),
-      eos_ids=_padded(eos_ids, 1),
+      eos_ids=token_rows.eos(eos_ids, sizes.eos_ids),
       rule={name: rows(dial, dial.dtype) for name, dial in rule.items()},
       min_new_tokens=(
         rows(self.min_new_tokens, np.int32) if spec.min_new_tokens else None
@@ -130,41 +134,8 @@ class Sampling:
         if spec.frequency_penalty
         else None
       ),
-      lists=self._lists(spec),
+      lists=token_rows.lists(self, spec, sizes),
     )
-
-  def _lists(self, spec: warp_lib.WarpSpec) -> base.TokenLists | None:
-    """The lists that a warp reads, padded; None where it reads none."""
-    if not (spec.suppress_tokens or spec.logit_bias or spec.bad_words):
-      return None
-    suppressed = bias_ids = bias = words = None
-    if spec.suppress_tokens:
-      suppressed = _padded(self.suppress_tokens)
-    if spec.logit_bias:
-      bias_ids = _padded(list(self.logit_bias))
-      bias = np.zeros(bias_ids.shape, np.float32)
-      bias[: len(self.logit_bias)] = list(self.logit_bias.values())
-    if spec.bad_words:
-      longest = max(map(len, self.bad_words), default=0)
-      shape = _bucket(len(self.bad_words)), _bucket(longest, 4)
-      words = np.full(shape, -1, np.int32)
-      for row, word in zip(words, self.bad_words, strict=False):
-        row[len(row) - len(word) :] = word
-    return base.TokenLists(suppressed, bias_ids, bias, words)
-
-
-def _bucket(count: int, least: int = 8) -> int:
-  """The length that a list of `count` entries is padded to."""
-  # 0 to 8: 8, 9 to 16: 16, 17 to 32: 32
-  return max(least, text_lib.power_of_two(count))
-
-
-def _padded(ids: Sequence[int], least: int = 8) -> np.ndarray:
-  """int32 ids with -1 behind them up to a bucket."""
-  # [5, 6, 7]: [5 6 7 -1 -1 -1 -1 -1]
-  padded = np.full((_bucket(len(ids), least),), -1, np.int32)
-  padded[: len(ids)] = list(ids)
-  return padded
 
 
 def _float32(temperature: float | Sequence[float]) -> np.ndarray:

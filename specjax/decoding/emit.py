@@ -10,6 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
+from specjax.decoding import processors
 from specjax.decoding.state import DecodeState
 from specjax.decoding.state import EOS
 from specjax.decoding.state import LENGTH
@@ -60,7 +61,8 @@ def emit(
     jnp.where(slot == num_accepted, verdict.next_token[:, None], 0),
   )
   controls = state.context.controls
-  is_end = jnp.any(tokens[..., None] == controls.eos_ids, axis=-1)
+  eos_ids = processors.by_row(controls.eos_ids, 1)[:, None]
+  is_end = jnp.any(tokens[..., None] == eos_ids, axis=-1)
   is_end &= slot <= num_accepted
   first_end = jnp.argmax(is_end, axis=1)
   has_end = jnp.any(is_end, axis=1)

@@ -17,11 +17,24 @@ from specjax.base import Context
 
 
 def add_bias(x: Array, ids: Array, bias: Array) -> Array:
-  """Adds float32 `bias` [S] to the logits of int32 `ids` [S]; -1 is padding."""
+  """Adds `bias` [S] or [B, S] to the logits of `ids`, whose padding is -1."""
   # ids [2 -1], bias [.5 0], V 4: [0 0 .5 0]
-  index = jnp.where(ids >= 0, ids, x.shape[-1])
-  dense = jnp.zeros((x.shape[-1],), jnp.float32)
-  return x + dense.at[index].add(bias, mode='drop')
+  ids, bias = by_row(ids, 1), by_row(bias, 1)
+  shape = len(ids), x.shape[-1]
+  rows, index = _places(shape, ids, jnp.ones(ids.shape, bool))
+  dense = jnp.zeros(shape, jnp.float32).at[rows, index].add(bias, mode='drop')
+  return x + dense[:, None]
+
+
+def by_row(ids: Array, own: int) -> Array:
+  """A list with a row in front: [1, ...] for one that all rows share.
+
+  Args:
+    ids: a list of `base.TokenLists`, or `eos_ids`.
+    own: number of axes of a list that all rows share.
+  """
+  # [5 6], own 1: [[5 6]]; [[5 6] [7 -1]], own 1: itself
+  return ids[None] if ids.ndim == own else ids
 
 
 def forbid(x: Array, banned: Array) -> Array:
@@ -126,7 +139,7 @@ def completions(
   """bool [B, n, V]: tokens that would complete a bad word.
 
   Args:
-    words: int32 [N, W], see `base.TokenLists`.
+    words: int32 [N, W] or [B, N, W], see `base.TokenLists`.
     shape: [B, n, V].
     context: committed tokens, those of the prompt included.
     path: draft tokens in front of each slot.
@@ -137,7 +150,8 @@ def completions(
   if path is None:
     path = jnp.full((batch, slots, 0), -1, jnp.int32)
     path_length = jnp.zeros((batch, slots), jnp.int32)
-  width = words.shape[1] - 1
+  words = by_row(words, 2)
+  width = words.shape[2] - 1
   length = context.length[:, None, None]
   total = length + path_length[..., None]
   place = total - width + jnp.arange(width)  # [B, n, W - 1]
@@ -152,9 +166,9 @@ def completions(
     tail = jnp.where(place >= length, drafted, tail)
   # A history that is shorter than a word's beginning matches nothing.
   tail = jnp.where(place >= 0, tail, -1)
-  begin = words[:, :-1]
+  begin = words[:, None, :, :-1]  # [B, 1, N, W - 1]
   match = jnp.all((begin == tail[..., None, :]) | (begin < 0), axis=-1)
-  last = jnp.broadcast_to(words[:, -1], match.shape)
+  last = jnp.broadcast_to(words[:, None, :, -1], match.shape)
   return _mark(shape, last, match)
 
 
@@ -167,12 +181,14 @@ def early_ends(
   if path_length is not None:
     produced = produced + path_length
   early = produced < context.controls.min_new_tokens[:, None]
-  return early[..., None] & members(shape[-1], context.controls.eos_ids)
+  ends = members(shape[-1], context.controls.eos_ids)
+  return early[..., None] & ends[:, None]
 
 
 def members(vocab_size: int, ids: Array) -> Array:
-  """bool [V]: tokens among int32 `ids` [S]; -1 is padding."""
-  return _mark((vocab_size,), ids, jnp.ones(ids.shape, bool))
+  """bool [1 or B, V]: tokens among `ids` [S] or [B, S]; -1 is padding."""
+  ids = by_row(ids, 1)
+  return _mark((len(ids), vocab_size), ids, jnp.ones(ids.shape, bool))
 
 
 def _mark(shape: tuple[int, ...], tokens: Array, valid: Array) -> Array:

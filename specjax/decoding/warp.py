@@ -204,7 +204,7 @@ def _processed(spec, x, context, path, path_length) -> Array:
   # is never wanted stands before what only shapes the text.
   if spec.suppress_tokens:
     banned = processors.members(x.shape[-1], lists.suppress_tokens)
-    x = processors.forbid(x, banned)
+    x = processors.forbid(x, banned[:, None])
   if spec.bad_words:
     banned = processors.completions(lists.bad_words, x.shape, *history)
     x = processors.forbid(x, banned)

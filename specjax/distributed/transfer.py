@@ -44,16 +44,26 @@ def put(
 def put_controls(
   controls: base.Controls, layout: mesh_lib.Layout | None
 ) -> base.Controls:
-  """Places `Controls`: rows by row, lists of tokens everywhere."""
+  """Places `Controls`: rows by row, lists that all rows share everywhere."""
   if layout is None:
     return controls
   spec = layout.rows(controls.temperature.shape[0])
-  shared = {
-    'eos_ids': put(controls.eos_ids, layout),
-    'lists': put(controls.lists, layout),
-  }
-  rows = controls.replace(eos_ids=None, lists=None)
-  return put(rows, layout, spec).replace(**shared)
+
+  def one(ids, own=1):
+    if ids is None:
+      return None
+    return put(ids, layout, spec if ids.ndim > own else PartitionSpec())
+
+  lists = controls.lists
+  if lists is not None:
+    lists = lists.replace(
+      suppress_tokens=one(lists.suppress_tokens),
+      bias_ids=one(lists.bias_ids),
+      bias=one(lists.bias),
+      bad_words=one(lists.bad_words, 2),
+    )
+  rows = put(controls.replace(eos_ids=None, lists=None), layout, spec)
+  return rows.replace(eos_ids=one(controls.eos_ids), lists=lists)
 
 
 def to_host(tree: base.PyTree) -> base.PyTree:

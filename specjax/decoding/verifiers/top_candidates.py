@@ -17,6 +17,7 @@ from specjax.base import Context
 from specjax.base import Draft
 from specjax.base import Verdict
 from specjax.base import Verifier
+from specjax.decoding import processors
 from specjax.decoding import sampling
 from specjax.decoding.verifiers import common
 from specjax.decoding.verifiers.entry import VerifierEntry
@@ -68,7 +69,8 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   relaxed = (rank <= controls.rule['beta'][:, None]) & (
     best - score <= controls.rule['tau'][:, None]
   )
-  is_end = (tokens[..., None] == controls.eos_ids).any(axis=-1)
+  eos_ids = processors.by_row(controls.eos_ids, 1)
+  is_end = (tokens[..., None] == eos_ids[:, None]).any(axis=-1)
   ok = common.agrees(draft, logits, target) | (relaxed & ~is_end)
   num_accepted = common.count_leading(ok & common.filled(draft))
   return Verdict(num_accepted, common.take_slot(target, num_accepted))
