@@ -10,6 +10,7 @@ from specjax import waiting
 from specjax.checkpoints import folder as folder_lib
 from specjax.checkpoints import hf
 from specjax.checkpoints import model as model_lib
+from specjax.checkpoints import pieces_file
 from specjax.distributed import mesh as mesh_lib
 from specjax.models import registry
 from specjax.models import sharded
@@ -19,9 +20,8 @@ from specjax.models.decoder import config as decoder_config
 _TOKENIZER_FILES = (
   'tokenizer.json',
   'tokenizer_config.json',
-  'tokenizer.model',
-  'spiece.model',
   'vocab.json',
+  *pieces_file.NAMES,
 )
 
 DTYPES = ('float32', 'bfloat16', 'w8a8')
@@ -142,8 +142,15 @@ def load_tokenizer(folder: str) -> Any:
   if 'tokenizer.json' in present and not known:
     # transformers warns of a config.json that it does not know.
     auto = transformers.PreTrainedTokenizerFast
-  try:
+
+  def by_class(folder):
     return auto.from_pretrained(folder, local_files_only=True)
+
+  try:
+    path = pieces_file.find(folder)
+    if path is not None:
+      return pieces_file.load(folder, path, (by_class,) if known else ())
+    return by_class(folder)
   except Exception as first:
     error = first
     # A bare tokenizer.json is enough, whatever class its model wants.
