@@ -23,29 +23,61 @@ LONGEST = 4
 _APPENDING = ('ByteFallback', 'ByteLevel', 'Fuse', 'Metaspace')
 
 
-def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
-  """Text of tokens, without special ones and unfinished characters at its end.
+def decode(
+  tokenizer: Any, tokens: Sequence[int], *, special: bool = False
+) -> str:
+  """Text of tokens, without an unfinished character at its end.
 
   Args:
     tokenizer: a tokenizer.
     tokens: ids.
+    special: whether special tokens are spelled; else they are left out.
   """
   # An emoji of four bytes after a line end, its last byte missing:
   #   tokens [<0x0A> <0xF0> <0x9F> <0x99>]: the tokenizer gives four U+FFFD
   #   and this a line end
-  text = tokenizer.decode(tokens, skip_special_tokens=True)
+  hide = not special
+  text = tokenizer.decode(tokens, skip_special_tokens=hide)
   if not text.endswith(REPLACEMENT):
     return text
-  hidden = specials(tokenizer).values()
+  hidden = specials(tokenizer).values() if hide else ()
   kept = [token for token in tokens if token not in hidden]
   last = _names(tokenizer, kept[-LONGEST:])
   data = byte_run(last)
   if data:
     whole = len(kept) - _unfinished(data)
-    return tokenizer.decode(kept[:whole], skip_special_tokens=True)
+    return tokenizer.decode(kept[:whole], skip_special_tokens=hide)
   if 'ByteLevel' in _kinds(tokenizer):
     return text[:-1] if _unfinished(_level_bytes(last)) else text
   return text
+
+
+def texts(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
+  """Text of each token alone, with the spaces that it stands for.
+
+  Special tokens have their names, bytes of an unfinished character U+FFFD, and
+  bytes of other vocabularies their names, as `<0xE2>`.
+
+  Args:
+    tokenizer: a tokenizer; None gives '' for each.
+    tokens: ids.
+  """
+  # '▁cat' of one vocabulary and 'Ġcat' of a byte-level one: ' cat'
+  if tokenizer is None:
+    return [''] * len(tokens)
+  names = _names(tokenizer, tokens)
+  if not names:
+    return [tokenizer.decode([int(token)]) for token in tokens]
+  hidden, level = specials(tokenizer), 'ByteLevel' in _kinds(tokenizer)
+
+  def text(name):
+    if name in hidden:
+      return name
+    if level:
+      return _level_bytes([name]).decode('utf-8', 'replace')
+    return name.replace('▁', ' ')
+
+  return list(map(text, names))
 
 
 def byte_run(names: Sequence[str]) -> bytes:

@@ -100,6 +100,32 @@ def find(
   return None
 
 
+def with_special(stops: Stops, tokens: Sequence[int], before: str) -> str:
+  """The text before a stop with its special tokens spelled.
+
+  Args:
+    stops: result of `prepare`.
+    tokens: ids up to the one that completes the stop.
+    before: text that `find` gave for them.
+  """
+  # before 'a b', full text '<s> a</s> b</s>STOP': '<s> a</s> b</s>'
+  full = text_lib.decode(stops.tokenizer, tokens, special=True)
+  names = sorted(pieces.specials(stops.tokenizer), key=len, reverse=True)
+
+  def name_at(at):
+    return next((name for name in names if full.startswith(name, at)), '')
+
+  at = 0
+  for letter in before:
+    # Spaces beside special tokens are in this text alone.
+    while at < len(full) and (name_at(at) or full[at] != letter):
+      at += len(name_at(at)) or 1
+    at += 1
+  while name_at(at) and not full.startswith(stops.strings, at):
+    at += len(name_at(at))
+  return full[:at]
+
+
 def _window(stops: Stops, tokens: Sequence[int], begin: int) -> int:
   """Start of the tokens that decide whether a stop ends behind `begin`.
 

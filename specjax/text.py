@@ -159,14 +159,22 @@ def _check_text(prompt: str) -> None:
   validation.text(f'The prompt {prompt[:MAX_SHOWN]!a}', prompt)
 
 
-def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
-  """Text of generated tokens, without special tokens.
+def decode(
+  tokenizer: Any, tokens: Sequence[int], *, special: bool = False
+) -> str:
+  """Text of generated tokens.
 
   A character that the tokens do not finish is left out at the end.
+
+  Args:
+    tokenizer: a tokenizer; None gives ''.
+    tokens: ids.
+    special: whether special tokens are spelled; else they are left out.
   """
   if tokenizer is None or not len(tokens):
     return ''
-  return pieces.decode(tokenizer, [int(token) for token in tokens])
+  ids = [int(token) for token in tokens]
+  return pieces.decode(tokenizer, ids, special=special)
 
 
 def one_line(text: str) -> str:

@@ -27,8 +27,15 @@ def record(answer: Answer) -> dict[str, Any]:
     'finish_reason': answer.finish_reason,
     # Only a beam search has scores.
     **({} if answer.score is None else {'score': answer.score}),
+    **_logprobs(answer),
     **answer.counts.as_dict(by_position=False),
   }
+
+
+def _logprobs(answer: Answer) -> dict[str, Any]:
+  if answer.logprobs is None:
+    return {}
+  return {'logprobs': [one.as_dict() for one in answer.logprobs]}
 
 
 def line(answer: Answer, as_json: bool) -> str:

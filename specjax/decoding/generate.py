@@ -25,6 +25,7 @@ from specjax import base
 from specjax import control_flow
 from specjax.decoding import contract
 from specjax.decoding import emit as emit_lib
+from specjax.decoding import log_probs as log_probs_lib
 from specjax.decoding import precision
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.recipe import Recipe
@@ -162,6 +163,7 @@ def start(
     num_rounds=jnp.zeros((), jnp.int32),
     rounds=Rounds(drafted=empty, accepted=empty, emitted=empty),
     faults=jnp.zeros((batch,), jnp.int32) if recipe.checked else None,
+    log_probs=log_probs_lib.empty(recipe.logprobs, *empty.shape),
   )
 
 
@@ -198,6 +200,7 @@ def finish(state: DecodeState) -> Generation:
     num_rounds=state.num_rounds,
     rounds=state.rounds,
     faults=state.faults,
+    log_probs=state.log_probs,
   )
 
 
@@ -303,17 +306,13 @@ def _verify(
     found = contract.faults(draft, verdict, recipe.target.vocab_size)
     state = state.replace(faults=state.faults | jnp.where(live, found, 0))
   with jax.named_scope('emit'):
-    emission = emit_lib.emit(
-      state, draft, verdict, emit_lib.finite(scored.logits)
-    )
+    finite = emit_lib.finite(scored.logits)
+    emission = emit_lib.emit(state, draft, verdict, finite)
     accepted = jnp.minimum(verdict.num_accepted, emission.count)
     proposed = jnp.sum(draft.tokens != base.EMPTY, axis=1, dtype=jnp.int32)
-    state = emit_lib.advance(
-      state,
-      emission,
-      drafted=jnp.where(live, proposed, 0),
-      accepted=accepted,
-    )
+    state = log_probs_lib.record(state, scored.logits, verdict, emission)
+    trace = dict(drafted=jnp.where(live, proposed, 0), accepted=accepted)
+    state = emit_lib.advance(state, emission, **trace)
   with jax.named_scope('commit'):
     # Emitted [a b y] of the block [x a b c]: rows of x, a and b are committed,
     # three as the emitted tokens, and y is the next round's first slot.

@@ -27,6 +27,8 @@ class Recipe(NamedTuple):
     checked: whether drafter or rule is not built in, so that the loop checks
       their results.
     matmul_precision: precision of float32 products, see `precision`.
+    logprobs: number of likeliest tokens whose log probabilities are kept beside
+      those of the emitted ones; None keeps none at all.
   """
 
   target: base.CachedLM
@@ -38,3 +40,4 @@ class Recipe(NamedTuple):
   has_log_probs: bool = True
   checked: bool = False
   matmul_precision: str = precision.HIGHEST
+  logprobs: int | None = None

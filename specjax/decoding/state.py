@@ -40,7 +40,7 @@ class DecodeState:
   """Everything the next round needs; rollback is an integer in `cache`.
 
   `faults` int32 [B] holds the bits of `contract`, or is None where drafter and
-  rule are ours.
+  rule are ours. `log_probs` is None where the recipe asks for none.
   """
 
   # Prompt [p q r] and a round that emitted [a b x]:
@@ -55,6 +55,7 @@ class DecodeState:
   num_rounds: base.Array
   rounds: Rounds
   faults: base.Array | None = None
+  log_probs: base.PyTree = None
 
 
 @struct.dataclass
@@ -72,6 +73,7 @@ class Generation:
     faults: bits of `DecodeState`.
     score: float32 [B], of a beam search: log probability of the new tokens over
       their number to the power of the length penalty. None otherwise.
+    log_probs: `log_probs.LogProbs` of the new tokens, or None.
   """
 
   tokens: base.Array
@@ -82,3 +84,4 @@ class Generation:
   rounds: Rounds
   faults: base.Array | None = None
   score: base.Array | None = None
+  log_probs: base.PyTree = None

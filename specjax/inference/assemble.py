@@ -52,7 +52,7 @@ class Settings(NamedTuple):
     warp: static switches of the warp.
     sampler: sampler of plain sampling, which `coupled` and `match` reproduce.
     allowed_tokens: ids that a network may draft; () for all.
-    matmul_precision: precision of float32 products.
+    matmul_precision, logprobs: as in `Recipe`.
   """
 
   num_draft: int = 4
@@ -63,6 +63,7 @@ class Settings(NamedTuple):
   sampler: str = 'gumbel'
   allowed_tokens: tuple[int, ...] = ()
   matmul_precision: str = precision.HIGHEST
+  logprobs: int | None = None
 
 
 class Assembled(NamedTuple):
@@ -76,8 +77,7 @@ class Assembled(NamedTuple):
     drafter_options: options of its entry.
     rule: entry of the verification rule in force.
     rule_options: its options.
-    instead_of: name of the rule in whose place the drafter's plan puts it; ''
-      where none was exchanged.
+    instead_of: name of the rule in whose place the plan puts it, or ''.
   """
 
   recipe: Recipe
@@ -177,8 +177,7 @@ def assemble(
   validation.one_of(
     'matmul_precision', settings.matmul_precision, precision.MODES, str
   )
-  if source is None or not settings.num_draft:
-    source = NONE
+  source = source if source and settings.num_draft else NONE
   entry = source.entry
   drafter_options = options_lib.of(settings.drafters or {}, entry)
   drafter_options.validate()
@@ -203,6 +202,7 @@ def assemble(
     has_log_probs=plan.has_log_probs,
     checked=not _is_ours(entry, rule),
     matmul_precision=settings.matmul_precision,
+    logprobs=settings.logprobs,
   )
   parts = target, source, plan, drafter_options, rule, rule_options, instead_of
   assembled = Assembled(recipe, *parts)
@@ -328,7 +328,7 @@ def generate_autoregressive(
 def compiled(
   recipe: Recipe, max_new_tokens: int, capacity: int | None = None
 ) -> Callable:
-  """`generate` for one recipe as one compiled function.
+  """`generate` for one recipe as one compiled function, made once.
 
   Args:
     recipe: parts of the decoder; static.
@@ -336,8 +336,7 @@ def compiled(
     capacity: static L, or None.
 
   Returns:
-    A function `(params, prompt, controls) -> generate.Generation`. Asking
-    twice for the same recipe returns the same compiled program.
+    A function `(params, prompt, controls) -> generate.Generation`.
   """
   return functools.partial(
     _jitted, recipe, max_new_tokens=max_new_tokens, capacity=capacity

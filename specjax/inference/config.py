@@ -21,6 +21,7 @@ from specjax.inference import assemble
 from specjax.inference import token_lists
 from specjax.inference import value_ranges
 from specjax.inference import verifier_sources
+from specjax.inference.answer_settings import AnswerSettings
 from specjax.inference.moved import check_moved
 from specjax.inference.value_ranges import LISTS
 
@@ -60,7 +61,7 @@ def rule_names() -> tuple[str, ...]:
 
 
 @dataclasses.dataclass
-class DecodeConfig:
+class DecodeConfig(AnswerSettings):
   """Settings of decoding. From Python, the fields named in `PER_PROMPT` also
   take one value for each prompt.
 
@@ -309,6 +310,7 @@ class DecodeConfig:
       warp=self.sampling().warp_spec(),
       sampler=self.sampler,
       matmul_precision=self.matmul_precision,
+      logprobs=self.logprobs,
     )
     return made._replace(**changes)
 

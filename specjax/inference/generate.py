@@ -25,6 +25,7 @@ from specjax.distributed import processes
 from specjax.inference import costs as costs_lib
 from specjax.inference import decode_batch
 from specjax.inference import encoding
+from specjax.inference import logprobs as logprobs_lib
 from specjax.inference import looping
 from specjax.inference import planning
 from specjax.inference.batching import Job
@@ -50,6 +51,7 @@ class Answer:
     sequence: place among the prompt's answers, from 0.
     score: log probability of the tokens over their number to the power of the
       length penalty, for a beam search; None otherwise.
+    logprobs: `Logprob` of each token, where the setting asks for them.
   """
 
   prompt: str
@@ -60,6 +62,7 @@ class Answer:
   prompt_index: int
   sequence: int = 0
   score: float | None = None
+  logprobs: tuple[logprobs_lib.Logprob, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,10 +207,13 @@ def _answer(
   ended = generation.status[place] == generate_lib.EOS
   reason = 'eos' if ended else 'length'
   stop = stop_strings.find(stops, tokens)
+  special = not job.config.skip_special_tokens
   if stop:
     tokens, text, reason = tokens[: stop[0]], stop[1], 'stop'
+    if special:
+      text = stop_strings.with_special(stops, tokens, text)
   else:
-    text = text_lib.decode(job.tokenizer, tokens)
+    text = text_lib.decode(job.tokenizer, tokens, special=special)
   rounds = generation.rounds
   counts = stats.count_row(
     rounds.drafted[place],
@@ -221,6 +227,11 @@ def _answer(
   score = None
   if generation.score is not None and tokens:
     score = float(generation.score[place])
+  found = None
+  if generation.log_probs is not None:
+    found = logprobs_lib.of_row(
+      job.tokenizer, generation.log_probs, place, tokens
+    )
   return Answer(
     row.prompt,
     text,
@@ -230,6 +241,7 @@ def _answer(
     row.prompt_index,
     row.sequence,
     score,
+    found,
   )
 
 

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 
 from specjax.inference import assemble
+from specjax.inference import logprobs
 from specjax.inference.config import DecodeConfig
 from specjax.inference.config import PER_PROMPT
 from specjax.inference.config import per_row
@@ -14,7 +15,7 @@ from specjax.inference.config import per_row
 def check(
   assembled: assemble.Assembled, config: DecodeConfig, encoded: Sequence
 ) -> None:
-  """Refuses dials or prompts that do not fit.
+  """Refuses settings or prompts that do not fit.
 
   Args:
     assembled: `assemble.Assembled`, what decodes.
@@ -29,6 +30,7 @@ def check(
       'Stop strings need a tokenizer, and the target has none; leave stop '
       'empty.'
     )
+  logprobs.check_vocabulary(config.logprobs, assembled.recipe.target.vocab_size)
   _check_dials(assembled, len(encoded))
   for index, (_, tokens) in enumerate(encoded):
     _check_length(assembled.recipe, config, index, tokens)

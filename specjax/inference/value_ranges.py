@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from specjax import validation
+from specjax.inference import logprobs
 from specjax.inference import token_lists
 
 # Settings that name tokens, and the functions that read them.
@@ -80,6 +81,7 @@ def check(settings: Any, per_prompt: Collection[str]) -> None:
     validation.each(name, settings.in_force(name), good, what)
   for name, parse in LISTS.items():
     parse(name, settings.in_force(name))
+  logprobs.check(settings.logprobs, settings.num_beams)
 
 
 def check_beams(settings: Any) -> None:
