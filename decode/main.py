@@ -6,7 +6,9 @@
 In a checkout, `python -m decode.main` is the same.
 
 Standard output holds one line for each prompt; everything else goes to
-standard error.
+standard error. The same settings give the same texts on one machine with one
+version of specjax and JAX, not between machines or versions: --stats has both,
+and digests of weights, tokenizer and template.
 """
 
 from collections.abc import Sequence

@@ -13,6 +13,7 @@ FLOORS = {
   'specjax.base': 0,
   'specjax.cache': 0,
   'specjax.files': 0,
+  'specjax.machine': 0,
   'specjax.options': 0,
   'specjax.pieces': 0,
   'specjax.theory': 0,

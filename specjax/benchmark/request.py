@@ -13,6 +13,7 @@ import warnings
 import jax
 import numpy as np
 
+from specjax import machine as machine_lib
 from specjax import text as text_lib
 from specjax.benchmark import cases as cases_lib
 from specjax.benchmark import defaults as defaults_lib
@@ -309,7 +310,7 @@ def describe(request: BenchmarkRequest) -> dict[str, Any]:
     'device': device.device_kind,
     'platform': device.platform,
     'num_devices': jax.device_count(),
-    'processor': _processor(),
+    'processor': machine_lib.processor(),
     'cores': peers_lib.threads(request.config),
     'system': platform.platform(),
     'versions': {'python': platform.python_version()}
@@ -330,14 +331,3 @@ def machine(environment: dict) -> dict[str, Any]:
   return {name: environment[name] for name in names} | {
     'jax_version': environment['versions']['jax']
   }
-
-
-def _processor() -> str:
-  try:
-    with open('/proc/cpuinfo', encoding='utf-8') as file:
-      for line in file:
-        if line.startswith('model name'):
-          return line.split(':', 1)[1].strip()
-  except OSError:
-    pass
-  return platform.processor() or platform.machine()

@@ -123,7 +123,7 @@ def decode_file(request: DecodeRequest) -> None:
   found |= comparison.compare(request, job, target, prompts, skip, answers)
   if request.stats and is_first:
     found |= {'request': dataclasses.asdict(request)}
-    found |= run_statistics.environment()
+    found |= run_statistics.environment(request.target, target.tokenizer)
     made = json.dumps(found, indent=2, default=str) + '\n'
     files.write_text(request.stats, made)
 

@@ -154,6 +154,7 @@ def of_flags(
     elif flag.default in (None, []):
       head = f'--{name}=VALUE'
     lines += _item(head, sentence, words)
+  lines += _item('--version', 'Prints the versions of specjax and JAX.')
   return '\n'.join(lines)
 
 

@@ -12,8 +12,10 @@ import types
 from typing import Any
 
 from absl import flags
+import jax
 from ml_collections import config_flags
 
+import specjax
 from specjax import user_files
 from specjax.base import Drafter
 from specjax.base import Verifier
@@ -133,8 +135,9 @@ def parse(
 
   Raises:
     flags.Error: one sentence about the first mistake of the command line.
-    SystemExit: `--help` was printed.
+    SystemExit: `--help` or `--version` was answered.
   """
+  _answer_version(argv[1:])
   where, rest = _take_config(argv)
   # Before the config is read, which may set options of these entries.
   _register_own(rest[1:])
@@ -183,6 +186,7 @@ def read_flags(
   Raises:
     flags.Error: an unknown flag, or an argument that is none.
   """
+  _answer_version(argv[1:])
   values = flags.FlagValues()
   define(values)
   if _help_asked(argv[1:]) is not None:
@@ -227,6 +231,13 @@ def _register_own(arguments: Sequence[str]) -> None:
         )
 
 
+def _answer_version(arguments: Sequence[str]) -> None:
+  """Prints the versions and ends the process, where --version asks for it."""
+  if any(argument in ('--version', '-version') for argument in arguments):
+    print(f'specjax {specjax.__version__} (jax {jax.__version__})')
+    raise SystemExit(0)
+
+
 def _help_asked(arguments: Sequence[str]) -> str | None:
   """NAME of --help=NAME, '' of --help alone; None without either."""
   for argument in arguments:
@@ -239,6 +250,7 @@ def _help_asked(arguments: Sequence[str]) -> str | None:
 def _options(values: flags.FlagValues, config: Any = None) -> list[str]:
   """All options of a command, as they are typed."""
   known = [f'--{name}' for name in values if not name.startswith('config')]
+  known += ['--help', '--version']
   if config is not None:
     known.append('--config')
     every = help_text.settings(config)

@@ -2,13 +2,19 @@
 
 from collections.abc import Sequence
 import dataclasses
+import platform
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 
+import specjax
+from specjax import machine
 from specjax.benchmark import cost_model
+from specjax.checkpoints import digests
 from specjax.inference import costs as costs_lib
+from specjax.inference import paths
 from specjax.inference import timing
 from specjax.inference.batching import Job
 from specjax.inference.generate import Answer
@@ -212,11 +218,29 @@ def _reason(made: cost_model.Round, measured: float | None) -> str:
   )
 
 
-def environment() -> dict[str, str]:
-  """Device and versions, for `--stats`."""
+def environment(target: str, tokenizer: Any) -> dict[str, Any]:
+  """Machine, versions and digests that decide a text, for `--stats`.
+
+  Args:
+    target: name of the target, all of whose weights are read.
+    tokenizer: its tokenizer, or None.
+  """
   device = jax.devices()[0]
   return {
     'device': f'{device.platform} {device.device_kind}',
-    'jax': jax.__version__,
-    'numpy': np.__version__,
+    'processor': machine.processor(),
+    'processor_flags': machine.processor_flags(),
+    'kernel': paths.XLA.name,
+    'versions': {
+      'specjax': specjax.__version__,
+      'jax': jax.__version__,
+      'jaxlib': jaxlib.__version__,
+      'numpy': np.__version__,
+      'python': platform.python_version(),
+    },
+    'digests': {
+      'target': digests.of_target(target),
+      'tokenizer': digests.of_tokenizer(tokenizer) if tokenizer else '',
+      'chat_template': digests.of_template(tokenizer),
+    },
   }

@@ -27,6 +27,7 @@ import numpy as np
 from specjax import base
 from specjax import cache
 from specjax import files
+from specjax import machine
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import drawing
@@ -161,12 +162,7 @@ def key(assembled: Assembled, rows: int) -> str:
 
 def _processor() -> str:
   """Model and cores of this machine's processor."""
-  try:
-    with open('/proc/cpuinfo', encoding='utf-8') as file:
-      names = {line for line in file if line.startswith('model name')}
-  except OSError:
-    names = set()
-  return f'{sorted(names)} {len(os.sched_getaffinity(0))}'
+  return f'{machine.processor()} {len(os.sched_getaffinity(0))}'
 
 
 def _kept(assembled: Assembled, rows: int) -> dict | None:
