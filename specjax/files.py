@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import contextlib
 import json
 import os
+import stat
 from typing import Any
 
 # Levels of nested JSON; the deepest files of models have about ten.
@@ -102,7 +103,7 @@ def write_whole(path: str, write: Callable[[str], None]) -> None:
   try:
     write(part)
     if not is_direct:
-      _allow_others(part)
+      os.chmod(part, _rights(path))
       os.replace(part, os.path.realpath(path))
   except OSError as error:
     words = error.strerror or error
@@ -113,11 +114,17 @@ def write_whole(path: str, write: Callable[[str], None]) -> None:
         os.remove(part)
 
 
-def _allow_others(path: str) -> None:
-  """Gives a file the usual rights; some writers write for the owner alone."""
+def _rights(path: str) -> int:
+  """Rights of a file that is written anew: those it has, else the usual ones.
+
+  Some writers write for the owner alone, so they are given in every case.
+  """
+  # A file of mode 0600 stays the owner's own; a new one has 0644 at umask 022.
+  with contextlib.suppress(FileNotFoundError):
+    return stat.S_IMODE(os.stat(path).st_mode)
   mask = os.umask(0)
   os.umask(mask)
-  os.chmod(path, 0o666 & ~mask)
+  return 0o666 & ~mask
 
 
 def write_text(path: str, text: str) -> None:

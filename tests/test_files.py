@@ -48,6 +48,24 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
   assert link.is_symlink() and path.read_text() == 'new'
 
 
+def test_a_file_keeps_its_rights(tmp_path):
+  path, own = tmp_path / 'new.txt', tmp_path / 'own.txt'
+  own.touch(0o600)
+
+  def private(part):
+    os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))
+
+  before = os.umask(0o022)
+  try:
+    for file in (path, own):
+      files.write_whole(str(file), private)
+      files.write_text(str(file), 'x')
+  finally:
+    os.umask(before)
+  assert stat.S_IMODE(path.stat().st_mode) == 0o644
+  assert stat.S_IMODE(own.stat().st_mode) == 0o600
+
+
 def test_a_stream_is_written_directly(tmp_path):
   files.write_text('/dev/null', 'x')
   with pytest.raises(OSError, match='^Cannot write to /dev/full: No space'):
