@@ -38,6 +38,10 @@ _HEADS = {
 # Tensors that no language model has: the matrix that joins embeddings with
 # states, and the tables between two vocabularies.
 _TENSORS = {'d2t': 'EAGLE-3', 't2d': 'EAGLE-3', 'fc.weight': 'EAGLE'}
+# Bytes at the beginning of an old file of PyTorch that are searched for names.
+_LISTED = 1 << 20
+# Local copies of hub repositories are in folders of such names.
+_HUB = 'models--'
 
 
 def refuse(folder: str, config: Mapping[str, Any] | None) -> None:
@@ -85,6 +89,31 @@ def _signs(folder, config) -> Iterator[tuple[str, str]]:
   for name, form in _TENSORS.items():
     if name in names:
       yield form, f'the tensor {name}'
+  # Of a hub id PyTorch's files are not fetched, so its name has to do.
+  name = _name(folder)
+  # EAGLE-3-Llama: eagle3llama
+  joined = name.lower().replace('-', '')
+  for part, form in _FORMATS:
+    if part in joined and not _has_weights(folder):
+      yield form, f'by the name {name}, and without safetensors'
+
+
+def _name(folder: str) -> str:
+  """Name of a folder, or the hub id whose local copy it is."""
+  # .../models--org--name/snapshots/0123abc: org/name
+  *_, repository, kind, own = ('', '', *os.path.abspath(folder).split(os.sep))
+  if kind == 'snapshots' and repository.startswith(_HUB):
+    return repository.removeprefix(_HUB).replace('--', '/')
+  return own
+
+
+def _has_weights(folder: str) -> bool:
+  """Whether a folder has weights of a kind that is read, or may have."""
+  return any(
+    name.endswith(('.safetensors', '.safetensors.index.json'))
+    or os.path.isdir(os.path.join(folder, name))
+    for name in os.listdir(folder)
+  )
 
 
 def _tensors(folder: str) -> set[str]:
@@ -93,17 +122,30 @@ def _tensors(folder: str) -> set[str]:
   with contextlib.suppress(OSError, ValueError):
     path = os.path.join(folder, 'model.safetensors')
     found |= set(safetensors.read_header(path))
-  with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-    path = os.path.join(folder, 'model.safetensors.index.json')
-    with open(path, encoding='utf-8') as file:
-      found |= set(files.parse_json(file.read())['weight_map'])
-  with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile):
-    # PyTorch's archive lists the names in a pickle, which is not run here.
-    with zipfile.ZipFile(os.path.join(folder, 'pytorch_model.bin')) as archive:
-      inside = [x for x in archive.namelist() if x.endswith('/data.pkl')]
-      listed = archive.read(inside[0]) if inside else b''
+  for index in ('model.safetensors.index.json', 'pytorch_model.bin.index.json'):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+      with open(os.path.join(folder, index), encoding='utf-8') as file:
+        found |= set(files.parse_json(file.read())['weight_map'])
+  with contextlib.suppress(OSError, KeyError):
+    listed = _pickle(os.path.join(folder, 'pytorch_model.bin'))
     found |= {name for name in _TENSORS if _is_listed(name, listed)}
   return found
+
+
+def _pickle(path: str) -> bytes:
+  """The pickle in which PyTorch lists the tensors' names; it is not run here.
+
+  Raises:
+    OSError: the file cannot be read.
+  """
+  try:
+    with zipfile.ZipFile(path) as archive:
+      inside = [x for x in archive.namelist() if x.endswith('/data.pkl')]
+      return archive.read(inside[0]) if inside else b''
+  except zipfile.BadZipFile:
+    # Before version 1.6 it stood at the beginning of the file itself.
+    with open(path, 'rb') as file:
+      return file.read(_LISTED)
 
 
 def _is_listed(name: str, pickled: bytes) -> bool:

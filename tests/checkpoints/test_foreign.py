@@ -1,6 +1,7 @@
 """Drafters in other projects' formats are named for what they are."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -66,6 +67,36 @@ def test_by_files_and_tensors(tmp_path, torch):
 
 def _torch(tensors, torch):
   return {name: torch.tensor(value) for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize('how', ['old', 'shards', 'hub'])
+def test_heads_in_files_of_pytorch_alone(how, tmp_path, torch):
+  folder, words = tmp_path / 'heads', 'EAGLE (the tensor fc.weight)'
+  if how == 'hub':
+    # PyTorch's files are not fetched.
+    folder = tmp_path / 'models--yuhuili--EAGLE3-Vicuna' / 'snapshots' / '0a1'
+    words = 'EAGLE-3 (by the name yuhuili/EAGLE3-Vicuna, and without safeten'
+  folder.mkdir(parents=True)
+  (folder / 'config.json').write_text(json.dumps(LLAMA))
+  if how == 'old':
+    torch.save(
+      {'fc.weight': torch.zeros(2, 4)},
+      folder / 'pytorch_model.bin',
+      _use_new_zipfile_serialization=False,
+    )
+  elif how == 'shards':
+    index = {'weight_map': {'fc.weight': 'pytorch_model-00001-of-00002.bin'}}
+    name = 'pytorch_model.bin.index.json'
+    (folder / name).write_text(json.dumps(index))
+  with pytest.raises(ValueError, match=re.escape(words)):
+    loading.load(str(folder))
+
+
+def test_a_target_may_be_named_after_a_bird(tmp_path):
+  """With weights that are read the name of a folder shows nothing."""
+  folder = tiny.save(tmp_path / 'EAGLE-target')
+  config = (tmp_path / 'EAGLE-target' / 'config.json').read_text()
+  foreign.refuse(folder, json.loads(config))
 
 
 def test_models_are_no_drafters(tmp_path):
