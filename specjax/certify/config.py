@@ -161,7 +161,12 @@ class CertifyConfig(DecodeConfig):
     """As `DecodeConfig.rule`; a broken rule breaks that of 'auto'."""
     return None if self.broken else super().rule()
 
-  def sampling_at(self, temperature: float) -> Any:
-    """The warp at a temperature, as `controls.Sampling`."""
-    made = self.sampling()
+  def sampling_at(self, temperature: float, number: int | None = None) -> Any:
+    """The warp at a temperature, as `controls.Sampling`.
+
+    Args:
+      temperature: temperature of all rows.
+      number: prompt whose values are wanted, from 0; None for those of all.
+    """
+    made = self.sampling(None if number is None else [number])
     return dataclasses.replace(made, temperature=float(temperature))

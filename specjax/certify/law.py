@@ -95,7 +95,8 @@ def sample(
   for start in range(0, samples, rows):
     # Every continuation has a row key of its own: draws must be independent.
     keys = row_keys(seed, np.arange(start, start + rows))
-    controls = sampling.controls(keys, law.length, end_ids)
+    # By the recipe's switches: this prompt alone may need fewer.
+    controls = sampling.controls(keys, law.length, end_ids, spec=recipe.warp)
     dials = jax.tree.map(lambda dial: np.full((rows,), dial), rule or {})
     controls = controls.replace(rule=dials)
     # Rows of the last part beyond `samples` are drawn and not counted, so that

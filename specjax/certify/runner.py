@@ -70,9 +70,8 @@ def certify(
     `verdict.Certificate`.
   """
   config.validate()
-  # One value for all prompts: what min_length asks of the longest.
-  longest = max(prompts, key=len, default=())
-  encoded = [('', longest)]
+  # Of min_length each prompt has its own part.
+  encoded = [('', prompt) for prompt in prompts]
   config, taken = generation_config.apply(config, target, encoded)
   config = token_lists.resolved(config, target)
 

@@ -83,7 +83,7 @@ def make(subject: Subject, progress: Progress) -> list[Trial]:
     law = exact_law.next_law(
       _lm(subject),
       target.params,
-      config.sampling_at(config.temperature),
+      config.sampling_at(config.temperature, number),
       prompt,
       subject.end_ids,
     )
@@ -170,7 +170,7 @@ def _law(subject, number, symbols, longest, progress) -> exact_law.Law:
   return exact_law.enumerate_law(
     _lm(subject),
     subject.target.params,
-    subject.config.sampling_at(subject.config.temperature),
+    subject.config.sampling_at(subject.config.temperature, number),
     subject.prompts[number],
     symbols=symbols,
     length=longest + 2,
@@ -280,7 +280,7 @@ def run(
   return law_lib.test(
     trial.recipe if broken is None else broken,
     trial.params,
-    config.sampling_at(config.temperature),
+    config.sampling_at(config.temperature, trial.number),
     trial.prompt,
     trial.law,
     subject.end_ids,

@@ -4,6 +4,7 @@ import pytest
 
 from decode import certify as command
 from specjax.certify import runner
+from specjax.certify import trials
 from specjax.certify import verdict
 from specjax.certify.config import CertifyConfig
 from specjax.commands import cli
@@ -42,6 +43,31 @@ def test_what_the_file_gives_is_in_the_certificate():
   settings.generation_config = 'none'
   made = certify(settings, target)
   assert not made.from_generation_config and 'greedy' in made.lines[0]
+
+
+@pytest.mark.filterwarnings('ignore:generation_config.json of')
+def test_min_length_asks_of_every_prompt_its_own_part(monkeypatch):
+  found = []
+  monkeypatch.setattr(
+    runner, 'certify_subject', lambda subject, *_, **__: found.append(subject)
+  )
+  target = markov('target', 0)._replace(
+    generation_config={'min_length': 4}, eos_ids=(4,)
+  )
+  with pytest.raises(AttributeError):  # There is no certificate.
+    certify(config(law_prompts=4, samples=2048), target)
+  (subject,) = found
+  assert subject.config.min_new_tokens.tolist() == [2, 1, 0, 2]
+  ends = set(subject.end_ids)
+  made = trials.make(subject, lambda text: None)
+  for trial in made:
+    least = max(4 - len(PROMPTS[trial.number]), 0)
+    possible = [len(t) for t, p in trial.law.probability.items() if p]
+    if not trial.who:
+      assert ends & set(trial.law.symbols)
+      assert min(possible) == max(least + 1, 1), trial.number
+      assert trials.run(subject, trial).difference is None
+  assert {trial.number for trial in made} == {0, 1, 2, 3}
 
 
 def test_usage_that_is_no_certification(capsys):
