@@ -2,14 +2,15 @@
 
 The baseline, the drafter, the verifier and the bonus token all call `warp`, so
 that p and q always mean the same adjusted distributions; half of the biased
-implementations known differ in exactly this. The order and the arithmetic are
-those of the `transformers` logits processors: bias, repetition penalty,
-frequency and presence penalty (which are vLLM's), suppressed tokens, bad words,
-least number of new tokens, no-repeat n-gram, temperature, top-k, top-p, min-p.
-What depends on the history is evaluated at every slot of a block with the draft
-tokens on its own path.
+implementations known differ in exactly this. The arithmetic is that of the
+`transformers` logits processors, and so is the order where it matters: bias,
+repetition penalty, frequency and presence penalty (which are vLLM's), what
+forbids tokens, temperature, top-k, top-p, min-p. What depends on the history is
+evaluated at every slot of a block with the draft tokens on its own path.
 
-What forbids tokens is left out at a slot where it would leave none. Where
+What forbids tokens leaves the same ones in any order: suppressed tokens, bad
+words, least number of new tokens, no-repeat n-gram. The order of these decides
+what gives way at a slot where none would be left, the last one first: where
 n-grams and bad words together forbid every token, an n-gram is repeated.
 (transformers takes token 0 there, forbidden or not, and cannot sample.)
 """
@@ -200,8 +201,8 @@ def _processed(spec, x, context, path, path_length) -> Array:
       frequency=spec.frequency_penalty,
       presence=spec.presence_penalty,
     )
-  # In any order the same tokens are left. The last one gives way first, so what
-  # is never wanted stands before what only shapes the text.
+  # The last one gives way first, so what is never wanted stands before what
+  # only shapes the text.
   if spec.suppress_tokens:
     banned = processors.members(x.shape[-1], lists.suppress_tokens)
     x = processors.forbid(x, banned[:, None])
