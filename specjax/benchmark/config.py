@@ -65,9 +65,8 @@ class BenchmarkConfig:
       plain decoding of its own.
     sampler: method of plain sampling.
     generation_config: settings taken from the target's generation_config.json,
-      as for decoding, for every case and for plain decoding. What is left at
-      its default here, temperature too, counts as not given. none takes
-      nothing.
+      as for decoding, for every case and for plain decoding, where none are
+      given here. none takes nothing.
     top_k: number of likeliest tokens that are kept; 0 keeps every token.
     top_p: least total probability of the likeliest tokens that are kept, above
       0 and at most 1; 1 keeps every token.

@@ -1,6 +1,6 @@
 """Settings that a benchmark takes from its target's generation_config.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import json
 import types
@@ -17,7 +17,7 @@ from specjax.inference import token_lists
 from specjax.inference.config import DecodeConfig
 
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
-# Settings of both configs; a value that is the default counts as not given.
+# Settings of both configs.
 _SHARED = ('temperature', 'top_k', 'top_p')
 # Values of the file that a peer gets by other ways: temperature and filters
 # are of the config, and of min_length each prompt has its own part.
@@ -56,6 +56,7 @@ def take(
   target: model_lib.Model,
   prompts: Sequence[Sequence[int]],
   peers: Sequence[str] = (),
+  chosen: Collection[str] = (),
 ) -> tuple[BenchmarkConfig, Defaults]:
   """Takes what `config.generation_config` asks for.
 
@@ -64,6 +65,8 @@ def take(
     target: model whose file is read.
     prompts: rows of ids.
     peers: other engines, which get the same settings.
+    chosen: names of settings that the user chose. Others count as not given
+      while their value is the default.
 
   Returns:
     (the config with temperature and filters of the file, the others).
@@ -77,7 +80,7 @@ def take(
   given = {
     name: getattr(config, name)
     for name in _SHARED
-    if getattr(config, name) != getattr(usual, name)
+    if name in chosen or getattr(config, name) != getattr(usual, name)
   }
   if 'temperature' in given:
     given['temperature'] = max(given['temperature'])

@@ -6,7 +6,7 @@ verifier. Slots before the K-th do not depend on K, so one run serves all of
 them, and the cost model does the rest.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import NamedTuple
 import warnings
@@ -40,20 +40,15 @@ class Choice(NamedTuple):
 
 
 def plan(
-  request: request_lib.BenchmarkRequest,
-  log_fn: request_lib.LogFn,
-  given: Collection[str] = (),
+  request: request_lib.BenchmarkRequest, log_fn: request_lib.LogFn
 ) -> str:
   """Measures and advises.
 
   Args:
     request: target, drafters, prompts and `BenchmarkConfig`; peers are not
-      used.
+      used. A chosen `num_draft` holds the only lengths considered, `verifier`
+      the only rules, and `num_prompts` the number of prompts.
     log_fn: callback with a line of progress.
-    given: names of settings that the user chose, even if the value is the
-      default. A chosen `num_draft` holds the only lengths considered,
-      `verifier` the only rules, and `num_prompts` the number of prompts. A
-      value that is not the default counts as chosen.
 
   Returns:
     The advice, some lines of text.
@@ -61,7 +56,7 @@ def plan(
   Raises:
     ValueError, FileNotFoundError: one sentence naming what is wrong.
   """
-  setup, rules, lengths = _prepared(request, log_fn, given)
+  setup, rules, lengths = _prepared(request, log_fn)
   config = setup.config
   lines = [
     f'Plan for {request.target} on {jax.devices()[0].device_kind}, '
@@ -84,9 +79,9 @@ def plan(
   return table.wrapped('\n'.join(lines))
 
 
-def _prepared(request, log_fn, given):
+def _prepared(request, log_fn):
   """(`Setup`, the rules and the lengths considered; () for all)."""
-  config, chosen = request.config, _chosen(request.config, given)
+  config, chosen = request.config, _chosen(request)
   if config.tree != ('',):
     raise ValueError('--plan judges chains; leave tree out.')
   lengths = config.num_draft if 'num_draft' in chosen else ()
@@ -111,12 +106,12 @@ def _prepared(request, log_fn, given):
   return setup._replace(config=config), rules, lengths
 
 
-def _chosen(config, given: Collection[str]) -> set[str]:
-  """Names of `given`, and of the settings that are not the defaults."""
-  usual = config_lib.BenchmarkConfig()
+def _chosen(request: request_lib.BenchmarkRequest) -> set[str]:
+  """Names of the settings that the user chose, or that are not the defaults."""
+  config, usual = request.config, config_lib.BenchmarkConfig()
   names = ('num_draft', 'num_prompts', 'verifier')
   differ = {x for x in names if getattr(config, x) != getattr(usual, x)}
-  return differ | set(given)
+  return differ | set(request.given)
 
 
 def _longest(sources, wanted: int, log_fn) -> int:

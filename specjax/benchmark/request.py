@@ -51,6 +51,8 @@ class BenchmarkRequest(NamedTuple):
     peers: names of other engines, of `peers.PEERS`.
     config: `BenchmarkConfig`, validated.
     corpus: file of earlier answers for the drafters that read one, or ''.
+    given: names of settings that the user chose, even if the value is the
+      default; a value that is not the default counts as chosen.
   """
 
   target: str
@@ -59,6 +61,7 @@ class BenchmarkRequest(NamedTuple):
   peers: tuple[str, ...]
   config: BenchmarkConfig
   corpus: str = ''
+  given: tuple[str, ...] = ()
 
 
 class Setup(NamedTuple):
@@ -196,7 +199,9 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
     corpus = subjects_lib.corpus(earlier + replies, target, config)
     index = corpus_lib.index(corpus)
   given = [prompt.tokens for prompt in kept]
-  config, taken = defaults_lib.take(config, target, given, request.peers)
+  config, taken = defaults_lib.take(
+    config, target, given, request.peers, request.given
+  )
   data = DraftData(rows=rows, index=index)
   return Setup(target, sources, kept, data, config, taken)
 

@@ -1,6 +1,7 @@
 """The command `decode.benchmark`: measured speed beside predicted speed."""
 
 from collections.abc import Sequence
+import dataclasses
 
 from absl import flags
 
@@ -83,12 +84,15 @@ def _run(values: flags.FlagValues, config) -> None:
     peers=split(values.peer),
     config=config,
     corpus=values.corpus,
+    # Only what was given on the command line has a flag.
+    given=tuple(
+      field.name
+      for field in dataclasses.fields(config)
+      if f'config.{field.name}' in values
+    ),
   )
   if values.plan:
-    names = ('num_draft', 'num_prompts', 'verifier')
-    # Only what was given on the command line has a flag.
-    given = [name for name in names if f'config.{name}' in values]
-    advice = plan.plan(request, cli.note, given)
+    advice = plan.plan(request, cli.note)
     if first:
       print(advice, flush=True)
     return

@@ -82,6 +82,10 @@ def test_model_takes_what_is_not_given(models):
   found = setup.sampling(0.7)
   assert (found.top_k, found.suppress_tokens) == (3, (2, 3))
   assert setup.plain(0.7, 1).recipe.warp.top_k
+  # Somebody may mean the default: then it is given like any other value.
+  asked = request(settings)._replace(given=('temperature', 'top_k'))
+  setup = request_lib.prepare(asked, lambda text: None)
+  assert setup.config.temperature == (0.0,) and setup.config.top_k == 0
   given = config(generation_config='model', temperature=(0.5, 1.0), top_k=2)
   setup = request_lib.prepare(request(given), lambda text: None)
   assert setup.config.temperature == (0.5, 1.0) and setup.config.top_k == 2

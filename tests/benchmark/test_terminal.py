@@ -130,7 +130,8 @@ def test_an_interrupted_benchmark_names_what_it_leaves(
 
 def _plan(settings, *given):
   told = []
-  text = plan.plan(request(settings, 'shape:draft'), told.append, given)
+  asked = request(settings, 'shape:draft')._replace(given=given)
+  text = plan.plan(asked, told.append)
   return text, told
 
 
