@@ -5,6 +5,7 @@ draft = specjax.load('draft_folder')
 print(specjax.generate(model, 'Once upon a time', drafter=draft)[0].text)
 """
 
+from specjax import early  # noqa: F401  (the first of all)
 from specjax import theory
 from specjax.base import CachedLM
 from specjax.base import Context

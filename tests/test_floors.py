@@ -12,6 +12,7 @@ from tests.helpers.source_code import Source
 FLOORS = {
   'specjax.base': 0,
   'specjax.cache': 0,
+  'specjax.early': 0,
   'specjax.files': 0,
   'specjax.machine': 0,
   'specjax.options': 0,

@@ -122,11 +122,12 @@ def _leaves_the_process(node):
 
 
 def process_exits(given: Sequence[Source]) -> list[str]:
+  """`specjax/early.py` does it for a command that is not imported yet."""
   return [
     f'{source.module}, line {node.lineno}, ends the process; only '
     'specjax/commands/ may.'
     for source in given
-    if not source.module.startswith('specjax.commands')
+    if not source.module.startswith(('specjax.commands', 'specjax.early'))
     for node in ast.walk(source.tree())
     if _leaves_the_process(node)
   ]

@@ -12,6 +12,7 @@ import pytest
 import tqdm
 
 from decode import certify
+from specjax import early
 from specjax.commands import cli
 from specjax.distributed import mesh as mesh_lib
 from tests.helpers import tiny
@@ -98,6 +99,48 @@ cli.run(main)
     check=False,
   )
   assert (done.returncode, done.stdout, done.stderr) == (0, 'done\n', '')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_libraries_are_imported(tmp_path, number):
+  # The first of our modules behind JAX kills the process that imports it.
+  (tmp_path / 'flax.py').write_text(
+    f'import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(5)\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-m', 'decode.main', '--demo'],
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(tmp_path)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (done.returncode, done.stderr) == (
+    128 + number,
+    'error: interrupted.\n',
+  )
+
+
+@pytest.mark.parametrize(
+  'argv, whole, ours',
+  [
+    (['bin/specjax-label', 'x'], ['python', 'bin/specjax-label', 'x'], True),
+    (['main.py', 'x'], ['python', '-X', 'dev', '-m', 'train.main', 'x'], True),
+    (['-m'], ['python', '-m', 'specjax.decode.certify'], True),
+    (['-m', 'x'], ['python', '-m', 'pytest', 'x'], False),
+    (['bin/specjax-label', 'x'], ['python', '-c', 'spawn_main()', 'y'], False),
+    (['bin/specjax-label'], ['python', '-c', 'spawn_main()'], False),
+    (
+      ['mine.py', 'specjax-label'],
+      ['python', 'mine.py', 'specjax-label'],
+      False,
+    ),
+    (['', ''], ['python'], False),
+    ([], ['python'], False),
+  ],
+)
+def test_only_our_commands_catch_signals_early(argv, whole, ours):
+  assert early.is_command(argv, whole) is ours
 
 
 @pytest.mark.exhaustive
