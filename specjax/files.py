@@ -1,11 +1,13 @@
 """Files that others wrote, and files that appear whole or not at all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import gzip
 import json
 import os
 import stat
-from typing import Any
+from typing import Any, BinaryIO
+import zlib
 
 # Levels of nested JSON; the deepest files of models have about ten.
 MOST_LEVELS = 128
@@ -62,6 +64,47 @@ def _is_deep(value: Any) -> bool:
       for child in (item.values() if isinstance(item, dict) else item)
     ]
   return any(isinstance(item, (dict, list)) for item in level)
+
+
+def is_packed(path: str) -> bool:
+  """Whether a file is one of gzip, by its name."""
+  return path.endswith('.gz')
+
+
+def kind(path: str) -> str:
+  """The ending that decides a file's form: a.jsonl.gz gives .jsonl."""
+  return os.path.splitext(path.removesuffix('.gz'))[1]
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+  """Opens a file to read its bytes; those of a .gz file come unpacked.
+
+  Args:
+    path: path of a file.
+
+  Yields:
+    The open file.
+
+  Raises:
+    ValueError: a .gz file is cut short, or no such file; one sentence.
+  """
+  if not is_packed(path):
+    with open(path, 'rb') as file:
+      yield file
+    return
+  try:
+    with gzip.open(path, 'rb') as file:
+      yield file
+  except EOFError:
+    raise ValueError(
+      f'{path} is cut short: its gzip data end in the middle; copy it anew.'
+    ) from None
+  except (gzip.BadGzipFile, zlib.error) as error:
+    raise ValueError(
+      f'{path} ends in .gz but holds no whole gzip data ({error}); pack it '
+      'anew, or take the ending off its name.'
+    ) from None
 
 
 def check_writable(path: str) -> None:

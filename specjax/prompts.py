@@ -26,12 +26,14 @@ class Line:
     id: name that its answers carry; None where the line has none.
     settings: every other key of the line with its value, unchecked.
     where: place of the line, for errors, as 'prompts.jsonl, line 3'.
+    error: reason why the line gets no answer; '' of a good one.
   """
 
   source: Source
   id: str | int | None = None
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   where: str = ''
+  error: str = ''
 
   @property
   def is_text(self) -> bool:

@@ -1,4 +1,4 @@
-"""Text to token rows and back: prompts, tokenisation, lengths.
+"""Text to token rows and back: tokenisation, lengths.
 
 Tokenizers are those of transformers; anything with `__call__`, `decode` and
 `get_vocab` of the same meaning serves.
@@ -8,12 +8,10 @@ from collections.abc import Sequence
 import hashlib
 import json
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
 
-from specjax import files
 from specjax import pieces
 from specjax import prompts as prompts_lib
 from specjax import validation
@@ -23,92 +21,6 @@ BUNDLED_PROMPTS = pathlib.Path(__file__).parent / 'assets' / 'demo_prompts.txt'
 
 SMALLEST_WIDTH = 16
 MAX_SHOWN = 80
-
-
-def read_prompts(path: str) -> list[prompts_lib.Line]:
-  """Reads a file of prompts.
-
-  Args:
-    path: a text file with a prompt a line, a `.jsonl` file whose lines hold
-      `prompt` or `messages`, or '-' for standard input, which may be either
-      (it is taken for JSON lines if its first line is such an object).
-
-  Returns:
-    A `prompts.Line` for each line, in order. Blank lines are kept, as ''.
-
-  Raises:
-    FileNotFoundError, IsADirectoryError: if there is no such file.
-    ValueError: if it is empty, is not UTF-8 or holds a malformed line.
-  """
-  name = 'standard input' if path == '-' else path
-  lines = read_lines(path)
-  if path.endswith('.jsonl') or (path == '-' and _is_json_prompt(lines[0])):
-    return [
-      prompts_lib.parse(line, f'{name}, line {number}')
-      for number, line in enumerate(lines, 1)
-    ]
-  return [
-    prompts_lib.Line(line if line.strip() else '', where=f'{name}, line {n}')
-    for n, line in enumerate(lines, 1)
-  ]
-
-
-def read_lines(path: str) -> list[str]:
-  """Lines of a UTF-8 file, or of '-', standard input, without their ends.
-
-  Raises:
-    FileNotFoundError, IsADirectoryError: if there is no such file.
-    ValueError: if it is empty or not UTF-8.
-  """
-  name = 'standard input' if path == '-' else path
-  return _decode_lines(_read_bytes(path), name)
-
-
-def _read_bytes(path: str) -> bytes:
-  if path == '-':
-    return sys.stdin.buffer.read()
-  file = pathlib.Path(path)
-  if file.is_dir():
-    raise IsADirectoryError(
-      f'The input {path} is a folder; give a text file with a prompt a line, '
-      'or a .jsonl file.'
-    )
-  if not file.exists():
-    raise FileNotFoundError(f'There is no input file {path}.')
-  return file.read_bytes()
-
-
-def _decode_lines(data: bytes, name: str) -> list[str]:
-  """Lines of UTF-8 text without their ends; a byte order mark is dropped."""
-  # At line feeds alone: `splitlines` would part a prompt at U+2028 as well, and
-  # all answers behind it would belong to another prompt.
-  rows = data.removeprefix(b'\xef\xbb\xbf').split(b'\n')
-  if not rows[-1]:
-    rows.pop()
-  if not rows:
-    raise ValueError(f'{_capital(name)} is empty; it needs a prompt a line.')
-  lines = []
-  for number, row in enumerate(rows, 1):
-    try:
-      lines.append(row.removesuffix(b'\r').decode('utf-8'))
-    except UnicodeDecodeError as error:
-      raise ValueError(
-        f'{_capital(name)}, line {number} is not UTF-8 (byte {error.start + 1} '
-        f'is 0x{row[error.start]:02x}); convert the file to UTF-8.'
-      ) from None
-  return lines
-
-
-def _capital(name: str) -> str:
-  return name.capitalize() if name == 'standard input' else name
-
-
-def _is_json_prompt(line: str) -> bool:
-  try:
-    row = files.parse_json(line)
-  except ValueError:
-    return False
-  return prompts_lib.is_prompt(row)
 
 
 def encode(

@@ -27,6 +27,7 @@ FLOORS = {
   'specjax.waiting': 2,
   'specjax.text': 2,
   'specjax.models': 2,
+  'specjax.prompt_files': 3,
   'specjax.stop_strings': 3,
   'specjax.checkpoints': 3,
   'specjax.decoding': 3,

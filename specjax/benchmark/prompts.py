@@ -8,12 +8,12 @@ References:
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from specjax import files
+from specjax import prompt_files
 from specjax import text as text_lib
 from specjax.checkpoints import model as model_lib
 from specjax.inference import encoding
@@ -77,8 +77,8 @@ def collect(
 
   Args:
     target: model whose tokenizer is used.
-    path: file for `text.read_prompts`, Spec-Bench's `question.jsonl`, a .tsv
-      file of sources and references, or '' for random ids.
+    path: file for `prompt_files.read_prompts`, Spec-Bench's `question.jsonl`,
+      a .tsv file of sources and references, or '' for random ids.
     config: `BenchmarkConfig` or `CertifyConfig`.
     answer: function that answers first turns; without it there are no second
       turns.
@@ -98,12 +98,12 @@ def collect(
       '--input out and random tokens are used.'
     )
   questions = read_spec_bench(path)
-  if path.endswith('.tsv'):
+  if files.kind(path) == '.tsv':
     return _pairs(target, path, config, join)
   if questions:
     prompts = _spec_bench(target, questions, config, answer)
   else:
-    lines = [line for line in text_lib.read_prompts(path) if line.source]
+    lines = [line for line in prompt_files.read_prompts(path) if line.source]
     prompts = []
     for line in lines[: config.num_prompts or None]:
       shown, tokens = encoding.encode_line(target, line, config)
@@ -189,10 +189,10 @@ def read_spec_bench(path: str) -> list[Question]:
     FileNotFoundError, IsADirectoryError: if there is no such file.
     ValueError: naming the line that is no question.
   """
-  if pathlib.Path(path).suffix != '.jsonl':
+  if files.kind(path) != '.jsonl':
     return []
   questions = []
-  for number, line in enumerate(text_lib.read_lines(path), 1):
+  for number, line in enumerate(prompt_files.read_lines(path), 1):
     if not line.strip():
       continue
     try:

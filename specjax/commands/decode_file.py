@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import tqdm
 
 from specjax import files
+from specjax import prompt_files
 from specjax import prompts as prompts_lib
 from specjax import text as text_lib
 from specjax.checkpoints import load as loading
@@ -178,24 +178,18 @@ def _estimate(request: DecodeRequest, prompts: list) -> memory.MemoryEstimate:
   )
 
 
-def _read_prompts(request: DecodeRequest) -> list:
+def _read_prompts(request: DecodeRequest) -> prompt_files.PromptFiles:
   """The prompts, which must be the same in all processes."""
   if request.source == '-' and not watch.is_alone():
     raise ValueError(
       'Several processes cannot share standard input; give --input=FILE, the '
       'same one on every host.'
     )
-  prompts = text_lib.read_prompts(request.source)
-  check_same_prompts(request.source, prompts)
-  return prompts
-
-
-def check_same_prompts(source: str, prompts: list) -> None:
-  """Raises ValueError if processes read other prompts from the same names."""
-  content = json.dumps(prompts, default=str).encode()
+  prompts = prompt_files.read_prompts(request.source)
   processes.check_same(
-    f'the prompts in {source}', hashlib.sha256(content).hexdigest()
+    f'the prompts in {request.source}', prompts.all_digests()
   )
+  return prompts
 
 
 def answered(path: str, prompts: list, per_prompt: int) -> tuple[int, int]:

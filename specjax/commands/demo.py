@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from specjax import prompt_files
 from specjax import text as text_lib
 from specjax.checkpoints import load as loading
 from specjax.commands import cli
@@ -28,7 +29,7 @@ REPEATS = 5
 # Most source positions for which the bundled models were trained.
 MAX_SOURCE = 92
 
-PROMPTS = tuple(text_lib.read_lines(str(text_lib.BUNDLED_PROMPTS)))
+PROMPTS = tuple(prompt_files.read_lines(str(text_lib.BUNDLED_PROMPTS)))
 
 
 def run(

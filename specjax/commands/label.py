@@ -8,6 +8,7 @@ it has to guess. The file is one of `training.data.labels`, which training reads
 from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import time
@@ -93,7 +94,11 @@ def label(
     raise ValueError(f'--output must be a .jsonl file, not {request.output!r}.')
   prompts = readers.read_inputs(request.inputs, request.field)
   prompts = prompts[: request.limit] if request.limit else prompts
-  decode_file.check_same_prompts(', '.join(request.inputs), prompts)
+  content = json.dumps(prompts, default=str).encode()
+  processes.check_same(
+    f'the prompts in {", ".join(request.inputs)}',
+    hashlib.sha256(content).hexdigest(),
+  )
   if processes.is_first():
     answer_files.check_writable(request.output)
     _check_settings(request)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from specjax import models
+from specjax import prompt_files
 from specjax import text as text_lib
 from specjax.benchmark import prompts
 from specjax.benchmark import request
@@ -143,7 +144,7 @@ def test_bundled_prompts_where_none_are_named(tmp_path):
     ),
     told.append,
   )
-  first = text_lib.read_lines(str(text_lib.BUNDLED_PROMPTS))[:2]
+  first = prompt_files.read_lines(str(text_lib.BUNDLED_PROMPTS))[:2]
   assert [prompt.text for prompt in made.prompts] == first
   assert told.count('no --input: taking the bundled English sentences') == 1
 

@@ -12,6 +12,7 @@ import json
 import pytest
 
 import specjax
+from specjax import prompt_files
 from specjax import text as text_lib
 from tests.helpers import shared
 from tests.helpers import token_grid
@@ -22,7 +23,7 @@ NEW = 24
 
 def _passages(model):
   """24 pairs of the bundled sentences."""
-  sentences = text_lib.read_lines(str(text_lib.BUNDLED_PROMPTS))[:8]
+  sentences = prompt_files.read_lines(str(text_lib.BUNDLED_PROMPTS))[:8]
   pairs = list(itertools.permutations(sentences, 2))[:48:2]
   return [text_lib.encode(model.tokenizer, ' '.join(pair)) for pair in pairs]
 

@@ -40,7 +40,7 @@ def _raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
   # Bytes, so that a line which is not UTF-8 is one bad line and not a bad file.
   # They are parted at line feeds alone; `str.splitlines` would also part a line
   # at U+2028, and all numbers behind it would be wrong.
-  with open(path, 'rb') as f:
+  with files.opened(path) as f:
     for number, raw in enumerate(f, 1):
       if number == 1:
         raw = raw.removeprefix(codecs.BOM_UTF8)
@@ -138,7 +138,7 @@ def _pair(path, number, line, fields):
     ValueError: one sentence about the line.
   """
   cut = False
-  if path.endswith('.jsonl'):
+  if files.kind(path) == '.jsonl':
     record = json_line(path, number, line)
     cut = record.get('finish_reason') == 'length'
     values = []
@@ -217,7 +217,7 @@ def read_text(paths: Sequence[str], *, field: str = '') -> Iterator[str]:
     for number, line in lines(path):
       if not line.strip():
         continue
-      if path.endswith('.jsonl'):
+      if files.kind(path) == '.jsonl':
         record = json_line(path, number, line)
         if field and not isinstance(record.get(field), str):
           raise ValueError(
@@ -226,7 +226,7 @@ def read_text(paths: Sequence[str], *, field: str = '') -> Iterator[str]:
           )
         keys = [field] if field else sorted(record)
         yield from (record[k] for k in keys if isinstance(record[k], str))
-      elif path.endswith('.tsv'):
+      elif files.kind(path) == '.tsv':
         yield from (column for column in line.split('\t') if column)
       else:
         yield line
@@ -234,7 +234,7 @@ def read_text(paths: Sequence[str], *, field: str = '') -> Iterator[str]:
 
 def _document(path, number, line, fields):
   """The text of a line: of JSON that of its record, else the line itself."""
-  if not path.endswith('.jsonl'):
+  if files.kind(path) != '.jsonl':
     return line
   record = json_line(path, number, line)
   parts = [record[k] for k in fields if isinstance(record.get(k), str)]
@@ -277,7 +277,7 @@ def read_documents(
     for value in parsed(path, parse, skip_bad_lines):
       if value is None:
         skipped += 1
-      elif path.endswith('.jsonl'):
+      elif files.kind(path) == '.jsonl':
         documents.append(value)
       elif value:
         paragraph.append(value)
@@ -316,9 +316,9 @@ def read_inputs(
       if not line.strip():
         continue
       found = line
-      if path.endswith('.jsonl'):
+      if files.kind(path) == '.jsonl':
         found = _input(path, number, json_line(path, number, line), field)
-      elif path.endswith('.tsv'):
+      elif files.kind(path) == '.tsv':
         found = line.split('\t')[0]
       if not isinstance(found, str) or found.strip():
         inputs.append(found)
