@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from specjax import chat_template
 from specjax import pieces
 from specjax import prompts as prompts_lib
 from specjax import validation
@@ -29,6 +30,7 @@ def encode(
   *,
   chat: bool = False,
   prefix: str = '',
+  template: chat_template.Template = chat_template.PLAIN,
 ) -> list[int]:
   """Tokenises one prompt by the tokenizer's own settings.
 
@@ -38,13 +40,14 @@ def encode(
     chat: wrap text as a user's message in the tokenizer's chat template;
       messages are wrapped in any case.
     prefix: put before text, such as a T5 task prefix.
+    template: how messages are put into the chat template.
 
   Returns:
     Token ids; none for an empty prompt where the tokenizer adds none.
 
   Raises:
-    ValueError: if a chat template is needed and there is none, or if the
-      prompt is no text.
+    ValueError: if a chat template is needed and there is none, if it refuses
+      the messages, or if the prompt is no text.
   """
   if isinstance(prompt, str):
     prompt = prefix + prompt
@@ -57,9 +60,7 @@ def encode(
       "The target's tokenizer has no chat template; give plain prompts and "
       'leave chat off.'
     )
-  text = tokenizer.apply_chat_template(
-    prompt, add_generation_prompt=True, tokenize=False
-  )
+  text = chat_template.apply(tokenizer, prompt, template)
   _check_text(text)
   # A template spells the special tokens itself; with the tokenizer's own a text
   # would begin twice.

@@ -23,6 +23,7 @@ from specjax.inference.config import default_verifiers
 from specjax.inference.config import GENERATION_CONFIGS
 from specjax.inference.config import QUANTIZE
 from specjax.inference.config import rule_names
+from specjax.inference.prompt_settings import PromptSettings
 
 DTYPES = ('float32', 'bfloat16', 'w8a8')
 # Tokens of a benchmark that is long enough to measure costs for.
@@ -30,7 +31,7 @@ _WORTH_TOKENS = 10_000
 
 
 @dataclasses.dataclass
-class BenchmarkConfig:
+class BenchmarkConfig(PromptSettings):
   """Settings of a benchmark. Tuples are swept: every combination is a row.
 
   Attributes:
@@ -71,8 +72,6 @@ class BenchmarkConfig:
     top_p: least total probability of the likeliest tokens that are kept, above
       0 and at most 1; 1 keeps every token.
     seed: seed of random weights, random prompts and sampling.
-    chat: whether text prompts are wrapped in the tokenizer's chat template.
-    prefix: text in front of every text prompt.
     parts: whether drafting and verifying are timed apart, for the prediction.
     widths: lengths of blocks, in tokens, that the target is timed over whether
       or not a round has such a block. With any, a step is also compared with
@@ -117,8 +116,6 @@ class BenchmarkConfig:
   top_k: int = 0
   top_p: float = 1.0
   seed: int = 0
-  chat: bool = False
-  prefix: str = ''
   parts: bool = True
   widths: tuple = ()
   table_prompts: int = 0

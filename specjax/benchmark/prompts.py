@@ -281,7 +281,11 @@ def _chat(target: model_lib.Model, turns: Sequence[str]):
 
 def _encode(target, source, config) -> list[int]:
   tokens = encoding.of_text(
-    target, source, chat=config.chat, prefix=config.prefix
+    target,
+    source,
+    chat=config.chat,
+    prefix=config.prefix,
+    template=config.template(),
   )
   return tokens or [target.pad_id]
 

@@ -21,6 +21,8 @@ WriteText = Callable[[str], None]
 def record(answer: Answer) -> dict[str, Any]:
   """The fields of one JSON line; decode/README.md defines them."""
   return {
+    # Of a line that carries one.
+    **({} if answer.id is None else {'id': answer.id}),
     'prompt': answer.prompt,
     'text': answer.text,
     'tokens': list(answer.tokens),

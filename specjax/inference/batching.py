@@ -14,10 +14,12 @@ from specjax import base
 from specjax import text as text_lib
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
+from specjax.decoding import token_rows
 from specjax.decoding.drafters.entry import DraftData
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import transfer
 from specjax.inference import assemble
+from specjax.inference import each
 from specjax.inference.config import DecodeConfig
 from specjax.inference.config import per_row
 
@@ -30,6 +32,7 @@ class Row:
   tokens: tuple[int, ...]
   prompt_index: int
   sequence: int
+  id: str | int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Job:
     params: parameters of target and drafter.
     config: settings of the job.
     tokenizer: tokenizer of the target, or None.
-    eos_ids: end tokens in force.
+    eos_ids: end tokens in force, of all prompts or of each.
     rows: every answer wanted, in order.
     batches: (first row, end row, padded prompt width); blank rows in between
       are not decoded.
@@ -51,6 +54,7 @@ class Job:
     layout: the mesh, or None for one device.
     from_generation_config: settings taken from the target's file, see
       `generation_config`.
+    sizes: sizes that lists of tokens need in any batch.
     again: rows before `rows` that stand in the first batch. They are decoded
       once more and left out, so that every batch is one of the whole job.
   """
@@ -59,7 +63,7 @@ class Job:
   params: generate_lib.Params
   config: DecodeConfig
   tokenizer: Any
-  eos_ids: tuple[int, ...]
+  eos_ids: tuple[int, ...] | each.Each
   rows: tuple[Row, ...]
   batches: tuple[tuple[int, int, int], ...]
   batch_size: int
@@ -69,6 +73,7 @@ class Job:
   from_generation_config: Mapping[str, Any] = dataclasses.field(
     default_factory=dict
   )
+  sizes: token_rows.Sizes | None = None
   again: tuple[Row, ...] = ()
 
   @property
@@ -136,11 +141,14 @@ def batch_inputs(
   controls = config.sampling(indices).controls(
     _row_keys(config.seed, indices, sequences),
     budgets,
-    job.eos_ids,
+    each.rows(job.eos_ids, indices),
     {
       name: np.asarray(per_row(value, indices))
       for name, value in job.assembled.dials().items()
     },
+    # Of the whole job: the rows of this batch may need fewer arrays.
+    job.recipe.warp,
+    job.sizes,
   )
   prompt = base.Prompt(tokens, lengths)
   if job.layout is None:
@@ -155,10 +163,12 @@ def batch_inputs(
 def _row_keys(seed, indices: Sequence[int], sequences: Sequence[int]):
   """A key for each row, the same in whatever batch the row stands."""
   # A prompt with a seed of its own has the same text wherever it stands.
-  if np.ndim(seed):
-    seeds, names = per_row(seed, indices), np.zeros(len(indices))
-  else:
-    seeds, names = np.full(len(indices), seed), np.asarray(indices)
+  names = np.asarray(indices)
+  if isinstance(seed, each.Each):
+    names = np.where([place in seed.own for place in indices], 0, names)
+  elif np.ndim(seed):
+    names = np.zeros(len(indices))
+  seeds = np.broadcast_to(per_row(seed, indices), (len(indices),))
   return _fold_keys(
     np.asarray(seeds, np.uint32),
     np.asarray(names, np.uint32),

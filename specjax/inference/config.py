@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
 
-from specjax import files
 from specjax import options as options_lib
 from specjax import validation
 from specjax.decoding import beam
@@ -18,11 +18,14 @@ from specjax.decoding.sampling import SAMPLERS
 from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.distributed import mesh as mesh_lib
 from specjax.inference import assemble
+from specjax.inference import each
+from specjax.inference import row_stops
 from specjax.inference import token_lists
 from specjax.inference import value_ranges
 from specjax.inference import verifier_sources
 from specjax.inference.answer_settings import AnswerSettings
 from specjax.inference.moved import check_moved
+from specjax.inference.prompt_settings import PromptSettings
 from specjax.inference.value_ranges import LISTS
 
 DTYPES = ('float32', 'bfloat16', 'w8a8', 'stored')
@@ -61,7 +64,7 @@ def rule_names() -> tuple[str, ...]:
 
 
 @dataclasses.dataclass
-class DecodeConfig(AnswerSettings):
+class DecodeConfig(AnswerSettings, PromptSettings):
   """Settings of decoding. From Python, the fields named in `PER_PROMPT` also
   take one value for each prompt.
 
@@ -149,8 +152,6 @@ class DecodeConfig(AnswerSettings):
       target changes the output distribution; quantising the drafter changes the
       acceptance rate only.
     mesh: device mesh and the placement of models on it.
-    chat: whether text prompts are wrapped in the tokenizer's chat template.
-    prefix: text in front of every text prompt.
     explain: whether step times are measured after a run with a draft model, for
       a sentence on why it was faster or not.
   """
@@ -191,8 +192,6 @@ class DecodeConfig(AnswerSettings):
   mesh: mesh_lib.MeshConfig = dataclasses.field(
     default_factory=mesh_lib.MeshConfig
   )
-  chat: bool = False
-  prefix: str = ''
   explain: bool = True
   verify: dataclasses.InitVar[Any] = None
   tree: dataclasses.InitVar[Any] = None
@@ -222,7 +221,8 @@ class DecodeConfig(AnswerSettings):
     self.mesh.validate(decoding=True)
     value_ranges.check_beams(self)
     self._check_sequences()
-    if not all(self.stops()):
+    self.template()
+    if not all(map(all, each.values(self.stops()))):
       raise ValueError('stop must not hold an empty string.')
 
   def _check_sequences(self) -> None:
@@ -273,20 +273,10 @@ class DecodeConfig(AnswerSettings):
       self.matmul_precision,
     )
 
-  def stops(self) -> tuple[str, ...]:
-    """The stop strings as a tuple."""
+  def stops(self) -> tuple[str, ...] | each.Each:
+    """The stop strings as a tuple, or a tuple for each prompt."""
     stop = self.stop
-    if isinstance(stop, str) and stop.startswith('['):
-      try:
-        stop = files.parse_json(stop, strict=False)
-      except ValueError:
-        stop = [stop]
-    if isinstance(stop, str):
-      unescaped = stop.replace('\\n', '\n').replace('\\t', '\t')
-      return (unescaped,) if stop else ()
-    if not all(isinstance(item, str) for item in stop):
-      raise ValueError(f'stop must hold strings, not {stop!r}.')
-    return tuple(stop)
+    return stop if isinstance(stop, each.Each) else row_stops.of_setting(stop)
 
   def rule(self) -> Any:
     """The `VerifierEntry` asked for, or None for 'auto'.
@@ -327,24 +317,32 @@ class DecodeConfig(AnswerSettings):
       field.name: self.in_force(field.name)
       for field in dataclasses.fields(Sampling)
     }
-    for name in values:
+    for name, value in values.items():
       if name in LISTS:
-        values[name] = LISTS[name](name, values[name])
+        values[name] = each.rows(
+          value, rows, functools.partial(LISTS[name], name)
+        )
       elif rows is not None:
-        values[name] = per_row(values[name], rows)
+        values[name] = per_row(value, rows)
     return Sampling(**values)
 
-  def end_ids(self, model_ids: Sequence[int]) -> tuple[int, ...]:
-    """The ids that end an answer.
+  def end_ids(self, model_ids: Sequence[int]) -> tuple[int, ...] | each.Each:
+    """The ids that end an answer, or one tuple for each prompt.
 
     Args:
       model_ids: the target's own, which `ignore_eos` leaves out.
     """
     own = () if self.ignore_eos else tuple(model_ids)
-    given = token_lists.ids('stop_token_ids', self.stop_token_ids)
-    return tuple(dict.fromkeys((*own, *given)))
+
+    def ends(value):
+      given = token_lists.ids('stop_token_ids', value)
+      return tuple(dict.fromkeys((*own, *given)))
+
+    return each.mapped(self.stop_token_ids, ends)
 
 
 def per_row(value: Any, rows: int | Sequence[int]) -> Any:
   """Values of the given prompts, if there is one for each."""
+  if isinstance(value, each.Each):
+    return each.rows(value, rows)
   return value if np.ndim(value) == 0 else np.asarray(value)[rows]

@@ -15,6 +15,7 @@ from specjax.decoding import generate as generate_lib
 from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import batching
+from specjax.inference import row_stops
 from specjax.inference.batching import Job
 from specjax.inference.batching import Row
 
@@ -92,7 +93,7 @@ def _decode_with_stops(job, rows, prompt, controls, most: int):
       job.recipe, job.params, prompt, controls, max_new_tokens=most
     )
   ended = np.zeros(job.batch_size, bool)
-  stops = stop_strings.prepare(job.tokenizer, job.config.stops())
+  stops = row_stops.RowStops(job.tokenizer, job.config.stops())
   searched = [0] * len(rows)  # Tokens of each row without a stop.
   while True:
     with _compiling('some rounds', shapes, job.recipe):
@@ -104,7 +105,8 @@ def _decode_with_stops(job, rows, prompt, controls, most: int):
     for place in range(len(rows)):
       if status[place] == generate_lib.RUNNING:
         new = new_tokens(seen, place)
-        found = stop_strings.find(stops, new, searched[place])
+        mine = stops.of(rows[place].prompt_index)
+        found = stop_strings.find(mine, new, searched[place])
         ended[place], searched[place] = found is not None, len(new)
 
 

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 
 from specjax import base
+from specjax import chat_template
 from specjax import prompts as prompts_lib
 from specjax import text as text_lib
+from specjax.inference import line_settings
 
 _WHOLE = (int, np.integer)
 
@@ -85,7 +87,7 @@ def encode_line(
   Args:
     model: the target.
     line: the prompt.
-    config: settings of the job: `chat` and `prefix`.
+    config: `PromptSettings` of the job.
 
   Returns:
     No ids at all stand for an empty prompt where no answer can begin.
@@ -102,7 +104,13 @@ def encode_line(
     raise ValueError(
       'The target has no tokenizer, so prompts must be token ids.'
     )
-  tokens = of_text(model, source, chat=config.chat, prefix=config.prefix)
+  template = line_settings.template_of(line, config.template())
+  try:
+    tokens = of_text(
+      model, source, chat=config.chat, prefix=config.prefix, template=template
+    )
+  except ValueError as error:
+    raise ValueError(f'{line.where}: {error}') from None
   _check_ids(model.lm, line.where, tokens)
   return prompts_lib.shown(source), tokens or _beginning(model)
 
@@ -125,6 +133,7 @@ def of_text(
   *,
   chat: bool = False,
   prefix: str = '',
+  template: chat_template.Template = chat_template.PLAIN,
 ) -> list[int]:
   """Ids of a text or a chat, as a target reads it.
 
@@ -136,9 +145,12 @@ def of_text(
     prompt: argument of `text.encode`, as are the others.
     chat: whether text is wrapped in the chat template.
     prefix: text in front of it.
+    template: how a chat is put into the template.
   """
   tokenizer = model.tokenizer
-  tokens = text_lib.encode(tokenizer, prompt, chat=chat, prefix=prefix)
+  tokens = text_lib.encode(
+    tokenizer, prompt, chat=chat, prefix=prefix, template=template
+  )
   # A chat template sets the special tokens itself.
   is_templated = chat or not isinstance(prompt, str)
   eos_id = getattr(tokenizer, 'eos_token_id', None)

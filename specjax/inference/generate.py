@@ -28,6 +28,7 @@ from specjax.inference import encoding
 from specjax.inference import logprobs as logprobs_lib
 from specjax.inference import looping
 from specjax.inference import planning
+from specjax.inference import row_stops
 from specjax.inference.batching import Job
 from specjax.inference.batching import Row
 from specjax.inference.config import DecodeConfig
@@ -52,6 +53,7 @@ class Answer:
     score: log probability of the tokens over their number to the power of the
       length penalty, for a beam search; None otherwise.
     logprobs: `Logprob` of each token, where the setting asks for them.
+    id: name that the prompt's line carries, or None.
   """
 
   prompt: str
@@ -63,6 +65,7 @@ class Answer:
   sequence: int = 0
   score: float | None = None
   logprobs: tuple[logprobs_lib.Logprob, ...] | None = None
+  id: str | int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +92,9 @@ def generate(
       folder or hub id, which is loaded anew by every call, in `config.dtype`
       and onto `config.mesh`.
     prompts: a string, a list or generator of strings, chats (lists of messages)
-      or token ids, an int array [S] or [N, S], or a `base.Prompt`.
+      or token ids, an int array [S] or [N, S], or a `base.Prompt`. A dict is a
+      line of a file of prompts: {'prompt' or 'messages', and settings of its
+      own}.
     drafter: a name or folder as `--drafter` takes it, a loaded model, a
       `DrafterEntry`, a `base.Drafter`, what `specjax.drafters.custom` or
       `specjax.drafters.hybrid` returns, or None for plain decoding.
@@ -159,7 +164,7 @@ def stream(
     ValueError, FloatingPointError, MemoryError: see `generate`.
   """
   done, spent = 0, 0.0
-  stops = stop_strings.prepare(job.tokenizer, job.config.stops())
+  stops = row_stops.RowStops(job.tokenizer, job.config.stops())
   if job.config.costs == 'measure':
     job = planning.measured(job, progress)
   for number, (first, end, width) in enumerate(job.batches, 1):
@@ -182,7 +187,8 @@ def stream(
       failure = _failure(job, row, generation, place)
       if failure:
         break
-      answers.append(_answer(job, row, generation, place, stops))
+      mine = stops.of(row.prompt_index)
+      answers.append(_answer(job, row, generation, place, mine))
     # What was whole before a fault goes out first, so that a caller keeps it
     # and a run that is resumed begins behind it.
     yield Batch(tuple(answers), seconds)
@@ -242,13 +248,21 @@ def _answer(
     row.sequence,
     score,
     found,
+    id=row.id,
   )
 
 
 def _blank(row: Row) -> Answer:
   """The answer to a prompt without a token: nothing."""
   return Answer(
-    row.prompt, '', (), 'empty', stats.Counts(), row.prompt_index, row.sequence
+    row.prompt,
+    '',
+    (),
+    'empty',
+    stats.Counts(),
+    row.prompt_index,
+    row.sequence,
+    id=row.id,
   )
 
 

@@ -13,6 +13,7 @@ from specjax import text as text_lib
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
+from specjax.decoding import token_rows
 from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import Source
@@ -20,11 +21,13 @@ from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
+from specjax.inference import each
 from specjax.inference import encoding
 from specjax.inference import fitness
 from specjax.inference import generation_config
 from specjax.inference import idle
 from specjax.inference import keywords
+from specjax.inference import line_settings
 from specjax.inference import prompt_checks
 from specjax.inference import sources
 from specjax.inference import token_lists
@@ -73,11 +76,14 @@ def plan(
   model = sources.as_target(model, lambda name: load_target(name, config))
   model_lib.check_target(model)
   source = _source(model, drafter, config)
-  encoded = encoding.encode(model, prompts, config)
+  lines = encoding.listed(prompts)
+  prompt_checks.check_per_prompt(config, len(lines))
+  encoded = encoding.encode(model, lines, config)
   config, taken = generation_config.apply(config, model, encoded)
+  config = line_settings.gather(config, lines)
   config = token_lists.resolved(config, model)
-  prompt_checks.check_per_prompt(config, len(encoded))
-  rows = _rows(encoded, config.num_return_sequences)
+  ends = config.end_ids(model.eos_ids)
+  rows = _rows(lines, encoded, config.num_return_sequences)
   parts = model.layout.size('batch') if model.layout else 1
   batch_size, batches = layout_rows(rows, config.batch_size, parts)
   again, batches = after(batches, skip)
@@ -93,7 +99,8 @@ def plan(
     params=_place(assembled.params(data), model.layout),
     config=config,
     tokenizer=model.tokenizer,
-    eos_ids=config.end_ids(model.eos_ids),
+    eos_ids=ends,
+    sizes=token_rows.sizes(config.sampling(), each.rows(ends, None)),
     rows=rows[skip:],
     batches=batches,
     batch_size=batch_size,
@@ -142,13 +149,15 @@ def _source(model, drafter, config) -> Source | None:
   return source
 
 
-def _rows(encoded, sequences: int) -> tuple[Row, ...]:
+def _rows(lines, encoded, sequences: int) -> tuple[Row, ...]:
   """One row for each answer, those of a prompt one after another."""
   # Two prompts, two answers each: (0, 0) (0, 1) (1, 0) (1, 1). Answers of one
   # prompt stand together, so that they come out in the order of the prompts.
   return tuple(
-    Row(shown, tuple(tokens), index, sequence)
-    for index, (shown, tokens) in enumerate(encoded)
+    Row(shown, tuple(tokens), index, sequence, id=line.id)
+    for index, (line, (shown, tokens)) in enumerate(
+      zip(lines, encoded, strict=True)
+    )
     for sequence in range(sequences)
   )
 

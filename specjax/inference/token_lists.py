@@ -4,8 +4,9 @@ A command line gives them as JSON. Their sizes and the target's vocabulary are
 checked before anything is decoded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import numbers
 from typing import Any
 
@@ -13,14 +14,11 @@ import numpy as np
 
 from specjax import files
 from specjax import validation
+from specjax.inference import each
 
 # Largest change of a logit, in size. Sums of a few stay far below the largest
 # float32, which is 3e38.
 LARGEST_CHANGE = 1e30
-ID_LISTS = ('stop_token_ids', 'suppress_tokens')
-# Settings that hold for all rows; their ids are data of every batch.
-NAMES = (*ID_LISTS, 'logit_bias', 'bad_words')
-
 Word = str | tuple[int, ...]
 
 
@@ -112,27 +110,52 @@ def resolved(config: Any, model: Any) -> Any:
     ValueError: an id is not in the vocabulary, there is no tokenizer for a
       word, or no token is left to generate.
   """
-  found: dict[str, Any] = {
-    name: ids(name, getattr(config, name)) for name in ID_LISTS
+  read = {
+    name: each.mapped(getattr(config, name), functools.partial(parse, name))
+    for name, parse in _PARSERS.items()
   }
-  found['logit_bias'] = biases('logit_bias', config.logit_bias)
-  found['bad_words'] = words('bad_words', config.bad_words)
-  if not any(found.values()):
+  if not any(any(map(len, each.values(value))) for value in read.values()):
     return config
-  vocab_size = model.lm.vocab_size
-  bad = _word_ids(found['bad_words'], model.tokenizer)
-  for name, given in found.items():
-    if name != 'bad_words':
-      _check_vocabulary(name, given, vocab_size)
-  for word in bad:
-    _check_vocabulary('bad_words', word, vocab_size)
+  size = model.lm.vocab_size
+
+  def known(name, given):
+    if name == 'bad_words':
+      given = _word_ids(given, model.tokenizer)
+    for one in given if name == 'bad_words' else [given]:
+      _check_vocabulary(name, one, size)
+    return given
+
+  found = {
+    name: each.mapped(value, functools.partial(known, name))
+    for name, value in read.items()
+  }
   config = dataclasses.replace(config, **found)
   ends = config.end_ids(model.eos_ids)
-  # An end token alone is no bad word, as in transformers.
-  bad = [word for word in bad if len(word) > 1 or word[0] not in ends]
-  config = dataclasses.replace(config, bad_words=tuple(bad))
-  _check_any_left(config, ends, vocab_size)
+  config = dataclasses.replace(
+    config, bad_words=_without_ends(found['bad_words'], ends)
+  )
+  _check_any_left(config, ends, size)
   return config
+
+
+# Functions that read settings which name tokens.
+_PARSERS: dict[str, Callable[[str, Any], Any]] = {
+  'stop_token_ids': ids,
+  'suppress_tokens': ids,
+  'logit_bias': biases,
+  'bad_words': words,
+}
+
+
+def _without_ends(bad: Any, ends: Any) -> Any:
+  """Bad words without end tokens alone, which are none, as in transformers."""
+
+  def kept(place):
+    own = each.at(ends, place)
+    given = each.at(bad, place)
+    return tuple(w for w in given if len(w) > 1 or w[0] not in own)
+
+  return each.joined(kept, bad, ends)
 
 
 def _word_ids(given: Sequence[Word], tokenizer: Any) -> list[tuple[int, ...]]:
@@ -164,17 +187,24 @@ def _word_ids(given: Sequence[Word], tokenizer: Any) -> list[tuple[int, ...]]:
   return list(dict.fromkeys(made))
 
 
-def _check_any_left(config: Any, ends: Sequence[int], vocab_size: int) -> None:
+def _check_any_left(config: Any, ends: Any, vocab_size: int) -> None:
   """Refuses settings that forbid every token."""
-  gone = set(config.suppress_tokens)
-  gone |= {word[0] for word in config.bad_words if len(word) == 1}
-  if np.any(np.asarray(config.min_new_tokens) > 0):
-    gone |= {token for token in ends if 0 <= token < vocab_size}
-  if len(gone) == vocab_size:
-    raise ValueError(
-      f'suppress_tokens, bad_words and min_new_tokens leave none of the '
-      f'{vocab_size} tokens to generate; forbid fewer.'
-    )
+
+  def check(place):
+    gone = set(each.at(config.suppress_tokens, place))
+    words = each.at(config.bad_words, place)
+    gone |= {word[0] for word in words if len(word) == 1}
+    least = np.asarray(config.min_new_tokens)
+    if np.any(least[place] if least.ndim and place >= 0 else least):
+      own = each.at(ends, place)
+      gone |= {token for token in own if 0 <= token < vocab_size}
+    if len(gone) == vocab_size:
+      raise ValueError(
+        f'suppress_tokens, bad_words and min_new_tokens leave none of the '
+        f'{vocab_size} tokens to generate; forbid fewer.'
+      )
+
+  each.joined(check, config.suppress_tokens, config.bad_words, ends)
 
 
 def _check_vocabulary(name: str, given: Any, vocab_size: int) -> None:

@@ -1,11 +1,13 @@
 """Values that settings of decoding may have."""
 
 from collections.abc import Callable, Collection
+import functools
 from typing import Any
 
 import numpy as np
 
 from specjax import validation
+from specjax.inference import each
 from specjax.inference import logprobs
 from specjax.inference import token_lists
 
@@ -75,13 +77,27 @@ def check(settings: Any, per_prompt: Collection[str]) -> None:
     given = settings.in_force(name)
     if np.ndim(given) and name not in per_prompt:
       raise ValueError(f'{name} takes one value, not {len(given)}.')
-  for name, lowest in WHOLE.items():
-    validation.each_whole(name, settings.in_force(name), lowest)
-  for name, (good, what) in REAL.items():
-    validation.each(name, settings.in_force(name), good, what)
+    check_value(name, given)
   for name, parse in LISTS.items():
-    parse(name, settings.in_force(name))
+    each.mapped(settings.in_force(name), functools.partial(parse, name))
   logprobs.check(settings.logprobs, settings.num_beams)
+
+
+def check_value(name: str, value: Any) -> None:
+  """Refuses a number, or one of several, that a setting may not have.
+
+  Args:
+    name: name of the setting.
+    value: a number, a sequence of them, or `Each`.
+
+  Raises:
+    ValueError: names the setting and the first bad value.
+  """
+  for one in each.values(value):
+    if name in WHOLE:
+      validation.each_whole(name, one, WHOLE[name])
+    else:
+      validation.each(name, one, *REAL[name])
 
 
 def check_beams(settings: Any) -> None:
@@ -98,7 +114,7 @@ def check_beams(settings: Any) -> None:
   for name, plain in NOT_WITH_BEAMS.items():
     given = settings.in_force(name)
     if name in LISTS:
-      changed = bool(LISTS[name](name, given))
+      changed = any(bool(LISTS[name](name, one)) for one in each.values(given))
     else:
       changed = bool(np.any(np.asarray(given) != plain))
     if changed:
