@@ -85,6 +85,15 @@ class KeysValues(Protocol):
   def __call__(self, cache: PyTree, layer: int) -> tuple[Array, Array]: ...
 
 
+class Insert(Protocol):
+  """Replaces the state of `rows` int32 [n] by that of `fresh` rows [n].
+
+  A row below 0, or beyond the last one, is left out.
+  """
+
+  def __call__(self, state: PyTree, fresh: PyTree, rows: Array) -> PyTree: ...
+
+
 class CachedLM(NamedTuple):
   """A language model with an explicit cache, as pure functions.
 
@@ -99,6 +108,8 @@ class CachedLM(NamedTuple):
     max_positions: most decoder positions the model was made for, or None.
     is_encoder_decoder: whether a prompt is a source for an encoder.
     start_id: the decoder's start token (encoder-decoder), or None.
+    insert: function of the protocol above, on caches of one capacity. None:
+      finished rows are not replaced while others go on.
   """
 
   # Functions are hashed by identity, and a bundle by its functions. A bundle
@@ -112,6 +123,7 @@ class CachedLM(NamedTuple):
   max_positions: int | None = None
   is_encoder_decoder: bool = False
   start_id: int | None = None
+  insert: Insert | None = None
 
 
 class Init(Protocol):
@@ -147,12 +159,6 @@ class IsIdle(Protocol):
   """bool [B]: rows that will propose no tokens next round."""
 
   def __call__(self, state: PyTree) -> Array: ...
-
-
-class Insert(Protocol):
-  """Replaces the state of `rows` int32 [n] by that of `fresh` rows [n]."""
-
-  def __call__(self, state: PyTree, fresh: PyTree, rows: Array) -> PyTree: ...
 
 
 class Drafter(NamedTuple):

@@ -127,22 +127,34 @@ def advance(
       state.last_token,
     ),
     status=emission.status,
-    num_rounds=state.num_rounds + 1,
+    num_rounds=state.num_rounds + (state.status == RUNNING),
+    steps=state.steps + 1,
     rounds=record(state.rounds, state.num_rounds, emitted=count, **trace),
   )
 
 
 def record(rounds: Rounds, index: base.Array, **columns: Any) -> Rounds:
-  """Writes one column of the trace."""
+  """Writes one column of the trace, at `index` int32 [B] of each row."""
+
+  # A row that is done has no column left where it used up all of them.
+  @jax.vmap
+  def put(row, place, value):
+    return row.at[place].set(value.astype(row.dtype), mode='drop')
+
   return Rounds(
     **{
-      name: lax.dynamic_update_slice(
-        getattr(rounds, name),
-        column[:, None].astype(jnp.int32),
-        (jnp.zeros((), index.dtype), index),
-      )
+      name: put(getattr(rounds, name), index, column)
       for name, column in columns.items()
     }
+  )
+
+
+def leading(draft: base.Draft, width: int) -> base.Draft:
+  """The first `width` slots of a draft."""
+  return base.Draft(
+    draft.tokens[:, :width],
+    None if draft.log_probs is None else draft.log_probs[:, :width],
+    jax.tree.map(lambda x: x[:, : width + 1], draft.tree),
   )
 
 

@@ -28,6 +28,7 @@ from specjax.decoding import emit as emit_lib
 from specjax.decoding import log_probs as log_probs_lib
 from specjax.decoding import precision
 from specjax.decoding import warp as warp_lib
+from specjax.decoding.insertion import insert
 from specjax.decoding.recipe import Recipe
 from specjax.decoding.state import DecodeState
 from specjax.decoding.state import EOS
@@ -37,6 +38,7 @@ from specjax.decoding.state import NAN
 from specjax.decoding.state import Params
 from specjax.decoding.state import Rounds
 from specjax.decoding.state import RUNNING
+from specjax.decoding.state import runs
 
 __all__ = [
   'EOS',
@@ -51,7 +53,9 @@ __all__ = [
   'capacity_for',
   'finish',
   'generate',
+  'insert',
   'run',
+  'runs',
   'start',
 ]
 
@@ -160,7 +164,8 @@ def start(
     cache=prefilled.cache,
     drafter=drafter,
     status=jnp.where(controls.max_new_tokens > 0, RUNNING, LENGTH),
-    num_rounds=jnp.zeros((), jnp.int32),
+    num_rounds=jnp.zeros((batch,), jnp.int32),
+    steps=jnp.zeros((), jnp.int32),
     rounds=Rounds(drafted=empty, accepted=empty, emitted=empty),
     faults=jnp.zeros((batch,), jnp.int32) if recipe.checked else None,
     log_probs=log_probs_lib.empty(recipe.logprobs, *empty.shape),
@@ -174,14 +179,20 @@ def run(
   state: DecodeState,
   *,
   max_rounds: base.Array | None = None,
+  enough_done: base.Array | None = None,
 ) -> DecodeState:
-  """Runs rounds until every row is done, or `max_rounds` more have run."""
-  limit = state.rounds.emitted.shape[1]
-  if max_rounds is not None:
-    limit = jnp.minimum(limit, state.num_rounds + max_rounds)
+  """Runs rounds until `enough_done` rows (by default every one) are done.
+
+  With `max_rounds` at most so many rounds more.
+  """
+  end = None if max_rounds is None else state.steps + max_rounds
 
   def unfinished(state):
-    return (state.num_rounds < limit) & jnp.any(state.status == RUNNING)
+    live = runs(state)
+    goes_on = jnp.any(live)
+    if enough_done is not None:
+      goes_on &= jnp.sum(~live) < enough_done
+    return goes_on if end is None else goes_on & (state.steps < end)
 
   return lax.while_loop(
     unfinished, lambda state: _round(recipe, params, state, unfinished), state
@@ -197,7 +208,7 @@ def finish(state: DecodeState) -> Generation:
     prompt_length=context.prompt_length,
     num_tokens=context.length - context.prompt_length,
     status=state.status,
-    num_rounds=state.num_rounds,
+    num_rounds=state.steps,
     rounds=state.rounds,
     faults=state.faults,
     log_probs=state.log_probs,
@@ -238,14 +249,14 @@ def _round(
       state = control_flow.run_if(
         choice == index,
         functools.partial(
-          _verify, recipe, params, draft=_leading(draft, width)
+          _verify, recipe, params, draft=emit_lib.leading(draft, width)
         ),
         state,
       )
   if widths[0]:
     return state
   return _steps_while_idle(
-    recipe, params, state, choice == 0, _leading(draft, 0), unfinished
+    recipe, params, state, choice == 0, emit_lib.leading(draft, 0), unfinished
   )
 
 
@@ -273,15 +284,6 @@ def _steps_while_idle(
   return state
 
 
-def _leading(draft: base.Draft, width: int) -> base.Draft:
-  """The first `width` slots."""
-  return base.Draft(
-    draft.tokens[:, :width],
-    None if draft.log_probs is None else draft.log_probs[:, :width],
-    jax.tree.map(lambda x: x[:, : width + 1], draft.tree),
-  )
-
-
 def _verify(
   recipe: Recipe, params: Params, state: DecodeState, draft: base.Draft
 ) -> DecodeState:
@@ -297,7 +299,10 @@ def _verify(
     )
   with jax.named_scope('warp'):
     logits = warp_lib.warp(
-      recipe.warp, scored.logits, context, *_histories(recipe, draft)
+      recipe.warp,
+      scored.logits,
+      context,
+      *warp_lib.histories(recipe.warp, draft, recipe.drafter.max_path),
     )
   with jax.named_scope('verify'):
     verdict = recipe.verifier.verify(context, draft, logits)
@@ -328,15 +333,6 @@ def _verify(
     )
     drafter = _observe(recipe, params, state, observation)
   return state.replace(cache=cache, drafter=drafter)
-
-
-def _histories(recipe: Recipe, draft: base.Draft):
-  """Draft tokens on each slot's path, where the warp looks at history."""
-  if not recipe.warp.reads_path:
-    return None, None
-  if draft.tree is None:
-    return warp_lib.chain_paths(draft.tokens)
-  return warp_lib.tree_paths(draft.tokens, draft.tree, recipe.drafter.max_path)
 
 
 def _observe(recipe: Recipe, params: Params, state: DecodeState, observation):

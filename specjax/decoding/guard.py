@@ -123,7 +123,9 @@ def target(made: base.CachedLM) -> base.CachedLM:
   """
   # Cached on the bundle: closures are keys of the compilation cache, so a new
   # wrapper around the same functions would compile everything again.
-  named = _wrapped(made, 'CachedLM', 'prefill extend commit select keys_values')
+  named = _wrapped(
+    made, 'CachedLM', 'prefill extend commit select keys_values insert'
+  )
 
   def prefill(params, prompt, *, capacity):
     found = named.prefill(params, prompt, capacity=capacity)
@@ -142,4 +144,10 @@ def target(made: base.CachedLM) -> base.CachedLM:
     contract.check_cache('CachedLM.commit', cache, found)
     return found
 
-  return named._replace(prefill=prefill, extend=extend, commit=commit)
+  def insert(cache, fresh, rows):
+    found = named.insert(cache, fresh, rows)
+    contract.check_cache('CachedLM.insert', cache, found)
+    return found
+
+  checked = named._replace(prefill=prefill, extend=extend, commit=commit)
+  return checked if made.insert is None else checked._replace(insert=insert)

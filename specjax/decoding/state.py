@@ -18,7 +18,7 @@ class Params:
 
 @struct.dataclass
 class Rounds:
-  """Trace of the rounds, one column each. All int32 [B, R].
+  """Trace of each row's own rounds, one column each. All int32 [B, R].
 
   Attributes:
     drafted: proposed tokens (empty slots not counted).
@@ -39,8 +39,10 @@ class Rounds:
 class DecodeState:
   """Everything the next round needs; rollback is an integer in `cache`.
 
-  `faults` int32 [B] holds the bits of `contract`, or is None where drafter and
-  rule are ours. `log_probs` is None where the recipe asks for none.
+  `num_rounds` int32 [B] counts the rounds in which a row was live, `steps`
+  int32 [] those of the batch. `faults` int32 [B] holds the bits of `contract`,
+  or is None where drafter and rule are ours. `log_probs` is None where the
+  recipe asks for none.
   """
 
   # Prompt [p q r] and a round that emitted [a b x]:
@@ -53,9 +55,18 @@ class DecodeState:
   drafter: base.PyTree
   status: base.Array
   num_rounds: base.Array
+  steps: base.Array
   rounds: Rounds
   faults: base.Array | None = None
   log_probs: base.PyTree = None
+
+
+def runs(state: DecodeState) -> base.Array:
+  """bool [B]: rows that are not done."""
+  # Every round of a live row emits a token, so that none has more rounds than
+  # the trace has columns, unless a rule of a user's own accepts less than none.
+  most = state.rounds.emitted.shape[1]
+  return (state.status == RUNNING) & (state.num_rounds < most)
 
 
 @struct.dataclass

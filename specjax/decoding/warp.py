@@ -22,6 +22,7 @@ import numpy as np
 
 from specjax.base import Array
 from specjax.base import Context
+from specjax.base import Draft
 from specjax.base import Tree
 from specjax.decoding import filters
 from specjax.decoding import processors
@@ -255,3 +256,21 @@ def _one_hot(x):
 def _finite_max(x: Array) -> Array:
   top = jnp.max(x, axis=-1, keepdims=True)
   return jnp.where(jnp.isfinite(top), top, 0.0)
+
+
+def histories(spec: WarpSpec, draft: Draft, max_path: int) -> tuple:
+  """Draft tokens on each slot's path, where the warp looks at history.
+
+  Args:
+    spec: the static switches.
+    draft: the proposal.
+    max_path: P.
+
+  Returns:
+    `paths` and `depth` of `warp`; None where the warp looks at none.
+  """
+  if not spec.reads_path:
+    return None, None
+  if draft.tree is None:
+    return chain_paths(draft.tokens)
+  return tree_paths(draft.tokens, draft.tree, max_path)

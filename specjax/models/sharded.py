@@ -18,9 +18,6 @@ import math
 from typing import Any
 
 import jax
-from jax import lax
-import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from specjax import models
 from specjax.base import CachedLM
@@ -28,7 +25,7 @@ from specjax.base import Prefilled
 from specjax.base import Scored
 from specjax.distributed import mesh as mesh_lib
 from specjax.models import registry
-from specjax.models.common.cache import Cache
+from specjax.models import sharded_rows
 
 _SPLIT = ('heads', 'mlp', 'vocab')
 
@@ -156,24 +153,6 @@ def head_copies(config: Any, layout: mesh_lib.Layout, path: tuple) -> int:
   return ours // registry.facts(config).kv_heads
 
 
-def cache_specs(layout: mesh_lib.Layout, batch: int, seq2seq: bool) -> Cache:
-  """A `Cache` of specs: merged rows of batch and heads lie by device."""
-  rows = layout.rows(batch)
-  first = rows[0] if rows else None
-  first = first if isinstance(first, tuple) else (first,) if first else ()
-  # [B * H, ...] lies by rows first and by heads inside, as it is merged.
-  merged = PartitionSpec((*first, *layout.axes('heads')) or None)
-  return Cache(
-    keys=merged,
-    values=merged,
-    length=rows,
-    cross_keys=merged,
-    cross_values=merged,
-    source_mask=rows if seq2seq else None,
-    bias_table=PartitionSpec(layout.axes('heads') or None) if seq2seq else None,
-  )
-
-
 @functools.cache
 def make_lm(
   config: Any,
@@ -213,8 +192,9 @@ def make_lm(
     prefill=functools.partial(_prefill, lm, layout),
     extend=functools.partial(_extend, (lm, layout)),
     commit=functools.partial(_commit, lm, layout),
-    select=functools.partial(_select, lm, layout),
-    keys_values=functools.partial(_keys_values, layout),
+    select=functools.partial(sharded_rows.select, lm, layout),
+    keys_values=functools.partial(sharded_rows.keys_values, layout),
+    insert=functools.partial(sharded_rows.insert, lm, layout),
   )
 
 
@@ -237,7 +217,7 @@ def _spread(layout, function, params, in_specs, out_specs) -> Callable:
 def _prefill(lm, layout, params, prompt, *, capacity):
   batch = prompt.tokens.shape[0]
   rows = layout.rows(batch)
-  specs = cache_specs(layout, batch, lm.is_encoder_decoder)
+  specs = sharded_rows.cache_specs(layout, batch, lm.is_encoder_decoder)
   run = _spread(
     layout,
     functools.partial(lm.prefill, capacity=capacity),
@@ -252,7 +232,7 @@ def _extend(whole, params, cache, tokens, tree=None, slots=None):
   lm, layout = whole
   batch = tokens.shape[0]
   rows = layout.rows(batch)
-  specs = cache_specs(layout, batch, lm.is_encoder_decoder)
+  specs = sharded_rows.cache_specs(layout, batch, lm.is_encoder_decoder)
   given, scored = (specs, rows, rows, rows), (Scored(rows, rows), specs)
   run = _spread(layout, lm.extend, params, given, scored)
   return run(cache, tokens, tree, slots)
@@ -264,7 +244,7 @@ def _commit(lm, layout, cache, num_tokens, path=None):
     return lm.commit(cache, num_tokens)
   batch = cache.length.shape[0]
   rows = layout.rows(batch)
-  specs = cache_specs(layout, batch, lm.is_encoder_decoder)
+  specs = sharded_rows.cache_specs(layout, batch, lm.is_encoder_decoder)
   return jax.shard_map(
     lm.commit,
     mesh=layout.mesh,
@@ -272,54 +252,3 @@ def _commit(lm, layout, cache, num_tokens, path=None):
     out_specs=specs,
     check_vma=False,
   )(cache, num_tokens, path)
-
-
-def _select(lm, layout, cache, rows, *, same_prompt=False):
-  """Gathers rows, each of which stays on the devices where it is."""
-  old, new = cache.length.shape[0], rows.shape[0]
-  seq2seq, parts = lm.is_encoder_decoder, layout.size('batch')
-  apart = parts > 1 and old % parts == 0
-  if apart and new % parts:
-    raise ValueError(
-      f'{new} rows cannot be selected on a data axis of {parts} devices; '
-      'take a multiple of it.'
-    )
-
-  # Rows 2 and 3 lie on device 1, which numbers them 0 and 1:
-  # In:  rows [1 1 | 3 2], two data devices of two rows
-  # Out: local rows [1 1 | 1 0]
-  def gather(cache, rows):
-    if apart:
-      first = lax.axis_index(layout.axes('batch')) * (old // parts)
-      rows = rows - first.astype(rows.dtype)
-    return lm.select(cache, rows, same_prompt=same_prompt)
-
-  kept = cache_specs(layout, old if same_prompt else new, seq2seq)
-  ins = cache_specs(layout, old, seq2seq)
-  outs = cache_specs(layout, new, seq2seq).replace(
-    cross_keys=kept.cross_keys,
-    cross_values=kept.cross_values,
-    source_mask=kept.source_mask,
-  )
-  return jax.shard_map(
-    gather,
-    mesh=layout.mesh,
-    in_specs=(ins, layout.rows(new)),
-    out_specs=outs,
-    check_vma=False,
-  )(cache, rows)
-
-
-def _keys_values(layout, cache, layer):
-  """One layer's keys and values with the rows in a single device's order."""
-  # Two rows with two heads on a model axis of 2: a device has one head of all.
-  # In:  [r0h0 r1h0 | r0h1 r1h1]
-  # Out: [r0h0 r0h1 r1h0 r1h1]
-  batch, heads = cache.length.shape[0], layout.size('heads')
-  parts = 1 if batch % layout.size('batch') else layout.size('batch')
-
-  def order(x):
-    each = x.reshape(parts, heads, batch // parts, -1, *x.shape[1:])
-    return jnp.moveaxis(each, 1, 2).reshape(x.shape)
-
-  return order(cache.keys[layer]), order(cache.values[layer])

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specjax import base
+from specjax.models.common import rows as rows_lib
 
 
 @struct.dataclass
@@ -60,6 +61,7 @@ def markov_lm(
     None,
     encoder_decoder,
     start_id if encoder_decoder else None,
+    rows_lib.insert,
   )
 
 

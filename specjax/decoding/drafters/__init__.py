@@ -17,6 +17,7 @@ from specjax.decoding.drafters.entry import Target
 from specjax.decoding.drafters.hybrid import hybrid
 from specjax.decoding.drafters.registry import entries
 from specjax.decoding.drafters.registry import register
+from specjax.models.common.rows import insert as insert_rows
 
 __all__ = [
   'Costs',
@@ -30,5 +31,6 @@ __all__ = [
   'drawing',
   'entries',
   'hybrid',
+  'insert_rows',
   'register',
 ]

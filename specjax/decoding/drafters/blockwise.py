@@ -16,6 +16,7 @@ from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry
 from specjax.decoding.drafters import slots
 from specjax.models import registry as families
+from specjax.models.common import rows as rows_lib
 from specjax.models.spec_drafter import blockwise as blockwise_lib
 
 
@@ -82,7 +83,9 @@ def blockwise(
       fresh | last.known,
     )
 
-  return base.Drafter(init, propose, observe, num_draft, num_draft)
+  return base.Drafter(
+    init, propose, observe, num_draft, num_draft, insert=rows_lib.insert
+  )
 
 
 def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:

@@ -73,7 +73,9 @@ def autoregressive(
     del params, observation
     return cache
 
-  return base.Drafter(init, propose, observe, num_draft, num_draft)
+  return base.Drafter(
+    init, propose, observe, num_draft, num_draft, insert=lm.insert
+  )
 
 
 def check_fit(target: base.CachedLM, drafter: base.CachedLM) -> None:

@@ -61,6 +61,7 @@ def chain(
     target_conditioned.observe,
     num_draft,
     num_draft,
+    insert=target_conditioned.insert,
   )
 
 
@@ -215,4 +216,5 @@ def tree(
     target_conditioned.observe,
     topology.num_nodes,
     deepest,
+    insert=target_conditioned.insert,
   )

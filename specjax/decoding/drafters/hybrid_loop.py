@@ -24,6 +24,7 @@ from specjax import control_flow
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import suffix_search
 from specjax.decoding.drafters.draft_model import autoregressive
+from specjax.models.common import rows as rows_lib
 
 _LONGEST = 1024  # rounds between two probes
 _FED = 16  # missed tokens that are fed at a time
@@ -162,6 +163,7 @@ def hybrid_drafter(
     num_draft,
     num_draft,
     functools.partial(_is_idle, parts),
+    functools.partial(_insert, lm) if lm.insert else None,
   )
 
 
@@ -193,6 +195,19 @@ def _init(parts, params, prompt, prefilled, *, capacity):
     by_suffix=no,
     draft_cost=draft_cost,
     min_gain=min_gain,
+  )
+
+
+def _insert(lm, state, fresh, rows):
+  """Replaces rows; costs belong to no row."""
+
+  def own(state):
+    return state.replace(cache=None, draft_cost=None, min_gain=None)
+
+  return rows_lib.insert(own(state), own(fresh), rows).replace(
+    cache=lm.insert(state.cache, fresh.cache, rows),
+    draft_cost=fresh.draft_cost,
+    min_gain=fresh.min_gain,
   )
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from specjax import base
 from specjax.decoding.drafters import entry
+from specjax.models.common import rows as rows_lib
 
 
 @functools.cache
@@ -25,7 +26,9 @@ def nothing() -> base.Drafter:
     del params, observation
     return state
 
-  return base.Drafter(init, propose, observe, num_draft=0, max_path=0)
+  return base.Drafter(
+    init, propose, observe, num_draft=0, max_path=0, insert=rows_lib.insert
+  )
 
 
 def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from specjax import base
 from specjax import validation
 from specjax.decoding.drafters import entry
+from specjax.models.common import rows as rows_lib
 
 MATCHES = ('latest', 'earliest')
 
@@ -91,13 +92,13 @@ def prompt_lookup(
     if search_source:
       other, source_run = copied(source, suffix, False)
       # Of equal matches the text's own is taken, which is the later one.
-      better = source_run > run
-      tokens = jnp.where(better[:, None], other, tokens)
+      tokens = jnp.where((source_run > run)[:, None], other, tokens)
       run = jnp.maximum(run, source_run)
     found = run >= min_ngram
     return base.Draft(jnp.where(found[:, None], tokens, base.EMPTY)), source
 
-  return base.Drafter(init, propose, _observe, num_draft, num_draft)
+  made = base.Drafter(init, propose, _observe, num_draft, num_draft)
+  return made._replace(insert=rows_lib.insert)
 
 
 def _observe(params, source, observation):

@@ -14,6 +14,7 @@ from specjax import base
 from specjax.decoding import sampling
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry
+from specjax.models.common import rows as rows_lib
 
 
 @struct.dataclass
@@ -42,15 +43,16 @@ def simulated(*, num_draft: int, vocab_size: int) -> base.Drafter:
   """
 
   def init(script, prompt, prefilled, *, capacity):
-    del script, prompt, prefilled, capacity
-    return ()
+    del prompt, prefilled, capacity
+    # In the state, where a row that takes a finished one's place has its own.
+    return script.continuation
 
   def propose(script, state, view):
     context = view.context
     produced = context.length - context.prompt_length
     # Near its end the script has fewer than K tokens left; a slice that does
     # not fit would be moved back, onto tokens that were emitted already.
-    padded = jnp.pad(script.continuation, ((0, 0), (0, num_draft)))
+    padded = jnp.pad(state, ((0, 0), (0, num_draft)))
     tokens = drawing.window(padded, produced, num_draft)
     keys = drawing.slot_keys('round', context, jnp.arange(num_draft))
     kept = sampling.uniform(keys) < script.acceptance
@@ -64,7 +66,9 @@ def simulated(*, num_draft: int, vocab_size: int) -> base.Drafter:
     del script, observation
     return state
 
-  return base.Drafter(init, propose, observe, num_draft, num_draft)
+  return base.Drafter(
+    init, propose, observe, num_draft, num_draft, insert=rows_lib.insert
+  )
 
 
 def _parse(text: str, resolve) -> tuple[None, float]:

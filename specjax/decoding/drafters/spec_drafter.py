@@ -12,6 +12,7 @@ from specjax import validation
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry
 from specjax.decoding.drafters import slots
+from specjax.models.common import rows as rows_lib
 from specjax.models.spec_drafter import modeling
 
 
@@ -57,7 +58,9 @@ def spec_drafter(
     del params, observation
     return memory
 
-  return base.Drafter(init, propose, observe, num_draft, num_draft)
+  return base.Drafter(
+    init, propose, observe, num_draft, num_draft, insert=rows_lib.insert
+  )
 
 
 def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:

@@ -131,7 +131,12 @@ def _heads(net, topology, vocab_size, style) -> base.Drafter:
     return finish(logits, view.context), state
 
   return base.Drafter(
-    init, propose, target_conditioned.observe, topology.num_nodes, depth
+    init,
+    propose,
+    target_conditioned.observe,
+    topology.num_nodes,
+    depth,
+    insert=target_conditioned.insert,
   )
 
 
@@ -153,6 +158,7 @@ def _masked(net, topology, vocab_size, style) -> base.Drafter:
     target_conditioned.observe,
     topology.num_nodes,
     depth,
+    insert=target_conditioned.insert,
   )
 
 

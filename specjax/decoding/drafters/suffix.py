@@ -17,6 +17,7 @@ from specjax import base
 from specjax import validation
 from specjax.decoding.drafters import entry
 from specjax.decoding.drafters import suffix_search
+from specjax.models.common import rows as rows_lib
 
 
 @dataclasses.dataclass
@@ -116,6 +117,7 @@ def suffix(
     # With max_wait 0 a row is searched in every round and never idle, so that
     # the loop need not ask.
     is_idle=suffix_search.waits if spec.max_wait else None,
+    insert=rows_lib.insert,
   )
 
 

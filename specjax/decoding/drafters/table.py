@@ -18,6 +18,7 @@ from specjax import base
 from specjax import validation
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry
+from specjax.models.common import rows as rows_lib
 
 # Largest V of a bigram table: one gigabyte.
 LARGEST_BIGRAM = 16384
@@ -121,7 +122,9 @@ def table(order: int, num_draft: int, style: drawing.Style) -> base.Drafter:
     del params, observation
     return state
 
-  return base.Drafter(init, propose, observe, num_draft, num_draft)
+  return base.Drafter(
+    init, propose, observe, num_draft, num_draft, insert=rows_lib.insert
+  )
 
 
 def _plan(order, target, source, options, num_draft, rows) -> entry.DraftPlan:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from specjax import base
 from specjax import models
+from specjax.models.common import cache as cache_lib
+from specjax.models.common import rows as rows_lib
 
 
 @struct.dataclass
@@ -113,6 +115,15 @@ def init(
     capacity=max(capacity, tokens.shape[1]) + slack,
   )
   return State(cache, last)
+
+
+def insert(state: State, fresh: State, rows: base.Array) -> State:
+  """Replaces rows of the state; see `base.Drafter`."""
+  cache = state.cache
+  if cache is not None:
+    cache = cache_lib.insert(cache, fresh.cache, rows)
+  features = rows_lib.insert(state.features, fresh.features, rows)
+  return State(cache, features)
 
 
 def observe(

@@ -26,6 +26,7 @@ from specjax import validation
 from specjax.decoding import trees
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import entry
+from specjax.models.common import rows as rows_lib
 
 
 @dataclasses.dataclass
@@ -89,6 +90,7 @@ def token_recycling(
   topology = trees.chain(num_draft)
   if max_path:
     topology = template(num_draft, num_successors, max_path, decay)
+  nodes = list(zip(topology.parent[1:], topology.rank[1:], strict=True))
 
   def init(params, prompt, prefilled, *, capacity):
     del params, capacity
@@ -101,22 +103,32 @@ def token_recycling(
 
   def propose(params, state, view):
     del params
-    table = state[0]
     # Last token x, rows x: [a b], a: [c d], paths 0 1 00: draft [a b c]
     tokens = [view.last_token]
-    for above, place in zip(
-      topology.parent[1:], topology.rank[1:], strict=True
-    ):
+    for above, place in nodes:
       token = tokens[above]
-      found = table[jnp.maximum(token, 0), place]
+      found = state[0][jnp.maximum(token, 0), place]
       tokens.append(jnp.where(token >= 0, found, base.EMPTY))
     tree = None
     if max_path:
       tree = candidates.broadcast(topology, view.last_token.shape[0])
     draft = base.Draft(jnp.stack(tokens[1:], axis=1), tree=tree)
-    return draft, (table, view.last_token)
+    return draft, (state[0], view.last_token)
 
-  return base.Drafter(init, propose, _observe, num_draft, max_path or num_draft)
+  longest = max_path or num_draft
+  made = base.Drafter(init, propose, _observe, num_draft, longest)
+  return made._replace(insert=_insert)
+
+
+def _insert(state, fresh, rows):
+  """The rows' last tokens; what their prompts show goes into the one table."""
+  # Row x of the table [a b c], of the fresh one [d b EMPTY]: [d b a]
+  (table, last), (newer, begun) = state, fresh
+  for place in reversed(range(newer.shape[1])):
+    token = newer[:, place]
+    moved = _to_front(table, token)
+    table = jnp.where((token >= 0)[:, None], moved, table)
+  return table, rows_lib.insert(last, begun, rows)
 
 
 def _observe(params, state, observation):
@@ -162,20 +174,14 @@ def learn(
   batch, width = tokens.shape
   if not width:
     return table
-  vocab_size, num_successors = table.shape
+  vocab_size = table.shape[0]
   rows = jnp.arange(batch)
 
   def step(index, carry):
     table, before = carry
     token = lax.dynamic_index_in_dim(tokens, index, axis=1, keepdims=False)
     counts = index < num_tokens
-    old = table[before]
-    same = old == token[:, None]
-    at = jnp.where(
-      jnp.any(same, axis=1), jnp.argmax(same, axis=1), num_successors - 1
-    )[:, None]
-    shifted = jnp.concatenate([token[:, None], old[:, :-1]], axis=1)
-    new = jnp.where(jnp.arange(num_successors) <= at, shifted, old)
+    new = _to_front(table[before], token)
     # One writer for each table row, so that the result is well defined.
     later = (before[:, None] == before) & counts & (rows > rows[:, None])
     writes = counts & ~jnp.any(later, axis=1)
@@ -185,6 +191,15 @@ def learn(
 
   steps = jnp.clip(jnp.max(num_tokens), 0, width)
   return lax.fori_loop(0, steps, step, (table, before))[0]
+
+
+def _to_front(old, token):
+  """Rows of successors int32 [n, k] with `token` int32 [n] as the latest."""
+  count = old.shape[1]
+  same = old == token[:, None]
+  at = jnp.where(jnp.any(same, axis=1), jnp.argmax(same, axis=1), count - 1)
+  shifted = jnp.concatenate([token[:, None], old[:, :-1]], axis=1)
+  return jnp.where(jnp.arange(count) <= at[:, None], shifted, old)
 
 
 def template(

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from specjax.base import Array
 from specjax.base import Tree
+from specjax.models.common import rows as rows_lib
 
 
 @struct.dataclass
@@ -275,6 +276,19 @@ def select(cache: Cache, rows: Array, *, same_prompt: bool = False) -> Cache:
     cross_values=tuple(map(gather, cache.cross_values)),
     source_mask=mask,
   )
+
+
+def insert(cache: Cache, fresh: Cache, rows: Array) -> Cache:
+  """Replaces batch rows `rows` int32 [n] by those of a cache of n rows.
+
+  Both have one capacity. The source of an encoder may be narrower in `fresh`.
+  """
+  # A bias by distance belongs to no row.
+  table = cache.bias_table
+  made = rows_lib.insert(
+    cache.replace(bias_table=None), fresh.replace(bias_table=None), rows
+  )
+  return made.replace(bias_table=table)
 
 
 def keys_values(cache: Cache, layer: int) -> tuple[Array, Array]:

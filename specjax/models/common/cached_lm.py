@@ -72,6 +72,7 @@ def make(
     select=cache_lib.select,
     keys_values=cache_lib.keys_values,
     vocab_size=vocab,
+    insert=cache_lib.insert,
     **facts,
   )
 
