@@ -108,22 +108,21 @@ def with_special(stops: Stops, tokens: Sequence[int], before: str) -> str:
     tokens: ids up to the one that completes the stop.
     before: text that `find` gave for them.
   """
-  # before 'a b', full text '<s> a</s> b</s>STOP': '<s> a</s> b</s>'
-  full = text_lib.decode(stops.tokenizer, tokens, special=True)
-  names = sorted(pieces.specials(stops.tokenizer), key=len, reverse=True)
-
-  def name_at(at):
-    return next((name for name in names if full.startswith(name, at)), '')
-
-  at = 0
-  for letter in before:
-    # Spaces beside special tokens are in this text alone.
-    while at < len(full) and (name_at(at) or full[at] != letter):
-      at += len(name_at(at)) or 1
-    at += 1
-  while name_at(at) and not full.startswith(stops.strings, at):
-    at += len(name_at(at))
-  return full[:at]
+  # tokens [<s> a bc d], stop 'cd', before 'ab': [<s> a bc] is the shortest
+  # beginning with a text as long as 'ab', and its text 'abc' is one letter over
+  size, end = len(before), len(tokens)
+  while (
+    end and len(text_lib.decode(stops.tokenizer, tokens[: end - 1])) >= size
+  ):
+    end -= 1
+  over = len(text_lib.decode(stops.tokenizer, tokens[:end])) - size
+  if not over and not stops.mixed:
+    # What stands between the text and the stop belongs to the text.
+    shown = stops.hidden - set(stops.ids)
+    while end < len(tokens) and tokens[end] in shown:
+      end += 1
+  full = text_lib.decode(stops.tokenizer, tokens[:end], special=True)
+  return full[: len(full) - over]
 
 
 def _window(stops: Stops, tokens: Sequence[int], begin: int) -> int:

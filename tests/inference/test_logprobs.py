@@ -56,29 +56,44 @@ def check(target, prompt, answer, best=BEST):
     history.append(token)
 
 
+def check_all(target, rule, form):
+  drafter = own.forms(own.target(3)).get(form, form)
+  answers = decode(target, drafter=drafter, verifier=rule, **WARP)
+  for prompt, answer in zip(PROMPTS, answers, strict=True):
+    check(target, prompt, answer)
+  assert not form or sum(answer.counts.num_accepted for answer in answers)
+  return answers
+
+
+@pytest.mark.parametrize('rule, form', [('auto', None), ('coupled', 'tree')])
+def test_they_are_those_of_the_target_as_it_is(target, rule, form):
+  check_all(target, rule, form)
+
+
+def test_they_change_no_token(target):
+  found = check_all(target, 'match', 'drafter')
+  plain = decode(
+    target, drafter=own.successors(), verifier='match', logprobs=None, **WARP
+  )
+  assert own.tokens(plain) == own.tokens(found)
+  assert all(answer.logprobs is None for answer in plain)
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
   'rule, form',
   [
-    ('auto', None),
     ('sampling', 'probabilities'),
-    ('coupled', 'tree'),
+    ('match', 'prompt_lookup'),
+    ('sampling', 'tree'),
     ('traversal', 'token_recycling'),
     ('block', 'model'),
-    ('match', 'suffix'),
+    ('typical', 'drafter'),
+    ('lenient', 'model'),
   ],
 )
-def test_they_are_those_of_the_target_as_it_is(target, rule, form):
-  drafter = own.forms(own.target(3)).get(form, form)
-  with_them = decode(target, drafter=drafter, verifier=rule, **WARP)
-  for prompt, answer in zip(PROMPTS, with_them, strict=True):
-    check(target, prompt, answer)
-  if form:
-    assert sum(answer.counts.num_accepted for answer in with_them)
-  without = decode(
-    target, drafter=drafter, verifier=rule, logprobs=None, **WARP
-  )
-  assert own.tokens(without) == own.tokens(with_them)
-  assert all(answer.logprobs is None for answer in without)
+def test_they_are_the_targets_under_any_rule(target, rule, form):
+  check_all(target, rule, form)
 
 
 def test_those_of_an_answer_that_is_cut_at_a_stop_are_cut_too(target):
