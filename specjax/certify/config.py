@@ -117,6 +117,11 @@ class CertifyConfig(DecodeConfig):
     if self.num_beams > 1:
       raise ValueError('A beam search is not certified; leave num_beams at 1.')
     super().validate()
+    if self.truncate != 'none':
+      raise ValueError(
+        'A certificate has prompts of at most max_prompt_tokens; leave '
+        f'truncate at none, not {self.truncate}.'
+      )
     if self.broken and self.broken not in controls.DESCRIPTIONS:
       raise ValueError(
         f'There is no broken rule {self.broken!r}; there are '

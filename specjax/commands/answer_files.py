@@ -30,6 +30,7 @@ def record(answer: Answer) -> dict[str, Any]:
     # Only a beam search has scores.
     **({} if answer.score is None else {'score': answer.score}),
     **_logprobs(answer),
+    **({'num_truncated': cut} if (cut := answer.num_truncated) else {}),
     **answer.counts.as_dict(by_position=False),
   }
 

@@ -1,6 +1,10 @@
-"""Settings of what an answer holds beside its tokens."""
+"""Settings of what an answer holds and of what it answers."""
 
 import dataclasses
+
+from specjax import validation
+
+TRUNCATE = ('none', 'left', 'right')
 
 
 @dataclasses.dataclass
@@ -13,7 +17,11 @@ class AnswerSettings:
       are the target's own, before temperature, penalties and filters.
     skip_special_tokens: whether special tokens, such as the end token, are left
       out of an answer's text. Stop strings end an answer in the same place.
+    truncate: side on which a prompt loses the tokens that, with max_new_tokens
+      and num_draft, do not fit the target; none refuses the prompt. On the left
+      a first token such as BOS stays in front of what is left.
   """
 
   logprobs: int | None = None
   skip_special_tokens: bool = True
+  truncate: str = validation.choice('none', TRUNCATE)

@@ -26,13 +26,17 @@ from specjax.inference.config import per_row
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A prompt as the decoder gets it; one for each answer wanted."""
+  """A prompt as the decoder gets it; one for each answer wanted.
+
+  `num_truncated` counts the tokens that were cut off.
+  """
 
   prompt: str
   tokens: tuple[int, ...]
   prompt_index: int
   sequence: int
   id: str | int | None = None
+  num_truncated: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,24 +187,38 @@ def _fold_keys(seed, index, sequence):
   return jax.random.fold_in(key, index)
 
 
-def layout_rows(
-  rows: Sequence[Row], batch_size: int, parts: int
-) -> tuple[int, tuple]:
-  """(batch size, batches) for rows, a batch being cut into parts; see `Job`."""
+def batch_rows(count: int, batch_size: int, parts: int) -> int:
+  """Rows of every batch, fewer than `batch_size` for a few rows in all.
+
+  Args:
+    count: rows in all, at least one.
+    batch_size: the setting.
+    parts: devices that a batch is divided between.
+
+  Raises:
+    MeshError: the devices do not divide a batch.
+  """
   if batch_size % parts:
     raise mesh_lib.MeshError(
       f'batch_size={batch_size} cannot be divided by the {parts} devices of '
       f'the data axis; take a multiple of {parts}, or a mesh.shape with fewer '
       'there.'
     )
+  # 3 rows, batch_size 8, 2 parts: 4
+  return min(batch_size, -(-text_lib.row_count(count) // parts) * parts)
+
+
+def layout_rows(
+  rows: Sequence[Row], batch_size: int, parts: int
+) -> tuple[int, tuple]:
+  """(batch size, batches) for rows, a batch being cut into parts; see `Job`."""
   # Prompts of 5, 0, 40, 7 and 12 tokens, batch_size 2, one part:
   #   live [0 2 3 4], groups [0 2] [3 4], widths [48 24]
   #   batches (0, 3, 48), (3, 5, 24)
   live = [index for index, row in enumerate(rows) if row.tokens]
+  batch_size = batch_rows(len(live) or batch_size, batch_size, parts)
   if not live:
     return batch_size, ()
-  fewer = text_lib.row_count(len(live))
-  batch_size = min(batch_size, -(-fewer // parts) * parts)
   groups = [live[i : i + batch_size] for i in range(0, len(live), batch_size)]
   widths = text_lib.widths(
     [max(len(rows[index].tokens) for index in group) for group in groups]

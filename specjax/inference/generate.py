@@ -39,10 +39,9 @@ class Answer:
   """One generated continuation.
 
   Attributes:
-    prompt: the prompt's text ('' for token prompts of a model without a
-      tokenizer).
+    prompt: the prompt's text; as of `text`, ids where there is no tokenizer.
     text: generated text, cut before a stop string and before a character that
-      the tokens do not finish.
+      the tokens do not finish; without a tokenizer its ids, as '5 6'.
     tokens: its ids; the end token, or the token that completes a stop string,
       is the last one.
     finish_reason: 'eos', 'length' or 'stop'; 'empty' for an empty prompt where
@@ -54,6 +53,7 @@ class Answer:
       length penalty, for a beam search; None otherwise.
     logprobs: `Logprob` of each token, where the setting asks for them.
     id: name that the prompt's line carries, or None.
+    num_truncated: tokens of the prompt that did not fit and were cut off.
   """
 
   prompt: str
@@ -66,6 +66,7 @@ class Answer:
   score: float | None = None
   logprobs: tuple[logprobs_lib.Logprob, ...] | None = None
   id: str | int | None = None
+  num_truncated: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +250,7 @@ def _answer(
     score,
     found,
     id=row.id,
+    num_truncated=row.num_truncated,
   )
 
 

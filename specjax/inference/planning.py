@@ -31,6 +31,7 @@ from specjax.inference import line_settings
 from specjax.inference import prompt_checks
 from specjax.inference import sources
 from specjax.inference import token_lists
+from specjax.inference import truncation
 from specjax.inference.batching import after
 from specjax.inference.batching import Job
 from specjax.inference.batching import layout_rows
@@ -83,7 +84,8 @@ def plan(
   config = line_settings.gather(config, lines)
   config = token_lists.resolved(config, model)
   ends = config.end_ids(model.eos_ids)
-  rows = _rows(lines, encoded, config.num_return_sequences)
+  encoded, lost = truncation.apply(config, model, encoded)
+  rows = _rows(lines, encoded, lost, config.num_return_sequences)
   parts = model.layout.size('batch') if model.layout else 1
   batch_size, batches = layout_rows(rows, config.batch_size, parts)
   again, batches = after(batches, skip)
@@ -149,12 +151,12 @@ def _source(model, drafter, config) -> Source | None:
   return source
 
 
-def _rows(lines, encoded, sequences: int) -> tuple[Row, ...]:
+def _rows(lines, encoded, lost, sequences: int) -> tuple[Row, ...]:
   """One row for each answer, those of a prompt one after another."""
   # Two prompts, two answers each: (0, 0) (0, 1) (1, 0) (1, 1). Answers of one
   # prompt stand together, so that they come out in the order of the prompts.
   return tuple(
-    Row(shown, tuple(tokens), index, sequence, id=line.id)
+    Row(shown, tuple(tokens), index, sequence, line.id, lost[index])
     for index, (line, (shown, tokens)) in enumerate(
       zip(lines, encoded, strict=True)
     )

@@ -28,6 +28,9 @@ def summarize(
   return {
     'num_prompts': sum(answer.sequence == 0 for answer in answers),
     'num_answers': len(answers),
+    'truncated_prompts': sum(
+      answer.sequence == 0 and answer.num_truncated > 0 for answer in answers
+    ),
     'num_tokens': counts.pop('num_tokens'),
     'seconds': seconds,
     'tokens_per_second': total.num_tokens / seconds if seconds else None,

@@ -73,6 +73,10 @@ def test_min_length_asks_of_every_prompt_its_own_part(monkeypatch):
 def test_usage_that_is_no_certification(capsys):
   for argv, words in (
     (['--config.num_beams=2'], 'A beam search is not certified; leave'),
+    (
+      ['--config.truncate=left'],
+      'A certificate has prompts of at most max_prompt_tokens',
+    ),
     (['--precision=float64'], '--precision must be one of float32, bfloat16'),
     (
       ['--target=x', '--drafter=suffix,hybrid'],
