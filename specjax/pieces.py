@@ -59,12 +59,12 @@ def texts(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
   bytes of other vocabularies their names, as `<0xE2>`.
 
   Args:
-    tokenizer: a tokenizer; None gives '' for each.
+    tokenizer: a tokenizer; None gives the ids themselves.
     tokens: ids.
   """
   # '▁cat' of one vocabulary and 'Ġcat' of a byte-level one: ' cat'
   if tokenizer is None:
-    return [''] * len(tokens)
+    return [str(token) for token in tokens]
   names = _names(tokenizer, tokens)
   if not names:
     return [tokenizer.decode([int(token)]) for token in tokens]

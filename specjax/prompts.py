@@ -13,8 +13,11 @@ Messages = list[dict[str, Any]]
 Source = str | Messages | tuple[int, ...]
 
 # Keys of a JSON line that hold its prompt.
-PROMPTS = ('prompt', 'messages')
-FIELDS = '"prompt" (a string) or "messages" (a list of role and content)'
+PROMPTS = ('prompt', 'messages', 'tokens')
+FIELDS = (
+  '"prompt" (a string), "messages" (a list of role and content) or "tokens" (a '
+  'list of token ids)'
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,15 +99,28 @@ def _is_object(row: Any) -> bool:
 def _prompt(value: Any, where: str) -> str | tuple[int, ...]:
   if isinstance(value, str):
     return value if value.strip() else ''
-  good = isinstance(value, (list, tuple))
-  for token in value if good else ():
-    is_whole = isinstance(token, int) and not isinstance(token, bool)
-    good = good and is_whole and 0 <= token <= validation.LARGEST
-  if not good:
+  if not _are_ids(value):
     raise ValueError(
       f'{where}: "prompt" must be a string, or a list of token ids as [5, 6].'
     )
   return tuple(value)
+
+
+def _tokens(value: Any, where: str) -> tuple[int, ...]:
+  if not _are_ids(value):
+    raise ValueError(
+      f'{where}: "tokens" must be a list of token ids, as [5, 6].'
+    )
+  return tuple(value)
+
+
+def _are_ids(value: Any) -> bool:
+  return isinstance(value, (list, tuple)) and all(
+    isinstance(token, int)
+    and not isinstance(token, bool)
+    and 0 <= token <= validation.LARGEST
+    for token in value
+  )
 
 
 def _id(value: Any, where: str) -> str | int | None:
@@ -181,7 +197,7 @@ def _content(content: Any, named: str) -> str:
   return ''.join(part['text'] for part in content)
 
 
-_READERS = {'prompt': _prompt, 'messages': messages}
+_READERS = {'prompt': _prompt, 'messages': messages, 'tokens': _tokens}
 
 
 def shown(source: Source) -> str:

@@ -80,14 +80,38 @@ def decode(
   A character that the tokens do not finish is left out at the end.
 
   Args:
-    tokenizer: a tokenizer; None gives ''.
+    tokenizer: a tokenizer; None gives the ids, as '5 6'.
     tokens: ids.
     special: whether special tokens are spelled; else they are left out.
   """
-  if tokenizer is None or not len(tokens):
-    return ''
   ids = [int(token) for token in tokens]
+  if tokenizer is None:
+    return ' '.join(map(str, ids))
+  if not ids:
+    return ''
   return pieces.decode(tokenizer, ids, special=special)
+
+
+def spelled_ids(text: str, where: str) -> tuple[int, ...]:
+  """Token ids of a text for a model without a tokenizer, the reverse of decode.
+
+  In:  '5 6'
+  Out: (5, 6)
+
+  Args:
+    text: ids with spaces between them.
+    where: name of the text, for errors.
+
+  Raises:
+    ValueError: something else stands there.
+  """
+  for word in text.split():
+    if not (word.isascii() and word.isdigit()):
+      raise ValueError(
+        f'{where}: the target has no tokenizer, so text must be token ids with '
+        f'spaces between them, as 5 6 7, and {word[:MAX_SHOWN]!r} is none.'
+      )
+  return tuple(int(word) for word in text.split())
 
 
 def one_line(text: str) -> str:

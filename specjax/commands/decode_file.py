@@ -163,7 +163,11 @@ def _estimate(request: DecodeRequest, prompts: list) -> memory.MemoryEstimate:
   if not random_models.is_shape(request.target):
     tokenizer = loading.load_tokenizer(loading.folder_of(request.target))
     longest = max(prompts, key=lambda line: len(str(line.source)))
-    if tokenizer is not None and not isinstance(longest.source, tuple):
+    if isinstance(longest.source, tuple):
+      tokens = longest.source
+    elif tokenizer is None:
+      tokens = str(longest.source).split()
+    else:
       tokens = text_lib.encode(
         tokenizer,
         longest.source,

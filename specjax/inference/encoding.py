@@ -53,10 +53,19 @@ def listed(prompts: Prompts) -> Sequence[prompts_lib.Line]:
     raise ValueError('There is no prompt; give at least one.')
   if isinstance(prompts[0], prompts_lib.Line):
     return prompts
-  return [_line(one, f'Prompt {n}') for n, one in enumerate(prompts, 1)]
+  return [line_of(one, f'Prompt {n}') for n, one in enumerate(prompts, 1)]
 
 
-def _line(prompt: Any, where: str) -> prompts_lib.Line:
+def line_of(prompt: Any, where: str) -> prompts_lib.Line:
+  """A prompt of any kind as a line.
+
+  Args:
+    prompt: text, messages, token ids, or a mapping as of a JSON line.
+    where: name of the prompt, for errors.
+
+  Raises:
+    ValueError: it is of no kind that is read.
+  """
   if isinstance(prompt, str):
     return prompts_lib.Line(prompt, where=where)
   if isinstance(prompt, Mapping):
@@ -96,8 +105,15 @@ def encode_line(
     ValueError: the target cannot read it.
   """
   source = line.source
+  if model.tokenizer is None and line.is_text:
+    if config.chat or config.prefix:
+      raise ValueError(
+        'The target has no tokenizer, so prompts are token ids; leave chat and '
+        'prefix out.'
+      )
+    source = text_lib.spelled_ids(source, line.where)
   if isinstance(source, tuple):
-    _check_ids(model.lm, line.where, source)
+    check_ids(model.lm, line.where, source)
     shown = text_lib.decode(model.tokenizer, source)
     return shown, list(source) or _beginning(model)
   if model.tokenizer is None:
@@ -111,7 +127,7 @@ def encode_line(
     )
   except ValueError as error:
     raise ValueError(f'{line.where}: {error}') from None
-  _check_ids(model.lm, line.where, tokens)
+  check_ids(model.lm, line.where, tokens)
   return prompts_lib.shown(source), tokens or _beginning(model)
 
 
@@ -189,7 +205,17 @@ def _is_chat(prompt: Any) -> bool:
   )
 
 
-def _check_ids(lm: base.CachedLM, where: str, tokens: Sequence[int]) -> None:
+def check_ids(lm: base.CachedLM, where: str, tokens: Sequence[int]) -> None:
+  """Refuses an id that the target does not know.
+
+  Args:
+    lm: the target.
+    where: name of the tokens, for errors.
+    tokens: ids.
+
+  Raises:
+    ValueError: names the id.
+  """
   # On a device an id out of range raises nothing: by the kind of gather it
   # reads another token's row, or NaN.
   for token in (min(tokens, default=0), max(tokens, default=0)):

@@ -16,7 +16,7 @@ class Logprob:
 
   Attributes:
     id: id of the token.
-    text: text of the token alone, '' without a tokenizer.
+    text: text of the token alone; without a tokenizer its id.
     logprob: log probability of the token behind those before it.
     top: the likeliest tokens in its place, the likeliest first.
   """

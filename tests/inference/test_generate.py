@@ -309,7 +309,10 @@ def test_models_that_do_not_fit_are_refused(models):
     generate(bare)
   with pytest.raises(ValueError, match='need a tokenizer'):
     generate(bare, [[1, 2]], stop='x')
-  assert generate(bare, [[1, 4]])[0].text == ''
+  (answer,) = generate(bare, [[1, 4]])
+  assert answer.prompt == '1 4'
+  assert answer.text == ' '.join(map(str, answer.tokens))
+  assert generate(bare, ['1 4'])[0].tokens == answer.tokens
 
 
 @pytest.mark.parametrize('drafter', [None, 'prompt_lookup', 'drafter'])
