@@ -36,7 +36,17 @@ from specjax.training.data import labels
 from specjax.training.data import readers
 
 # Settings of decoding on which no answer depends.
-_FREE = frozenset({'batch_size', 'mesh', 'costs', 'corpus_tokens', 'explain'})
+_FREE = frozenset(
+  {
+    'batch_size',
+    'mesh',
+    'costs',
+    'corpus_tokens',
+    'explain',
+    'logprobs',
+    'skip_special_tokens',
+  }
+)
 
 
 @dataclasses.dataclass(frozen=True)

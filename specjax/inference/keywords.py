@@ -26,13 +26,17 @@ ELSEWHERE = {
   'random_seed': 'seed',
   'repeat_penalty': 'repetition_penalty',
   'stop_strings': 'stop',
+  'stop_ids': 'stop_token_ids',
   'temp': 'temperature',
+  'top_logprobs': 'logprobs',
+  'truncate_prompt_tokens': 'truncate',
 }
 # Settings that have another form here.
 INSTEAD = {
   'do_sample': 'temperature: 0 is greedy and above 0 samples',
   'eos_token_id': 'ignore_eos, stop_token_ids or stop; the model has its own',
   'prompt': 'the prompts as the second argument',
+  'prompt_logprobs': 'the text as a completion to specjax.score',
   'stream': 'one prompt a call: answers come when all are decoded',
   'tokenizer': 'a model with its tokenizer (see specjax.Model.from_lm)',
 }

@@ -48,6 +48,7 @@ def test_nearest(given, wanted):
     (decode, '--temperature=0.5', 'mean --config.temperature?'),
     (decode, '--config.temprature=1', 'mean --config.temperature?'),
     (decode, '--config.max_tokens=1', 'mean --config.max_new_tokens?'),
+    (decode, '--config.stop_ids=[2]', 'mean --config.stop_token_ids?'),
     (decode, '--tree=2', 'mean --config.drafters.suffix.tree or'),
     (decode, '--outptu=x', 'mean --output?'),
     (decode, '--nochatt', '--config.chat'),

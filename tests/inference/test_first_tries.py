@@ -74,6 +74,8 @@ def test_names_of_drafters_work_as_in_the_commands(folders):
     ('temprature', 'temperature'),
     ('Top_K', 'top_k'),
     ('draftr', 'drafter'),
+    ('stop_ids', 'stop_token_ids'),
+    ('prompt_logprobs', 'a completion to specjax.score'),
     ('qqq', 'specjax.DecodeConfig lists'),
   ],
 )
