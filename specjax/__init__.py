@@ -37,6 +37,8 @@ from specjax.inference.config import DecodeConfig
 from specjax.inference.generate import Answer
 from specjax.inference.generate import generate
 from specjax.inference.memory import estimate_memory
+from specjax.inference.scoring import Score
+from specjax.inference.scoring import score
 from specjax.inference.summary import summarize
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
   'Observation',
   'Prefilled',
   'Prompt',
+  'Score',
   'Scored',
   'Style',
   'Target',
@@ -69,6 +72,7 @@ __all__ = [
   'generate',
   'load',
   'make_layout',
+  'score',
   'summarize',
   'theory',
   'verifiers',

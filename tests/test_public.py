@@ -17,7 +17,7 @@ OF_VERSION_0_1 = {
   'load',
   'make_layout',
 }
-OF_VERSION_0_2 = {'Corpus', 'summarize'}
+OF_VERSION_0_2 = {'Corpus', 'Score', 'score', 'summarize'}
 CONTRACTS = {
   'CachedLM',
   'Context',

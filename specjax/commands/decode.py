@@ -6,6 +6,7 @@ from specjax.commands import cli
 from specjax.commands import decode_file
 from specjax.commands import demo
 from specjax.commands import parsing
+from specjax.commands import score_file
 from specjax.decoding.drafters import registry
 
 # Flags that a request takes as they are.
@@ -42,6 +43,13 @@ def define_flags(values: flags.FlagValues) -> None:
     'Translates bundled sentences from English to German, or a SENTENCE of '
     'yours, and measures.',
   )
+  flags.DEFINE_bool(
+    'score',
+    False,
+    'Whether each JSON line has a "completion", whose log probability under '
+    'the target is written in place of an answer, as JSON lines.',
+    flag_values=values,
+  )
   parsing.define_processes(values)
   flags.DEFINE_bool(
     'resume',
@@ -74,6 +82,9 @@ def _run(values: flags.FlagValues, config) -> None:
     )
     return
   parsing.require(values, 'target', 'input')
+  if values.score:
+    _score(values, config)
+    return
   if values.resume and values.output == '-':
     raise flags.Error('--resume needs an --output file to go on with.')
   parsing.join_processes(values, config)
@@ -86,8 +97,29 @@ def _run(values: flags.FlagValues, config) -> None:
   )
 
 
+def _score(values: flags.FlagValues, config) -> None:
+  """Scores the completions of a file."""
+  for name in ('drafter', 'corpus', 'resume', 'baseline'):
+    if not values[name].using_default_value:
+      raise flags.Error(
+        f'--score asks the target alone and writes a new file; leave --{name} '
+        'out.'
+      )
+  parsing.join_processes(values, config)
+  score_file.score_file(
+    score_file.ScoreRequest(
+      target=values.target,
+      source=values.input,
+      output=values.output,
+      stats=values.stats,
+      config=config,
+    )
+  )
+
+
 def _check_demo(values: flags.FlagValues) -> None:
-  for name in ('corpus', 'input', 'output', 'stats', 'resume', 'baseline'):
+  own = ('corpus', 'input', 'output', 'stats', 'resume', 'baseline', 'score')
+  for name in own:
     if not values[name].using_default_value:
       raise flags.Error(
         f'--demo brings its own sentences and prints to standard output; '

@@ -47,6 +47,22 @@ def empty(number: int | None, batch: int, width: int) -> LogProbs | None:
   )
 
 
+def of(logits: base.Array, tokens: base.Array, number: int) -> LogProbs:
+  """Log probabilities of tokens, and of the likeliest in their places.
+
+  Args:
+    logits: [B, n, V], the target's own.
+    tokens: int32 [B, n].
+    number: N.
+
+  Returns:
+    `LogProbs` of n columns.
+  """
+  found = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+  chosen = jnp.take_along_axis(found, tokens[..., None], axis=-1)[..., 0]
+  return LogProbs(chosen, *lax.top_k(found, number))
+
+
 def record(
   state: DecodeState,
   logits: base.Array,
@@ -72,9 +88,7 @@ def record(
   # Block [x a b c] as a tree, path [1 3]: tokens [a c y] were predicted by the
   # slots 0, 1 and 3. In a chain slot i predicted token i.
   (rows,) = emit.along_path((logits,), verdict, width - 1)
-  found = jax.nn.log_softmax(rows.astype(jnp.float32), axis=-1)
-  chosen = jnp.take_along_axis(found, tokens[..., None], axis=-1)[..., 0]
-  best, best_ids = lax.top_k(found, kept.best.shape[-1])
+  new = of(rows, tokens, kept.best.shape[-1])
   # Answer [p q . . .], emitted [a b 0], count 2: columns [2 3 5], and what
   # would stand in column 5, behind the end, is dropped.
   step = jnp.arange(width)
@@ -88,5 +102,4 @@ def record(
   def written(buffer, new):
     return buffer.at[row, column].set(new.astype(buffer.dtype), mode='drop')
 
-  new = LogProbs(chosen, best, best_ids)
   return state.replace(log_probs=jax.tree.map(written, kept, new))

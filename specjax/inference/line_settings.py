@@ -127,7 +127,7 @@ def gather(config: Any, lines: Sequence[prompts_lib.Line]) -> Any:
         _put(found, (name, place, value), config, lines)
     unread |= dict.fromkeys(k for k in line.settings if k not in READERS)
   _check_ids(digests, lines)
-  _note_unread(list(unread))
+  note_unread(list(unread))
   if not found:
     return config
   made = dataclasses.replace(config, **found)
@@ -181,7 +181,12 @@ def _check_ids(digests: np.ndarray, lines) -> None:
       )
 
 
-def _note_unread(names: Sequence[str]) -> None:
+def note_unread(names: Sequence[str]) -> None:
+  """Warns of keys of lines that nothing reads.
+
+  Args:
+    names: the keys.
+  """
   if names:
     more = len(names) - MOST_SHOWN
     shown = ', '.join(map(repr, names[:MOST_SHOWN]))

@@ -4,11 +4,13 @@ import dataclasses
 import re
 import types
 
+import jax
 import pytest
 
 from decode import benchmark
 from decode import certify
 from decode import main as decode
+import specjax
 from specjax import validation
 from specjax.commands import cli
 from specjax.commands import config_files
@@ -115,6 +117,16 @@ def test_flags_have_sentences(name, capsys):
 
 def test_demo_may_stand_alone(capsys):
   assert ' --demo[=SENTENCE] ' in shown(capsys, decode, '-h')
+
+
+@pytest.mark.parametrize('name', WITH_CONFIG | WITHOUT)
+def test_every_command_has_its_version(name, capsys):
+  module = (WITH_CONFIG | WITHOUT)[name]
+  wanted = f'specjax {specjax.__version__} (jax {jax.__version__})'
+  assert shown(capsys, module, '--version') == wanted
+  # As for help, whatever else is wrong with the line.
+  assert shown(capsys, module, '--no_such=1', '--version') == wanted
+  assert ' --version Prints the versions' in shown(capsys, module, '--help')
 
 
 @pytest.mark.parametrize('name', WITHOUT)

@@ -1,13 +1,18 @@
 """Totals of a run and the reason of its speed."""
 
+import json
+
+import jax
 import pytest
 
+import specjax
 from specjax.benchmark import rows
 from specjax.commands import answer_files
 from specjax.commands import statistics as run_statistics
 from specjax.decoding import stats
 from specjax.inference import generate as inference
 from specjax.inference import summary
+from tests.helpers import tiny
 
 
 def answer(**counts):
@@ -28,6 +33,33 @@ def test_numbers_add_up_and_empty_ratios_are_none():
   assert found['acceptance_rate'] == 4 / 7
   assert found['draft_acceptance_rate'] is None
   assert 'block efficiency  2.000' in run_statistics.table(found)
+
+
+def test_what_decides_a_text_is_named(tmp_path):
+  folder = tiny.save(tmp_path / 'one')
+  tokenizer = tiny.tokenizer()
+  found = run_statistics.environment(folder, tokenizer)
+  assert found['device'].startswith(jax.default_backend())
+  assert found['kernel'] == 'xla' and found['processor']
+  assert set(found['versions']) == {
+    'specjax',
+    'jax',
+    'jaxlib',
+    'numpy',
+    'python',
+  }
+  assert found['versions']['specjax'] == specjax.__version__
+  assert json.loads(json.dumps(found)) is not None
+  digests = found['digests']
+  assert digests['target'] and digests['tokenizer']
+  assert digests['chat_template'] == ''
+  # Other weights, another tokenizer and a template show.
+  other = tiny.save(tmp_path / 'two', seed=1)
+  swapped = tiny.tokenizer(swap=('cat', 'dog'))
+  swapped.chat_template = 'x'
+  changed = run_statistics.environment(other, swapped)['digests']
+  assert all(changed[name] != digests[name] for name in digests)
+  assert run_statistics.environment('shape:x', None)['digests']['target']
 
 
 def test_all_files_write_the_same_counts():
