@@ -117,7 +117,7 @@ class CertifyConfig(DecodeConfig):
     if self.num_beams > 1:
       raise ValueError('A beam search is not certified; leave num_beams at 1.')
     super().validate()
-    if self.truncate != 'none':
+    if self.truncate != DecodeConfig.truncate:
       raise ValueError(
         'A certificate has prompts of at most max_prompt_tokens; leave '
         f'truncate at none, not {self.truncate}.'

@@ -94,8 +94,7 @@ def generate(
       and onto `config.mesh`.
     prompts: a string, a list or generator of strings, chats (lists of messages)
       or token ids, an int array [S] or [N, S], or a `base.Prompt`. A dict is a
-      line of a file of prompts: {'prompt' or 'messages', and settings of its
-      own}.
+      line of a file of prompts, with settings of its own.
     drafter: a name or folder as `--drafter` takes it, a loaded model, a
       `DrafterEntry`, a `base.Drafter`, what `specjax.drafters.custom` or
       `specjax.drafters.hybrid` returns, or None for plain decoding.
@@ -113,8 +112,7 @@ def generate(
     TypeError: for a keyword that there is not.
     ValueError: for bad settings or prompts, before anything is decoded; for a
       drafter or rule of your own that breaks its contract or raises anything.
-    OSError: for a model, a FILE.py:NAME or a corpus that cannot be read, or not
-      be written.
+    OSError: for a model, a FILE.py:NAME or a corpus that is not readable.
     FloatingPointError: if a row's logits are not finite.
     MemoryError: if the device is too small for the batch.
   """

@@ -62,10 +62,7 @@ def plan(
   """Checks everything and lays the prompts out. See `generate`.
 
   Args:
-    model: argument of `generate`.
-    prompts: argument of `generate`.
-    drafter: argument of `generate`.
-    config: argument of `generate`.
+    model, prompts, drafter, config: arguments of `generate`.
     skip: answers that exist already, counted from the first.
     corpus: argument of `generate`; a file is read only.
     **settings: keywords of `generate`.
