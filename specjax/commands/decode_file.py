@@ -254,6 +254,9 @@ def _note_what_runs(request: DecodeRequest, job: batching.Job) -> None:
       f'verifier {assembled.rule.name}'
     )
   cli.note(f'Target {request.target}: {how}, {request.config.dtype}.')
+  is_text = not request.output.endswith('.jsonl')
+  if request.config.logprobs is not None and is_text:
+    cli.note('Note: logprobs stand in JSON lines; give --output=FILE.jsonl.')
 
 
 def _run(
