@@ -56,6 +56,20 @@ class TokenLists:
   bias: Array | None = None
   bad_words: Array | None = None
 
+  def by_row(self) -> 'TokenLists':
+    """The lists of which every row has its own; None for the others."""
+    return TokenLists(
+      _by_row(self.suppress_tokens),
+      _by_row(self.bias_ids),
+      _by_row(self.bias),
+      _by_row(self.bad_words, 2),
+    )
+
+
+def _by_row(ids: Array | None, own: int = 1) -> Array | None:
+  """A list with more axes than one that all rows share; None for others."""
+  return None if ids is None or ids.ndim == own else ids
+
 
 @struct.dataclass
 class Controls:
@@ -96,6 +110,24 @@ class Controls:
   presence_penalty: Array | None = None
   frequency_penalty: Array | None = None
   lists: TokenLists | None = None
+
+  def by_row(self) -> 'Controls':
+    """What every row has of its own, lists that all rows share being None."""
+    lists = None if self.lists is None else self.lists.by_row()
+    return self.replace(eos_ids=_by_row(self.eos_ids), lists=lists)
+
+  def with_shared(self, whole: 'Controls') -> 'Controls':
+    """A result of `by_row` with the lists that all rows of `whole` share."""
+    eos_ids = whole.eos_ids if self.eos_ids is None else self.eos_ids
+    lists = self.lists
+    if lists is not None:
+      shared = {
+        name: getattr(whole.lists, name)
+        for name, ids in vars(lists).items()
+        if ids is None
+      }
+      lists = lists.replace(**shared)
+    return self.replace(eos_ids=eos_ids, lists=lists)
 
 
 @struct.dataclass

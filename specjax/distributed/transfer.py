@@ -48,22 +48,9 @@ def put_controls(
   if layout is None:
     return controls
   spec = layout.rows(controls.temperature.shape[0])
-
-  def one(ids, own=1):
-    if ids is None:
-      return None
-    return put(ids, layout, spec if ids.ndim > own else PartitionSpec())
-
-  lists = controls.lists
-  if lists is not None:
-    lists = lists.replace(
-      suppress_tokens=one(lists.suppress_tokens),
-      bias_ids=one(lists.bias_ids),
-      bias=one(lists.bias),
-      bad_words=one(lists.bad_words, 2),
-    )
-  rows = put(controls.replace(eos_ids=None, lists=None), layout, spec)
-  return rows.replace(eos_ids=one(controls.eos_ids), lists=lists)
+  # Lists that all rows share go everywhere.
+  rows = put(controls.by_row(), layout, spec)
+  return rows.with_shared(put(controls, layout))
 
 
 def to_host(tree: base.PyTree) -> base.PyTree:

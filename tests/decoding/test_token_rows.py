@@ -71,3 +71,21 @@ def test_a_batch_without_a_list_has_the_sizes_of_the_job():
     )
   )
   assert jax.tree.map(jnp.shape, some) == jax.tree.map(jnp.shape, none)
+
+
+def test_what_rows_share_is_parted_from_what_each_has():
+  sampling = dataclasses.replace(
+    SAMPLING, logit_bias={2: 1.5}, bad_words=((1, 2), (3,))
+  )
+  for ends in ((5,), ENDS):
+    controls = sampling.controls(row_keys(0, range(BATCH)), 9, ends)
+    own = controls.by_row()
+    assert all(len(leaf) == BATCH for leaf in jax.tree.leaves(own))
+    assert (own.eos_ids is None) == (ends is not ENDS)
+    assert (own.lists.bias, own.lists.bad_words) == (None, None)
+    whole = own.with_shared(controls)
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      jax.tree.map(np.asarray, whole.replace(row_key=None)),
+      jax.tree.map(np.asarray, controls.replace(row_key=None)),
+    )
