@@ -22,6 +22,7 @@ from specjax.checkpoints import model as model_lib
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import guard
 from specjax.decoding import precision
+from specjax.decoding import prefill
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry as entry_lib
@@ -37,6 +38,7 @@ from specjax.decoding.sampling import SAMPLERS
 from specjax.decoding.verifiers import choice
 from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.decoding.verifiers.entry import VerifierEntry
+from specjax.inference import target_lm
 
 NONE = Source(nothing.ENTRY, 'none')
 _SAME_LAW = ', so that no token depends on other rows; the law is the same'
@@ -53,6 +55,7 @@ class Settings(NamedTuple):
     sampler: sampler of plain sampling, which `coupled` and `match` reproduce.
     allowed_tokens: ids that a network may draft; () for all.
     matmul_precision, logprobs: as in `Recipe`.
+    prefill_chunk: widest piece of a prompt that is read at once, in tokens.
   """
 
   num_draft: int = 4
@@ -64,6 +67,7 @@ class Settings(NamedTuple):
   allowed_tokens: tuple[int, ...] = ()
   matmul_precision: str = precision.HIGHEST
   logprobs: int | None = None
+  prefill_chunk: int = prefill.CHUNK
 
 
 class Assembled(NamedTuple):
@@ -178,6 +182,7 @@ def assemble(
     'matmul_precision', settings.matmul_precision, precision.MODES, str
   )
   source = source if source and settings.num_draft else NONE
+  target = target._replace(prefill_chunk=settings.prefill_chunk)
   entry = source.entry
   drafter_options = options_lib.of(settings.drafters or {}, entry)
   drafter_options.validate()
@@ -192,8 +197,9 @@ def assemble(
   style = style._replace(allowed_tokens=tuple(settings.allowed_tokens))
   model = source.model
   lm, config = (model.lm, model.config) if model else (None, None)
+  lm = lm and prefill.chunked(lm, target.prefill_chunk)
   recipe = Recipe(
-    target=_returning(target, plan.target_hidden_layers),
+    target=target_lm.returning(target, plan.target_hidden_layers),
     drafter=_bound(entry, lm, config, plan, style),
     verifier=verifier,
     warp=_warp(settings.warp, rule),
@@ -256,23 +262,6 @@ def _bound(
       'are the same; specjax.drafters.custom takes max_path= for trees).'
     )
   return made
-
-
-def _returning(target: Target, layers: tuple[int, ...]) -> base.CachedLM:
-  """The target's `CachedLM`, returning the states of some layers."""
-  if not layers:
-    return guard.target(target.lm) if target.config is None else target.lm
-  if target.config is None:
-    raise ValueError(
-      f'The drafter reads states of the target, but {target.name} is a model '
-      'of your own whose functions return none.'
-    )
-  return model_lib.lm_of(
-    target.config,
-    target.layout,
-    vocab_size=target.lm.vocab_size,
-    hidden_layers=layers,
-  )
 
 
 def plain(

@@ -12,6 +12,7 @@ from specjax import validation
 from specjax.decoding import beam
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import precision
+from specjax.decoding import prefill
 from specjax.decoding.controls import Sampling
 from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.sampling import SAMPLERS
@@ -135,6 +136,9 @@ class DecodeConfig(AnswerSettings, PromptSettings):
     batch_size: number of rows that are decoded together, one a prompt and
       answer. Fewer are filled up to 1, 4, 8, 16, ... rows, so that another
       number of prompts seldom compiles anew.
+    prefill_chunk: widest piece of a prompt that is read at once, in tokens; a
+      longer prompt takes several, in less memory. An encoder reads its source
+      whole, with attention for at most 512 tokens at a time.
     seed: seed of sampling. The noise of a prompt depends on the seed and on its
       place in the file alone; from Python, one seed for each prompt makes its
       place irrelevant too.
@@ -184,6 +188,7 @@ class DecodeConfig(AnswerSettings, PromptSettings):
   ignore_eos: bool = False
   stop_token_ids: str = ''
   batch_size: int = 8
+  prefill_chunk: int = prefill.CHUNK
   seed: int = 0
   stop: str = ''
   dtype: str = validation.choice('float32', DTYPES)
@@ -247,23 +252,6 @@ class DecodeConfig(AnswerSettings, PromptSettings):
       self, **{f.name: self.in_force(f.name) for f in dataclasses.fields(self)}
     )
 
-  def idle(self) -> list[str]:
-    """Sentences about settings that change nothing beside the others."""
-    notes = [self.sampling().idle()]
-    if self.num_beams == 1:
-      notes += [
-        f'{name} changes nothing without a beam search; give num_beams above 1.'
-        for name in ('length_penalty', 'early_stopping')
-        if getattr(self, name) != getattr(type(self), name)
-      ]
-    least = np.asarray(self.in_force('min_new_tokens'))
-    if np.any(least > self.max_new_tokens):
-      notes.append(
-        'min_new_tokens is above max_new_tokens: no end token comes before the '
-        'budget is spent.'
-      )
-    return [note for note in notes if note]
-
   def beams(self) -> beam.BeamSpec:
     """The settings of a beam search."""
     return beam.BeamSpec(
@@ -301,6 +289,7 @@ class DecodeConfig(AnswerSettings, PromptSettings):
       sampler=self.sampler,
       matmul_precision=self.matmul_precision,
       logprobs=self.logprobs,
+      prefill_chunk=self.prefill_chunk,
     )
     return made._replace(**changes)
 

@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from specjax import options as options_lib
 from specjax.decoding.drafters import registry as drafter_registry
 
@@ -24,7 +26,25 @@ def check(config: Any, assembled: Any) -> list[str]:
   Raises:
     ValueError: an option that the drafter in use cannot obey.
   """
-  return [*config.idle(), *of_options(config, [assembled])]
+  return [*_of_settings(config), *of_options(config, [assembled])]
+
+
+def _of_settings(config: Any) -> list[str]:
+  """Sentences about settings other than options that change nothing."""
+  notes = [config.sampling().idle()]
+  if config.num_beams == 1:
+    notes += [
+      f'{name} changes nothing without a beam search; give num_beams above 1.'
+      for name in ('length_penalty', 'early_stopping')
+      if getattr(config, name) != getattr(type(config), name)
+    ]
+  least = np.asarray(config.in_force('min_new_tokens'))
+  if np.any(least > config.max_new_tokens):
+    notes.append(
+      'min_new_tokens is above max_new_tokens: no end token comes before the '
+      'budget is spent.'
+    )
+  return [note for note in notes if note]
 
 
 def of_options(

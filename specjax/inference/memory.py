@@ -33,6 +33,7 @@ from specjax.models import sharded
 from specjax.models.common import cpu_layout
 from specjax.models.common import quantize
 from specjax.models.facts import ModelFacts
+from specjax.models.t5.layers import PIECE
 
 Subject = Any
 
@@ -107,7 +108,8 @@ def estimate_memory(
   budget = text_lib.budget(int(max(np.ravel(decode.max_new_tokens))))
   parts = [part for part in (target, draft) if part is not None]
   state = _state_bytes(target, source, decode, batch, width, budget)
-  working = _working(parts, decode, batch, width, state, source is not None)
+  sizes = _Sizes(batch, width, budget, (source is not None) * decode.num_draft)
+  working = _working(parts, decode, sizes, state)
   return MemoryEstimate(sum(part.bytes for part in parts), state, working)
 
 
@@ -153,37 +155,48 @@ def _described(config: Any, name: str) -> model_lib.Model:
   )
 
 
-def _working(parts, decode, batch, width, state, drafts) -> int:
+class _Sizes(NamedTuple):
+  """Sizes of a batch: rows, prompt width, budget, and slots of a draft."""
+
+  batch: int
+  width: int
+  budget: int
+  num_draft: int
+
+
+def _working(parts, decode, sizes: _Sizes, state) -> int:
   """Largest need of a pass beside parameters and state, in bytes."""
-  target = parts[0]
-  prefill = max(_prefill_bytes(part, batch, width) for part in parts)
-  if not target.facts.is_encoder_decoder:
-    # The last layer's columns are not there yet when its scores are.
+  target, batch, width = parts[0], sizes.batch, sizes.width
+  is_pairs = target.facts.is_encoder_decoder
+  rows = min(width, PIECE if is_pairs else decode.prefill_chunk)
+  in_pieces = rows < width
+  prefill = max(_prefill_bytes(part, decode, sizes) for part in parts)
+  if is_pairs:
+    prefill += sum(4 * part.facts.heads * rows * width for part in parts)
+  if not in_pieces and not is_pairs:
+    # The last layer's columns are not there yet when its scores are. Read in
+    # pieces, a prompt finds the columns of all layers made.
     prefill -= state // (target.facts.layers + 1)
-  else:
-    prefill += sum(4 * part.facts.heads * width**2 for part in parts)
-    if len(parts) == 1:
-      # An encoder is done before most of the decoder's state begins.
-      prefill -= state
+  elif not in_pieces and len(parts) == 1:
+    # An encoder is done before most of the decoder's state begins.
+    prefill -= state
   if jax.default_backend() == 'cpu' and target.local.dtype == 'bfloat16':
-    prefill += _beside_bfloat16(parts, batch, width)
-  slots = (decode.num_draft if drafts else 0) + 1
-  step = 2.1 * batch * slots * target.facts.vocab_size * 4
+    if len(parts) > 1 or (in_pieces and not is_pairs):
+      prefill += _beside_bfloat16(parts, batch, rows, width)
+  step = 2.1 * batch * (sizes.num_draft + 1) * target.facts.vocab_size * 4
   step += max(part.converted for part in parts)
   return int(max(prefill, step))
 
 
-def _beside_bfloat16(parts, batch: int, width: int) -> int:
-  """Bytes a CPU holds while two models decode in bfloat16; found by fitting.
+def _beside_bfloat16(parts, batch: int, rows: int, width: int) -> int:
+  """Bytes a CPU holds while it decodes in bfloat16; found by fitting.
 
-  It looks tokens up in float32 copies of the tables, and the scores of two
-  encoders overlap.
+  Two models, or one that reads in pieces, look tokens up in float32 copies of
+  the tables, and the scores of two encoders overlap.
   """
-  if len(parts) == 1:
-    return 0
   tables = sum(part.table for part in parts)
   scores = sum(
-    4 * part.facts.heads * width**2
+    4 * part.facts.heads * rows * width
     for part in parts
     if part.facts.is_encoder_decoder
   )
@@ -299,12 +312,19 @@ def _state_bytes(target, source, decode, batch, width, budget) -> int:
   return sum(x.size * x.dtype.itemsize for x in plain)
 
 
-def _prefill_bytes(part: _Part, batch: int, width: int) -> int:
+def _prefill_bytes(part: _Part, decode, sizes: _Sizes) -> int:
   """Scores of a layer twice, in float32, and its widest activations."""
   itemsize = jnp.dtype(part.local.dtype).itemsize
-  facts = part.facts
-  if facts.layers == 1 and not facts.is_encoder_decoder:
+  facts, (batch, width, budget, num_draft) = part.facts, sizes
+  rows, columns = min(width, decode.prefill_chunk), width
+  if facts.layers == 1 and not facts.is_encoder_decoder and rows == width:
     # A prompt's last layer makes keys and values and nothing else.
     return batch * width * itemsize * facts.width
-  scores = 2 * 4 * facts.heads * width
-  return batch * width * (scores + itemsize * (facts.width + facts.mlp))
+  wide = itemsize * (facts.width + facts.mlp)
+  if facts.is_encoder_decoder:
+    scores = 2 * 4 * facts.heads * min(width, PIECE) * width
+    return batch * (scores + wide * width)
+  if rows < width:
+    # A piece reads the cache, in which there is room for the answer too.
+    columns += budget + num_draft + 2
+  return batch * rows * (2 * 4 * facts.heads * columns + wide)

@@ -18,6 +18,7 @@ from specjax.distributed import mesh as mesh_lib
 from specjax.models import registry as families
 from specjax.models import sharded
 from specjax.models.common import quantize
+from specjax.models.common.rope import Rope
 from specjax.models.spec_drafter import config as spec_drafter_config
 from specjax.models.speculator import config as speculator_config
 
@@ -70,6 +71,10 @@ SHAPES = {
   'llama-1b': models.DecoderConfig(
     hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
     num_attention_heads=32, num_key_value_heads=4, head_dim=64, **_LLAMA,
+  ),
+  'smollm2-135m': models.DecoderConfig(
+    49152, 576, 1536, 30, 9, 3, 64, tie_word_embeddings=True,
+    max_position_embeddings=8192, rope=Rope(theta=100000.0),
   ),
   'llama-8b': models.DecoderConfig(
     vocab_size=128256, hidden_size=4096, intermediate_size=14336,

@@ -49,6 +49,7 @@ def assembled(
   verifiers=None,
   allowed_tokens=(),
   config=None,
+  **rest,
 ):
   """Assembles a `CachedLM` and a drafter."""
   settings = assemble.Settings(
@@ -59,6 +60,7 @@ def assembled(
     warp=warp,
     sampler=sampler,
     allowed_tokens=allowed_tokens,
+    **rest,
   )
   return assemble.assemble(Target(target, config), source_of(drafter), settings)
 

@@ -15,6 +15,7 @@ from specjax.decoding.controls import row_keys
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import transfer
 from specjax.inference import assemble
+from specjax.inference import random_models
 from specjax.models import sharded
 from specjax.models.common import quantize
 from tests.helpers import recipes
@@ -22,6 +23,12 @@ from tests.helpers import tiny
 
 DECODER = models.DecoderConfig(4000, 256, 688, 3, 8, 4, 32, 2048)
 T5 = models.T5Config(4000, 256, 32, 1024, 3, 3, 8)
+# Few layers and ids of a shape whose prompts are read in pieces.
+SMOLLM2 = dataclasses.replace(
+  random_models.shape_config('shape:smollm2-135m'),
+  num_hidden_layers=2,
+  vocab_size=4096,
+)
 
 
 def with_layers(config, count):
@@ -68,7 +75,13 @@ def compiled_bytes(config, drafter, decode, prompt_tokens, layout=None):
   if not isinstance(drafter, str):
     whole = layout and mesh_lib.with_rules(layout, mesh_lib.REPLICATED)
     draft_params, given = abstract(drafter, decode.dtype, whole, int8)
-  recipe = recipes.recipe(lm, given, num_draft=decode.num_draft, config=config)
+  recipe = recipes.recipe(
+    lm,
+    given,
+    num_draft=decode.num_draft,
+    config=config,
+    prefill_chunk=decode.prefill_chunk,
+  )
   rows = None if layout is None else layout.sharding(layout.rows(batch))
   prompt = base.Prompt(
     jax.ShapeDtypeStruct((batch, prompt_tokens), jnp.int32, sharding=rows),
@@ -101,6 +114,11 @@ def compiled_bytes(config, drafter, decode, prompt_tokens, layout=None):
     pytest.param(
       DECODER, 1, 'bfloat16', 256, 1, 'none', marks=pytest.mark.slow
     ),
+    (SMOLLM2, 0, 'float32', 4096, 1, 'none'),
+    pytest.param(
+      SMOLLM2, 1, 'bfloat16', 2048, 2, 'none', marks=pytest.mark.slow
+    ),
+    pytest.param(T5, 0, 'float32', 1024, 8, 'none', marks=pytest.mark.slow),
     pytest.param(T5, 0, 'float32', 128, 4, 'none', marks=pytest.mark.slow),
     pytest.param(T5, 0, 'float32', 128, 4, 'both', marks=pytest.mark.slow),
     pytest.param(T5, 1, 'float32', 384, 4, 'none', marks=pytest.mark.slow),
@@ -197,3 +215,19 @@ def test_a_drafter_network_is_no_target():
   network = models.SpecDrafterConfig(96, 16, 8, 16, 1, 1, 2)
   with pytest.raises(ValueError, match='is a drafter network and cannot be'):
     specjax.estimate_memory(network)
+
+
+def test_memory_of_long_prompts_grows_with_the_chunk_alone():
+  """SmolLM2's own shape, prompts of 4,096 tokens."""
+
+  whole, some = (
+    specjax.estimate_memory(
+      'shape:smollm2-135m',
+      decode=specjax.DecodeConfig(batch_size=1, prefill_chunk=chunk),
+      prompt_tokens=4096,
+    )
+    for chunk in (4096, 512)
+  )
+  assert some.state == whole.state
+  # 9 heads, float32, scores twice.
+  assert whole.working > 2 * 9 * 4 * 4096**2 > 6 * some.working

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from specjax import base
 from specjax import options as options_lib
+from specjax.decoding import prefill
 from specjax.decoding.drafters import drawing
 
 # Exact rules whose tokens depend on the draft.
@@ -28,6 +29,7 @@ class Target(NamedTuple):
     layout: the mesh, or None for one device.
     platform: 'cpu', 'gpu' or 'tpu'.
     name: name as the user wrote it.
+    prefill_chunk: widest piece of a prompt that a network reads at once.
   """
 
   lm: base.CachedLM
@@ -37,6 +39,7 @@ class Target(NamedTuple):
   layout: Any = None
   platform: str = 'cpu'
   name: str = 'target'
+  prefill_chunk: int = prefill.CHUNK
 
   def __repr__(self) -> str:
     """One line, without the parameters."""

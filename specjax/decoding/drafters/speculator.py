@@ -18,6 +18,7 @@ import functools
 
 from specjax import base
 from specjax import models
+from specjax.decoding import prefill
 from specjax.decoding import trees
 from specjax.decoding.drafters import candidates
 from specjax.decoding.drafters import drawing
@@ -53,6 +54,7 @@ def speculator(
   topology: trees.Topology,
   ids: vocabulary.Known,
   style: drawing.Style,
+  chunk: int = prefill.CHUNK,
 ) -> base.Drafter:
   """Drafts with a drafter network.
 
@@ -61,6 +63,7 @@ def speculator(
     topology: tree of the drafts; its depth is K.
     ids: those that the target and the network know.
     style: way of drawing tokens.
+    chunk: widest piece of a prompt that it reads at once.
 
   Returns:
     `base.Drafter`. Its target must return the states after the final norm
@@ -79,6 +82,7 @@ def speculator(
       )
     # No cache: heads read one state and nothing else.
     return _heads(net, topology, vocab_size, style)
+  net = target_conditioned.in_pieces(net, chunk)
   if config.masks:
     return _masked(net, topology, vocab_size, style)
   make = eagle.chain if topology.is_chain else eagle.tree
@@ -221,13 +225,14 @@ def _plan(target, source, options, num_draft, rows) -> entry.DraftPlan:
     one_pass=one_pass,
     target_hidden_layers=(-1,) * (config.is_heads or config.feature != 'none'),
     notes=notes + known.notes(source.name),
-    static=(topology, known),
+    static=(topology, known, target.prefill_chunk),
   )
 
 
 def _bind(lm, config, plan, style) -> base.Drafter:
   del lm
-  return speculator(config, *plan.static, style)
+  topology, known, chunk = plan.static
+  return speculator(config, topology, known, style, chunk)
 
 
 def _params(plan, target, source, data) -> base.PyTree:

@@ -3,10 +3,12 @@
 from typing import Any
 
 from flax import struct
+from jax import lax
 import jax.numpy as jnp
 
 from specjax import base
 from specjax import models
+from specjax.decoding import prefill
 from specjax.models.common import cache as cache_lib
 from specjax.models.common import rows as rows_lib
 
@@ -124,6 +126,38 @@ def insert(state: State, fresh: State, rows: base.Array) -> State:
     cache = cache_lib.insert(cache, fresh.cache, rows)
   features = rows_lib.insert(state.features, fresh.features, rows)
   return State(cache, features)
+
+
+def in_pieces(net: models.DraftNet, chunk: int) -> models.DraftNet:
+  """The network, with prompts read in pieces of at most `chunk` tokens."""
+
+  def read(params, tokens, features, length, **rest):
+    width = tokens.shape[1]
+    if width <= chunk:
+      return net.prefill(params, tokens, features, length, **rest)
+
+    def cut(start, size):
+      return [
+        x if x is None else lax.dynamic_slice_in_dim(x, start, size, axis=1)
+        for x in (tokens, features)
+      ]
+
+    def piece(cache, start, size):
+      cache = cache.replace(length=jnp.full_like(length, start))
+      depth, slots = (
+        jnp.zeros((rows, columns), jnp.int32)
+        for rows, columns in ((1, size), (length.shape[0], 1))
+      )
+      given = *cut(start, size), depth
+      return net.extend(params, cache, *given, slots=slots)[2]
+
+    cache = net.prefill(params, *cut(0, chunk), length, **rest)
+    span = chunk, width
+    longest = jnp.max(length)
+    cache = prefill.in_pieces(piece, cache, span, chunk, longest)
+    return cache.replace(length=length)
+
+  return net._replace(prefill=read)
 
 
 def observe(

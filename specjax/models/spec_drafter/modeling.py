@@ -98,17 +98,19 @@ class SpecDrafter(nn.Module):
     return self.logits_from_hidden(states)
 
   def encode(
-    self, source: Array, source_mask: Array, *, deterministic: bool = True
+    self,
+    source: Array,
+    source_mask: Array,
+    *,
+    deterministic: bool = True,
+    in_pieces: bool = False,
   ) -> Array:
-    """[B, S, D] of int32 [B, S]; the mask is bool [B, S] or [B, S, S]."""
+    """[B, S, D] of int32 [B, S]; see `T5.encode`."""
+    stack = self.encoder
+    bias = stack.source_bias if in_pieces else stack.sequence_bias
     mask = source_mask if source_mask.ndim == 3 else source_mask[:, None]
-    states, _ = self.encoder(
-      self.embed(source),
-      mask,
-      self.encoder.sequence_bias(source.shape[1]),
-      deterministic=deterministic,
-    )
-    return states[0]
+    given = self.embed(source), mask, bias(source.shape[1])
+    return stack(*given, deterministic=deterministic)[0][0]
 
   def project_source(self, encoded: Array) -> tuple:
     """Cross-attention (keys, values) of [B, S, D], for every layer."""
@@ -246,7 +248,7 @@ def make_network(config: SpecDrafterConfig) -> SlotNetwork:
       count = min(config.max_positions, capacity)
       slots = jnp.broadcast_to(jnp.arange(count), (mask.shape[0], count))
       return Memory(
-        net.project_source(net.encode(prompt.tokens, mask)),
+        net.project_source(net.encode(prompt.tokens, mask, in_pieces=True)),
         mask[:, None],
         net.masked_content(prompt.tokens, place, slots, mask[:, None]),
       )

@@ -29,6 +29,9 @@ from specjax.models.common.layers import Linear
 from specjax.models.common.layers import Norm
 from specjax.models.t5.config import T5Config
 
+# Queries of a long source that attend at a time.
+PIECE = 512
+
 
 def _norm(config):
   return Norm(config.layer_norm_epsilon, dtype=config.dtype)
@@ -68,6 +71,8 @@ class Attention(nn.Module):
 
   def __call__(self, x, kept, mask, bias, deterministic, live=None):
     """Reads (keys, values) `kept` with queries made of `x` [B, T, D]."""
+    if bias is not None and bias.ndim == 2:
+      return self.o(_attend_in_pieces(self._heads(self.q(x)), kept, mask, bias))
     out = attend(
       self._heads(self.q(x)),
       *kept,
@@ -77,6 +82,35 @@ class Attention(nn.Module):
       live=live,
     )
     return self.o(out)
+
+
+def _attend_in_pieces(query, kept, mask, table):
+  """Attention of a whole sequence, its queries `PIECE` at a time.
+
+  Args:
+    query: [B, S, H, Dh], S at least `PIECE`.
+    kept: keys and values of the sequence.
+    mask: bool [B, 1, S].
+    table: bias float32 [H, 2 * S - 1] by distance, the nearest in the middle.
+
+  Returns:
+    [B, S, H * Dh].
+  """
+  # S = 5, pieces of 2 queries: [0 1] [2 3] [3 4]; the last is moved back to
+  # fit.
+  batch, size, heads, width = query.shape
+  column = jnp.arange(size, dtype=jnp.int32)
+
+  def piece(index, out):
+    start = jnp.minimum(index * PIECE, size - PIECE)
+    row = start + jnp.arange(PIECE, dtype=jnp.int32)
+    bias = jnp.take(table, column[None] - row[:, None] + size - 1, axis=1)
+    some = lax.dynamic_slice_in_dim(query, start, PIECE, axis=1)
+    made = attend(some, *kept, mask, bias[None])
+    return lax.dynamic_update_slice_in_dim(out, made, start, axis=1)
+
+  out = jnp.zeros((batch, size, heads * width), query.dtype)
+  return lax.fori_loop(0, -(-size // PIECE), piece, out)
 
 
 class T5FeedForward(nn.Module):
@@ -127,7 +161,8 @@ class T5Layer(nn.Module):
     Args:
       x: [B, T, D].
       mask: bool [B or 1, T or 1, L or T].
-      bias: float32 [B or 1, H, T, L or T].
+      bias: float32 [B or 1, H, T, L or T]; or [H, 2 * T - 1] by distance, which
+        runs the queries of a whole sequence in pieces, without dropout.
       past: `cache.Past`, or None to attend inside the block alone.
       source: ((keys, values) of the source, mask [B, 1, S]); None in encoders.
       deterministic: no dropout.
@@ -189,6 +224,15 @@ class Stack(nn.Module):
     place = jnp.arange(size, dtype=jnp.int32)
     apart = place[None] - place[:, None] + size - 1
     return jnp.take(table, apart, axis=1)[None]
+
+  def source_bias(self, size: int) -> jax.Array:
+    """Bias of a source that is decoded from: by distance where it is long.
+
+    A long source attends in pieces, which bounds its attention scores.
+    """
+    if size <= PIECE:
+      return self.sequence_bias(size)
+    return self.bias(np.arange(1 - size, size))
 
   def project_source(self, encoded: jax.Array) -> tuple:
     """(keys, values) of the source, for every layer."""

@@ -96,16 +96,26 @@ class T5(nn.Module):
     return self.decode(encoded, source_mask, target_in, **settings)[0]
 
   def encode(
-    self, source: Array, source_mask: Array, *, deterministic: bool = True
+    self,
+    source: Array,
+    source_mask: Array,
+    *,
+    deterministic: bool = True,
+    in_pieces: bool = False,
   ) -> Array:
     """Encodes int32 [B, S]; returns [B, S, D], junk where masked.
 
     `source_mask` is bool [B, S], or [B, S, S] (query, key) for packed rows.
+    `in_pieces` bounds the attention scores of a long source, without dropout
+    and packed rows.
     """
+    bias = self.encoder.sequence_bias
+    if in_pieces:
+      bias = self.encoder.source_bias
     states, _ = self.encoder(
       self.embed(source),
       by_query(source_mask),
-      self.encoder.sequence_bias(source.shape[1]),
+      bias(source.shape[1]),
       deterministic=deterministic,
     )
     return states[0]
@@ -162,7 +172,7 @@ class T5(nn.Module):
 
   def prefill(self, source: Array, source_mask: Array, capacity: int) -> tuple:
     """Returns (encoded, (keys, values) a layer, bias table [H, 2 * L])."""
-    encoded = self.encode(source, source_mask)
+    encoded = self.encode(source, source_mask, in_pieces=True)
     sources = self.decoder.project_source(encoded)
     # Column j of the table is the bias at distance L - 1 - j, so that the bias
     # over all cache columns at one position is one slice of it.
