@@ -88,7 +88,8 @@ class KeysValues(Protocol):
 class Insert(Protocol):
   """Replaces the state of `rows` int32 [n] by that of `fresh` rows [n].
 
-  A row below 0, or beyond the last one, is left out.
+  A row below 0, or beyond the last one, is left out. A state in which no row
+  has run yet is all zeros.
   """
 
   def __call__(self, state: PyTree, fresh: PyTree, rows: Array) -> PyTree: ...

@@ -91,7 +91,7 @@ def certify(
     )
 
   assembled = make(float(config.temperature), config.num_draft, ())
-  prompt_checks.note_positions(assembled, config, encoded)
+  prompt_checks.note_positions(assembled, config, list(map(len, prompts)))
   for note in idle.check(config, assembled):
     warnings.warn(note, stacklevel=2)
   mode, dtype, rows = config.costs, config.dtype, config.batch_size

@@ -267,7 +267,7 @@ def _run(
   answers: list[inference.Answer],
 ) -> dict[str, Any]:
   """Streams answers to the output and to `answers`; returns statistics."""
-  seconds = 0.0
+  seconds, busy, every = 0.0, 0, 0
   bar = tqdm.tqdm(
     total=len(job.rows), unit='answer', dynamic_ncols=True, file=cli.stderr()
   )
@@ -278,6 +278,7 @@ def _run(
           write(batch.answers)
           answers += batch.answers
           seconds += batch.seconds
+          busy, every = busy + batch.row_rounds, every + batch.all_rounds
           bar.update(len(batch.answers))
           cli.check_interrupt()
   except KeyboardInterrupt:
@@ -286,6 +287,8 @@ def _run(
       f'interrupted after {len(answers)} answers{resume}.'
     ) from None
   found = summary.summarize(answers, seconds, compile_seconds)
+  # Of the rounds of all rows of the batches, those in which a row decoded.
+  found['rows_busy'] = busy / every if every else None
   cli.note(run_statistics.table(found))
   rule = job.assembled.rule.name if job.assembled.drafts else None
   return found | {

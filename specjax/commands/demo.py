@@ -126,9 +126,9 @@ def _one_width(job: batching.Job) -> batching.Job:
       f'The sentence has {longest} tokens, but the demo model was trained on '
       f'at most {MAX_SOURCE}; shorten it.'
     )
-  width = max((width for _, _, width in job.batches), default=0)
-  batches = tuple((begin, end, width) for begin, end, _ in job.batches)
-  return dataclasses.replace(job, batches=batches)
+  width = max((batch.width for batch in job.batches), default=0)
+  batches = tuple(batch._replace(width=width) for batch in job.batches)
+  return dataclasses.replace(job, batches=batches, refill=None)
 
 
 def _show(job: batching.Job) -> None:

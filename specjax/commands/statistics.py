@@ -59,6 +59,7 @@ def table(found: dict[str, Any]) -> str:
     ('prompts', f'{found["num_prompts"]}'),
     ('tokens', f'{found["num_tokens"]}'),
     ('tokens/s', number(found['tokens_per_second'], 1)),
+    ('rows busy', number(found.get('rows_busy'), 3)),
     ('compile seconds', f'{found["compile_seconds"]:.1f}'),
     ('target calls', f'{found["num_target_calls"]}'),
     ('block efficiency', number(found['block_efficiency'], 3)),
@@ -107,7 +108,7 @@ def measure_steps(job: Job) -> StepTimes:
     `StepTimes`.
   """
   assembled, rows = job.assembled, job.batch_size
-  width = min((w for _, _, w in job.batches), default=16)
+  width = min((batch.width for batch in job.batches), default=16)
   slots, model_slots = assembled.plan.num_draft, assembled.plan.draft_slots
   state = timing.middle_state(
     assembled.recipe, job.params, rows, width, assembled.dials()

@@ -21,7 +21,7 @@ def insert(
 
   Args:
     recipe: target and drafter, for which `can_insert`; static.
-    state: state of B rows, between two runs.
+    state: state of B rows, between two runs; zeros where none has run yet.
     fresh: result of `start` for n rows, of the same recipe, capacity and
       `max_new_tokens`; its prompts may be narrower.
     rows: int32 [n], the place of each fresh row; below 0, or B and more, for
@@ -39,10 +39,7 @@ def insert(
     contract.check_state('Drafter.insert', state.drafter, drafter)
   cache = recipe.target.insert(state.cache, fresh.cache, rows)
   made = rows_lib.insert(_own(state), _own(fresh), rows)
-  shared = state.context.controls
-  controls = made.context.controls.replace(
-    eos_ids=shared.eos_ids, lists=shared.lists
-  )
+  controls = made.context.controls.with_shared(fresh.context.controls)
   return made.replace(
     context=made.context.replace(controls=controls),
     cache=cache,
@@ -53,7 +50,7 @@ def insert(
 
 def _own(state: DecodeState) -> DecodeState:
   """The part of a state whose arrays all begin with the rows."""
-  controls = state.context.controls.replace(eos_ids=None, lists=None)
+  controls = state.context.controls.by_row()
   return state.replace(
     context=state.context.replace(controls=controls),
     cache=None,

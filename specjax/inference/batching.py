@@ -20,8 +20,10 @@ from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import each
+from specjax.inference import windows
 from specjax.inference.config import DecodeConfig
 from specjax.inference.config import per_row
+from specjax.inference.encoding import Encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,67 @@ class Row:
   num_truncated: int = 0
 
 
+class JobRows(Sequence[Row]):
+  """The rows of a job, made from their prompts whenever they are read.
+
+  Attributes:
+    begin: rows before the first one that is shown: their answers exist.
+  """
+
+  def __init__(self, encoded: Encoded, sequences: int = 1, begin: int = 0):
+    self._encoded = encoded
+    self._sequences = sequences
+    self.begin = begin
+
+  def at(self, place: int) -> Row:
+    """A row by its place among all rows."""
+    # Two answers for each prompt: (0, 0) (0, 1) (1, 0) (1, 1). Those of one
+    # prompt stand together, so that they come out in the order of the prompts.
+    index, sequence = divmod(place, self._sequences)
+    shown, tokens = self._encoded[index]
+    name, lost = self._encoded.lines[index].id, self._encoded.lost[index]
+    return Row(shown, tuple(tokens), index, sequence, name, lost)
+
+  def length(self, place: int) -> int:
+    """Tokens of a row, by its place among all rows."""
+    return self._encoded.lengths[place // self._sequences]
+
+  @property
+  def lengths(self) -> Sequence[int]:
+    """Tokens of all rows."""
+    if self._sequences == 1:
+      return self._encoded.lengths
+    return np.repeat(self._encoded.lengths, self._sequences).tolist()
+
+  def __len__(self) -> int:
+    return len(self._encoded) * self._sequences - self.begin
+
+  def __getitem__(self, index: Any) -> Any:
+    places = range(self.begin, self.begin + len(self))[index]
+    if isinstance(index, slice):
+      return tuple(map(self.at, places))
+    return self.at(places)
+
+
+class ChosenRows(JobRows):
+  """Some rows, as they are."""
+
+  def __init__(self, rows: Sequence[Row]):
+    self._rows = tuple(rows)
+    self.begin = 0
+
+  def at(self, place: int) -> Row:
+    """A row by its place."""
+    return self._rows[place]
+
+  def length(self, place: int) -> int:
+    """Tokens of a row, by its place."""
+    return len(self._rows[place].tokens)
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
   """Checked prompts laid out into batches of few shapes.
@@ -49,18 +112,21 @@ class Job:
     config: settings of the job.
     tokenizer: tokenizer of the target, or None.
     eos_ids: end tokens in force, of all prompts or of each.
-    rows: every answer wanted, in order.
-    batches: (first row, end row, padded prompt width); blank rows in between
-      are not decoded.
+    rows: every answer wanted, in order: a `JobRows`.
+    batches: a `windows.RowGroup` for each batch with rows left; places count
+      all rows, those before `rows.begin` too, which are decoded once more and
+      left out, so that every batch is one of the whole input. Blank rows are
+      not decoded.
     batch_size: rows of every batch; the last is filled up with finished ones.
+    refill: widths of prompts and batches where the places of finished rows are
+      taken by the next ones, in the order of `batches`; None where batches are
+      decoded one after the other.
     data: data that the drafter's parameters are made from.
     corpus: earlier answers that it may copy from, or None.
     layout: the mesh, or None for one device.
     from_generation_config: settings taken from the target's file, see
       `generation_config`.
     sizes: sizes that lists of tokens need in any batch.
-    again: rows before `rows` that stand in the first batch. They are decoded
-      once more and left out, so that every batch is one of the whole job.
   """
 
   assembled: assemble.Assembled
@@ -68,9 +134,10 @@ class Job:
   config: DecodeConfig
   tokenizer: Any
   eos_ids: tuple[int, ...] | each.Each
-  rows: tuple[Row, ...]
-  batches: tuple[tuple[int, int, int], ...]
+  rows: JobRows
+  batches: tuple[windows.RowGroup, ...]
   batch_size: int
+  refill: windows.Widths | None = None
   data: DraftData = DraftData()
   corpus: corpus_lib.Corpus | None = None
   layout: mesh_lib.Layout | None = None
@@ -78,7 +145,6 @@ class Job:
     default_factory=dict
   )
   sizes: token_rows.Sizes | None = None
-  again: tuple[Row, ...] = ()
 
   @property
   def recipe(self) -> generate_lib.Recipe:
@@ -88,30 +154,31 @@ class Job:
 
 def first_batch(job: Job) -> Job:
   """The job cut down to its first batch."""
-  batches = job.batches[:1]
-  end = batches[0][1] if batches else 0
-  return dataclasses.replace(job, rows=job.rows[:end], batches=batches)
+  places = sorted(job.batches[0].places) if job.batches else ()
+  begin = job.rows.begin
+  return only(job, [place - begin for place in places if place >= begin])
 
 
 def only(job: Job, places: Sequence[int]) -> Job:
-  """The job cut down to some of its rows, in batches of the same shapes.
+  """The job cut down to some of its rows, in whole batches of the same shapes.
 
   Args:
-    job: job whose programs are compiled.
-    places: places of the rows, in order, none of them blank.
+    job: job whose batches have these shapes.
+    places: places of the rows in `job.rows`, in order, none of them blank.
   """
-  # Rows 0, 2 and 5 of batches (0, 4, 24), (4, 8, 48) of 4 rows: one batch
-  # (0, 3, 48), if row 5 has more than 24 tokens. Rows that stood before them in
-  # the first batch would not fit into it any more.
-  rows = tuple(job.rows[place] for place in places)
-  widths = sorted({width for _, _, width in job.batches})
+  # Rows 0, 2 and 5 of batches of 4 rows and the widths 24 and 48: one batch
+  # ((0, 1, 2), 48), if row 5 has more than 24 tokens.
+  rows = ChosenRows([job.rows[place] for place in places])
+  choices = sorted({batch.width for batch in job.batches})
   batches = []
   for begin in range(0, len(rows), job.batch_size):
     end = min(begin + job.batch_size, len(rows))
-    longest = max(len(row.tokens) for row in rows[begin:end])
-    width = next(width for width in widths if width >= longest)
-    batches.append((begin, end, width))
-  return dataclasses.replace(job, rows=rows, batches=tuple(batches), again=())
+    group = tuple(range(begin, end))
+    width = windows.at_least(choices, max(map(rows.length, group)))
+    batches.append(windows.RowGroup(group, width))
+  return dataclasses.replace(
+    job, rows=rows, batches=tuple(batches), refill=None
+  )
 
 
 def as_list(value: Any) -> list:
@@ -120,24 +187,25 @@ def as_list(value: Any) -> list:
 
 
 def batch_inputs(
-  job: Job, rows: Sequence[Row], width: int
+  job: Job, rows: Sequence[Row], width: int, size: int | None = None
 ) -> tuple[base.Prompt, base.Controls]:
   """Arrays for one batch, filled up with rows that are finished at once.
 
   Args:
     job: result of `plan`.
-    rows: at most `job.batch_size`, none of them blank.
+    rows: at most `size`, none of them blank.
     width: S.
+    size: B; by default `job.batch_size`.
 
   Returns:
     (prompt [B, S], controls [B]).
   """
   # 3 rows, batch_size 4, max_new_tokens 32: budgets [32 32 32 0]
-  config = job.config
-  spare = job.batch_size - len(rows)
+  config, size = job.config, size or job.batch_size
+  spare = size - len(rows)
   indices = np.array([row.prompt_index for row in rows] + [0] * spare, int)
   sequences = [row.sequence for row in rows] + [0] * spare
-  live = np.arange(job.batch_size) < len(rows)
+  live = np.arange(size) < len(rows)
   budgets = np.where(live, per_row(config.max_new_tokens, indices), 0)
   tokens, lengths = text_lib.pad(
     [row.tokens for row in rows] + [()] * spare, width
@@ -157,7 +225,7 @@ def batch_inputs(
   prompt = base.Prompt(tokens, lengths)
   if job.layout is None:
     return prompt, controls
-  rows = job.layout.rows(job.batch_size)
+  rows = job.layout.rows(size)
   return (
     transfer.put(prompt, job.layout, rows),
     transfer.put_controls(controls, job.layout),
@@ -185,64 +253,3 @@ def _row_keys(seed, indices: Sequence[int], sequences: Sequence[int]):
 def _fold_keys(seed, index, sequence):
   key = jax.random.fold_in(jax.random.key(seed), sequence)
   return jax.random.fold_in(key, index)
-
-
-def batch_rows(count: int, batch_size: int, parts: int) -> int:
-  """Rows of every batch, fewer than `batch_size` for a few rows in all.
-
-  Args:
-    count: rows in all, at least one.
-    batch_size: the setting.
-    parts: devices that a batch is divided between.
-
-  Raises:
-    MeshError: the devices do not divide a batch.
-  """
-  if batch_size % parts:
-    raise mesh_lib.MeshError(
-      f'batch_size={batch_size} cannot be divided by the {parts} devices of '
-      f'the data axis; take a multiple of {parts}, or a mesh.shape with fewer '
-      'there.'
-    )
-  # 3 rows, batch_size 8, 2 parts: 4
-  return min(batch_size, -(-text_lib.row_count(count) // parts) * parts)
-
-
-def layout_rows(
-  rows: Sequence[Row], batch_size: int, parts: int
-) -> tuple[int, tuple]:
-  """(batch size, batches) for rows, a batch being cut into parts; see `Job`."""
-  # Prompts of 5, 0, 40, 7 and 12 tokens, batch_size 2, one part:
-  #   live [0 2 3 4], groups [0 2] [3 4], widths [48 24]
-  #   batches (0, 3, 48), (3, 5, 24)
-  live = [index for index, row in enumerate(rows) if row.tokens]
-  batch_size = batch_rows(len(live) or batch_size, batch_size, parts)
-  if not live:
-    return batch_size, ()
-  groups = [live[i : i + batch_size] for i in range(0, len(live), batch_size)]
-  widths = text_lib.widths(
-    [max(len(rows[index].tokens) for index in group) for group in groups]
-  )
-  return batch_size, tuple(
-    (group[0], group[-1] + 1, width)
-    for group, width in zip(groups, widths, strict=True)
-  )
-
-
-def after(batches: tuple, skip: int) -> tuple[int, tuple]:
-  """The batches that are left, behind rows that are answered already.
-
-  Args:
-    batches: result of `layout_rows`.
-    skip: number of answered rows.
-
-  Returns:
-    (rows before `skip` in the first batch left, batches counted from `skip`).
-  """
-  # Batches (0, 4, 32), (4, 8, 16), (8, 9, 16), skip 6: row 6 was decoded beside
-  # rows 4, 5 and 7, so it is again: 2, (0, 2, 16), (2, 3, 16).
-  left = [batch for batch in batches if batch[1] > skip]
-  again = max(skip - left[0][0], 0) if left else 0
-  return again, tuple(
-    (max(first - skip, 0), end - skip, width) for first, end, width in left
-  )

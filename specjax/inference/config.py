@@ -139,6 +139,9 @@ class DecodeConfig(AnswerSettings, PromptSettings):
     prefill_chunk: widest piece of a prompt that is read at once, in tokens; a
       longer prompt takes several, in less memory. An encoder reads its source
       whole, with attention for at most 512 tokens at a time.
+    window: length of the part of the input in which prompts are sorted by
+      length, in batches; 1 or more. At most so many answers wait for others to
+      be written.
     seed: seed of sampling. The noise of a prompt depends on the seed and on its
       place in the file alone; from Python, one seed for each prompt makes its
       place irrelevant too.
@@ -189,6 +192,7 @@ class DecodeConfig(AnswerSettings, PromptSettings):
   stop_token_ids: str = ''
   batch_size: int = 8
   prefill_chunk: int = prefill.CHUNK
+  window: int = 8
   seed: int = 0
   stop: str = ''
   dtype: str = validation.choice('float32', DTYPES)

@@ -1,12 +1,15 @@
 """One batch on the device, and the tokens it gives."""
 
 from collections.abc import Sequence
+import contextlib
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from specjax import base
 from specjax import stop_strings
 from specjax import text as text_lib
 from specjax import waiting
@@ -19,8 +22,71 @@ from specjax.inference import row_stops
 from specjax.inference.batching import Job
 from specjax.inference.batching import Row
 
-# Rounds between two checks for stop strings.
-ROUNDS_BETWEEN_STOPS = 8
+# Most rounds between two looks of the host at rows that run.
+ROUNDS_BETWEEN_LOOKS = 8
+
+
+class Done(NamedTuple):
+  """A row that is done.
+
+  Attributes:
+    place: its place among all rows of the job.
+    row: it.
+    generation: `Generation` of numpy that holds it, and
+    at: its number there.
+  """
+
+  place: int
+  row: Row
+  generation: generate_lib.Generation
+  at: int
+
+
+class Step(NamedTuple):
+  """A part of the decoding of a job.
+
+  Attributes:
+    done: rows that are done now.
+    row_rounds: rounds of these rows.
+    all_rounds: rounds that ran meanwhile, times the rows of a batch.
+  """
+
+  done: list[Done]
+  row_rounds: int
+  all_rounds: int
+
+
+class WholeBatches:
+  """The batches of a job, one after the other.
+
+  Attributes:
+    job: the job; its parameters may be exchanged between two steps.
+  """
+
+  def __init__(self, job: Job):
+    self.job = job
+    self._next = 0
+
+  def compile(self) -> None:
+    """Runs every program once, without a row."""
+    for width in sorted({batch.width for batch in self.job.batches}):
+      decode(self.job, (), width)
+
+  def step(self, limit: int) -> Step | None:
+    """Decodes the next batch with a row before `limit`; None without one."""
+    for batch in self.job.batches[self._next :]:
+      self._next += 1
+      if min(batch.places) >= limit:
+        continue
+      rows = [self.job.rows.at(place) for place in batch.places]
+      made = decode(self.job, rows, batch.width)
+      done = [
+        Done(place, row, made, at)
+        for at, (place, row) in enumerate(zip(batch.places, rows, strict=True))
+      ]
+      ran = int(np.count_nonzero(made.rounds.emitted[: len(rows)]))
+      return Step(done, ran, int(made.num_rounds) * self.job.batch_size)
+    return None
 
 
 def decode(
@@ -42,7 +108,7 @@ def decode(
   prompt, controls = batching.batch_inputs(job, rows, width)
   most = text_lib.budget(int(np.max(job.config.max_new_tokens)))
   shapes = job.batch_size, width, most
-  try:
+  with _enough_memory(job, shapes):
     if job.config.num_beams > 1:
       search = beam.compiled(job.recipe.target, job.config.beams(), most)
       rank = [row.sequence for row in rows]
@@ -58,9 +124,33 @@ def decode(
       with _compiling('decoding', shapes, job.recipe):
         generation = generate_batch(job.params, prompt, controls)
     return transfer.to_host(generation)
+
+
+def watched(
+  job: Job, what: str, shapes: tuple[int, int, int]
+) -> contextlib.ExitStack:
+  """Watches a call that may compile, or find too little memory.
+
+  Args:
+    job: job whose recipe runs.
+    what: name of the program, in words.
+    shapes: rows, prompt width and most new tokens.
+  """
+  stack = contextlib.ExitStack()
+  stack.enter_context(_enough_memory(job, shapes))
+  stack.enter_context(_compiling(what, shapes, job.recipe))
+  return stack
+
+
+@contextlib.contextmanager
+def _enough_memory(job: Job, shapes: tuple[int, int, int]):
+  """Raises MemoryError with one sentence where the device has too little."""
+  try:
+    yield
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
+    _, width, most = shapes
     raise MemoryError(
       f'The device has too little memory for {job.batch_size} rows of {width} '
       f'prompt tokens and {most} new ones; lower batch_size or '
@@ -118,14 +208,25 @@ _start = jax.jit(
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _advance(recipe, params, state, ended):
   """Some more rounds, for the rows that have not ended."""
-  over = ended & (state.status == generate_lib.RUNNING)
-  state = state.replace(
-    status=jnp.where(over, generate_lib.LENGTH, state.status)
-  )
   state = generate_lib.run(
-    recipe, params, state, max_rounds=ROUNDS_BETWEEN_STOPS
+    recipe, params, without(state, ended), max_rounds=ROUNDS_BETWEEN_LOOKS
   )
   return state, generate_lib.finish(state)
+
+
+def without(
+  state: generate_lib.DecodeState, ended: base.Array
+) -> generate_lib.DecodeState:
+  """The state in which rows that the host has ended do not run any more.
+
+  Args:
+    state: state between two runs.
+    ended: bool [B].
+  """
+  over = ended & (state.status == generate_lib.RUNNING)
+  return state.replace(
+    status=jnp.where(over, generate_lib.LENGTH, state.status)
+  )
 
 
 def new_tokens(generation: generate_lib.Generation, place: int) -> list[int]:

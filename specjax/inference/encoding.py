@@ -1,6 +1,10 @@
 """Prompts of every kind to token rows, checked."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import copy
+import functools
+import operator
 from typing import Any
 
 import jax
@@ -81,11 +85,66 @@ def line_of(prompt: Any, where: str) -> prompts_lib.Line:
   return prompts_lib.Line(tuple(tokens.tolist()), where=where)
 
 
-def encode(
-  model: Any, prompts: Prompts, config: Any
-) -> list[tuple[str, list[int]]]:
-  """(text to show, ids) of every prompt; see `encode_line`."""
-  return [encode_line(model, line, config) for line in listed(prompts)]
+class Encoded(Sequence[tuple[str, list[int]]]):
+  """(text to show, ids) of every prompt, made anew whenever one is read.
+
+  Attributes:
+    lines: the prompts.
+    lengths: int array, tokens of each prompt; all that is kept of them.
+    lost: int array, tokens that were cut off each.
+  """
+
+  def __init__(
+    self, model: Any, lines: Sequence[prompts_lib.Line], config: Any
+  ):
+    self.lines = lines
+    self._read = functools.partial(encode_line, model, config=config)
+    self._cut: Cut | None = None
+    lengths = (len(self._read(line=line)[1]) for line in lines)
+    self.lengths = array.array('i', lengths)
+    self.lost = array.array('i', bytes(4 * len(self.lengths)))
+
+  def shortened(self, lengths: Sequence[int], cut: 'Cut') -> 'Encoded':
+    """The same prompts with at most so many ids, chosen by (ids, number)."""
+    made = copy.copy(self)
+    made._cut = cut
+    made.lengths = array.array('i', map(min, self.lengths, lengths))
+    made.lost = array.array('i', map(operator.sub, self.lengths, made.lengths))
+    return made
+
+  @property
+  def ids(self) -> '_Ids':
+    """The ids of every prompt, which may be read more than once."""
+    return _Ids(self)
+
+  def __len__(self) -> int:
+    return len(self.lines)
+
+  def __getitem__(self, index: int) -> tuple[str, list[int]]:
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    shown, tokens = self._read(line=self.lines[index])
+    if self.lost[index]:
+      tokens = self._cut(tokens, self.lengths[index])
+    return shown, tokens
+
+
+Cut = Callable[[list[int], int], list[int]]
+
+
+class _Ids:
+  """The ids of every prompt."""
+
+  def __init__(self, encoded: Encoded):
+    self._encoded = encoded
+
+  def __iter__(self) -> Iterator[list[int]]:
+    return (tokens for _, tokens in self._encoded)
+
+
+def encode(model: Any, prompts: Prompts, config: Any) -> Encoded:
+  """Checks every prompt; the result reads them again where they are needed."""
+  return Encoded(model, listed(prompts), config)
 
 
 def encode_line(

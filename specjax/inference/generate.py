@@ -5,10 +5,10 @@
   print(answers[0].text)
 
 `generate` is `planning.plan`, which checks everything, and `stream`, which
-yields finished batches in the order of the prompts.
+yields answers in the order of the prompts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import os
 import time
@@ -28,6 +28,7 @@ from specjax.inference import encoding
 from specjax.inference import logprobs as logprobs_lib
 from specjax.inference import looping
 from specjax.inference import planning
+from specjax.inference import refill
 from specjax.inference import row_stops
 from specjax.inference.batching import Job
 from specjax.inference.batching import Row
@@ -71,10 +72,19 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Answers in order, and the seconds it took to decode them."""
+  """Answers in order, and what it took to decode a part of the job.
+
+  Attributes:
+    answers: `Answer`s whose turn has come.
+    seconds: time of decoding since the last one.
+    row_rounds: rounds of the rows that were done meanwhile.
+    all_rounds: rounds that ran, times the rows of a batch.
+  """
 
   answers: tuple[Answer, ...]
   seconds: float
+  row_rounds: int = 0
+  all_rounds: int = 0
 
 
 def generate(
@@ -142,66 +152,117 @@ def generate(
 def warm_up(job: Job) -> float:
   """Compiles every program the job needs; returns the seconds it took."""
   begin = time.perf_counter()
-  for width in sorted({width for _, _, width in job.batches}):
-    decode_batch.decode(job, (), width)
+  _decoder(job).compile()
   return time.perf_counter() - begin
+
+
+def _decoder(job: Job) -> refill.Places | decode_batch.WholeBatches:
+  """The way in which the job's rows are decoded."""
+  return (
+    decode_batch.WholeBatches(job) if job.refill is None else refill.Places(job)
+  )
 
 
 def stream(
   job: Job, progress: Callable[[str], None] = lambda text: None
 ) -> Iterator[Batch]:
-  """Decodes batch by batch.
+  """Decodes rows, and gives answers as soon as all before them are there.
 
   Args:
     job: result of `planning.plan`.
     progress: called with a line before costs are measured.
 
   Yields:
-    `Batch`es whose answers, one after the other, are those of `job.rows`.
+    `Batch`es whose answers, one after the other, are those of `job.rows`; one
+    may have none yet.
 
   Raises:
     ValueError, FloatingPointError, MemoryError: see `generate`.
   """
-  done, spent = 0, 0.0
-  stops = row_stops.RowStops(job.tokenizer, job.config.stops())
   if job.config.costs == 'measure':
     job = planning.measured(job, progress)
-  for number, (first, end, width) in enumerate(job.batches, 1):
-    # Prompts without a token are in no batch. Their answers come in between, so
-    # that the answers keep the order of the prompts.
-    if first > done:
-      yield Batch(tuple(map(_blank, job.rows[done:first])), 0.0)
-    rows = job.rows[first:end]
-    beside = job.again if number == 1 else ()
-    live = [row for row in (*beside, *rows) if row.tokens]
+  decoder, order, spent, is_new = _decoder(job), _Order(job), 0.0, True
+  unread: list[Sequence[int]] = []
+  while True:
     begin = time.perf_counter()
-    generation = decode_batch.decode(job, live, width)
+    step = decoder.step(order.limit)
     seconds = time.perf_counter() - begin
-    answers, failure = [], None
-    for row in rows:
-      if not row.tokens:
-        answers.append(_blank(row))
-        continue
-      place = live.index(row)
-      failure = _failure(job, row, generation, place)
-      if failure:
-        break
-      mine = stops.of(row.prompt_index)
-      answers.append(_answer(job, row, generation, place, mine))
+    for done in step.done if step else ():
+      order.add(done)
+    answers = order.take()
     # What was whole before a fault goes out first, so that a caller keeps it
     # and a run that is resumed begins behind it.
-    yield Batch(tuple(answers), seconds)
-    job = planning.update_corpus(job, [answer.tokens for answer in answers])
-    if failure:
-      raise failure
-    done, spent = end, spent + seconds
-    # The time of the first batch shows whether measuring pays. All processes
+    if answers or step:
+      rounds = (step.row_rounds, step.all_rounds) if step else (0, 0)
+      yield Batch(answers, seconds, *rounds)
+    if order.failure:
+      raise order.failure
+    if step is None:
+      return
+    unread += [answer.tokens for answer in answers]
+    if len(unread) >= job.batch_size:
+      job, unread = planning.update_corpus(job, unread), []
+    # The time of the first answers shows whether measuring pays. All processes
     # decide as the first, since their clocks differ and measuring takes all.
-    left = spent / number * (len(job.batches) - number)
-    if number == 1 and processes.from_first(left > costs_lib.WORTH_SECONDS):
-      job = planning.measured(job, progress)
-  if done < len(job.rows):
-    yield Batch(tuple(map(_blank, job.rows[done:])), 0.0)
+    spent += seconds
+    if is_new and order.written >= job.batch_size:
+      is_new = False
+      left = spent / order.written * (len(job.rows) - order.written)
+      if processes.from_first(left > costs_lib.WORTH_SECONDS):
+        job = planning.measured(job, progress)
+    decoder.job = job
+
+
+class _Order:
+  """Answers, put into the order of the rows.
+
+  Attributes:
+    limit: rows from this place on are not wanted any more.
+    written: answers that were taken.
+    failure: error that the job ends with, once all answers before it are taken;
+      or None.
+  """
+
+  def __init__(self, job: Job):
+    self._job = job
+    self._next = job.rows.begin
+    self._end = self.limit = self._next + len(job.rows)
+    self._waiting: dict[int, Answer | Exception] = {}
+    self._stops = row_stops.RowStops(job.tokenizer, job.config.stops())
+    self.written = 0
+    self.failure: Exception | None = None
+
+  def add(self, done: decode_batch.Done) -> None:
+    """Keeps a row until its turn comes."""
+    if done.place < self._next:
+      return  # Answered before, and decoded again beside others.
+    given = self._job, done.row, done.generation, done.at
+    failure = _failure(*given)
+    if failure:
+      # Rows before it still get their answers.
+      self.limit = min(self.limit, done.place)
+    mine = self._stops.of(done.row.prompt_index)
+    self._waiting[done.place] = failure or _answer(*given, mine)
+
+  def take(self) -> tuple[Answer, ...]:
+    """The answers whose turn has come."""
+    # Row 0 waits for nothing, 1 is not there yet, 2 is: (answer of 0).
+    found, rows = [], self._job.rows
+    while self._next < self._end and not self.failure:
+      # Prompts without a token are in no batch.
+      if not rows.length(self._next):
+        found.append(_blank(rows.at(self._next)))
+      elif self._next not in self._waiting:
+        break
+      else:
+        made = self._waiting.pop(self._next)
+        if isinstance(made, Exception):
+          self.failure = made
+          break
+        found.append(made)
+      self._next += 1
+    self.written += len(found)
+    return tuple(found)
 
 
 def _answer(

@@ -13,6 +13,7 @@ from specjax import text as text_lib
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
+from specjax.decoding import insertion
 from specjax.decoding import token_rows
 from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.drafters.entry import DraftData
@@ -32,10 +33,9 @@ from specjax.inference import prompt_checks
 from specjax.inference import sources
 from specjax.inference import token_lists
 from specjax.inference import truncation
-from specjax.inference.batching import after
+from specjax.inference import windows
 from specjax.inference.batching import Job
-from specjax.inference.batching import layout_rows
-from specjax.inference.batching import Row
+from specjax.inference.batching import JobRows
 from specjax.inference.config import DecodeConfig
 from specjax.inference.moved import check_moved
 
@@ -62,7 +62,10 @@ def plan(
   """Checks everything and lays the prompts out. See `generate`.
 
   Args:
-    model, prompts, drafter, config: arguments of `generate`.
+    model: argument of `generate`.
+    prompts: argument of `generate`.
+    drafter: argument of `generate`.
+    config: argument of `generate`.
     skip: answers that exist already, counted from the first.
     corpus: argument of `generate`; a file is read only.
     **settings: keywords of `generate`.
@@ -74,22 +77,19 @@ def plan(
   model = sources.as_target(model, lambda name: load_target(name, config))
   model_lib.check_target(model)
   source = _source(model, drafter, config)
-  lines = encoding.listed(prompts)
-  prompt_checks.check_per_prompt(config, len(lines))
-  encoded = encoding.encode(model, lines, config)
-  config, taken = generation_config.apply(config, model, encoded)
-  config = line_settings.gather(config, lines)
-  config = token_lists.resolved(config, model)
+  config, taken, encoded = _read(config, model, prompts)
   ends = config.end_ids(model.eos_ids)
-  encoded, lost = truncation.apply(config, model, encoded)
-  rows = _rows(lines, encoded, lost, config.num_return_sequences)
+  rows = JobRows(encoded, config.num_return_sequences, skip)
   parts = model.layout.size('batch') if model.layout else 1
-  batch_size, batches = layout_rows(rows, config.batch_size, parts)
-  again, batches = after(batches, skip)
+  live = sum(map(bool, rows.lengths))
+  batch_size = windows.batch_rows(live, config.batch_size, parts)
   assembled = assemble.assemble(
     assemble.target_of(model), source, config.recipe_settings(), rows=batch_size
   )
-  prompt_checks.check(assembled, config, encoded)
+  batches, refill = windows.lay_out(
+    rows.lengths, batch_size, config.window, **_free(assembled, config)
+  )
+  prompt_checks.check(assembled, config, encoded.lengths)
   _note_idle(config, assembled)
   corpus = _corpus(corpus, model, config, assembled)
   data = _data(assembled, config, batch_size, encoded, corpus)
@@ -100,15 +100,34 @@ def plan(
     tokenizer=model.tokenizer,
     eos_ids=ends,
     sizes=token_rows.sizes(config.sampling(), each.rows(ends, None)),
-    rows=rows[skip:],
-    batches=batches,
+    rows=rows,
+    batches=tuple(batch for batch in batches if max(batch.places) >= skip),
     batch_size=batch_size,
+    refill=refill,
     data=data,
     corpus=corpus,
     layout=model.layout,
     from_generation_config=taken.values,
-    again=rows[skip - again : skip],
   )
+
+
+def _read(config, model, prompts):
+  """(config with the settings of the target and the lines, taken, prompts)."""
+  lines = encoding.listed(prompts)
+  prompt_checks.check_per_prompt(config, len(lines))
+  encoded = encoding.encode(model, lines, config)
+  config, taken = generation_config.apply(config, model, encoded)
+  config = token_lists.resolved(line_settings.gather(config, lines), model)
+  return config, taken, truncation.apply(config, model, encoded)
+
+
+def _free(assembled, config) -> dict[str, bool]:
+  """Whether rows are sorted, and whether finished ones make place."""
+  is_sorted = assembled.is_row_independent
+  can = insertion.can_insert(assembled.recipe) and config.num_beams == 1
+  # Processes would have to agree after every look on which rows are done.
+  refills = can and is_sorted and jax.process_count() == 1
+  return {'is_sorted': is_sorted, 'refills': refills}
 
 
 def load_target(
@@ -146,19 +165,6 @@ def _source(model, drafter, config) -> Source | None:
   fitness.check(model, source)
   _check_options(config, source)
   return source
-
-
-def _rows(lines, encoded, lost, sequences: int) -> tuple[Row, ...]:
-  """One row for each answer, those of a prompt one after another."""
-  # Two prompts, two answers each: (0, 0) (0, 1) (1, 0) (1, 1). Answers of one
-  # prompt stand together, so that they come out in the order of the prompts.
-  return tuple(
-    Row(shown, tuple(tokens), index, sequence, line.id, lost[index])
-    for index, (line, (shown, tokens)) in enumerate(
-      zip(lines, encoded, strict=True)
-    )
-    for sequence in range(sequences)
-  )
 
 
 def _note_idle(config: DecodeConfig, assembled) -> None:
@@ -226,7 +232,7 @@ def _check_beams(model, source, config) -> None:
 def _data(assembled, config, rows, encoded, corpus) -> DraftData:
   """Data for the drafter's parameters, as far as they are known."""
   return DraftData(
-    rows=[tokens for _, tokens in encoded],
+    rows=encoded.ids,
     index=None if corpus is None else corpus_lib.index(corpus),
     costs=costs_lib.choose(assembled, config.costs, config.dtype, rows),
   )
@@ -247,7 +253,7 @@ def measured(job: Job, progress: Callable[[str], None]) -> Job:
   if not costs_lib.decide(assembled, job.config.costs, job.config.dtype):
     return job
   found = costs_lib.measure(
-    assembled, job.params, job.batch_size, job.batches[0][2], progress
+    assembled, job.params, job.batch_size, job.batches[0].width, progress
   )
   return with_data(job, job.data._replace(costs=found))
 

@@ -13,14 +13,16 @@ from specjax.inference.config import per_row
 
 
 def check(
-  assembled: assemble.Assembled, config: DecodeConfig, encoded: Sequence
+  assembled: assemble.Assembled,
+  config: DecodeConfig,
+  lengths: Sequence[int],
 ) -> None:
   """Refuses settings or prompts that do not fit.
 
   Args:
     assembled: `assemble.Assembled`, what decodes.
     config: `DecodeConfig`.
-    encoded: (text to show, ids) of every prompt.
+    lengths: tokens of every prompt.
 
   Raises:
     ValueError: one sentence that names the dial or the prompt.
@@ -31,28 +33,29 @@ def check(
       'empty.'
     )
   logprobs.check_vocabulary(config.logprobs, assembled.recipe.target.vocab_size)
-  _check_dials(assembled, len(encoded))
-  for index, (_, tokens) in enumerate(encoded):
-    _check_length(assembled.recipe, config, index, tokens)
-    _check_source(assembled, index, len(tokens))
-  note_positions(assembled, config, encoded)
+  _check_dials(assembled, len(lengths))
+  for index, length in enumerate(lengths):
+    _check_length(assembled.recipe, config, index, length)
+    _check_source(assembled, index, length)
+  note_positions(assembled, config, lengths)
 
 
 def note_positions(
-  assembled: assemble.Assembled, config: DecodeConfig, encoded: Sequence
+  assembled: assemble.Assembled,
+  config: DecodeConfig,
+  lengths: Sequence[int],
 ) -> None:
   """Warns of a drafter with fewer positions than rows may reach.
 
   Args:
     assembled: `assemble.Assembled`, what decodes.
     config: `DecodeConfig`.
-    encoded: (text to show, ids) of every prompt, at least one.
+    lengths: tokens of every prompt, at least one.
   """
   is_pairs = assembled.target.lm.is_encoder_decoder
   reached = max(
-    (1 if is_pairs else len(tokens))
-    + int(per_row(config.max_new_tokens, index))
-    for index, (_, tokens) in enumerate(encoded)
+    (1 if is_pairs else length) + int(per_row(config.max_new_tokens, index))
+    for index, length in enumerate(lengths)
   )
   note = about_positions(assembled, reached)
   if note:
@@ -116,14 +119,14 @@ def check_per_prompt(config: DecodeConfig, count: int) -> None:
       )
 
 
-def _check_length(recipe, config, index: int, tokens: Sequence[int]) -> None:
+def _check_length(recipe, config, index: int, length: int) -> None:
   """Refuses what the target's positions cannot hold."""
   lm = recipe.target
   budget = int(per_row(config.max_new_tokens, index))
-  given = 1 if lm.is_encoder_decoder else len(tokens)
+  given = 1 if lm.is_encoder_decoder else length
   # A node of a tree stands where its depth puts it.
   needed = given + budget + recipe.drafter.max_path
-  if lm.max_positions is None or needed <= lm.max_positions or not tokens:
+  if lm.max_positions is None or needed <= lm.max_positions or not length:
     return
   if given >= lm.max_positions:
     raise ValueError(

@@ -23,8 +23,8 @@ from specjax.inference import logprobs as logprobs_lib
 from specjax.inference import pairs as pairs_lib
 from specjax.inference import planning
 from specjax.inference import sources
-from specjax.inference.batching import batch_rows
 from specjax.inference.config import DecodeConfig
+from specjax.inference.windows import batch_rows
 
 # Settings that change a score, or its time.
 READ = (

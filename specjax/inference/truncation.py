@@ -1,9 +1,10 @@
 """Prompts that do not fit the target, cut on request."""
 
-from collections.abc import Sequence
+import array
 from typing import Any
 import warnings
 
+from specjax.inference import encoding
 from specjax.inference.config import DecodeConfig
 from specjax.inference.config import per_row
 
@@ -11,8 +12,8 @@ LEFT, RIGHT = 'left', 'right'
 
 
 def apply(
-  config: DecodeConfig, model: Any, encoded: Sequence[tuple[str, list[int]]]
-) -> tuple[list[tuple[str, list[int]]], list[int]]:
+  config: DecodeConfig, model: Any, encoded: encoding.Encoded
+) -> encoding.Encoded:
   """Cuts the prompts that do not fit, and warns of how many there are.
 
   The place that is left depends on settings alone, so that every drafter, and
@@ -21,38 +22,41 @@ def apply(
   Args:
     config: settings of the job: `truncate`, budgets and `num_draft`.
     model: the target.
-    encoded: (text to show, ids) of every prompt.
+    encoded: the prompts.
 
   Returns:
-    (prompts with ids that fit, number of tokens that each has lost).
+    Prompts with ids that fit.
   """
-  encoded, most = list(encoded), model.lm.max_positions
-  lost = [0] * len(encoded)
+  most = model.lm.max_positions
   if config.truncate not in (LEFT, RIGHT):
-    return encoded, lost
+    return encoded
   if most is None or model.lm.is_encoder_decoder:
     warnings.warn(
       f'truncate={config.truncate} changes nothing: {model.name} takes prompts '
       'of any length.',
       stacklevel=3,
     )
-    return encoded, lost
-  begins = {model.bos_id, getattr(model.tokenizer, 'bos_token_id', None)}
-  for index, (shown, tokens) in enumerate(encoded):
+    return encoded
+  rooms = array.array('i', encoded.lengths)
+  for index in range(len(rooms)):
     budget = int(per_row(config.max_new_tokens, index))
     room = most - budget - config.num_draft
     # Without any room the check of lengths names the prompt.
-    if 0 < room < len(tokens):
-      made = cut(tokens, room, config.truncate, begins)
-      encoded[index], lost[index] = (shown, made), len(tokens) - room
-  count = sum(map(bool, lost))
+    if room > 0:
+      rooms[index] = min(rooms[index], room)
+  begins = {model.bos_id, getattr(model.tokenizer, 'bos_token_id', None)}
+  encoded = encoded.shortened(
+    rooms, lambda tokens, room: cut(tokens, room, config.truncate, begins)
+  )
+  count = sum(map(bool, encoded.lost))
   if count:
     warnings.warn(
-      f'{count} of {len(lost)} prompts did not fit the {most} positions of the '
-      f'target and lost tokens on the {config.truncate}, {sum(lost)} in all.',
+      f'{count} of {len(encoded)} prompts did not fit the {most} positions of '
+      f'the target and lost tokens on the {config.truncate}, '
+      f'{sum(encoded.lost)} in all.',
       stacklevel=3,
     )
-  return encoded, lost
+  return encoded
 
 
 def cut(

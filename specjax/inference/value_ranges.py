@@ -43,6 +43,7 @@ WHOLE = {
   'max_new_tokens': 0,
   'num_return_sequences': 1,
   'batch_size': 1,
+  'window': 1,
   'prefill_chunk': 1,
   'seed': 0,
 }

@@ -88,7 +88,8 @@ def test_an_interrupt_leaves_whole_lines(
   def interrupted(job, progress):
     for batch in real(job, progress):
       yield batch
-      os.kill(os.getpid(), signal.SIGTERM)
+      if batch.answers:
+        os.kill(os.getpid(), signal.SIGTERM)
 
   monkeypatch.setattr(inference, 'stream', interrupted)
   corpus = tmp_path / 'answers.corpus'
@@ -103,7 +104,7 @@ def test_an_interrupt_leaves_whole_lines(
   assert status == 128 + signal.SIGTERM
   assert '--resume continues it' in capsys.readouterr().err
   data = path.read_bytes()
-  assert data.endswith(b'\n') and 2 <= data.count(b'\n') < 5
+  assert data.endswith(b'\n') and 1 <= data.count(b'\n') < 5
   tokenizer = specjax.load(folders['target']).tokenizer
   kept = corpus_lib.load(corpus, 1000, text_lib.fingerprint(tokenizer))
   assert len(corpus_lib.sequences(kept)) == data.count(b'\n')

@@ -283,8 +283,8 @@ def insert(cache: Cache, fresh: Cache, rows: Array) -> Cache:
 
   Both have one capacity. The source of an encoder may be narrower in `fresh`.
   """
-  # A bias by distance belongs to no row.
-  table = cache.bias_table
+  # A bias by distance belongs to no row, and is the same in both.
+  table = fresh.bias_table
   made = rows_lib.insert(
     cache.replace(bias_table=None), fresh.replace(bias_table=None), rows
   )
