@@ -63,6 +63,16 @@ def unset(default: Any) -> Any:
   return dataclasses.field(default=None, metadata={'in_force': default})
 
 
+def number_or(words: Sequence[str], default: int) -> Any:
+  """A dataclass field of a number in whose place some words may stand.
+
+  Args:
+    words: the words.
+    default: the number meanwhile.
+  """
+  return dataclasses.field(default=default, metadata={'words': tuple(words)})
+
+
 def default_of(settings: Any, name: str) -> Any:
   """The default in force of a field of `unset`; None of another."""
   return type(settings).__dataclass_fields__[name].metadata.get('in_force')

@@ -95,7 +95,10 @@ def _baseline(request, job, target, prompts, skip, answers) -> dict[str, Any]:
   turns = by_turns(plain_job, job, is_done)
   plain, speed = turns.tokens_per_second
   total = len(turns.plain)
-  same = run_statistics.same_tokens(turns.plain, answers)
+  ours = {(one.prompt_index, one.sequence): one for one in answers}
+  same = run_statistics.same_tokens(
+    turns.plain, [ours[one.prompt_index, one.sequence] for one in turns.plain]
+  )
   found = summary.summarize(turns.plain, None, compile_seconds)
   found |= {
     'seconds': turns.seconds[0],

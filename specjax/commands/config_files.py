@@ -5,7 +5,7 @@ A file defines `get_config(name='') -> dataclass`, and optionally a table
 answers a broken one with a traceback or with an object that fails later.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import difflib
 import importlib.util
@@ -109,3 +109,24 @@ def _table(module: types.ModuleType) -> list[tuple[str, str]]:
   if isinstance(table, dict):
     return [(name, row['makes']) for name, row in table.items()]
   return [(row.name, row.makes) for row in table]
+
+
+def with_words(config: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
+  """Takes overrides by words that stand in the place of a number.
+
+  Args:
+    config: the config.
+    argv: arguments of the command.
+
+  Returns:
+    (the config with these words, the other arguments).
+  """
+  left = []
+  for arg in argv:
+    name, _, value = arg.lstrip('-').partition('=')
+    field = type(config).__dataclass_fields__.get(name.removeprefix('config.'))
+    if field is not None and value in field.metadata.get('words', ()):
+      config = dataclasses.replace(config, **{field.name: value})
+    else:
+      left.append(arg)
+  return config, left

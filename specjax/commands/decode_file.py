@@ -23,6 +23,7 @@ from specjax.decoding.drafters.entry import Source
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import processes
 from specjax.distributed import watch
+from specjax.inference import auto_rows
 from specjax.inference import batching
 from specjax.inference import generate as inference
 from specjax.inference import memory
@@ -95,7 +96,8 @@ def decode_file(request: DecodeRequest) -> None:
       request.output, shown, config.num_return_sequences
     )
     cli.note(f'{skip} answers are there already.')
-  estimate = _estimate(request, prompts)
+  request, estimate = _estimate(request, prompts)
+  config = request.config
   if estimate.total >= WORTH_TELLING:
     cli.note(estimate.text())
   target, source = load_models(request.target, request.drafter, config)
@@ -156,8 +158,13 @@ def load_models(
     )
 
 
-def _estimate(request: DecodeRequest, prompts: list) -> memory.MemoryEstimate:
-  """Memory that the run takes of each device, by the longest prompt."""
+def _estimate(
+  request: DecodeRequest, prompts: list
+) -> tuple[DecodeRequest, memory.MemoryEstimate]:
+  """Memory that the run takes of each device, by the longest prompt.
+
+  The request that is returned has a number in the place of batch_size=auto.
+  """
   sources.check_name(request.drafter)
   tokens = ()
   if not random_models.is_shape(request.target):
@@ -174,12 +181,15 @@ def _estimate(request: DecodeRequest, prompts: list) -> memory.MemoryEstimate:
         chat=request.config.chat,
         prefix=request.config.prefix,
       )
-  return memory.estimate_memory(
-    request.target,
-    drafter=request.drafter,
-    decode=request.config,
-    prompt_tokens=len(tokens),
+  given = dict(drafter=request.drafter, prompt_tokens=len(tokens))
+  count = len(prompts) * request.config.num_return_sequences
+  config = auto_rows.settled(
+    request.config, request.target, count=count, **given
   )
+  if config != request.config:
+    cli.note(f'batch_size=auto: {config.batch_size} rows.')
+  estimate = memory.estimate_memory(request.target, decode=config, **given)
+  return dataclasses.replace(request, config=config), estimate
 
 
 def _read_prompts(request: DecodeRequest) -> prompt_files.PromptFiles:

@@ -281,6 +281,7 @@ def _overridden(
 ) -> tuple[Any, list[str]]:
   """(the config with its overrides, the arguments that are no options)."""
   _check_overrides(argv, config, values)
+  config, argv = config_files.with_words(config, argv)
   quoted = [_with_quotes(arg, config) for arg in argv]
   try:
     config_flags.DEFINE_config_dataclass(

@@ -5,6 +5,7 @@ Wrong settings and prompts are found here, before anything is decoded.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -153,10 +154,13 @@ class Job:
 
 
 def first_batch(job: Job) -> Job:
-  """The job cut down to its first batch."""
-  places = sorted(job.batches[0].places) if job.batches else ()
-  begin = job.rows.begin
-  return only(job, [place - begin for place in places if place >= begin])
+  """The job cut down to its first rows, as many as a batch has."""
+  places = (
+    place
+    for place in range(len(job.rows))
+    if job.rows.length(job.rows.begin + place)
+  )
+  return only(job, list(itertools.islice(places, job.batch_size)))
 
 
 def only(job: Job, places: Sequence[int]) -> Job:

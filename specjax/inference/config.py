@@ -135,7 +135,8 @@ class DecodeConfig(AnswerSettings, PromptSettings):
       list. The answer's last token is the one that ended it.
     batch_size: number of rows that are decoded together, one a prompt and
       answer. Fewer are filled up to 1, 4, 8, 16, ... rows, so that another
-      number of prompts seldom compiles anew.
+      number of prompts seldom compiles anew. auto takes as many, up to 64, as
+      half of the free memory holds.
     prefill_chunk: widest piece of a prompt that is read at once, in tokens; a
       longer prompt takes several, in less memory. An encoder reads its source
       whole, with attention for at most 512 tokens at a time.
@@ -190,7 +191,7 @@ class DecodeConfig(AnswerSettings, PromptSettings):
   num_return_sequences: int = 1
   ignore_eos: bool = False
   stop_token_ids: str = ''
-  batch_size: int = 8
+  batch_size: int = validation.number_or((value_ranges.AUTO,), 8)
   prefill_chunk: int = prefill.CHUNK
   window: int = 8
   seed: int = 0
@@ -249,6 +250,12 @@ class DecodeConfig(AnswerSettings, PromptSettings):
     """The value of a field, or its default where none is given."""
     value = getattr(self, name)
     return validation.default_of(self, name) if value is None else value
+
+  @property
+  def rows_known(self) -> int:
+    """`batch_size`; its default before auto has been settled."""
+    is_auto = self.batch_size == value_ranges.AUTO
+    return type(self).batch_size if is_auto else self.batch_size
 
   def filled(self) -> 'DecodeConfig':
     """The config with defaults in the place of values that are not given."""

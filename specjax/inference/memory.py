@@ -90,7 +90,7 @@ def estimate_memory(
     ValueError, OSError: as for loading.
   """
   decode = decode or DecodeConfig()
-  layout = layout or sources.layout_for(config, decode.mesh, decode.batch_size)
+  layout = layout or sources.layout_for(config, decode.mesh, decode.rows_known)
   target = _part(sources.config_of(config), decode, layout, 'target')
   if not families.family_of(target.local).is_target:
     raise model_lib.no_target(
@@ -100,7 +100,7 @@ def estimate_memory(
   if decode.num_draft:
     with mesh_lib.about_drafter(decode.mesh):
       source, draft = _drafter(drafter, target, decode, layout)
-  batch = decode.batch_size
+  batch = decode.rows_known
   # Rows are cut over the batch axis, so a device has its share, rounded up.
   if layout is not None:
     batch = -(-batch // layout.size('batch'))

@@ -25,14 +25,11 @@ from specjax.inference import costs as costs_lib
 from specjax.inference import each
 from specjax.inference import encoding
 from specjax.inference import fitness
-from specjax.inference import generation_config
 from specjax.inference import idle
 from specjax.inference import keywords
-from specjax.inference import line_settings
 from specjax.inference import prompt_checks
+from specjax.inference import reading
 from specjax.inference import sources
-from specjax.inference import token_lists
-from specjax.inference import truncation
 from specjax.inference import windows
 from specjax.inference.batching import Job
 from specjax.inference.batching import JobRows
@@ -77,7 +74,7 @@ def plan(
   model = sources.as_target(model, lambda name: load_target(name, config))
   model_lib.check_target(model)
   source = _source(model, drafter, config)
-  config, taken, encoded = _read(config, model, prompts)
+  config, taken, encoded = reading.read(config, model, source, prompts)
   ends = config.end_ids(model.eos_ids)
   rows = JobRows(encoded, config.num_return_sequences, skip)
   parts = model.layout.size('batch') if model.layout else 1
@@ -111,16 +108,6 @@ def plan(
   )
 
 
-def _read(config, model, prompts):
-  """(config with the settings of the target and the lines, taken, prompts)."""
-  lines = encoding.listed(prompts)
-  prompt_checks.check_per_prompt(config, len(lines))
-  encoded = encoding.encode(model, lines, config)
-  config, taken = generation_config.apply(config, model, encoded)
-  config = token_lists.resolved(line_settings.gather(config, lines), model)
-  return config, taken, truncation.apply(config, model, encoded)
-
-
 def _free(assembled, config) -> dict[str, bool]:
   """Whether rows are sorted, and whether finished ones make place."""
   is_sorted = assembled.is_row_independent
@@ -146,7 +133,7 @@ def load_target(
   return sources.load_target(
     name,
     dtype=None if config.dtype == 'stored' else config.dtype,
-    layout=sources.layout_for(name, config.mesh, config.batch_size),
+    layout=sources.layout_for(name, config.mesh, config.rows_known),
     int8=config.quantize in ('target', 'both'),
     seed=seed,
   )

@@ -108,6 +108,7 @@ class Places:
     self._window = job.config.window * job.batch_size
     self._undone = begin  # Every row before it is done.
     self._done: set[int] = set()
+    self._pass()
     self._width = 0  # Width that the running batch has room for.
     self._state = None
     # Of each place of the batch: the row's place in the input and the row, or
@@ -118,8 +119,12 @@ class Places:
 
   def compile(self) -> None:
     """Runs every program once, without a row."""
-    for width in self.job.refill.prompts:
-      self._open(windows.at_least(self.job.refill.batches, width))
+    refill = self.job.refill
+    # Where the state of a mesh lies is known after a first call, and the
+    # program that is used is the one for a state that lies there.
+    times = 1 if self.job.layout is None else 2
+    for width in refill.prompts * times:
+      self._open(windows.at_least(refill.batches, width))
       self._insert(width, [], [])
       self._advance(0)
     self._state, self._width = None, 0
@@ -150,14 +155,14 @@ class Places:
       step.done.append(Done(place, row, seen, at))
       step = step._replace(row_rounds=step.row_rounds + int(rounds[at]))
       self._held[at] = None
-      self._finish(place)
+      self._done.add(place)
+    self._pass()
     every = int(seen.num_rounds) - self._steps
     self._steps = int(seen.num_rounds)
     return step._replace(all_rounds=every * self.job.batch_size)
 
-  def _finish(self, place: int) -> None:
-    """Notes that a row is done."""
-    self._done.add(place)
+  def _pass(self) -> None:
+    """Goes on to the first row that is not done; blank ones always are."""
     rows = self.job.rows
     end = rows.begin + len(rows)
     while self._undone < end and (

@@ -158,7 +158,7 @@ def stream(
   settings = config.recipe_settings(num_draft=0, logprobs=config.logprobs or 0)
   assembled = assemble.assemble(assemble.target_of(model), None, settings)
   parts = model.layout.size('batch') if model.layout else 1
-  size = batch_rows(len(rows), config.batch_size, parts)
+  size = batch_rows(len(rows), config.rows_known, parts)
   for begin in range(0, len(rows), _WINDOW * size):
     window = rows[begin : begin + _WINDOW * size]
     made: dict[int, Score] = {}

@@ -32,6 +32,10 @@ NOT_WITH_BEAMS = {
   'bad_words': 'empty',
 }
 
+AUTO = 'auto'
+# Words that may stand in the place of a number.
+WORDS = {'batch_size': (AUTO,)}
+
 # Least values of whole numbers.
 WHOLE = {
   'num_draft': 0,
@@ -79,7 +83,8 @@ def check(settings: Any, per_prompt: Collection[str]) -> None:
     given = settings.in_force(name)
     if np.ndim(given) and name not in per_prompt:
       raise ValueError(f'{name} takes one value, not {len(given)}.')
-    check_value(name, given)
+    if not isinstance(given, str) or given not in WORDS.get(name, ()):
+      check_value(name, given)
   for name, parse in LISTS.items():
     each.mapped(settings.in_force(name), functools.partial(parse, name))
   logprobs.check(settings.logprobs, settings.num_beams)

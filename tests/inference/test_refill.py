@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 import specjax
+from specjax.checkpoints import load as loading
 from specjax.decoding import generate as generate_lib
 from specjax.inference import generate as inference
 from specjax.inference import planning
 from specjax.inference import windows
 from tests.helpers import compilations
 from tests.helpers import fakes
+from tests.helpers import meshes
 from tests.helpers import own
+from tests.helpers import tiny
 
 NEW = 12
 # Of its own, so that only a prompt with it meets logits that are no numbers.
@@ -202,6 +205,24 @@ def test_a_drafter_without_insert_decodes_whole_batches():
   ]
 
 
+@pytest.mark.parametrize('kind', ['DECODER', 'T5'])
+def test_rows_are_refilled_on_a_mesh(tmp_path, kind):
+  """Two devices of rows and two of heads, and fresh rows for either."""
+  folder = tiny.save(tmp_path, getattr(meshes, kind))
+  made = [[5, 6, 7, 2], [8] * 20 + [2], [9, 2], [10, 11, 2]] * 3
+  budgets = [9, 3, 6, 2, 8, 4, 1, 9, 3, 7, 2, 5]
+  settings = dict(max_new_tokens=budgets, batch_size=4)
+  plain = specjax.generate(specjax.load(folder), made, **settings)
+  sharded = loading.load(folder, layout=meshes.layout_of(2, 2))
+  job = planning.plan(sharded, made, **settings)
+  assert job.refill is not None
+  inference.warm_up(job)
+  with compilations.counted() as found:
+    answers = [a for b in inference.stream(job) for a in b.answers]
+  assert [a.tokens for a in answers] == [a.tokens for a in plain]
+  assert not found
+
+
 def test_no_answer_waits_for_more_than_a_window():
   """A row is begun when the first unwritten one is less than a window away."""
   made = [[5, 6]] * 40
@@ -218,6 +239,23 @@ def test_no_answer_waits_for_more_than_a_window():
   # Of the first window seven rows are done when its first row is.
   first = next(filter(None, sizes))
   assert first == 8 and sum(sizes) == 40
+
+
+def test_blank_rows_hold_nobody_up():
+  """More blank prompts in front than a window has rows."""
+  made = [*[[]] * 9, *prompts()]
+  job = planning.plan(
+    target()._replace(tokenizer=None),
+    made,
+    batch_size=2,
+    window=1,
+    max_new_tokens=4,
+  )
+  assert job.refill is not None
+  answers = [a for b in inference.stream(job) for a in b.answers]
+  assert [a.finish_reason == 'empty' for a in answers] == [True] * 9 + [
+    False
+  ] * 11
 
 
 def test_places_are_busy():
