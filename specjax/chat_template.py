@@ -23,7 +23,7 @@ _DECIDED = (
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """How a chat is put into the chat template.
+  """The way in which a chat is put into the chat template.
 
   Attributes:
     kwargs: values that the template reads.
@@ -71,7 +71,7 @@ def apply(
   Args:
     tokenizer: a tokenizer with a chat template.
     messages: the chat.
-    template: how it is put into the template.
+    template: way in which it is put there.
 
   Raises:
     ValueError: the template refuses it.

@@ -7,7 +7,7 @@ or a .gz file, is copied to a temporary file first.
 
 import array
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import hashlib
@@ -26,6 +26,10 @@ _DIGEST_BYTES = 8
 _BYTE_ORDER_MARK = b'\xef\xbb\xbf'
 
 
+# A reader of JSON lines, as `prompts.parse`.
+Parse = Callable[[str, str], prompts_lib.Line]
+
+
 @dataclasses.dataclass(frozen=True)
 class _File:
   """A file of lines.
@@ -33,13 +37,13 @@ class _File:
   Attributes:
     path: path, or '-'.
     copy: temporary file with its bytes, None where the file itself serves.
-    is_json: whether its lines are JSON.
+    parse: function that reads a line; None where lines are text.
     first: number of lines in the files before it.
   """
 
   path: str
   copy: BinaryIO | None
-  is_json: bool
+  parse: Parse | None
   first: int
 
   @property
@@ -138,7 +142,11 @@ class PromptFiles(Sequence):
 
 
 def read_prompts(
-  paths: str | Sequence[str], *, keeps_bad: bool = False
+  paths: str | Sequence[str],
+  *,
+  keeps_bad: bool = False,
+  parse: Parse = prompts_lib.parse,
+  is_json: bool = False,
 ) -> PromptFiles:
   """Reads and checks files of prompts, one after the other.
 
@@ -148,6 +156,8 @@ def read_prompts(
       standard input, which may be either (it is taken for JSON lines if its
       first line is such an object).
     keeps_bad: whether a bad line is kept, as a `Line` with an error.
+    parse: function that reads a JSON line.
+    is_json: whether lines are JSON whatever the names of the files.
 
   Returns:
     A `prompts.Line` for each line, in order. Blank lines are kept, as ''.
@@ -161,7 +171,7 @@ def read_prompts(
     raise ValueError('Standard input, -, can be read once only.')
   ends, digests, read = array.array('Q'), array.array('Q'), []
   for path in paths:
-    file = _opened(path, len(ends))
+    file = _opened(path, len(ends), parse, is_json)
     read.append(file)
     end = 0
     with _handle(file) as handle:
@@ -196,7 +206,12 @@ def _capital(name: str) -> str:
   return name.capitalize() if name == _name(STANDARD_INPUT) else name
 
 
-def _opened(path: str, first: int) -> _File:
+def _opened(
+  path: str,
+  first: int,
+  parse: Parse = prompts_lib.parse,
+  is_json: bool = False,
+) -> _File:
   """A file that can be read twice."""
   if path != STANDARD_INPUT:
     if os.path.isdir(path):
@@ -209,10 +224,10 @@ def _opened(path: str, first: int) -> _File:
   copy = None
   if files.is_packed(path) or not os.path.isfile(path):
     copy = _copied(path)
-  is_json = files.kind(path) == '.jsonl'
-  if path == STANDARD_INPUT:
+  is_json |= files.kind(path) == '.jsonl'
+  if path == STANDARD_INPUT and not is_json:
     is_json = _is_json_prompt(copy.readline())
-  return _File(path, copy, is_json, first)
+  return _File(path, copy, parse if is_json else None, first)
 
 
 def _copied(path: str) -> BinaryIO:
@@ -282,8 +297,8 @@ def _line(
   where = f'{file.name}, line {number + 1}'
   try:
     text = _text(file, number, raw)
-    if file.is_json:
-      return prompts_lib.parse(text, where)
+    if file.parse is not None:
+      return file.parse(text, where)
   except ValueError as error:
     if not keeps_bad:
       raise

@@ -40,7 +40,7 @@ def encode(
     chat: wrap text as a user's message in the tokenizer's chat template;
       messages are wrapped in any case.
     prefix: put before text, such as a T5 task prefix.
-    template: how messages are put into the chat template.
+    template: way in which messages are put into the chat template.
 
   Returns:
     Token ids; none for an empty prompt where the tokenizer adds none.

@@ -112,7 +112,7 @@ class Controls:
   lists: TokenLists | None = None
 
   def by_row(self) -> 'Controls':
-    """What every row has of its own, lists that all rows share being None."""
+    """The arrays whose rows are those of the batch; shared lists are None."""
     lists = None if self.lists is None else self.lists.by_row()
     return self.replace(eos_ids=_by_row(self.eos_ids), lists=lists)
 

@@ -17,6 +17,7 @@ from specjax import prompt_files
 from specjax import text as text_lib
 from specjax.checkpoints import model as model_lib
 from specjax.inference import encoding
+from specjax.inference import line_settings
 from specjax.models import registry as families
 from specjax.training.data import readers
 
@@ -104,6 +105,7 @@ def collect(
     prompts = _spec_bench(target, questions, config, answer)
   else:
     lines = [line for line in prompt_files.read_prompts(path) if line.source]
+    line_settings.note_left_out(lines)
     prompts = []
     for line in lines[: config.num_prompts or None]:
       shown, tokens = encoding.encode_line(target, line, config)

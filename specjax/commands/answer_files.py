@@ -82,14 +82,15 @@ def check_writable(path: str) -> None:
 
 
 def count_answered(
-  path: str, prompts: Sequence[str], per_prompt: int
+  path: str, prompts: Sequence[str], per_prompt: int, key: str = 'prompt'
 ) -> tuple[int, int]:
   """Counts the answers of an interrupted output.
 
   Args:
     path: path of the output.
     prompts: texts of the prompts, with which JSON lines are compared.
-    per_prompt: number of answers a prompt.
+    per_prompt: number of lines a prompt.
+    key: name of a prompt's text, or of what stands for it, in a line.
 
   Returns:
     (answers of completed prompts, their bytes). A last line without its end,
@@ -107,9 +108,9 @@ def count_answered(
       f'{path} has {len(lines)} lines for {len(prompts)} prompts, so it cannot '
       'be resumed; give the input and settings it was begun with.'
     )
-  if path.endswith('.jsonl'):
+  if path.endswith('.jsonl') or key != 'prompt':
     for number, row in enumerate(lines):
-      if _prompt_of(row) != prompts[number // per_prompt]:
+      if _value_of(row, key) != prompts[number // per_prompt]:
         raise ValueError(
           f'{path}, line {number + 1} does not answer prompt '
           f'{number // per_prompt + 1} of the input, so it cannot be resumed.'
@@ -120,12 +121,12 @@ def count_answered(
   return count, sum(len(row) + 1 for row in lines[:count])
 
 
-def _prompt_of(row: bytes) -> Any:
+def _value_of(row: bytes, key: str) -> Any:
   try:
     parsed = files.parse_json(row)
   except ValueError:
     return None
-  return parsed.get('prompt') if isinstance(parsed, dict) else None
+  return parsed.get(key) if isinstance(parsed, dict) else None
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ _GIVEN = (
   'resume',
   'baseline',
   'corpus',
+  'format',
 )
 
 
@@ -50,6 +51,14 @@ def define_flags(values: flags.FlagValues) -> None:
     'the target is written in place of an answer, as JSON lines.',
     flag_values=values,
   )
+  flags.DEFINE_enum(
+    'format',
+    decode_file.LINES,
+    decode_file.FORMATS,
+    'Form of input and output: openai_batch reads and writes lines as batches '
+    'of the OpenAI API have them.',
+    flag_values=values,
+  )
   parsing.define_processes(values)
   flags.DEFINE_bool(
     'resume',
@@ -66,8 +75,8 @@ def define_flags(values: flags.FlagValues) -> None:
   )
 
 
-def _run(values: flags.FlagValues, config) -> None:
-  """Decodes a file, or runs the demo."""
+def _run(values: flags.FlagValues, config) -> int:
+  """Decodes a file, or runs the demo; returns the exit status."""
   cli.check_one_drafter(values.drafter)
   if values.demo is not None:
     _check_demo(values)
@@ -80,26 +89,27 @@ def _run(values: flags.FlagValues, config) -> None:
       # Only overrides have a flag.
       dtype=config.dtype if 'config.dtype' in values else None,
     )
-    return
+    return 0
   parsing.require(values, 'target', 'input')
   if values.score:
     _score(values, config)
-    return
+    return 0
   if values.resume and values.output == '-':
     raise flags.Error('--resume needs an --output file to go on with.')
   parsing.join_processes(values, config)
-  decode_file.decode_file(
+  failed = decode_file.decode_file(
     decode_file.DecodeRequest(
       source=values.input,
       config=config,
       **{name: values[name].value for name in _GIVEN},
     )
   )
+  return int(failed > 0)
 
 
 def _score(values: flags.FlagValues, config) -> None:
   """Scores the completions of a file."""
-  for name in ('drafter', 'corpus', 'resume', 'baseline'):
+  for name in ('drafter', 'corpus', 'resume', 'baseline', 'format'):
     if not values[name].using_default_value:
       raise flags.Error(
         f'--score asks the target alone and writes a new file; leave --{name} '
@@ -118,8 +128,16 @@ def _score(values: flags.FlagValues, config) -> None:
 
 
 def _check_demo(values: flags.FlagValues) -> None:
-  own = ('corpus', 'input', 'output', 'stats', 'resume', 'baseline', 'score')
-  for name in own:
+  for name in (
+    'corpus',
+    'input',
+    'output',
+    'stats',
+    'resume',
+    'baseline',
+    'score',
+    'format',
+  ):
     if not values[name].using_default_value:
       raise flags.Error(
         f'--demo brings its own sentences and prints to standard output; '

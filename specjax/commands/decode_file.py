@@ -1,5 +1,6 @@
 """Decodes a file of prompts for the command `decode.main`."""
 
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import json
@@ -11,12 +12,12 @@ import tqdm
 from specjax import files
 from specjax import prompt_files
 from specjax import prompts as prompts_lib
-from specjax import text as text_lib
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import model as model_lib
 from specjax.commands import answer_files
 from specjax.commands import cli
 from specjax.commands import comparison
+from specjax.commands import openai_batch
 from specjax.commands import statistics as run_statistics
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding.drafters.entry import Source
@@ -25,7 +26,9 @@ from specjax.distributed import processes
 from specjax.distributed import watch
 from specjax.inference import auto_rows
 from specjax.inference import batching
+from specjax.inference import encoding
 from specjax.inference import generate as inference
+from specjax.inference import line_settings
 from specjax.inference import memory
 from specjax.inference import paths
 from specjax.inference import planning
@@ -35,6 +38,8 @@ from specjax.inference import summary
 from specjax.inference.config import DecodeConfig
 
 BASELINES = ('first', 'all', 'none')
+LINES, OPENAI_BATCH = 'lines', 'openai_batch'
+FORMATS = (LINES, OPENAI_BATCH)
 
 # Bytes from which an estimate of memory is shown: a smaller job always fits.
 WORTH_TELLING = 1e8
@@ -55,6 +60,7 @@ class DecodeRequest:
       'first' batch, 'all' of the prompts, or 'none'.
     config: `DecodeConfig`.
     corpus: file of earlier answers, read and extended; or ''.
+    format: form of input and output, one of `FORMATS`.
   """
 
   target: str
@@ -66,13 +72,22 @@ class DecodeRequest:
   baseline: str
   config: DecodeConfig
   corpus: str = ''
+  format: str = LINES
+
+  @property
+  def is_batch(self) -> bool:
+    """Whether input and output have the form of OpenAI's batches."""
+    return self.format == OPENAI_BATCH
 
 
-def decode_file(request: DecodeRequest) -> None:
+def decode_file(request: DecodeRequest) -> int:
   """Writes answers to the output and statistics to standard error.
 
   Args:
     request: files, models and settings.
+
+  Returns:
+    The number of prompts that got an error in place of an answer.
 
   Raises:
     ValueError, OSError, FloatingPointError, MemoryError: one sentence.
@@ -91,10 +106,7 @@ def decode_file(request: DecodeRequest) -> None:
     _check_writable(request)
   skip, keep_bytes = 0, 0
   if request.resume:
-    shown = [prompts_lib.shown(line.source) for line in prompts]
-    skip, keep_bytes = answered(
-      request.output, shown, config.num_return_sequences
-    )
+    skip, keep_bytes = _answered(request, prompts)
     cli.note(f'{skip} answers are there already.')
   request, estimate = _estimate(request, prompts)
   config = request.config
@@ -112,7 +124,8 @@ def decode_file(request: DecodeRequest) -> None:
   compile_seconds = inference.warm_up(job)
   answers: list[inference.Answer] = []
   try:
-    found = _run(request, job, keep_bytes, compile_seconds, answers)
+    made = _writer(request, prompts, skip, keep_bytes)
+    found = _run(request, job, made, compile_seconds, answers)
   finally:
     # Also after an interrupt: --resume skips the prompts that are answered.
     if corpus is not None and is_first:
@@ -128,6 +141,14 @@ def decode_file(request: DecodeRequest) -> None:
     found |= run_statistics.environment(request.target, target.tokenizer)
     made = json.dumps(found, indent=2, default=str) + '\n'
     files.write_text(request.stats, made)
+  return _note_failed(answers)
+
+
+def _note_failed(answers: list[inference.Answer]) -> int:
+  failed = sum(bool(answer.error) for answer in answers)
+  if failed:
+    cli.note(f'{failed} of {len(answers)} answers are errors.')
+  return failed
 
 
 def _check_writable(request: DecodeRequest) -> None:
@@ -159,37 +180,28 @@ def load_models(
 
 
 def _estimate(
-  request: DecodeRequest, prompts: list
+  request: DecodeRequest, prompts: Sequence
 ) -> tuple[DecodeRequest, memory.MemoryEstimate]:
   """Memory that the run takes of each device, by the longest prompt.
 
   The request that is returned has a number in the place of batch_size=auto.
   """
   sources.check_name(request.drafter)
+  config = line_settings.gather(request.config, prompts, early=True)
   tokens = ()
   if not random_models.is_shape(request.target):
     tokenizer = loading.load_tokenizer(loading.folder_of(request.target))
     longest = max(prompts, key=lambda line: len(str(line.source)))
-    if isinstance(longest.source, tuple):
-      tokens = longest.source
-    elif tokenizer is None:
-      tokens = str(longest.source).split()
-    else:
-      tokens = text_lib.encode(
-        tokenizer,
-        longest.source,
-        chat=request.config.chat,
-        prefix=request.config.prefix,
-      )
+    tokens = encoding.rough(tokenizer, longest, config)
   given = dict(drafter=request.drafter, prompt_tokens=len(tokens))
   count = len(prompts) * request.config.num_return_sequences
-  config = auto_rows.settled(
-    request.config, request.target, count=count, **given
-  )
-  if config != request.config:
-    cli.note(f'batch_size=auto: {config.batch_size} rows.')
+  config = auto_rows.settled(config, request.target, count=count, **given)
   estimate = memory.estimate_memory(request.target, decode=config, **given)
-  return dataclasses.replace(request, config=config), estimate
+  if request.config.batch_size != config.batch_size:
+    cli.note(f'batch_size=auto: {config.batch_size} rows.')
+    chosen = dataclasses.replace(request.config, batch_size=config.batch_size)
+    request = dataclasses.replace(request, config=chosen)
+  return request, estimate
 
 
 def _read_prompts(request: DecodeRequest) -> prompt_files.PromptFiles:
@@ -199,18 +211,26 @@ def _read_prompts(request: DecodeRequest) -> prompt_files.PromptFiles:
       'Several processes cannot share standard input; give --input=FILE, the '
       'same one on every host.'
     )
-  prompts = prompt_files.read_prompts(request.source)
+  parse = line_settings.parse
+  if request.is_batch:
+    config = request.config
+    parse = openai_batch.parser(config.num_return_sequences, config.logprobs)
+  prompts = prompt_files.read_prompts(
+    request.source, parse=parse, is_json=request.is_batch
+  )
   processes.check_same(
     f'the prompts in {request.source}', prompts.all_digests()
   )
   return prompts
 
 
-def answered(path: str, prompts: list, per_prompt: int) -> tuple[int, int]:
+def answered(
+  path: str, prompts: list, per_prompt: int, key: str = 'prompt'
+) -> tuple[int, int]:
   """`answer_files.count_answered` of process 0, on every process."""
   found = (0, 0)
   if processes.is_first():
-    found = answer_files.count_answered(path, prompts, per_prompt)
+    found = answer_files.count_answered(path, prompts, per_prompt, key)
   skip, keep_bytes = processes.from_first(found)
   return skip, keep_bytes
 
@@ -220,6 +240,28 @@ def writer(path: str, keep_bytes: int) -> contextlib.AbstractContextManager:
   if processes.is_first():
     return answer_files.writer(path, keep_bytes)
   return contextlib.nullcontext(lambda answers: None)
+
+
+def _answered(request: DecodeRequest, prompts: list) -> tuple[int, int]:
+  """(answers, bytes) that the output of the request has already."""
+  several = request.config.num_return_sequences
+  if request.is_batch:  # A line holds all answers to a request.
+    names = [line.id for line in prompts]
+    lines, keep_bytes = answered(request.output, names, 1, 'custom_id')
+    return lines * several, keep_bytes
+  shown = [prompts_lib.shown(line.source) for line in prompts]
+  return answered(request.output, shown, several)
+
+
+def _writer(
+  request: DecodeRequest, prompts: Sequence, skip: int, keep_bytes: int
+) -> contextlib.AbstractContextManager:
+  """The output of a request, as a function that writes answers."""
+  if not request.is_batch or not processes.is_first():
+    return writer(request.output, keep_bytes)
+  several = request.config.num_return_sequences
+  write = openai_batch.ResponseWriter(prompts, several, request.target)
+  return write.opened(request.output, keep_bytes, skip // several)
 
 
 def note_doubts(job: batching.Job) -> None:
@@ -272,7 +314,7 @@ def _note_what_runs(request: DecodeRequest, job: batching.Job) -> None:
 def _run(
   request: DecodeRequest,
   job: batching.Job,
-  keep_bytes: int,
+  to_write: contextlib.AbstractContextManager,
   compile_seconds: float,
   answers: list[inference.Answer],
 ) -> dict[str, Any]:
@@ -282,7 +324,7 @@ def _run(
     total=len(job.rows), unit='answer', dynamic_ncols=True, file=cli.stderr()
   )
   try:
-    with bar, writer(request.output, keep_bytes) as write:
+    with bar, to_write as write:
       with contextlib.closing(inference.stream(job, cli.note)) as batches:
         for batch in batches:
           write(batch.answers)

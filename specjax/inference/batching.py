@@ -40,6 +40,7 @@ class Row:
   sequence: int
   id: str | int | None = None
   num_truncated: int = 0
+  error: str = ''
 
 
 class JobRows(Sequence[Row]):
@@ -60,8 +61,8 @@ class JobRows(Sequence[Row]):
     # prompt stand together, so that they come out in the order of the prompts.
     index, sequence = divmod(place, self._sequences)
     shown, tokens = self._encoded[index]
-    name, lost = self._encoded.lines[index].id, self._encoded.lost[index]
-    return Row(shown, tuple(tokens), index, sequence, name, lost)
+    line, lost = self._encoded.lines[index], self._encoded.lost[index]
+    return Row(shown, tuple(tokens), index, sequence, line.id, lost, line.error)
 
   def length(self, place: int) -> int:
     """Tokens of a row, by its place among all rows."""

@@ -158,12 +158,15 @@ def encode_line(
     config: `PromptSettings` of the job.
 
   Returns:
-    No ids at all stand for an empty prompt where no answer can begin.
+    No ids at all stand for an empty prompt where no answer can begin, and for
+    a line with an error.
 
   Raises:
     ValueError: the target cannot read it.
   """
   source = line.source
+  if line.error:
+    return '', []
   if model.tokenizer is None and line.is_text:
     if config.chat or config.prefix:
       raise ValueError(
@@ -188,6 +191,36 @@ def encode_line(
     raise ValueError(f'{line.where}: {error}') from None
   check_ids(model.lm, line.where, tokens)
   return prompts_lib.shown(source), tokens or _beginning(model)
+
+
+def rough(
+  tokenizer: Any, line: prompts_lib.Line, config: Any
+) -> Sequence[int | str]:
+  """About as many tokens as a prompt has, without its model.
+
+  Args:
+    tokenizer: tokenizer of the target, or None.
+    line: the prompt.
+    config: `PromptSettings` of the job.
+
+  Raises:
+    ValueError: the chat template refuses it.
+  """
+  if isinstance(line.source, tuple):
+    return line.source
+  if tokenizer is None:
+    return str(line.source).split()
+  template = line_settings.template_of(line, config.template())
+  try:
+    return text_lib.encode(
+      tokenizer,
+      line.source,
+      chat=config.chat,
+      prefix=config.prefix,
+      template=template,
+    )
+  except ValueError as error:
+    raise ValueError(f'{line.where}: {error}') from None
 
 
 def _beginning(model: Any) -> list[int]:
@@ -220,7 +253,7 @@ def of_text(
     prompt: argument of `text.encode`, as are the others.
     chat: whether text is wrapped in the chat template.
     prefix: text in front of it.
-    template: how a chat is put into the template.
+    template: way in which a chat is put into the template.
   """
   tokenizer = model.tokenizer
   tokens = text_lib.encode(

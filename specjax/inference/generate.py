@@ -46,7 +46,8 @@ class Answer:
     tokens: its ids; the end token, or the token that completes a stop string,
       is the last one.
     finish_reason: 'eos', 'length' or 'stop'; 'empty' for an empty prompt where
-      the target knows no token to begin with.
+      the target knows no token to begin with; 'error' for a line without an
+      answer.
     counts: `stats.Counts` of these tokens.
     prompt_index: place of the prompt, from 0.
     sequence: place among the prompt's answers, from 0.
@@ -55,6 +56,8 @@ class Answer:
     logprobs: `Logprob` of each token, where the setting asks for them.
     id: name that the prompt's line carries, or None.
     num_truncated: tokens of the prompt that did not fit and were cut off.
+    num_prompt_tokens: number of tokens of the prompt.
+    error: reason why there is no answer, or ''.
   """
 
   prompt: str
@@ -68,6 +71,8 @@ class Answer:
   logprobs: tuple[logprobs_lib.Logprob, ...] | None = None
   id: str | int | None = None
   num_truncated: int = 0
+  num_prompt_tokens: int = 0
+  error: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +107,8 @@ def generate(
     model: the target, from `specjax.load` or `specjax.Model.from_lm`; or its
       folder or hub id, which is loaded anew by every call, in `config.dtype`
       and onto `config.mesh`.
-    prompts: a string, a list or generator of strings, chats (lists of messages)
-      or token ids, an int array [S] or [N, S], or a `base.Prompt`. A dict is a
-      line of a file of prompts, with settings of its own.
+    prompts: a string, a list or generator of strings, chats, token ids or dicts
+      as of JSON lines, an int array [S] or [N, S], or a `base.Prompt`.
     drafter: a name or folder as `--drafter` takes it, a loaded model, a
       `DrafterEntry`, a `base.Drafter`, what `specjax.drafters.custom` or
       `specjax.drafters.hybrid` returns, or None for plain decoding.
@@ -310,6 +314,7 @@ def _answer(
     found,
     id=row.id,
     num_truncated=row.num_truncated,
+    num_prompt_tokens=len(row.tokens),
   )
 
 
@@ -319,11 +324,12 @@ def _blank(row: Row) -> Answer:
     row.prompt,
     '',
     (),
-    'empty',
+    'error' if row.error else 'empty',
     stats.Counts(),
     row.prompt_index,
     row.sequence,
     id=row.id,
+    error=row.error,
   )
 
 

@@ -17,7 +17,8 @@ from specjax.inference.config import PER_PROMPT
 from specjax.inference.each import Each
 
 # Least likeness of an unknown key and the key that is meant, from 0 to 1. Keys
-# of other programs, such as 'source' and 'prompt_id', stay below.
+# of other programs, such as 'source' and 'prompt_id', stay below. Settings of a
+# run are no candidates: 'type' would be refused for 'dtype'.
 NEAR = 0.81
 MOST_SHOWN = 5
 
@@ -89,18 +90,29 @@ def _check_unknown(key: str, where: str, others: Sequence[str]) -> None:
       'and leave it out of the line.'
     )
   plain = key.lower().replace('-', '_')
-  near = difflib.get_close_matches(plain, (*KEYS, *others), 1, NEAR)
+  near = difflib.get_close_matches(plain, KEYS, 1, NEAR)
   meant = keywords.ELSEWHERE.get(plain, near[0] if near else '')
   if meant:
     raise ValueError(f'{where} has the unknown key {key!r}; give {meant}.')
 
 
-def gather(config: Any, lines: Sequence[prompts_lib.Line]) -> Any:
+def parse(text: str, where: str) -> prompts_lib.Line:
+  """As `prompts.parse`; refuses settings too that could be of no run."""
+  line = prompts_lib.parse(text, where)
+  own(line)
+  return line
+
+
+def gather(
+  config: Any, lines: Sequence[prompts_lib.Line], *, early: bool = False
+) -> Any:
   """One config with the settings of all lines.
 
   Args:
     config: `DecodeConfig`, whose values hold where a line has none.
     lines: prompts; read once, in order.
+    early: whether the model's own settings are not known yet. Nothing is warned
+      of then, and settings are not checked against each other.
 
   Returns:
     The config; itself where no line has a setting. Numbers are arrays with a
@@ -118,20 +130,25 @@ def gather(config: Any, lines: Sequence[prompts_lib.Line]) -> Any:
   found: dict[str, Any] = {}
   digests = np.zeros(len(lines), np.int64)  # 8 bytes of each id are kept.
   unread: dict[str, None] = {}
+  answered = 0
+  common = config.template()
   for place, line in enumerate(lines):
     digests[place] = 0 if line.id is None else hash(line.id) or 1
-    if not line.settings:
+    if line.is_chat and line.source[-1]['role'] == 'assistant':
+      answered += not template_of(line, common).continues
+    if line.error or not line.settings:
       continue
     for name, value in own(line, others).items():
       if name not in ENCODING:
         _put(found, (name, place, value), config, lines)
     unread |= dict.fromkeys(k for k in line.settings if k not in READERS)
   _check_ids(digests, lines)
-  note_unread(list(unread))
-  if not found:
-    return config
-  made = dataclasses.replace(config, **found)
-  _check_together(made, config, lines, others)
+  made = dataclasses.replace(config, **found) if found else config
+  if not early:
+    note_unread(list(unread))
+    _note_ends(answered, len(lines))
+    if found:
+      _check_together(made, config, lines, others)
   return made
 
 
@@ -181,6 +198,17 @@ def _check_ids(digests: np.ndarray, lines) -> None:
       )
 
 
+def _note_ends(answered: int, count: int) -> None:
+  """Warns of chats that end with a message which is not continued."""
+  if answered:
+    warnings.warn(
+      f'{answered} of {count} prompts are chats that end with a message of the '
+      'assistant, behind which a new one begins (continue_final_message=true '
+      'continues theirs).',
+      stacklevel=4,
+    )
+
+
 def note_unread(names: Sequence[str]) -> None:
   """Warns of keys of lines that nothing reads.
 
@@ -193,6 +221,26 @@ def note_unread(names: Sequence[str]) -> None:
     warnings.warn(
       f'Lines hold keys that are not read: {shown}'
       f'{f" and {more} more" if more > 0 else ""}.',
+      stacklevel=4,
+    )
+
+
+def note_left_out(lines: Sequence[prompts_lib.Line]) -> None:
+  """Warns of settings of lines that a run of one setting leaves out.
+
+  Args:
+    lines: prompts.
+  """
+  found = dict.fromkeys(
+    name
+    for line in lines
+    for name in line.settings
+    if name in READERS and name not in ENCODING
+  )
+  if found:
+    warnings.warn(
+      f'Lines hold {", ".join(found)}, which are left out: every prompt is '
+      'decoded with the settings of the run.',
       stacklevel=3,
     )
 
@@ -200,7 +248,7 @@ def note_unread(names: Sequence[str]) -> None:
 def template_of(
   line: prompts_lib.Line, common: chat_template.Template
 ) -> chat_template.Template:
-  """How a chat is put into the template.
+  """The way in which a chat is put into the template.
 
   Args:
     line: the chat, whose own settings come first.

@@ -14,7 +14,6 @@ from specjax.checkpoints import model as model_lib
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import insertion
-from specjax.decoding import token_rows
 from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import Source
@@ -22,7 +21,6 @@ from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
-from specjax.inference import each
 from specjax.inference import encoding
 from specjax.inference import fitness
 from specjax.inference import idle
@@ -30,6 +28,7 @@ from specjax.inference import keywords
 from specjax.inference import prompt_checks
 from specjax.inference import reading
 from specjax.inference import sources
+from specjax.inference import token_lists
 from specjax.inference import windows
 from specjax.inference.batching import Job
 from specjax.inference.batching import JobRows
@@ -95,8 +94,8 @@ def plan(
     params=_place(assembled.params(data), model.layout),
     config=config,
     tokenizer=model.tokenizer,
-    eos_ids=ends,
-    sizes=token_rows.sizes(config.sampling(), each.rows(ends, None)),
+    eos_ids=config.end_ids(model.eos_ids),
+    sizes=token_lists.sizes(config, model),
     rows=rows,
     batches=tuple(batch for batch in batches if max(batch.places) >= skip),
     batch_size=batch_size,

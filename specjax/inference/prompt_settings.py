@@ -25,7 +25,7 @@ class PromptSettings:
   continue_final_message: bool = False
 
   def template(self) -> chat_template.Template:
-    """How chats are put into the template.
+    """The way in which chats are put into the template.
 
     Raises:
       ValueError: `chat_template_kwargs` is no JSON object, or names what is

@@ -14,6 +14,7 @@ import numpy as np
 
 from specjax import files
 from specjax import validation
+from specjax.decoding import token_rows
 from specjax.inference import each
 
 # Largest change of a logit, in size. Sums of a few stay far below the largest
@@ -136,6 +137,17 @@ def resolved(config: Any, model: Any) -> Any:
   )
   _check_any_left(config, ends, size)
   return config
+
+
+def sizes(config: Any, model: Any) -> token_rows.Sizes:
+  """The sizes that lists of tokens need in any batch.
+
+  Args:
+    config: result of `resolved`.
+    model: the target.
+  """
+  ends = each.rows(config.end_ids(model.eos_ids), None)
+  return token_rows.sizes(config.sampling(), ends)
 
 
 # Functions that read settings which name tokens.

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import specjax
-from specjax import text as text_lib
+from specjax import prompt_files
 from tests.helpers import tiny
 from tests.helpers.compilations import counted
 
@@ -100,7 +100,7 @@ def test_a_file_and_dicts_are_the_same(models, tmp_path):
   named = [{**line, 'id': f'n{i}'} for i, line in enumerate(LINES[:3])]
   named.append({'prompt': [5, 6, 7], 'id': 8})
   path.write_text(''.join(json.dumps(line) + '\n' for line in named))
-  made = generate(models[0], text_lib.read_prompts(str(path)))
+  made = generate(models[0], prompt_files.read_prompts(str(path)))
   assert facts(made) == facts(generate(models[0], named))
   assert [a.id for a in made] == ['n0', 'n1', 'n2', 8]
   assert [a.prompt_index for a in made] == [0, 1, 2, 3]
@@ -154,6 +154,6 @@ def test_settings_that_do_not_fit_the_run_name_the_line(models):
 
 
 def test_other_keys_are_told_once(models):
-  lines = [{'prompt': 'a', 'source': 'x', 'prompt_id': 3}] * 2
-  with pytest.warns(UserWarning, match="not read: 'source', 'prompt_id'"):
+  lines = [{'prompt': 'a', 'source': 'x', 'type': 'y', 'prompt_id': 3}] * 2
+  with pytest.warns(UserWarning, match="not read: 'source', 'type', 'p"):
     generate(models[0], lines)
