@@ -24,6 +24,7 @@ FLOORS = {
   'specjax.control_flow': 1,
   'specjax.distributed': 1,
   'specjax.chat_template': 1,
+  'specjax.locks': 1,
   'specjax.prompts': 1,
   'specjax.waiting': 2,
   'specjax.text': 2,

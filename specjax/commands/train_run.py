@@ -69,7 +69,8 @@ def run(
     OSError, ValueError, FloatingPointError: one sentence.
   """
   try:
-    return _run(config, workdir, command, export_only, resume_from, log_fn)
+    with workdir_lib.held(workdir, log_fn):
+      return _run(config, workdir, command, export_only, resume_from, log_fn)
   except OSError as error:
     if error.errno is None or error.filename:
       raise

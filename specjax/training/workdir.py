@@ -1,9 +1,12 @@
 """The folder of a run belongs to its settings."""
 
+import contextlib
 import json
 import os
 
 from specjax import files
+from specjax import locks
+from specjax.distributed import processes
 from specjax.training import config as config_lib
 
 CONFIG_FILE = 'config.json'
@@ -12,6 +15,22 @@ CONFIG_FILE = 'config.json'
 def _plain(config):
   # Through JSON, so that both sides hold lists and not tuples.
   return json.loads(json.dumps(config_lib.to_dict(config)))
+
+
+def held(workdir: str, note: locks.Note) -> contextlib.AbstractContextManager:
+  """A block in which no other run may write a folder.
+
+  The first of several processes holds it. One that is a file is left to
+  `check`.
+
+  Args:
+    workdir: folder of the run; made if it is missing, and removed at the end if
+      it is empty.
+    note: callback with a line where the file system knows no locks.
+  """
+  if os.path.isfile(workdir) or not processes.is_first():
+    return contextlib.nullcontext()
+  return locks.folder(workdir, note)
 
 
 def check(workdir: str, config: config_lib.TrainConfig) -> None:
