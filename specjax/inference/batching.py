@@ -41,6 +41,12 @@ class Row:
   id: str | int | None = None
   num_truncated: int = 0
   error: str = ''
+  first: int = 0
+
+  @property
+  def place(self) -> int:
+    """Place of the prompt in an input of which the job may have a part."""
+    return self.first + self.prompt_index
 
 
 class JobRows(Sequence[Row]):
@@ -62,7 +68,16 @@ class JobRows(Sequence[Row]):
     index, sequence = divmod(place, self._sequences)
     shown, tokens = self._encoded[index]
     line, lost = self._encoded.lines[index], self._encoded.lost[index]
-    return Row(shown, tuple(tokens), index, sequence, line.id, lost, line.error)
+    return Row(
+      shown,
+      tuple(tokens),
+      index,
+      sequence,
+      line.id,
+      lost,
+      line.error,
+      self._encoded.first,
+    )
 
   def length(self, place: int) -> int:
     """Tokens of a row, by its place among all rows."""
@@ -128,6 +143,7 @@ class Job:
     layout: the mesh, or None for one device.
     from_generation_config: settings taken from the target's file, see
       `generation_config`.
+    refused: errors of prompts that get no answer, by their place.
     sizes: sizes that lists of tokens need in any batch.
   """
 
@@ -147,6 +163,7 @@ class Job:
     default_factory=dict
   )
   sizes: token_rows.Sizes | None = None
+  refused: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
   @property
   def recipe(self) -> generate_lib.Recipe:
@@ -210,13 +227,14 @@ def batch_inputs(
   spare = size - len(rows)
   indices = np.array([row.prompt_index for row in rows] + [0] * spare, int)
   sequences = [row.sequence for row in rows] + [0] * spare
+  places = [row.place for row in rows] + [0] * spare
   live = np.arange(size) < len(rows)
   budgets = np.where(live, per_row(config.max_new_tokens, indices), 0)
   tokens, lengths = text_lib.pad(
     [row.tokens for row in rows] + [()] * spare, width
   )
   controls = config.sampling(indices).controls(
-    _row_keys(config.seed, indices, sequences),
+    _row_keys(config.seed, indices, (sequences, places)),
     budgets,
     each.rows(job.eos_ids, indices),
     {
@@ -237,10 +255,12 @@ def batch_inputs(
   )
 
 
-def _row_keys(seed, indices: Sequence[int], sequences: Sequence[int]):
+def _row_keys(seed, indices: Sequence[int], who: tuple[Sequence[int], ...]):
   """A key for each row, the same in whatever batch the row stands."""
   # A prompt with a seed of its own has the same text wherever it stands.
-  names = np.asarray(indices)
+  # A shard of an input has the noise that its prompts have in the whole.
+  sequences, places = who
+  names = np.asarray(places)
   if isinstance(seed, each.Each):
     names = np.where([place in seed.own for place in indices], 0, names)
   elif np.ndim(seed):

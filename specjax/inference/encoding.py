@@ -113,6 +113,11 @@ class Encoded(Sequence[tuple[str, list[int]]]):
     return made
 
   @property
+  def first(self) -> int:
+    """Place of the first prompt in an input of which these may be a part."""
+    return getattr(self.lines, 'first', 0)
+
+  @property
   def ids(self) -> '_Ids':
     """The ids of every prompt, which may be read more than once."""
     return _Ids(self)

@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from specjax import options as options_lib
 from specjax import text as text_lib
 from specjax.checkpoints import model as model_lib
+from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.drafters.entry import Source
+from specjax.decoding.verifiers import registry as verifier_registry
 
 # Arrays that were looked at, by identity: a call with them costs nothing more.
 _sound: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -76,3 +79,51 @@ def _is_finite(leaf: Any) -> bool:
   if on_host:
     return bool(np.isfinite(np.asarray(leaf)).all())
   return bool(jnp.isfinite(leaf).all())
+
+
+def check_options(config: Any, source: Source) -> None:
+  """Refuses options of drafters and rules that there are not.
+
+  Args:
+    config: `DecodeConfig`.
+    source: the drafter.
+
+  Raises:
+    ValueError: names the option.
+  """
+  for kind, registry, own in (
+    ('drafters', drafter_registry, source.entry),
+    ('verifiers', verifier_registry, config.rule()),
+  ):
+    # Refused where it is written: options are looked up by name later, and a
+    # name that is misspelled would simply never be asked for.
+    entries = {entry.name: entry for entry in registry.entries()}
+    # An entry of a user's own is not registered, and yet its options are known.
+    if own is not None:
+      entries[own.name] = own
+    options_lib.check_names(getattr(config, kind), entries.values(), kind)
+
+
+def check_beams(
+  model: model_lib.Model, source: Source | None, config: Any
+) -> None:
+  """Refuses a beam search with a drafter, or with a target that has none.
+
+  Args:
+    model: the target.
+    source: the drafter, or None.
+    config: `DecodeConfig`.
+
+  Raises:
+    ValueError: one sentence.
+  """
+  if source is not None:
+    raise ValueError(
+      f'A beam search (num_beams={config.num_beams}) is not speculative; leave '
+      'the drafter out, or num_beams at 1.'
+    )
+  if model.lm.select is None:
+    raise ValueError(
+      f'A beam search gathers rows of the cache, but {model.name} has no '
+      'select; leave num_beams at 1.'
+    )

@@ -9,6 +9,7 @@ a draft model that can draft none at all.
 from collections.abc import Collection, Sequence
 import dataclasses
 from typing import Any
+import warnings
 
 import numpy as np
 
@@ -123,3 +124,14 @@ def _check_trees(config, name: str, source) -> None:
 
 def _has_trees(entry) -> bool:
   return 'tree' in {field.name for field in dataclasses.fields(entry.options)}
+
+
+def note(config: Any, assembled: Any) -> None:
+  """Warns of settings that change nothing beside the others.
+
+  Args:
+    config: argument of `check`.
+    assembled: argument of `check`.
+  """
+  for sentence in check(config, assembled):
+    warnings.warn(sentence, stacklevel=3)

@@ -103,6 +103,19 @@ def parse(text: str, where: str) -> prompts_lib.Line:
   return line
 
 
+def names_of_all(config: Any) -> list[str]:
+  """Names of the settings that hold for all prompts of a run.
+
+  Args:
+    config: `DecodeConfig`.
+  """
+  return [
+    field.name
+    for field in dataclasses.fields(config)
+    if field.name not in READERS
+  ]
+
+
 def gather(
   config: Any, lines: Sequence[prompts_lib.Line], *, early: bool = False
 ) -> Any:
@@ -122,11 +135,7 @@ def gather(
     ValueError: a line's setting is wrong, or does not fit the config, or two
       lines have one id.
   """
-  others = [
-    field.name
-    for field in dataclasses.fields(config)
-    if field.name not in READERS
-  ]
+  others = names_of_all(config)
   found: dict[str, Any] = {}
   digests = np.zeros(len(lines), np.int64)  # 8 bytes of each id are kept.
   unread: dict[str, None] = {}
@@ -175,14 +184,32 @@ def _check_together(made, config, lines, others: Sequence[str]) -> None:
     made.validate()
   except ValueError:
     for line in lines:
-      settings = own(line, others)
-      for name in ENCODING:
-        settings.pop(name, None)
-      try:
-        dataclasses.replace(config, **settings).validate()
-      except ValueError as error:
-        raise ValueError(f'{line.where}: {error}') from None
+      check_line(line, config, others)
     raise
+
+
+def check_line(
+  line: prompts_lib.Line, config: Any, others: Sequence[str]
+) -> None:
+  """Refuses settings of a line that are wrong or do not fit the others.
+
+  Args:
+    line: the line.
+    config: `DecodeConfig`, whose values hold where the line has none.
+    others: result of `names_of_all`.
+
+  Raises:
+    ValueError: the sentence begins with the line's place.
+  """
+  settings = own(line, others)
+  for name in ENCODING:
+    settings.pop(name, None)
+  if not settings:
+    return
+  try:
+    dataclasses.replace(config, **settings).validate()
+  except ValueError as error:
+    raise ValueError(f'{line.where}: {error}') from None
 
 
 def _check_ids(digests: np.ndarray, lines) -> None:

@@ -8,16 +8,13 @@ import warnings
 
 import jax
 
-from specjax import options as options_lib
 from specjax import text as text_lib
 from specjax.checkpoints import model as model_lib
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding import generate as generate_lib
 from specjax.decoding import insertion
-from specjax.decoding.drafters import registry as drafter_registry
 from specjax.decoding.drafters.entry import DraftData
 from specjax.decoding.drafters.entry import Source
-from specjax.decoding.verifiers import registry as verifier_registry
 from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import costs as costs_lib
@@ -27,6 +24,7 @@ from specjax.inference import idle
 from specjax.inference import keywords
 from specjax.inference import prompt_checks
 from specjax.inference import reading
+from specjax.inference import refusals
 from specjax.inference import sources
 from specjax.inference import token_lists
 from specjax.inference import windows
@@ -53,6 +51,7 @@ def plan(
   config: DecodeConfig | None = None,
   skip: int = 0,
   corpus: CorpusLike | None = None,
+  on_error: str = refusals.STOP,
   **settings: Any,
 ) -> Job:
   """Checks everything and lays the prompts out. See `generate`.
@@ -64,29 +63,32 @@ def plan(
     config: argument of `generate`.
     skip: answers that exist already, counted from the first.
     corpus: argument of `generate`; a file is read only.
+    on_error: 'stop' refuses a prompt that cannot be answered; 'skip' gives it a
+      row with an error.
     **settings: keywords of `generate`.
 
   Returns:
     `Job`.
   """
-  config = _configured(config, settings)
-  model = sources.as_target(model, lambda name: load_target(name, config))
-  model_lib.check_target(model)
+  given = config = _configured(config, settings)
+  model = _target(model, config)
   source = _source(model, drafter, config)
-  config, taken, encoded = reading.read(config, model, source, prompts)
-  ends = config.end_ids(model.eos_ids)
+  lines = reading.lines_of(model, prompts, config, on_error)
+  config, taken, encoded = reading.read(config, model, source, lines)
   rows = JobRows(encoded, config.num_return_sequences, skip)
   parts = model.layout.size('batch') if model.layout else 1
   live = sum(map(bool, rows.lengths))
   batch_size = windows.batch_rows(live, config.batch_size, parts)
-  assembled = assemble.assemble(
-    assemble.target_of(model), source, config.recipe_settings(), rows=batch_size
-  )
+  assembled = _assembled(model, source, config, batch_size)
+  if prompt_checks.check(assembled, config, encoded.lengths, lines):
+    # Laid out anew without those that do not fit.
+    return plan(
+      model, lines, drafter=drafter, config=given, skip=skip, corpus=corpus
+    )
   batches, refill = windows.lay_out(
     rows.lengths, batch_size, config.window, **_free(assembled, config)
   )
-  prompt_checks.check(assembled, config, encoded.lengths)
-  _note_idle(config, assembled)
+  idle.note(config, assembled)
   corpus = _corpus(corpus, model, config, assembled)
   data = _data(assembled, config, batch_size, encoded, corpus)
   return Job(
@@ -104,7 +106,20 @@ def plan(
     corpus=corpus,
     layout=model.layout,
     from_generation_config=taken.values,
+    refused=getattr(lines, 'errors', {}),
   )
+
+
+def _target(model, config: DecodeConfig) -> model_lib.Model:
+  """The target, loaded where a name is given."""
+  model = sources.as_target(model, lambda name: load_target(name, config))
+  model_lib.check_target(model)
+  return model
+
+
+def _assembled(model, source, config: DecodeConfig, rows: int):
+  target = assemble.target_of(model)
+  return assemble.assemble(target, source, config.recipe_settings(), rows=rows)
 
 
 def _free(assembled, config) -> dict[str, bool]:
@@ -144,19 +159,13 @@ def _source(model, drafter, config) -> Source | None:
   if config.num_draft:
     source = sources.resolve(drafter, model, how_to_load(model, config))
   if config.num_beams > 1:
-    _check_beams(model, source, config)
+    fitness.check_beams(model, source, config)
   if source is None:
     return None
   source = sources.to_layout(source, model.layout)
   fitness.check(model, source)
-  _check_options(config, source)
+  fitness.check_options(config, source)
   return source
-
-
-def _note_idle(config: DecodeConfig, assembled) -> None:
-  """Warns of settings that change nothing beside the others."""
-  for note in idle.check(config, assembled):
-    warnings.warn(note, stacklevel=3)
 
 
 def _configured(config: DecodeConfig | None, settings) -> DecodeConfig:
@@ -167,21 +176,6 @@ def _configured(config: DecodeConfig | None, settings) -> DecodeConfig:
   config = dataclasses.replace(config or DecodeConfig(), **settings)
   config.validate()
   return config
-
-
-def _check_options(config: DecodeConfig, source: sources.Source) -> None:
-  """Refuses options of drafters and rules that there are not."""
-  for kind, registry, own in (
-    ('drafters', drafter_registry, source.entry),
-    ('verifiers', verifier_registry, config.rule()),
-  ):
-    # Refused where it is written: options are looked up by name later, and a
-    # name that is misspelled would simply never be asked for.
-    entries = {entry.name: entry for entry in registry.entries()}
-    # An entry of a user's own is not registered, and yet its options are known.
-    if own is not None:
-      entries[own.name] = own
-    options_lib.check_names(getattr(config, kind), entries.values(), kind)
 
 
 def how_to_load(
@@ -200,19 +194,6 @@ def how_to_load(
     num_draft=max(config.num_draft, 1),
     seed=1,
   )
-
-
-def _check_beams(model, source, config) -> None:
-  if source is not None:
-    raise ValueError(
-      f'A beam search (num_beams={config.num_beams}) is not speculative; leave '
-      'the drafter out, or num_beams at 1.'
-    )
-  if model.lm.select is None:
-    raise ValueError(
-      f'A beam search gathers rows of the cache, but {model.name} has no '
-      'select; leave num_beams at 1.'
-    )
 
 
 def _data(assembled, config, rows, encoded, corpus) -> DraftData:

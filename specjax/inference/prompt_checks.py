@@ -5,8 +5,10 @@ import warnings
 
 import numpy as np
 
+from specjax import prompts as prompts_lib
 from specjax.inference import assemble
 from specjax.inference import logprobs
+from specjax.inference import refusals
 from specjax.inference.config import DecodeConfig
 from specjax.inference.config import PER_PROMPT
 from specjax.inference.config import per_row
@@ -16,16 +18,21 @@ def check(
   assembled: assemble.Assembled,
   config: DecodeConfig,
   lengths: Sequence[int],
-) -> None:
+  lines: Sequence[prompts_lib.Line],
+) -> bool:
   """Refuses settings or prompts that do not fit.
 
   Args:
     assembled: `assemble.Assembled`, what decodes.
     config: `DecodeConfig`.
     lengths: tokens of every prompt.
+    lines: the prompts; a `refusals.Checked` takes the errors of its prompts.
+
+  Returns:
+    Whether prompts were refused that were not refused before.
 
   Raises:
-    ValueError: one sentence that names the dial or the prompt.
+    ValueError: one sentence that names the setting or the prompt.
   """
   if config.stops() and assembled.target.tokenizer is None:
     raise ValueError(
@@ -34,10 +41,20 @@ def check(
     )
   logprobs.check_vocabulary(config.logprobs, assembled.recipe.target.vocab_size)
   _check_dials(assembled, len(lengths))
+  found = {}
   for index, length in enumerate(lengths):
-    _check_length(assembled.recipe, config, index, length)
-    _check_source(assembled, index, length)
+    try:
+      _check_length(assembled.recipe, config, index, length)
+      _check_source(assembled, index, length)
+    except ValueError as error:
+      found[index] = refusals.named(lines[index], index, error)
+      if not isinstance(lines, refusals.Checked):
+        raise ValueError(found[index]) from None
+  if found:
+    lines.errors.update(found)
+    return True
   note_positions(assembled, config, lengths)
+  return False
 
 
 def note_positions(

@@ -23,14 +23,40 @@ def summarize(
     A JSON-able dict. `acceptance_by_position` and `accepted_histogram` are
     lists by draft slot; a ratio of nothing is None.
   """
-  total = sum((answer.counts for answer in answers), stats.Counts())
+  return of_totals(
+    sum((answer.counts for answer in answers), stats.Counts()),
+    {
+      'num_prompts': sum(answer.sequence == 0 for answer in answers),
+      'num_answers': len(answers),
+      'truncated_prompts': sum(map(is_truncated, answers)),
+    },
+    seconds,
+    compile_seconds,
+  )
+
+
+def is_truncated(answer: Answer) -> bool:
+  """Whether an answer is the first to a prompt that lost tokens."""
+  return answer.sequence == 0 and answer.num_truncated > 0
+
+
+def of_totals(
+  total: stats.Counts,
+  numbers: dict[str, int],
+  seconds: float | None,
+  compile_seconds: float | None,
+) -> dict[str, Any]:
+  """The dict of `summarize` where answers were counted as they came.
+
+  Args:
+    total: sum of the answers' counts.
+    numbers: numbers that stand in front.
+    seconds: argument of `summarize`.
+    compile_seconds: argument of `summarize`.
+  """
   counts = total.as_dict()
   return {
-    'num_prompts': sum(answer.sequence == 0 for answer in answers),
-    'num_answers': len(answers),
-    'truncated_prompts': sum(
-      answer.sequence == 0 and answer.num_truncated > 0 for answer in answers
-    ),
+    **numbers,
     'num_tokens': counts.pop('num_tokens'),
     'seconds': seconds,
     'tokens_per_second': total.num_tokens / seconds if seconds else None,
