@@ -23,6 +23,8 @@ from specjax import prompts as prompts_lib
 
 STANDARD_INPUT = '-'
 _DIGEST_BYTES = 8
+# Letters of a digest in hexadecimal.
+DIGEST_LETTERS = 2 * _DIGEST_BYTES
 _BYTE_ORDER_MARK = b'\xef\xbb\xbf'
 
 
@@ -97,7 +99,7 @@ class PromptFiles(Sequence):
   def digest(self, index: int) -> str:
     """Hexadecimal digest of a prompt's whole content."""
     _, line = self._find(index)
-    return f'{self.digests[line]:0{2 * _DIGEST_BYTES}x}'
+    return f'{self.digests[line]:0{DIGEST_LETTERS}x}'
 
   def all_digests(self) -> str:
     """The digests of all prompts, one behind the other."""
@@ -184,6 +186,22 @@ def read_prompts(
         f'{_capital(file.name)} is empty; it needs a prompt a line.'
       )
   return PromptFiles(tuple(read), ends, digests, 0, len(ends), keeps_bad)
+
+
+def shard_of(text: str) -> tuple[int, int]:
+  """(number, count) of --shard=i/n; (1, 1) of ''.
+
+  Raises:
+    ValueError: it is no such text.
+  """
+  if not text:
+    return 1, 1
+  number, slash, count = text.partition('/')
+  if not (slash and number.isdecimal() and count.isdecimal()):
+    raise ValueError(
+      f'--shard must be i/n, as 2/8 for the second of eight, not {text!r}.'
+    )
+  return int(number), int(count)
 
 
 def read_lines(path: str) -> list[str]:

@@ -2,20 +2,29 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import gzip
 import json
 import os
-import pathlib
 import signal
 import sys
 import threading
 from typing import Any
+import zlib
 
 from specjax import files
+from specjax import locks
+from specjax import prompt_files
+from specjax import prompts as prompts_lib
 from specjax import text as text_lib
+from specjax.commands import cli
+from specjax.commands import made
 from specjax.inference.generate import Answer
 
 Write = Callable[[Sequence[Answer]], None]
 WriteText = Callable[[str], None]
+
+# Bytes of a file read at a time, and zlib's word for gzip.
+_CHUNK, _GZIP = 1 << 16, 31
 
 
 def record(answer: Answer) -> dict[str, Any]:
@@ -23,6 +32,8 @@ def record(answer: Answer) -> dict[str, Any]:
   return {
     # Of a line that carries one.
     **({} if answer.id is None else {'id': answer.id}),
+    'prompt_index': answer.prompt_index,
+    'sequence': answer.sequence,
     'prompt': answer.prompt,
     'text': answer.text,
     'tokens': list(answer.tokens),
@@ -42,20 +53,32 @@ def _logprobs(answer: Answer) -> dict[str, Any]:
 
 
 def line(answer: Answer, as_json: bool) -> str:
-  """One line of output, its end included."""
+  """One line of output, its end included; an error is an empty line of text."""
+  if as_json and answer.error:
+    about = {
+      'prompt_index': answer.prompt_index,
+      'id': answer.id,
+      'error': answer.error,
+    }
+    return json.dumps(about, ensure_ascii=False) + '\n'
   if as_json:
     return json.dumps(record(answer), ensure_ascii=False) + '\n'
   return text_lib.one_line(answer.text) + '\n'
 
 
-def check_distinct(**paths: str) -> None:
-  """Raises ValueError if two options name one file; '' and '-' name none."""
+def check_distinct(*given: tuple[str, str]) -> None:
+  """Raises ValueError if a file is read and written, or written twice.
+
+  Args:
+    *given: (option, path) of each; '' and '-' name no file, and the inputs may
+      name one twice.
+  """
   seen: dict[str, str] = {}
-  for option, path in paths.items():
+  for option, path in given:
     real = os.path.realpath(path)
     if path in ('', '-') or (os.path.exists(real) and not os.path.isfile(real)):
       continue
-    if real in seen:
+    if seen.get(real, option) != option:
       raise ValueError(
         f'--{seen[real]} and --{option} are the same file, {path}; give each a '
         'file of its own.'
@@ -63,34 +86,49 @@ def check_distinct(**paths: str) -> None:
     seen[real] = option
 
 
-def check_writable(path: str) -> None:
-  """Raises OSError with a sentence if a file cannot be written; '-' can."""
+@contextlib.contextmanager
+def claimed(path: str) -> Iterator[Callable[[], None]]:
+  """Holds an output for this run alone, and tries whether it can be written.
+
+  Args:
+    path: path of the output; '-' is held by nobody.
+
+  Yields:
+    A function that keeps the output although it is empty, as `locks.file`.
+
+  Raises:
+    OSError: another run holds it, or it cannot be written; one sentence.
+  """
   if path == '-':
+    yield lambda: None
     return
-  file = pathlib.Path(path)
-  if file.is_dir():
+  if os.path.isdir(path):
     raise IsADirectoryError(f'{path} is a folder; give a file to write to.')
-  existed = file.exists()
-  if existed and not file.is_file():  # Opening a pipe would wait for a reader.
-    return
-  try:
-    file.open('ab').close()
-  except OSError as error:
-    raise OSError(f'Cannot write to {path}: {error.strerror}.') from None
-  if not existed:
-    file.unlink()
+  with locks.file(path, cli.note) as keep:
+    try:
+      yield keep
+    except OSError:
+      # A full disk leaves no note alone.
+      if os.path.exists(path) and not os.path.getsize(path):
+        with contextlib.suppress(OSError):
+          os.remove(made.path_of(path))
+      raise
 
 
 def count_answered(
-  path: str, prompts: Sequence[str], per_prompt: int, key: str = 'prompt'
+  path: str,
+  count: int,
+  per_prompt: int,
+  answers: Callable[[dict[str, Any], int], bool] | None = None,
 ) -> tuple[int, int]:
   """Counts the answers of an interrupted output.
 
   Args:
     path: path of the output.
-    prompts: texts of the prompts, with which JSON lines are compared.
+    count: number of prompts.
     per_prompt: number of lines a prompt.
-    key: name of a prompt's text, or of what stands for it, in a line.
+    answers: function of the object of a JSON line and the place of a prompt:
+      whether one answers the other; None where lines are no JSON.
 
   Returns:
     (answers of completed prompts, their bytes). A last line without its end,
@@ -99,34 +137,84 @@ def count_answered(
   Raises:
     ValueError: the file answers other prompts.
   """
-  file = pathlib.Path(path)
-  if not file.exists():
-    return 0, 0
-  lines = file.read_bytes().split(b'\n')[:-1]
-  if len(lines) > len(prompts) * per_prompt:
-    raise ValueError(
-      f'{path} has {len(lines)} lines for {len(prompts)} prompts, so it cannot '
-      'be resumed; give the input and settings it was begun with.'
-    )
-  if path.endswith('.jsonl') or key != 'prompt':
-    for number, row in enumerate(lines):
-      if _value_of(row, key) != prompts[number // per_prompt]:
+  kept, number = (0, 0), 0
+  for text, end in _pieces(path) if os.path.exists(path) else ():
+    for row in text.split(b'\n')[:-1]:
+      index = number // per_prompt
+      number += 1
+      if index >= count:
         raise ValueError(
-          f'{path}, line {number + 1} does not answer prompt '
-          f'{number // per_prompt + 1} of the input, so it cannot be resumed.'
+          f'{path} has answers to more than the {count} prompts, so it '
+          'cannot be resumed; give the input and settings it was begun with.'
         )
-  # 5 whole lines at 2 answers a prompt: 4 count, and the third prompt, which
-  # has one of its two, is decoded anew.
-  count = len(lines) - len(lines) % per_prompt
-  return count, sum(len(row) + 1 for row in lines[:count])
+      if answers is not None and not answers(_parsed(row), index):
+        raise ValueError(
+          f'{path}, line {number} does not answer prompt {index + 1} of the '
+          'input, so it cannot be resumed.'
+        )
+    # 5 whole lines at 2 answers a prompt: 4 count, and the third prompt, which
+    # has one of its two, is decoded anew.
+    if not number % per_prompt:
+      kept = number, end
+  return kept
 
 
-def _value_of(row: bytes, key: str) -> Any:
+def _pieces(path: str) -> Iterator[tuple[bytes, int]]:
+  """(whole lines, place behind them in the file), one piece after the other.
+
+  A piece is a line, or what was packed at one time in a .gz file, from which
+  single lines cannot be cut off.
+  """
+  with open(path, 'rb') as file:
+    if not files.is_packed(path):
+      for row in file:
+        if row.endswith(b'\n'):
+          yield row, file.tell()
+      return
+    unpack, text, rest = zlib.decompressobj(_GZIP), b'', b''
+    while chunk := rest or file.read(_CHUNK):
+      try:
+        text += unpack.decompress(chunk)
+      except zlib.error as error:
+        raise ValueError(
+          f'{path} holds no gzip data ({error}), so it cannot be resumed.'
+        ) from None
+      rest = unpack.unused_data
+      if unpack.eof:
+        yield text, file.tell() - len(rest)
+        unpack, text = zlib.decompressobj(_GZIP), b''
+
+
+def _parsed(row: bytes) -> dict[str, Any]:
+  """The object of a JSON line, {} of another."""
   try:
-    parsed = files.parse_json(row)
+    found = files.parse_json(row)
   except ValueError:
-    return None
-  return parsed.get(key) if isinstance(parsed, dict) else None
+    found = None
+  return found if isinstance(found, dict) else {}
+
+
+def answers_of(
+  prompts: prompt_files.PromptFiles,
+) -> Callable[[dict[str, Any], int], bool]:
+  """The argument `answers` of `count_answered`, for lines of `record`.
+
+  Args:
+    prompts: prompts of the run.
+  """
+
+  def answers(found: dict[str, Any], index: int) -> bool:
+    place = prompts.first + index
+    if 'error' in found:
+      return found.get('prompt_index') == place
+    source = prompts[index].source
+    # Files of version 0.1 have no index. A tokenizer shows ids as text.
+    is_shown = isinstance(source, tuple) or (
+      found.get('prompt') == prompts_lib.shown(source)
+    )
+    return is_shown and found.get('prompt_index', place) == place
+
+  return answers
 
 
 @contextlib.contextmanager
@@ -135,13 +223,13 @@ def writer(path: str, keep_bytes: int = 0) -> Iterator[Write]:
 
   Args:
     path: path of a file, or '-' for standard output; JSON lines if it ends in
-      .jsonl.
+      .jsonl or .jsonl.gz.
     keep_bytes: bytes that are kept of an existing file.
 
   Yields:
     A function that writes answers, as that of `lines_writer` writes lines.
   """
-  as_json = path.endswith('.jsonl')
+  as_json = files.kind(path) == '.jsonl'
 
   def joined(answers: Sequence[Answer]) -> str:
     return ''.join(line(answer, as_json) for answer in answers)
@@ -161,23 +249,23 @@ def lines_writer(path: str, keep_bytes: int = 0) -> Iterator[WriteText]:
   Yields:
     A function that writes whole lines and flushes. A signal waits for it to
     finish and a failed write is taken back, so the file has whole lines only.
+    Lines of one call are packed together if the path ends in .gz.
   """
   if path == '-':
     yield _print_whole
     return
-  existed = os.path.exists(path)
   # Unbuffered: bytes that a full disk refused are not tried again at the end.
   with open(path, 'r+b' if keep_bytes else 'wb', buffering=0) as file:
     if keep_bytes:
       file.truncate(keep_bytes)
       file.seek(0, os.SEEK_END)
-    try:
-      yield lambda text: _write_whole(file, text.encode())
-    except OSError:
-      # A full disk leaves no empty file.
-      if not existed and not os.path.getsize(path):
-        os.remove(path)
-      raise
+    yield lambda text: _write_whole(file, _packed(path, text))
+
+
+def _packed(path: str, text: str) -> bytes:
+  data = text.encode()
+  # Without the time, so that the same answers are the same bytes.
+  return gzip.compress(data, mtime=0) if files.is_packed(path) else data
 
 
 def _print_whole(text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from specjax.checkpoints import model as model_lib
 from specjax.commands import cli
+from specjax.commands import ledger as ledger_lib
 from specjax.commands import statistics as run_statistics
 from specjax.distributed import processes
 from specjax.inference import batching
@@ -28,7 +29,7 @@ def compare(
   target: model_lib.Model,
   prompts: Sequence,
   skip: int,
-  answers: Sequence,
+  ledger: ledger_lib.Ledger,
 ) -> dict[str, Any]:
   """Compares a run with plain decoding, and explains the ratio.
 
@@ -38,7 +39,7 @@ def compare(
     target: `Model` of its target.
     prompts: prompts of the whole input.
     skip: number of answers that were there before.
-    answers: answers of the job.
+    ledger: counts of its answers, and those that are compared.
 
   Returns:
     Fields for `--stats`: 'baseline' and 'explanation', where asked for.
@@ -46,13 +47,15 @@ def compare(
   if not job.assembled.drafts or not job.batches:
     return {}
   added: dict[str, Any] = {}
-  if request.baseline != 'none' and any(a.tokens for a in answers):
-    added['baseline'] = _baseline(request, job, target, prompts, skip, answers)
+  if request.baseline != 'none' and ledger.counts.num_tokens:
+    added['baseline'] = _baseline(
+      request, job, target, prompts, skip, ledger.first
+    )
   if request.config.explain:
     begin = time.perf_counter()
     cli.note('Timing the parts of a round, to explain the speed.')
     times = run_statistics.measure_steps(job)
-    found = summary.summarize(answers, 1.0, 0.0)
+    found = ledger.totals(1.0, 0.0)
     plan = job.assembled.plan
     parts, sentences = run_statistics.explain(
       found,

@@ -8,6 +8,7 @@ from specjax.commands import demo
 from specjax.commands import parsing
 from specjax.commands import score_file
 from specjax.decoding.drafters import registry
+from specjax.inference import refusals
 
 # Flags that a request takes as they are.
 _GIVEN = (
@@ -19,6 +20,8 @@ _GIVEN = (
   'baseline',
   'corpus',
   'format',
+  'shard',
+  'on_error',
 )
 
 
@@ -35,8 +38,7 @@ def define_flags(values: flags.FlagValues) -> None:
     '',
     'File of earlier answers, which suffix reads and the run extends.',
   )
-  text('input', None, 'Prompts: a text file, a .jsonl file, or -.')
-  text('output', '-', 'Answers: a text file, a .jsonl file, or -.')
+  text('output', '-', 'Answers: a text file, a .jsonl file, .gz, or -.')
   text('stats', '', 'JSON file for the statistics of the run.')
   text(
     'demo',
@@ -51,14 +53,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'the target is written in place of an answer, as JSON lines.',
     flag_values=values,
   )
-  flags.DEFINE_enum(
-    'format',
-    decode_file.LINES,
-    decode_file.FORMATS,
-    'Form of input and output: openai_batch reads and writes lines as batches '
-    'of the OpenAI API have them.',
-    flag_values=values,
-  )
+  _define_input(values)
   parsing.define_processes(values)
   flags.DEFINE_bool(
     'resume',
@@ -71,6 +66,40 @@ def define_flags(values: flags.FlagValues) -> None:
     'first',
     decode_file.BASELINES,
     'Part that is also decoded plainly, to measure the ratio.',
+    flag_values=values,
+  )
+
+
+def _define_input(values: flags.FlagValues) -> None:
+  """Defines the flags about prompts."""
+  flags.DEFINE_multi_string(
+    'input',
+    None,
+    'Prompts: a text file, a .jsonl file, either as .gz, or -. May be '
+    'repeated.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'shard',
+    '',
+    'Part of the prompts, as 2/8 for the second of eight runs of neighbours. '
+    'The outputs of all, joined in order, are the output of one run.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'format',
+    decode_file.LINES,
+    decode_file.FORMATS,
+    'Form of input and output: openai_batch reads and writes lines as batches '
+    'of the OpenAI API have them.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'on_error',
+    refusals.STOP,
+    refusals.ON_ERROR,
+    'Prompts that cannot be answered: stop refuses the run before anything is '
+    'decoded; skip writes an error in their place and ends with status 1.',
     flag_values=values,
   )
 
@@ -99,7 +128,7 @@ def _run(values: flags.FlagValues, config) -> int:
   parsing.join_processes(values, config)
   failed = decode_file.decode_file(
     decode_file.DecodeRequest(
-      source=values.input,
+      source=tuple(values.input),
       config=config,
       **{name: values[name].value for name in _GIVEN},
     )
@@ -109,7 +138,9 @@ def _run(values: flags.FlagValues, config) -> int:
 
 def _score(values: flags.FlagValues, config) -> None:
   """Scores the completions of a file."""
-  for name in ('drafter', 'corpus', 'resume', 'baseline', 'format'):
+  for name in (*_GIVEN, 'format'):
+    if name in ('target', 'output', 'stats'):
+      continue
     if not values[name].using_default_value:
       raise flags.Error(
         f'--score asks the target alone and writes a new file; leave --{name} '
@@ -119,7 +150,7 @@ def _score(values: flags.FlagValues, config) -> None:
   score_file.score_file(
     score_file.ScoreRequest(
       target=values.target,
-      source=values.input,
+      source=tuple(values.input),
       output=values.output,
       stats=values.stats,
       config=config,
@@ -128,16 +159,9 @@ def _score(values: flags.FlagValues, config) -> None:
 
 
 def _check_demo(values: flags.FlagValues) -> None:
-  for name in (
-    'corpus',
-    'input',
-    'output',
-    'stats',
-    'resume',
-    'baseline',
-    'score',
-    'format',
-  ):
+  for name in (*_GIVEN, 'input', 'score'):
+    if name in ('target', 'drafter'):
+      continue
     if not values[name].using_default_value:
       raise flags.Error(
         f'--demo brings its own sentences and prints to standard output; '

@@ -1,6 +1,6 @@
 """Decodes a file of prompts for the command `decode.main`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import json
@@ -11,30 +11,26 @@ import tqdm
 
 from specjax import files
 from specjax import prompt_files
-from specjax import prompts as prompts_lib
-from specjax.checkpoints import load as loading
 from specjax.checkpoints import model as model_lib
 from specjax.commands import answer_files
 from specjax.commands import cli
 from specjax.commands import comparison
+from specjax.commands import inputs
+from specjax.commands import ledger as ledger_lib
+from specjax.commands import made
 from specjax.commands import openai_batch
+from specjax.commands import resuming
 from specjax.commands import statistics as run_statistics
 from specjax.decoding import corpus as corpus_lib
 from specjax.decoding.drafters.entry import Source
 from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import processes
-from specjax.distributed import watch
-from specjax.inference import auto_rows
 from specjax.inference import batching
-from specjax.inference import encoding
 from specjax.inference import generate as inference
-from specjax.inference import line_settings
-from specjax.inference import memory
 from specjax.inference import paths
 from specjax.inference import planning
-from specjax.inference import random_models
+from specjax.inference import refusals
 from specjax.inference import sources
-from specjax.inference import summary
 from specjax.inference.config import DecodeConfig
 
 BASELINES = ('first', 'all', 'none')
@@ -52,7 +48,7 @@ class DecodeRequest:
   Attributes:
     target: folder or hub id of the target.
     drafter: name of the drafter, as `sources.resolve` takes it.
-    source: input file or '-'.
+    source: input file or '-', or several.
     output: output file or '-'.
     stats: JSON file for the statistics, or ''.
     resume: whether an interrupted output is continued.
@@ -61,11 +57,13 @@ class DecodeRequest:
     config: `DecodeConfig`.
     corpus: file of earlier answers, read and extended; or ''.
     format: form of input and output, one of `FORMATS`.
+    on_error: 'stop' or 'skip', see `planning.plan`.
+    shard: 'i/n' for the i-th of n equal runs of prompts, '' for all.
   """
 
   target: str
   drafter: str
-  source: str
+  source: str | tuple[str, ...]
   output: str
   stats: str
   resume: bool
@@ -73,11 +71,18 @@ class DecodeRequest:
   config: DecodeConfig
   corpus: str = ''
   format: str = LINES
+  shard: str = ''
+  on_error: str = refusals.STOP
 
   @property
   def is_batch(self) -> bool:
     """Whether input and output have the form of OpenAI's batches."""
     return self.format == OPENAI_BATCH
+
+  @property
+  def inputs(self) -> tuple[str, ...]:
+    """The input files."""
+    return (self.source,) if isinstance(self.source, str) else self.source
 
 
 def decode_file(request: DecodeRequest) -> int:
@@ -92,69 +97,99 @@ def decode_file(request: DecodeRequest) -> int:
   Raises:
     ValueError, OSError, FloatingPointError, MemoryError: one sentence.
   """
-  config = request.config
   answer_files.check_distinct(
-    input=request.source,
-    output=request.output,
-    stats=request.stats,
-    corpus=request.corpus,
+    *(('input', path) for path in request.inputs),
+    ('output', request.output),
+    ('output', made.path_of(request.output)),
+    ('stats', request.stats),
+    ('corpus', request.corpus),
   )
-  prompts = _read_prompts(request)
-  is_first = processes.is_first()
+  prompts = inputs.read(request)
   # Files are tried before models are loaded: a refusal must come in seconds.
-  if is_first:
-    _check_writable(request)
-  skip, keep_bytes = 0, 0
-  if request.resume:
-    skip, keep_bytes = _answered(request, prompts)
-    cli.note(f'{skip} answers are there already.')
-  request, estimate = _estimate(request, prompts)
-  config = request.config
-  if estimate.total >= WORTH_TELLING:
-    cli.note(estimate.text())
+  with claimed(request.output) as keep:
+    if request.stats and processes.is_first():
+      files.check_writable(request.stats)
+    return _decode(request, prompts, keep)
+
+
+def _decode(
+  request: DecodeRequest,
+  prompts: prompt_files.PromptFiles,
+  keep: Callable[[], None],
+) -> int:
+  """Decodes into an output that this run holds; `keep` keeps it if empty."""
+  begun = resuming.begin(request, prompts)
+  request = _settled(request, prompts)
+  config, is_first = request.config, processes.is_first()
   target, source = load_models(request.target, request.drafter, config)
   corpus = request.corpus or None
   if corpus is not None:
     corpus_lib.check_writable(corpus)
   job = planning.plan(
-    target, prompts, drafter=source, config=config, skip=skip, corpus=corpus
+    target,
+    prompts,
+    drafter=source,
+    config=config,
+    skip=begun.skip,
+    corpus=corpus,
+    on_error=request.on_error,
   )
+  note = resuming.note_of(request, job, prompts, begun)
   note_doubts(job)
   _note_what_runs(request, job)
+  ledger = _ledger(request, job)
   compile_seconds = inference.warm_up(job)
-  answers: list[inference.Answer] = []
   try:
-    made = _writer(request, prompts, skip, keep_bytes)
-    found = _run(request, job, made, compile_seconds, answers)
+    with _writer(request, prompts, begun) as write:
+      keep()
+      if note is not None:
+        made.write(request.output, note)
+      _run(request, job, write, ledger)
   finally:
     # Also after an interrupt: --resume skips the prompts that are answered.
     if corpus is not None and is_first:
       planning.extend_corpus(
-        request.corpus,
-        target.tokenizer,
-        config.corpus_tokens,
-        [answer.tokens for answer in answers],
+        request.corpus, target.tokenizer, config.corpus_tokens, ledger.latest
       )
-  found |= comparison.compare(request, job, target, prompts, skip, answers)
+  found = _statistics(job, ledger, compile_seconds)
+  if job.refused:
+    prompts = refusals.Checked(prompts, dict(job.refused))
+  found |= comparison.compare(request, job, target, prompts, begun.skip, ledger)
   if request.stats and is_first:
     found |= {'request': dataclasses.asdict(request)}
     found |= run_statistics.environment(request.target, target.tokenizer)
-    made = json.dumps(found, indent=2, default=str) + '\n'
-    files.write_text(request.stats, made)
-  return _note_failed(answers)
+    text = json.dumps(found, indent=2, default=str) + '\n'
+    files.write_text(request.stats, text)
+  # Also those of an earlier part, which a run that goes on leaves as they are.
+  return _note_failed(max(ledger.errors, len(job.refused)), len(prompts))
 
 
-def _note_failed(answers: list[inference.Answer]) -> int:
-  failed = sum(bool(answer.error) for answer in answers)
+def _note_failed(failed: int, count: int) -> int:
   if failed:
-    cli.note(f'{failed} of {len(answers)} answers are errors.')
+    cli.note(
+      f'{failed} of {count} prompts have an error in the place of an answer.'
+    )
   return failed
 
 
-def _check_writable(request: DecodeRequest) -> None:
-  answer_files.check_writable(request.output)
-  if request.stats:
-    files.check_writable(request.stats)
+def claimed(path: str) -> contextlib.AbstractContextManager:
+  """`answer_files.claimed` in process 0; the others write nothing."""
+  if processes.is_first():
+    return answer_files.claimed(path)
+  return contextlib.nullcontext(lambda: None)
+
+
+def _ledger(request: DecodeRequest, job: batching.Job) -> ledger_lib.Ledger:
+  """A ledger that keeps what is compared and remembered."""
+  kept = {
+    'none': 0,
+    'first': len(batching.first_batch(job).rows),
+    'all': len(job.rows),
+  }
+  return ledger_lib.Ledger(
+    kept[request.baseline],
+    request.config.corpus_tokens if request.corpus else 0,
+  )
 
 
 def load_models(
@@ -179,60 +214,21 @@ def load_models(
     )
 
 
-def _estimate(
-  request: DecodeRequest, prompts: Sequence
-) -> tuple[DecodeRequest, memory.MemoryEstimate]:
-  """Memory that the run takes of each device, by the longest prompt.
+def _settled(
+  request: DecodeRequest, prompts: prompt_files.PromptFiles
+) -> DecodeRequest:
+  """The request with a number in the place of batch_size=auto.
 
-  The request that is returned has a number in the place of batch_size=auto.
+  The memory that a run takes of each device is noted, if it is much.
   """
-  sources.check_name(request.drafter)
-  config = line_settings.gather(request.config, prompts, early=True)
-  tokens = ()
-  if not random_models.is_shape(request.target):
-    tokenizer = loading.load_tokenizer(loading.folder_of(request.target))
-    longest = max(prompts, key=lambda line: len(str(line.source)))
-    tokens = encoding.rough(tokenizer, longest, config)
-  given = dict(drafter=request.drafter, prompt_tokens=len(tokens))
-  count = len(prompts) * request.config.num_return_sequences
-  config = auto_rows.settled(config, request.target, count=count, **given)
-  estimate = memory.estimate_memory(request.target, decode=config, **given)
-  if request.config.batch_size != config.batch_size:
-    cli.note(f'batch_size=auto: {config.batch_size} rows.')
-    chosen = dataclasses.replace(request.config, batch_size=config.batch_size)
+  batch_size, estimate = inputs.estimate(request, prompts)
+  if request.config.batch_size != batch_size:
+    cli.note(f'batch_size=auto: {batch_size} rows.')
+    chosen = dataclasses.replace(request.config, batch_size=batch_size)
     request = dataclasses.replace(request, config=chosen)
-  return request, estimate
-
-
-def _read_prompts(request: DecodeRequest) -> prompt_files.PromptFiles:
-  """The prompts, which must be the same in all processes."""
-  if request.source == '-' and not watch.is_alone():
-    raise ValueError(
-      'Several processes cannot share standard input; give --input=FILE, the '
-      'same one on every host.'
-    )
-  parse = line_settings.parse
-  if request.is_batch:
-    config = request.config
-    parse = openai_batch.parser(config.num_return_sequences, config.logprobs)
-  prompts = prompt_files.read_prompts(
-    request.source, parse=parse, is_json=request.is_batch
-  )
-  processes.check_same(
-    f'the prompts in {request.source}', prompts.all_digests()
-  )
-  return prompts
-
-
-def answered(
-  path: str, prompts: list, per_prompt: int, key: str = 'prompt'
-) -> tuple[int, int]:
-  """`answer_files.count_answered` of process 0, on every process."""
-  found = (0, 0)
-  if processes.is_first():
-    found = answer_files.count_answered(path, prompts, per_prompt, key)
-  skip, keep_bytes = processes.from_first(found)
-  return skip, keep_bytes
+  if estimate.total >= WORTH_TELLING:
+    cli.note(estimate.text())
+  return request
 
 
 def writer(path: str, keep_bytes: int) -> contextlib.AbstractContextManager:
@@ -242,26 +238,17 @@ def writer(path: str, keep_bytes: int) -> contextlib.AbstractContextManager:
   return contextlib.nullcontext(lambda answers: None)
 
 
-def _answered(request: DecodeRequest, prompts: list) -> tuple[int, int]:
-  """(answers, bytes) that the output of the request has already."""
-  several = request.config.num_return_sequences
-  if request.is_batch:  # A line holds all answers to a request.
-    names = [line.id for line in prompts]
-    lines, keep_bytes = answered(request.output, names, 1, 'custom_id')
-    return lines * several, keep_bytes
-  shown = [prompts_lib.shown(line.source) for line in prompts]
-  return answered(request.output, shown, several)
-
-
 def _writer(
-  request: DecodeRequest, prompts: Sequence, skip: int, keep_bytes: int
+  request: DecodeRequest,
+  prompts: prompt_files.PromptFiles,
+  begun: resuming.Begun,
 ) -> contextlib.AbstractContextManager:
   """The output of a request, as a function that writes answers."""
   if not request.is_batch or not processes.is_first():
-    return writer(request.output, keep_bytes)
+    return writer(request.output, begun.keep_bytes)
   several = request.config.num_return_sequences
   write = openai_batch.ResponseWriter(prompts, several, request.target)
-  return write.opened(request.output, keep_bytes, skip // several)
+  return write.opened(request.output, begun.keep_bytes, begun.skip // several)
 
 
 def note_doubts(job: batching.Job) -> None:
@@ -314,32 +301,39 @@ def _note_what_runs(request: DecodeRequest, job: batching.Job) -> None:
 def _run(
   request: DecodeRequest,
   job: batching.Job,
-  to_write: contextlib.AbstractContextManager,
-  compile_seconds: float,
-  answers: list[inference.Answer],
-) -> dict[str, Any]:
-  """Streams answers to the output and to `answers`; returns statistics."""
-  seconds, busy, every = 0.0, 0, 0
+  write: answer_files.Write,
+  ledger: ledger_lib.Ledger,
+) -> None:
+  """Streams answers to the output and counts them."""
+  per_prompt = request.config.num_return_sequences
   bar = tqdm.tqdm(
-    total=len(job.rows), unit='answer', dynamic_ncols=True, file=cli.stderr()
+    total=len(job.rows) // per_prompt,
+    unit='prompt',
+    dynamic_ncols=True,
+    file=cli.stderr(),
   )
   try:
-    with bar, to_write as write:
-      with contextlib.closing(inference.stream(job, cli.note)) as batches:
-        for batch in batches:
-          write(batch.answers)
-          answers += batch.answers
-          seconds += batch.seconds
-          busy, every = busy + batch.row_rounds, every + batch.all_rounds
-          bar.update(len(batch.answers))
-          cli.check_interrupt()
+    with bar, contextlib.closing(inference.stream(job, cli.note)) as batches:
+      for batch in batches:
+        write(batch.answers)
+        ledger.add(batch)
+        bar.set_postfix_str(f'{ledger.counts.num_tokens} tokens', refresh=False)
+        bar.update(ledger.answers // per_prompt - bar.n)
+        cli.check_interrupt()
   except KeyboardInterrupt:
     resume = '' if request.output == '-' else '; --resume continues it'
     raise KeyboardInterrupt(
-      f'interrupted after {len(answers)} answers{resume}.'
+      f'interrupted after {ledger.answers} answers{resume}.'
     ) from None
-  found = summary.summarize(answers, seconds, compile_seconds)
+
+
+def _statistics(
+  job: batching.Job, ledger: ledger_lib.Ledger, compile_seconds: float
+) -> dict[str, Any]:
+  """Totals of a run, which are shown as a table as well."""
+  found = ledger.totals(ledger.seconds, compile_seconds)
   # Of the rounds of all rows of the batches, those in which a row decoded.
+  busy, every = ledger.row_rounds, ledger.all_rounds
   found['rows_busy'] = busy / every if every else None
   cli.note(run_statistics.table(found))
   rule = job.assembled.rule.name if job.assembled.drafts else None

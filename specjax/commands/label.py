@@ -8,7 +8,6 @@ it has to guess. The file is one of `training.data.labels`, which training reads
 from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import time
@@ -104,13 +103,14 @@ def label(
     raise ValueError(f'--output must be a .jsonl file, not {request.output!r}.')
   prompts = readers.read_inputs(request.inputs, request.field)
   prompts = prompts[: request.limit] if request.limit else prompts
-  content = json.dumps(prompts, default=str).encode()
-  processes.check_same(
-    f'the prompts in {", ".join(request.inputs)}',
-    hashlib.sha256(content).hexdigest(),
-  )
+  processes.check_same(f'the prompts in {", ".join(request.inputs)}', prompts)
+  with decode_file.claimed(request.output):
+    return _label(request, prompts, progress)
+
+
+def _label(request, prompts, progress) -> LabelSummary:
+  """Writes to an output that this run holds."""
   if processes.is_first():
-    answer_files.check_writable(request.output)
     _check_settings(request)
   target, drafter = decode_file.load_models(
     request.target, request.drafter, request.config

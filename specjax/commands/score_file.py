@@ -13,6 +13,7 @@ from specjax import files
 from specjax import prompt_files
 from specjax.commands import answer_files
 from specjax.commands import cli
+from specjax.commands import decode_file
 from specjax.commands import statistics as run_statistics
 from specjax.distributed import processes
 from specjax.inference import pairs as pairs_lib
@@ -27,14 +28,15 @@ class ScoreRequest:
 
   Attributes:
     target: folder or hub id of the target.
-    source: JSON lines with a prompt and its `completion` each, or '-'.
+    source: JSON lines with a prompt and its `completion` each, or '-'; or
+      several files.
     output: file of JSON lines, or '-'.
     stats: JSON file for the totals, or ''.
     config: `DecodeConfig`.
   """
 
   target: str
-  source: str
+  source: str | tuple[str, ...]
   output: str
   stats: str
   config: DecodeConfig
@@ -62,19 +64,23 @@ def score_file(request: ScoreRequest) -> None:
   Raises:
     ValueError, OSError, FloatingPointError, MemoryError: one sentence.
   """
+  inputs = (request.source,)
+  if not isinstance(request.source, str):
+    inputs = request.source
   answer_files.check_distinct(
-    input=request.source, output=request.output, stats=request.stats
+    *(('input', path) for path in inputs),
+    ('output', request.output),
+    ('stats', request.stats),
   )
   scoring.check_config(request.config)
   pairs = pairs_lib.of_lines(prompt_files.read_prompts(request.source))
   is_first = processes.is_first()
   # Files are tried before models are loaded: a refusal must come in seconds.
-  if is_first:
-    answer_files.check_writable(request.output)
-    if request.stats:
+  with decode_file.claimed(request.output):
+    if request.stats and is_first:
       files.check_writable(request.stats)
-  target = planning.load_target(request.target, request.config)
-  found = _run(request, target, pairs)
+    target = planning.load_target(request.target, request.config)
+    found = _run(request, target, pairs)
   if request.stats and is_first:
     found |= {'request': dataclasses.asdict(request)}
     found |= run_statistics.environment(request.target, target.tokenizer)

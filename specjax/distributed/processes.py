@@ -5,6 +5,7 @@ refuses processes whose settings differ, and watches for lost ones (`watch`).
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -202,7 +203,8 @@ def check_same(what: str, value: Any) -> None:
   """Raises ValueError if a JSON-able value differs between processes."""
   if watch.is_alone():
     return
-  values = gather(value)
+  content = json.dumps(value, sort_keys=True).encode()
+  values = gather(hashlib.sha256(content).hexdigest())
   for number, other in enumerate(values):
     if other != values[0]:
       raise ValueError(f'{what} differ between process 0 and {number}.')

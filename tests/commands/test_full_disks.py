@@ -59,6 +59,8 @@ def test_the_file_is_named_and_is_not_there(
   argv = (f'--{option}={path}', *argv)
   assert run(folders, prompts, 20, *argv) == 1
   error = capsys.readouterr().err.splitlines()[-1]
+  if option == 'output':  # The note of what made it comes first.
+    path = f'{path}.made.json'
   assert error == f'error: Cannot write to {path}: File too large.'
   assert os.listdir(made) == []
 
@@ -83,12 +85,15 @@ def test_an_earlier_file_stays_as_it_was(
 def test_whole_answers_stay_for_resume(folders, prompts, tmp_path, capsys):
   path = tmp_path / 'out.jsonl'
   whole = tmp_path / 'whole.jsonl'
+  prompts.write_text(prompts.read_text() * 8)
   assert decode_main.decode(folders, prompts, f'--output={whole}') == 0
   lines = whole.read_bytes().splitlines(keepends=True)
-  size = len(lines[0]) + len(lines[1]) + 5
-  assert run(folders, prompts, size, f'--output={path}') == 1
+  # More than the note of what made them.
+  kept = b''.join(lines[:20])
+  assert len(kept) > os.path.getsize(f'{whole}.made.json')
+  assert run(folders, prompts, len(kept) + 5, f'--output={path}') == 1
   assert f'Cannot write to {path}: File too large.' in capsys.readouterr().err
-  assert path.read_bytes() == b''.join(lines[:2])
+  assert path.read_bytes() == kept
 
 
 def test_a_label_file_without_an_answer_is_not_left(

@@ -21,6 +21,8 @@ from tests.helpers.decode_main import SHAPE
 pytestmark = pytest.mark.usefixtures('no_cache_of_the_users')
 
 FIELDS = {
+  'prompt_index',
+  'sequence',
   'prompt',
   'text',
   'tokens',
@@ -245,7 +247,7 @@ def test_what_cannot_be_done_is_told_in_one_line(
     ([f'--input={tmp_path}'], 'is a folder'),
     ([f'--input={bad}'], 'line 2 is not UTF-8'),
     ([f'--input={empty}'], 'is empty'),
-    ([f'--input={long}'], 'Prompt 2 has'),
+    ([f'--input={long}'], 'long.txt, line 2: Prompt'),
     ([f'--target={tmp_path}/none'], 'no folder'),
     ([f'--target={bare}'], 'config.json'),
     ([f'--target={torn}'], 'model.safetensors'),

@@ -1,0 +1,226 @@
+"""A note beside a file of answers: what made them.
+
+FILE.made.json is written whole before the first answer, and a run that goes on
+with FILE compares. It holds digests of the target, its tokenizer and its chat
+template, the settings that decide tokens and digests of all prompts. A drafter
+is named where tokens depend on it: not where every token is the target's own
+sample and is the same in all shapes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from typing import Any
+
+from specjax import files
+from specjax import validation
+from specjax.checkpoints import digests
+from specjax.inference import batching
+from specjax.inference import paths
+from specjax.inference.config import DecodeConfig
+from specjax.prompt_files import DIGEST_LETTERS
+from specjax.prompt_files import PromptFiles
+
+_MARK, _VERSION = 'specjax_made', 1
+# Settings of decoding on which no answer depends.
+_FREE = frozenset({'mesh', 'costs', 'corpus_tokens', 'explain'})
+# Those on which answers depend under some rules and precisions alone.
+_DRAFTING = frozenset({'num_draft', 'verifier', 'verifiers', 'drafters'})
+_OWNERS = {
+  'target': 'target',
+  'tokenizer': 'tokenizer',
+  'chat_template': 'chat template',
+  'drafter': 'drafter',
+}
+
+
+def path_of(output: str) -> str:
+  """Name of the note beside an output."""
+  return f'{output}.made.json'
+
+
+def free(is_drafted: bool = False, is_batched: bool = False) -> frozenset[str]:
+  """Names of settings on which no answer depends.
+
+  Args:
+    is_drafted: whether tokens depend on drafts.
+    is_batched: whether they depend on the batch.
+  """
+  found = _FREE if is_drafted else _FREE | _DRAFTING
+  return found if is_batched else found | {'batch_size'}
+
+
+def settings(
+  config: DecodeConfig, without: frozenset[str] | None = None
+) -> dict[str, Any]:
+  """Settings of a run in force, as JSON has them.
+
+  Args:
+    config: settings of decoding.
+    without: names of those that are left out; None for `free()`.
+  """
+  found = dataclasses.asdict(config.filled())
+  without = free() if without is None else without
+  found = {key: value for key, value in found.items() if key not in without}
+  return json.loads(json.dumps(found, default=str))
+
+
+def of_job(
+  request: Any, job: batching.Job, prompts: PromptFiles
+) -> dict[str, Any]:
+  """The note of a run.
+
+  Args:
+    request: `decode_file.DecodeRequest`.
+    job: job that is about to be decoded.
+    prompts: its prompts.
+  """
+  assembled = job.assembled
+  precision = paths.precision_of(assembled.target.params)
+  # What is rounded may follow the shapes, which depend on batch and drafts.
+  is_rounded = bool(paths.XLA.note(precision))
+  keeps = assembled.rule.keeps_target_sample and not is_rounded
+  is_drafted = assembled.drafts and not keeps
+  is_batched = is_rounded or not assembled.is_row_independent
+  found = settings(request.config, free(is_drafted, is_batched))
+  found |= {'drafter': request.drafter} if is_drafted else {}
+  return {
+    _MARK: _VERSION,
+    'target': digests.of_target(request.target),
+    'tokenizer': digests.of_tokenizer(job.tokenizer) if job.tokenizer else '',
+    'chat_template': digests.of_template(job.tokenizer),
+    'drafter': _of_drafter(request.drafter) if is_drafted else '',
+    'settings': found,
+    'shard': request.shard,
+    'from_generation_config': json.loads(
+      json.dumps(dict(job.from_generation_config), default=str)
+    ),
+    'prompts': prompts.all_digests(),
+  }
+
+
+def _of_drafter(name: str) -> str:
+  """Digest of a drafter by its name, of its weights and its own code."""
+  # 'hybrid:FOLDER' and 'FILE.py:NAME' have two parts, FOLDER has one.
+  found = []
+  for part in name.split(':'):
+    if os.path.isfile(part):
+      with open(part, 'rb') as file:
+        found.append(hashlib.file_digest(file, 'sha256').hexdigest())
+    else:
+      found.append(digests.of_target(part))
+  return hashlib.sha256(' '.join(found).encode()).hexdigest()
+
+
+def read(output: str) -> dict[str, Any] | None:
+  """The note beside an output, None where there is none.
+
+  Raises:
+    ValueError: it is something else.
+  """
+  path = path_of(output)
+  if not os.path.exists(path):
+    return None
+  try:
+    with open(path, encoding='utf-8') as file:
+      found = files.parse_json(file.read())
+  except ValueError:
+    found = None
+  kinds = dict.fromkeys([*_OWNERS, 'shard', 'prompts'], str)
+  kinds |= {'settings': dict, 'from_generation_config': dict}
+  good = isinstance(found, dict) and found.get(_MARK) == _VERSION
+  if not good or not all(isinstance(found.get(k), kinds[k]) for k in kinds):
+    raise ValueError(
+      f'{path} is no note of what made {output}, so that cannot be resumed; '
+      'remove the note to go on without it.'
+    )
+  return found
+
+
+def write(output: str, made: dict[str, Any]) -> None:
+  """Writes the note of an output; raises OSError with one sentence."""
+  files.write_text(path_of(output), json.dumps(made, indent=1) + '\n')
+
+
+def check_prompts(
+  output: str, old: dict[str, Any], prompts: PromptFiles, count: int
+) -> None:
+  """Refuses to go on with other prompts.
+
+  Args:
+    output: path of the output.
+    old: its note.
+    prompts: prompts of this run.
+    count: number of the first prompts that are answered.
+
+  Raises:
+    ValueError: names the first one that differs.
+  """
+  size = DIGEST_LETTERS
+  for index in range(count):
+    before = old['prompts'][index * size : (index + 1) * size]
+    if before != prompts.digest(index):
+      raise ValueError(
+        f'{output} was begun with another prompt in the place of '
+        f'{prompts[index].where} (its text, an earlier turn, a role or a '
+        'setting differs), so it cannot be resumed; give the input it was '
+        'begun with.'
+      )
+
+
+def check_settings(
+  output: str, old: dict[str, Any], config: DecodeConfig, shard: str
+) -> None:
+  """Refuses other settings as far as they are known before models are loaded.
+
+  Args:
+    output: path of the output.
+    old: its note.
+    config: settings of this run.
+    shard: shard of this run.
+
+  Raises:
+    ValueError: names the setting and both values.
+  """
+  mine = settings(config)
+  before = {key: old['settings'].get(key, validation.ABSENT) for key in mine}
+  before = {k: v for k, v in before.items() if v is not validation.ABSENT}
+  _refuse(output, {'shard': old['shard'], **before}, {'shard': shard, **mine})
+
+
+def check(output: str, old: dict[str, Any], made: dict[str, Any]) -> None:
+  """Refuses to go on with what another run began.
+
+  Args:
+    output: path of the output.
+    old: its note.
+    made: note of this run.
+
+  Raises:
+    ValueError: names the first difference and both values.
+  """
+  for key, word in _OWNERS.items():
+    if old[key] != made[key]:
+      one, other = (x[key][:12] or 'none' for x in (old, made))
+      raise ValueError(
+        f'{output} was begun with another {word} (digest {one}, not {other}), '
+        'so it cannot be resumed; give the models it was begun with, or '
+        'another --output.'
+      )
+  for key in ('settings', 'from_generation_config'):
+    _refuse(output, old[key], made[key])
+
+
+def _refuse(output: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+  found = validation.difference(old, new)
+  if found is None:
+    return
+  one, other = (
+    'nothing' if value is validation.ABSENT else repr(value)
+    for value in (found.one, found.other)
+  )
+  raise ValueError(
+    f'{output} was begun with {found.path}={one} and not {other}, so it cannot '
+    'be resumed; give the settings it was begun with, or another --output.'
+  )
