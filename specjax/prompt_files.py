@@ -103,7 +103,10 @@ class PromptFiles(Sequence):
 
   def all_digests(self) -> str:
     """The digests of all prompts, one behind the other."""
-    return ''.join(self.digest(index) for index in range(self.size))
+    found = self.digests[self.first : self.first + self.size]
+    if sys.byteorder == 'little':
+      found.byteswap()
+    return found.tobytes().hex()
 
   def shard(self, number: int, count: int) -> 'PromptFiles':
     """One of `count` runs of prompts whose answers, joined, are all answers.
