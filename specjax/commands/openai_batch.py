@@ -226,10 +226,12 @@ def record(
   """
   made = hashlib.sha256(json.dumps([line.where, line.id]).encode()).hexdigest()
   name, error, status = made[:24], None, 200
-  if line.error:
-    error, status = {'code': 'invalid_request', 'message': line.error}, 400
+  # A line may be wrong by itself, or for this target.
+  reason = line.error or next((one.error for one in answers if one.error), '')
+  if reason:
+    error, status = {'code': 'invalid_request', 'message': reason}, 400
     kind = {'type': 'invalid_request_error', 'param': None, 'code': None}
-    body: dict[str, Any] = {'error': {'message': line.error, **kind}}
+    body: dict[str, Any] = {'error': {'message': reason, **kind}}
   else:
     body = _body(answers, name, model, line.is_chat)
   return {

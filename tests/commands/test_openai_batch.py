@@ -1,5 +1,6 @@
 """Lines of OpenAI's batches, read and written."""
 
+import dataclasses
 import json
 
 import pytest
@@ -87,6 +88,13 @@ def answer(sequence, reason):
     logprobs=(Logprob(5, ' b', -1.5, best),),
     num_prompt_tokens=4,
   )
+
+
+def test_what_does_not_fit_the_target_is_the_error_of_the_line():
+  failed = dataclasses.replace(answer(0, 'error'), error='it is too long')
+  written = openai_batch.record(line(messages=CHAT), [failed], 'm')
+  assert written['error']['message'] == 'it is too long'
+  assert written['response']['status_code'] == 400
 
 
 def test_a_response_has_a_choice_for_each_answer():
