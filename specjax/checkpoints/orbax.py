@@ -301,10 +301,12 @@ def restore(folder: str, step: int, like: base.PyTree) -> base.PyTree:
       state = checkpointer.restore(path, like)
   # A damaged file raises anything, from JSON, tensorstore or Orbax.
   except Exception as error:
-    words = str(error).strip() or repr(error)
+    words = (str(error).strip() or repr(error)).splitlines()[0]
+    # Orbax formats a method of the error in the place of its details.
+    words = words.partition(' See full TensorStore details')[0]
     raise ValueError(
       f'Checkpoint {step} in {folder} is damaged or does not fit this model: '
-      f'{words.splitlines()[0][:_MAX_WORDS].rstrip(".")}.'
+      f'{words[:_MAX_WORDS].rstrip(".")}.'
     ) from None
   wanted = about(folder, step).get(_CHECKSUM)
   if wanted is not None and checksum.of(state) != wanted:

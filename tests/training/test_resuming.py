@@ -63,6 +63,19 @@ def test_a_damaged_checkpoint_names_the_newest_whole_one(
   assert orbax.steps_of(str(folder)) == [4, 8]
 
 
+def test_a_damaged_array_is_named_without_code(files, whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+  step = tmp_path / checkpoints.CHECKPOINTS / '8'
+  arrays = [path for path in step.rglob('*') if path.is_file()]
+  largest = max(arrays, key=lambda path: path.stat().st_size)
+  largest.write_bytes(largest.read_bytes()[:100])
+  with pytest.raises(
+    ValueError, match='^Checkpoint 8 .* newest whole'
+  ) as error:
+    run(files, tmp_path, **SETTINGS)
+  assert '<bound' not in str(error.value) and 'See full' not in str(error.value)
+
+
 def test_nothing_whole_is_told(files, whole, tmp_path):
   shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
   folder = tmp_path / checkpoints.CHECKPOINTS
