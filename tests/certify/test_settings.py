@@ -3,6 +3,7 @@
 import pytest
 
 from decode import certify as command
+from specjax.certify import identity
 from specjax.certify import runner
 from specjax.certify import trials
 from specjax.certify import verdict
@@ -68,6 +69,9 @@ def test_min_length_asks_of_every_prompt_its_own_part(monkeypatch):
       assert min(possible) == max(least + 1, 1), trial.number
       assert trials.run(subject, trial).difference is None
   assert {trial.number for trial in made} == {0, 1, 2, 3}
+  greedy = subject.assembled(0.0, 3)
+  found = identity.compare(subject, 0.0, greedy, '', lambda text: None)
+  assert found.fault is None and '4 of 4 rows' in found.line
 
 
 def test_usage_that_is_no_certification(capsys):
