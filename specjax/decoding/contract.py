@@ -95,6 +95,26 @@ def check_proposal(
   check_state('Drafter.propose', before, state)
 
 
+def check_arrays(name: str, made: base.PyTree) -> None:
+  """Raises ValueError for leaves that no program can hold.
+
+  Args:
+    name: words for `made`.
+    made: pytree of arrays and numbers.
+  """
+  for path, leaf in jax.tree.leaves_with_path(made):
+    is_host = isinstance(leaf, (np.ndarray, np.generic))
+    good = isinstance(leaf, (jax.Array, numbers.Number))
+    # Numpy has arrays of texts and objects too.
+    if not good and not (is_host and leaf.dtype.kind not in 'OSUMm'):
+      where = jax.tree_util.keystr(path)
+      _refuse(
+        f'{name}{where and f", at {where},"}',
+        'a pytree of arrays and numbers',
+        _describe(leaf),
+      )
+
+
 def check_state(which: str, before: base.PyTree, after: base.PyTree) -> None:
   """Raises ValueError, while tracing, for a state that changes its form.
 
@@ -136,6 +156,7 @@ def check_prefilled(batch: int, found: Any) -> None:
       f'int32[{batch}] (batch)',
       _describe(found.last_token),
     )
+  check_arrays('The cache that CachedLM.prefill returns', found.cache)
 
 
 def check_scored(shape: tuple, before: base.PyTree, found: Any) -> None:

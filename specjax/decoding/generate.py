@@ -140,6 +140,8 @@ def start(
     drafter = recipe.drafter.init(
       params.drafter, prompt, prefilled, capacity=capacity
     )
+  if recipe.checked:
+    contract.check_arrays('The state that Drafter.init returns', drafter)
   if target.is_encoder_decoder:
     given = jnp.full((batch, 1), target.start_id, jnp.int32)
     given_length = jnp.ones((batch,), jnp.int32)

@@ -222,6 +222,17 @@ def test_numbers_of_python_are_fine_in_a_state():
   assert trace(made)
 
 
+@pytest.mark.parametrize('leaf', ['text', np.array(['text']), object])
+def test_states_without_arrays(leaf):
+  made = _stateful()._replace(
+    init=lambda params, prompt, prefilled, *, capacity: {'name': leaf}
+  )
+  assert refused(made).startswith(
+    "The state that Drafter.init returns, at ['name'], must be a pytree of "
+    'arrays and numbers, not '
+  )
+
+
 def test_idleness_is_a_row_of_bools():
   made = specjax.drafters.custom(
     drafting(base.Draft(tokens()), is_idle=lambda state: jnp.array(True)),

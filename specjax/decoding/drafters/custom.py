@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from specjax import base
+from specjax.decoding import contract
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry
 
@@ -151,9 +152,14 @@ def custom(
       'custom takes a base.Drafter or a function (num_draft, style) -> '
       f'base.Drafter, not {type(make).__name__}.'
     )
+  return entry.Source(ENTRY, name, None, CustomSource(given, _arrays(params)))
+
+
+def _arrays(params: base.PyTree) -> base.PyTree:
+  """The parameters on the device."""
+  contract.check_arrays('params of custom', params)
   # Arrays of numpy cannot be indexed by what a program computes.
-  params = jax.tree.map(jnp.asarray, params)
-  return entry.Source(ENTRY, name, None, CustomSource(given, params))
+  return jax.tree.map(jnp.asarray, params)
 
 
 def _tuple(what: str, given: Any, items: str = 'numbers') -> tuple:
