@@ -25,15 +25,26 @@ def references(argument: str) -> list[str]:
   Args:
     argument: `--NAME=VALUE`, or a value that stands alone. A value is one
       reference, whose path may hold spaces, or a list of them such as a,b and
-      "('auto', 'FILE.py:NAME')".
+      "('auto', 'FILE.py:NAME')". What wraps one is left out, as in
+      hybrid:FILE.py:NAME.
   """
   value = argument
   if argument.startswith('-'):
     value = argument.partition('=')[2]
-  if is_reference(value) and _split(value)[0].is_file():
-    return [value]
+  if is_reference(_inner(value)) and _split(_inner(value))[0].is_file():
+    return [_inner(value)]
   words = [word.strip() for word in re.split(r'[,()\[\]\'"]+', value)]
-  return [word for word in words if is_reference(word)]
+  return [_inner(word) for word in words if is_reference(word)]
+
+
+def _inner(text: str) -> str:
+  """A reference without the name of a drafter that wraps it."""
+  # 'hybrid:a.py:X': 'a.py:X'; 'C:a.py:X', where there is such a file: itself
+  head, _, rest = text.partition(':')
+  is_wrapped = head.isidentifier() and is_reference(rest)
+  if is_wrapped and not _split(text)[0].is_file():
+    return _inner(rest)
+  return text
 
 
 def load(reference: str) -> Any:

@@ -311,6 +311,7 @@ def test_references():
     'c.py:Y',
   ]
   assert find('--drafter=suffix,b.py:X') == ['b.py:X']
+  assert find('--drafter=hybrid:a/b.py:X') == ['a/b.py:X']
   for other in ('--drafter=b.py', '--input=x.txt', '--drafter=b.py:X.Y', '--x'):
     assert find(other) == []
 
