@@ -36,7 +36,8 @@ _arrived: list[int] = []
 def note(*words: Any) -> None:
   """Prints to standard error; only the first of several processes does."""
   if processes_lib.is_first():
-    print(*words, file=sys.stderr, flush=True)
+    # Above a progress bar; `print` would continue the bar's own line.
+    tqdm.tqdm.write(' '.join(map(str, words)), file=sys.stderr)
 
 
 def stderr() -> Any:
@@ -212,7 +213,6 @@ def _warn(message: Any, *where: Any, **more: Any) -> None:
 def _show_log() -> None:
   """Lines of the log on standard error, as they are."""
   handler = logging.Handler()
-  # Above a progress bar; `print` would continue the bar's own line.
   handler.emit = lambda record: tqdm.tqdm.write(
     handler.format(record), file=sys.stderr
   )
