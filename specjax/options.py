@@ -5,7 +5,7 @@ one instance for each registered entry, in a container whose fields are the
 entries' names; from Python, `{'NAME': {'FIELD': value}}` has the same meaning.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 import dataclasses
 import difflib
 import functools
@@ -201,34 +201,65 @@ def validate_all(given: Any, entries: Sequence[Any]) -> None:
     entries: the registered ones; others are validated where they are used.
   """
   for entry in entries:
-    options = of(given, entry)
-    try:
-      options.validate()
-    except TypeError as error:
-      raise ValueError(
-        f'The options of {entry.name} have a value of a wrong type: {error}.'
-      ) from None
+    validate(of(given, entry), entry.name)
+
+
+def validate(options: Any, name: str) -> None:
+  """Validates the options of one entry, where its dataclass has a `validate`.
+
+  Args:
+    options: instance of the dataclass.
+    name: name of the entry, for messages.
+
+  Raises:
+    ValueError: a value is wrong.
+  """
+  try:
+    getattr(options, 'validate', NoOptions().validate)()
+  except TypeError as error:
+    raise ValueError(
+      f'The options of {name} have a value of a wrong type: {error}.'
+    ) from None
 
 
 def dials(options: Any) -> dict[str, np.ndarray]:
   """The traced part of a rule's options: {field: one value, or one a prompt}.
 
-  float32 where the default is a float, else int32, whatever was given.
+  int32 where the default is a whole number, else float32, whatever was given.
+
+  Raises:
+    ValueError: an option that is no number is not marked as `static`.
   """
-  return {
-    field.name: np.asarray(
-      getattr(options, field.name),
-      np.float32 if isinstance(field.default, float) else np.int32,
-    )
-    for field in dataclasses.fields(options)
-    if not field.metadata.get('static')
-  }
+  made = {}
+  for field in dataclasses.fields(options):
+    if field.metadata.get('static'):
+      continue
+    if not isinstance(field.default, numbers.Number):
+      raise ValueError(
+        f'The option {field.name} of a verification rule is no number that '
+        'could be traced; make its field by specjax.verifiers.static.'
+      )
+    is_whole = isinstance(field.default, numbers.Integral)
+    kind = np.int32 if is_whole else np.float32
+    made[field.name] = np.asarray(getattr(options, field.name), kind)
+  return made
 
 
 def static_part(options: Any) -> tuple[tuple[str, Any], ...]:
-  """The compiled part of a rule's options, hashable."""
-  return tuple(
-    (field.name, getattr(options, field.name))
-    for field in dataclasses.fields(options)
-    if field.metadata.get('static')
-  )
+  """The compiled part of a rule's options, hashable.
+
+  Raises:
+    ValueError: an option has a value that is not hashable, or several.
+  """
+  made = []
+  for field in dataclasses.fields(options):
+    if field.metadata.get('static'):
+      value = getattr(options, field.name)
+      several = isinstance(field.default, numbers.Number) and np.ndim(value)
+      if several or not isinstance(value, Hashable):
+        raise ValueError(
+          f'{field.name} is compiled in, so it has one value for all prompts, '
+          f'not {value!r}.'
+        )
+      made.append((field.name, value))
+  return tuple(made)

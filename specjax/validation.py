@@ -110,6 +110,19 @@ def at_least(name: str, value: Any, least: float) -> None:
     raise ValueError(f'{name} must be at least {least}, not {value}.')
 
 
+def hashable(name: str, value: Any) -> None:
+  """Raises ValueError for functions that cannot be keys of programs."""
+  try:
+    hash(value)
+  except TypeError as error:
+    # An object that can be called need not have a hash: a dataclass has none
+    # unless it is frozen.
+    raise ValueError(
+      f'{name} must be hashable, since programs are remembered by its '
+      f'functions ({error}).'
+    ) from None
+
+
 def between(name: str, value: Any, low: float, high: float) -> None:
   """Raises ValueError unless low <= value <= high."""
   if not low <= value <= high:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from specjax import models
+from specjax import validation
 from specjax.base import CachedLM
 from specjax.checkpoints import placement
 from specjax.distributed import mesh as mesh_lib
@@ -127,6 +128,7 @@ def _check_lm(lm: Any) -> None:
       raise ValueError(
         f'CachedLM.{name} must be a function, not {getattr(lm, name)!r}.'
       )
+  validation.hashable('The CachedLM', lm)
   if type(lm.vocab_size) is not int or lm.vocab_size < 1:
     raise ValueError(
       'CachedLM.vocab_size must be a whole number, 1 or more, not '

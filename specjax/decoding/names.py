@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from specjax import validation
+
 
 def add(known: dict[str, Any], entry: Any, kind: str) -> Any:
   """Puts an entry into a registry, and returns it.
@@ -33,6 +35,13 @@ def check(known: dict[str, Any], entry: Any, kind: str) -> None:
       f'The options of the {kind} {entry.name} must be a dataclass, not '
       f'{options!r}.'
     )
+  for field in dataclasses.fields(options):
+    if field.default is field.default_factory is dataclasses.MISSING:
+      raise ValueError(
+        f'The option {field.name} of the {kind} {entry.name} must have a '
+        'default.'
+      )
+  validation.hashable(f'The {kind} {entry.name}', entry)
   if known.get(entry.name, entry) != entry:
     raise ValueError(
       f'There is a {kind} {entry.name!r} already; choose another name.'

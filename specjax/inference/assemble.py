@@ -185,7 +185,7 @@ def assemble(
   target = target._replace(prefill_chunk=settings.prefill_chunk)
   entry = source.entry
   drafter_options = options_lib.of(settings.drafters or {}, entry)
-  drafter_options.validate()
+  options_lib.validate(drafter_options, entry.name)
   given = target, source, drafter_options, settings.num_draft, rows
   plan = guard.call(f'The drafter {entry.name}: plan', entry.plan, *given)
   entry_lib.check_plan(entry, plan)
@@ -225,7 +225,7 @@ def _is_ours(entry, rule) -> bool:
 def _verification(target, plan, settings, rule):
   """(options of the rule, the `Verifier`)."""
   options = options_lib.of(settings.verifiers or {}, rule)
-  options.validate()
+  options_lib.validate(options, rule.name)
   rule.check(target, options)
   max_path = plan.max_path if plan.is_tree else 0
   static = options_lib.static_part(options)

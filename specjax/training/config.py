@@ -153,7 +153,7 @@ class TrainConfig:
     self.objective.validate()
     options_lib.check_names(self.families, registry.families(), 'families')
     options = options_lib.of(self.families, self.family)
-    options.validate()
+    options_lib.validate(options, self.family.name)
     self.family.validate(self, options)
     self.data.validate()
     self.mesh.validate()

@@ -1,5 +1,7 @@
 """Errors of what is not ours name the function and the line."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import pytest
 
@@ -111,6 +113,83 @@ def test_options_of_entries(target, options):
   refused(words, generate, target, drafter=entry)
 
 
+def _rule(options=None, make=None):
+  """A rule of the user's own with options of some form."""
+  make = make or (lambda sampler, max_path, static: own.AGREE)
+  rule = specjax.VerifierEntry('formed', '', make, greedy_at_zero=False)
+  return rule._replace(options=options) if options else rule
+
+
+@dataclasses.dataclass
+class _Bare:
+  """Without `validate`."""
+
+  slack: int = 0
+
+
+@dataclasses.dataclass
+class _Required:
+  slack: int
+
+
+@dataclasses.dataclass
+class _Words:
+  mode: str = 'a'
+
+
+@dataclasses.dataclass
+class _Static:
+  width: int = specjax.verifiers.static(2)
+  names: tuple = specjax.verifiers.static(())
+
+
+def test_options_without_a_check(target):
+  rule = _rule(_Bare)
+  found = generate(target, drafter=own.successors(), verifier=rule)
+  assert own.tokens(found) == own.tokens(generate(target))
+
+
+@pytest.mark.parametrize(
+  'rule, given, words',
+  [
+    (_rule(_Required), {}, 'option slack of the verifier formed must have a'),
+    (_rule(_Words), {}, 'mode of a verification rule is no number'),
+    (_rule(_Static), {'width': [1, 2]}, 'width is compiled in, so it has one'),
+    (_rule(_Static), {'names': ['a']}, 'names is compiled in, so it has one'),
+    (_rule(make=lambda *_: None), {}, 'make must return a Verifier, not None'),
+    (_rule(make=lambda *_: 1 // 0), {}, 'make raised ZeroDivisionError'),
+  ],
+)
+def test_forms_of_a_rule(target, rule, given, words):
+  drafter = own.successors()
+  settings = dict(drafter=drafter, verifier=rule, verifiers={'formed': given})
+  refused(words, generate, target, **settings)
+
+
+@dataclasses.dataclass
+class _Keeper:
+  """A dataclass that is not frozen has no hash."""
+
+  size: int = 1
+
+  def __call__(self, *args, **kwargs):
+    raise AssertionError
+
+
+def test_what_has_no_hash(target):
+  call = _Keeper()
+  drafter = own.successors()._replace(observe=call)
+  rule = specjax.Verifier(call)
+  entry = _rule(make=call)
+  words = "must be hashable.*unhashable type: '_Keeper'"
+  refused(words, generate, target, drafter=drafter)
+  for verifier in (rule, entry):
+    given = dict(drafter=own.successors(), verifier=verifier)
+    refused(words, generate, target, **given)
+  lm = target.lm._replace(commit=call)
+  refused(words, specjax.Model.from_lm, lm, target.params)
+
+
 def test_containers_of_options(target):
   words = 'Options are given as .*, not as int'
   refused(words, generate, target, drafter='suffix', drafters=3)
@@ -122,6 +201,8 @@ def test_settings_of_custom():
     'widths must be a tuple of numbers, not 3', custom, own.table_of, widths=3
   )
   refused('needs max_path', custom, own.table_of, is_tree=True)
+  words = "params of custom, at .'a'., must be a pytree of arrays and numbers"
+  refused(words, custom, own.table_of, params={'a': 'text', 'b': 1.0})
 
 
 def _with(**changes):

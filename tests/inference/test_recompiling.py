@@ -146,6 +146,23 @@ def _never(context, draft, logits):
 _OTHER = base.Verifier(_never)
 
 
+def test_a_rule_that_is_made_anew_each_time(target):
+  """The rule of an entry is remembered; a user need not."""
+
+  def make(sampler, max_path, static):
+    def verify(context, draft, logits):
+      return own.AGREE.verify(context, draft, logits)
+
+    return base.Verifier(verify, noise='private')
+
+  rule = specjax.VerifierEntry('anew', '', make)
+  _call(target, 0, own.successors(), verifier=rule)
+  with counted() as compiled:
+    for number in range(1, 4):
+      _call(target, number, own.successors(), verifier=rule)
+  assert not compiled
+
+
 def test_a_static_option_compiles_anew():
   """It is marked as one; the other options of the entry are dials."""
 
@@ -176,4 +193,5 @@ def test_a_static_option_compiles_anew():
       assemble.target_of(own.target()), source, settings
     )
     assert set(found.dials()) == {'slack'}
-  assert made == [(('width', 2),)] * 2 + [(('width', 3),)]
+  # Equal arguments make one rule, once.
+  assert made == [(('width', 2),), (('width', 3),)]

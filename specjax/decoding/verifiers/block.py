@@ -8,8 +8,6 @@ References:
     https://arxiv.org/abs/2403.10444
 """
 
-import functools
-
 import jax.numpy as jnp
 
 from specjax.base import Array
@@ -95,7 +93,6 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   return Verdict(num_accepted, next_token)
 
 
-@functools.cache
 def block(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:

@@ -7,7 +7,7 @@ from specjax import options as options_lib
 
 
 class Make(Protocol):
-  """Makes the rule; the same object for equal arguments.
+  """Makes the rule; called once for equal arguments.
 
   `max_path` is 0 for drafts that are chains, for trees their longest path.
   `sampler` is that of plain sampling. `static` holds the compiled options.

@@ -7,8 +7,6 @@ References:
     https://arxiv.org/abs/2203.16487
 """
 
-import functools
-
 from specjax.base import Array
 from specjax.base import Context
 from specjax.base import Draft
@@ -39,7 +37,6 @@ def _tree(
   return walk(draft, logits, sampling.argmax(logits), max_path)
 
 
-@functools.cache
 def greedy(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:

@@ -6,7 +6,6 @@ References:
 """
 
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,7 +70,6 @@ def _verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   )
 
 
-@functools.cache
 def lenient(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:

@@ -63,7 +63,6 @@ def _make(name: str, noise: str, sampler: str, max_path: int) -> Verifier:
   return Verifier(verify, noise)
 
 
-@functools.cache
 def match(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:
@@ -78,7 +77,6 @@ def match(
   return _make('match', 'private', sampler, max_path)
 
 
-@functools.cache
 def coupled(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:

@@ -1,8 +1,11 @@
 """The verification rules there are: one line each."""
 
+import functools
 from typing import Any
 
 from specjax import base
+from specjax import validation
+from specjax.decoding import guard
 from specjax.decoding import names as names_lib
 from specjax.decoding.sampling import SAMPLERS
 from specjax.decoding.verifiers import entry as entry_lib
@@ -93,6 +96,7 @@ _wrapped: dict[base.Verifier, VerifierEntry] = {}
 
 def _of_verifier(verifier: base.Verifier) -> VerifierEntry:
   """An entry around a rule of the user's own; the same one every time."""
+  validation.hashable('The Verifier', verifier)
   if verifier not in _wrapped:
     name = getattr(verifier.verify, '__name__', 'custom')
     name = name if name.isidentifier() else 'custom'
@@ -148,7 +152,7 @@ def make(
     static: compiled options, see `options.static_part`.
 
   Raises:
-    ValueError: the rule does not judge such drafts.
+    ValueError: the rule does not judge such drafts, or is no `Verifier`.
   """
   if sampler not in SAMPLERS:
     raise ValueError(
@@ -162,4 +166,22 @@ def make(
       f'The rule {entry.name!r} verifies {other} only; for {mine} use one of '
       f'{", ".join(able)}.'
     )
-  return entry.make(sampler, tree_path, static)
+  return _made(entry, sampler, tree_path, static)
+
+
+@functools.cache
+def _made(
+  entry: VerifierEntry, sampler: str, tree_path: int, static: tuple
+) -> base.Verifier:
+  """The rule, made once for exactly these arguments."""
+  # A rule is part of a program's key, so one that is made anew would compile
+  # everything anew.
+  made = guard.call(
+    f'The verifier {entry.name}: make', entry.make, sampler, tree_path, static
+  )
+  if not isinstance(made, base.Verifier):
+    raise ValueError(
+      f'The verifier {entry.name}: make must return a Verifier, not '
+      f'{type(made).__name__}.'
+    )
+  return made

@@ -16,8 +16,6 @@ References:
   Chen et al. Sequoia. 2024 (trees). https://arxiv.org/abs/2402.12374
 """
 
-import functools
-
 from jax import lax
 import jax.numpy as jnp
 
@@ -127,7 +125,6 @@ def _tree(
   return Verdict(count, noise.draw(p, keys), path)
 
 
-@functools.cache
 def sampling(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:

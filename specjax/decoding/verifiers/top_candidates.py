@@ -6,7 +6,6 @@ References:
 """
 
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -76,7 +75,6 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   return Verdict(num_accepted, common.take_slot(target, num_accepted))
 
 
-@functools.cache
 def top_candidates(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:

@@ -11,7 +11,6 @@ References:
     https://arxiv.org/abs/2505.12398
 """
 
-import functools
 from typing import NamedTuple
 
 from jax import lax
@@ -165,7 +164,6 @@ def verify(
   return Verdict(walk.depth, sampling.draw(last, keys), walk.path)
 
 
-@functools.cache
 def traversal(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:

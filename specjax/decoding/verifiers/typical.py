@@ -10,8 +10,6 @@ References:
   Cai et al. Medusa. ICML 2024, section 3.3. https://arxiv.org/abs/2401.10774
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -79,7 +77,6 @@ def _tree(
   return Verdict(count, following, path.astype(jnp.int32))
 
 
-@functools.cache
 def typical(
   sampler: str = 'gumbel', max_path: int = 0, static: tuple = ()
 ) -> Verifier:
