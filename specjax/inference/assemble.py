@@ -176,11 +176,7 @@ def assemble(
   Raises:
     ValueError: target, drafter and rule do not fit together.
   """
-  validation.at_least('num_draft', settings.num_draft, 0)
-  validation.one_of('sampler', settings.sampler, SAMPLERS, str)
-  validation.one_of(
-    'matmul_precision', settings.matmul_precision, precision.MODES, str
-  )
+  _check(settings)
   source = source if source and settings.num_draft else NONE
   target = target._replace(prefill_chunk=settings.prefill_chunk)
   entry = source.entry
@@ -215,6 +211,15 @@ def assemble(
   for note in () if quiet else assembled.notes:
     warnings.warn(note, stacklevel=2)
   return assembled
+
+
+def _check(settings: Settings) -> None:
+  """Raises ValueError for values that are none of the known ones."""
+  validation.at_least('num_draft', settings.num_draft, 0)
+  validation.one_of('sampler', settings.sampler, SAMPLERS, str)
+  validation.one_of(
+    'matmul_precision', settings.matmul_precision, precision.MODES, str
+  )
 
 
 def _is_ours(entry, rule) -> bool:
