@@ -27,6 +27,7 @@ from specjax.decoding import contract
 from specjax.decoding import emit as emit_lib
 from specjax.decoding import log_probs as log_probs_lib
 from specjax.decoding import precision
+from specjax.decoding import reach
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.insertion import insert
 from specjax.decoding.recipe import Recipe
@@ -235,6 +236,7 @@ def _round(
   if recipe.checked:
     contract.check_proposal(recipe, live.shape[0], state.drafter, proposal)
   draft, drafter = proposal
+  draft = reach.within(recipe.target, draft, state.context)
   state = state.replace(drafter=drafter)
   widths = recipe.widths or (recipe.drafter.num_draft,)
   if len(widths) == 1:

@@ -141,8 +141,7 @@ def _check_length(recipe, config, index: int, length: int) -> None:
   lm = recipe.target
   budget = int(per_row(config.max_new_tokens, index))
   given = 1 if lm.is_encoder_decoder else length
-  # A node of a tree stands where its depth puts it.
-  needed = given + budget + recipe.drafter.max_path
+  needed = given + budget
   if lm.max_positions is None or needed <= lm.max_positions or not length:
     return
   if given >= lm.max_positions:
@@ -151,8 +150,7 @@ def _check_length(recipe, config, index: int, length: int) -> None:
       f'{lm.max_positions} positions; shorten it.'
     )
   raise ValueError(
-    f'Prompt {index + 1} has {given} tokens; with {budget} new ones and '
-    f'{recipe.drafter.max_path} draft slots that is {needed}, but the target '
-    f'was made for {lm.max_positions} positions; shorten it, or lower '
-    'max_new_tokens or num_draft.'
+    f'Prompt {index + 1} has {given} tokens; with {budget} new ones that is '
+    f'{needed}, but the target was made for {lm.max_positions} positions; '
+    'shorten it, or lower max_new_tokens.'
   )

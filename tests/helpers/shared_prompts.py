@@ -14,10 +14,16 @@ from tests.helpers import networks
 SLOTS = 3
 
 
-def model(kind, seed=1):
+def weights(config, seed):
+  """Random weights, large enough for clear winners and varied text."""
+  drawn = models.init_params(config, jax.random.key(seed))
+  return jax.tree.map(lambda x: x * (3 if x.ndim > 1 else 1), drawn)
+
+
+def model(kind, seed=1, config=None):
   """A model with random weights, without a tokenizer."""
-  config = networks.CONFIGS[kind]
-  params = models.prepare(config, networks.params(kind, seed))
+  config = config or networks.CONFIGS[kind]
+  params = models.prepare(config, weights(config, seed))
   lm = models.make_lm(config)
   module = models.make_module(config)
   return model_lib.Model(params, config, module, None, lm, (), 0, kind)
@@ -27,9 +33,10 @@ def drafter(name, target):
   """What `sources.resolve` takes; 'draft' is a model like the target."""
   if name not in ('draft', 'hybrid'):
     return name
-  other = networks.params(target.name, 9)
   mixed = jax.tree.map(
-    lambda a, b: 0.85 * a + 0.15 * b, networks.params(target.name, 1), other
+    lambda a, b: 0.85 * a + 0.15 * b,
+    weights(target.config, 1),
+    weights(target.config, 9),
   )
   params = models.prepare(target.config, mixed)
   draft = target._replace(params=params, name='draft')

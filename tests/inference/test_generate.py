@@ -282,19 +282,6 @@ def test_bad_prompts_are_told_in_one_sentence(models, prompts, words):
   assert words in str(error.value)
 
 
-def test_draft_slots_count_towards_the_positions(models):
-  row = [[1] * 116]
-  assert generate(models['target'], row)
-  with pytest.raises(ValueError, match='1 draft slots that is 129'):
-    generate(models['target'], row, drafter='prompt_lookup', num_draft=1)
-  # Nodes of a tree share positions: 8 nodes reach two tokens ahead.
-  tree = dict(drafter='suffix', num_draft=8, drafters={'suffix': {'tree': 2}})
-  short = [[1] * 114]
-  assert len(generate(models['target'], short, **tree)[0].tokens) <= 12
-  with pytest.raises(ValueError, match='2 draft slots that is 130'):
-    generate(models['target'], row, **tree)
-
-
 def test_models_that_do_not_fit_are_refused(models):
   with pytest.raises(ValueError, match='first differing id'):
     generate(models['target'], drafter=models['swapped'])
