@@ -30,6 +30,7 @@ from specjax.base.contracts import Init
 from specjax.base.contracts import Insert
 from specjax.base.contracts import IsIdle
 from specjax.base.contracts import KeysValues
+from specjax.base.contracts import NetworkCache
 from specjax.base.contracts import Observe
 from specjax.base.contracts import Prefill
 from specjax.base.contracts import Propose
@@ -46,6 +47,7 @@ from specjax.base.data import Prefilled
 from specjax.base.data import Prompt
 from specjax.base.data import PyTree
 from specjax.base.data import Scored
+from specjax.base.data import Shared
 from specjax.base.data import TokenLists
 from specjax.base.data import Tree
 from specjax.base.data import Verdict
@@ -65,6 +67,7 @@ __all__ = [
   'Insert',
   'IsIdle',
   'KeysValues',
+  'NetworkCache',
   'Observation',
   'Observe',
   'Prefill',
@@ -74,6 +77,7 @@ __all__ = [
   'PyTree',
   'Scored',
   'Select',
+  'Shared',
   'TokenLists',
   'Tree',
   'Verdict',

@@ -162,6 +162,12 @@ class IsIdle(Protocol):
   def __call__(self, state: PyTree) -> Array: ...
 
 
+class NetworkCache(Protocol):
+  """The cache of the network inside a drafter, a part of its state."""
+
+  def __call__(self, state: PyTree) -> PyTree: ...
+
+
 class Drafter(NamedTuple):
   """A proposer of tokens, as pure functions.
 
@@ -173,6 +179,9 @@ class Drafter(NamedTuple):
       true of all live rows. None: `propose` runs in every round.
     insert: replacement of finished rows while others go on. None: the drafter
       decodes whole batches.
+    network_cache: the part of a state that is the cache of a network inside,
+      which `init` makes with the `prefill` of that network. None: there is no
+      such part, and `init` reads every prompt whole.
   """
 
   init: Init
@@ -185,6 +194,7 @@ class Drafter(NamedTuple):
   # With 0 among the compiled widths, rounds without a draft are plain steps.
   is_idle: IsIdle | None = None
   insert: Insert | None = None
+  network_cache: NetworkCache | None = None
 
 
 class Verify(Protocol):

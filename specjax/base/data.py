@@ -26,11 +26,37 @@ class Prompt:
   Attributes:
     tokens: int32 [B, S]; what stands at or after `length` is ignored.
     length: int32 [B], each at least 1.
+    shared: `Shared`, or None where every row is read by itself.
   """
 
   # [p q r] and [s]: tokens [[p q r] [s 0 0]], length [3 1]
   tokens: Array
   length: Array
+  shared: 'Shared | None' = None
+
+
+@struct.dataclass
+class Shared:
+  """What the rows of a batch have in common, so that it is read once.
+
+  Whoever does not look at it reads every row whole, to the same end.
+
+  Attributes:
+    first: int32 [U], rows whose prompts differ; repeated where they are fewer.
+      None: all rows are read.
+    copy_of: int32 [B], for each row the place of its prompt in `first`.
+    begun: `Prefilled` of one row, a network's own for the first `columns`
+      tokens of all prompts; None where nothing was read beforehand.
+    drafter: cache of the network inside the drafter, likewise of one row.
+    columns: number of these tokens, less than the shortest prompt has; static.
+  """
+
+  # Prompts [p q r] [p q s] [p q r]: first [0 1], copy_of [0 1 0], columns 2
+  first: Array | None = None
+  copy_of: Array | None = None
+  begun: 'Prefilled | None' = None
+  drafter: PyTree = None
+  columns: int = struct.field(pytree_node=False, default=0)
 
 
 @struct.dataclass

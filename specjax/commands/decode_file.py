@@ -342,4 +342,5 @@ def _statistics(
     'precision': _precision(job),
     'precision_note': paths.XLA.note(_precision(job)),
     'from_generation_config': job.from_generation_config,
+    'prefill_tokens': job.sharing.num_prefilled,
   }

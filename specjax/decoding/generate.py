@@ -27,6 +27,7 @@ from specjax.decoding import contract
 from specjax.decoding import emit as emit_lib
 from specjax.decoding import log_probs as log_probs_lib
 from specjax.decoding import precision
+from specjax.decoding import prefill
 from specjax.decoding import reach
 from specjax.decoding import warp as warp_lib
 from specjax.decoding.insertion import insert
@@ -138,8 +139,9 @@ def start(
   with jax.named_scope('prefill'):
     prefilled = target.prefill(params.target, prompt, capacity=capacity)
   with jax.named_scope('init'):
+    given = prefill.for_drafter(recipe.drafter, prompt)
     drafter = recipe.drafter.init(
-      params.drafter, prompt, prefilled, capacity=capacity
+      params.drafter, given, prefilled, capacity=capacity
     )
   if recipe.checked:
     contract.check_arrays('The state that Drafter.init returns', drafter)
@@ -235,9 +237,8 @@ def _round(
     )
   if recipe.checked:
     contract.check_proposal(recipe, live.shape[0], state.drafter, proposal)
-  draft, drafter = proposal
-  draft = reach.within(recipe.target, draft, state.context)
-  state = state.replace(drafter=drafter)
+  draft = reach.within(recipe.target, proposal[0], state.context)
+  state = state.replace(drafter=proposal[1])
   widths = recipe.widths or (recipe.drafter.num_draft,)
   if len(widths) == 1:
     return _verify(recipe, params, state, draft)

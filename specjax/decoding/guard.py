@@ -89,14 +89,15 @@ def drafter(made: base.Drafter) -> base.Drafter:
   Raises:
     ValueError: a field is not what `base.Drafter` asks for.
   """
-  _check_functions(made, 'Drafter', 'init propose observe', 'is_idle insert')
+  needed, optional = 'init propose observe', 'is_idle insert network_cache'
+  _check_functions(made, 'Drafter', needed, optional)
   for name in ('num_draft', 'max_path'):
     value = getattr(made, name)
     if type(value) is not int or value < 1:
       raise ValueError(
         f'Drafter.{name} must be a whole number, 1 or more, not {value!r}.'
       )
-  return _wrapped(made, 'Drafter', 'init propose observe is_idle insert')
+  return _wrapped(made, 'Drafter', f'{needed} {optional}')
 
 
 @functools.cache

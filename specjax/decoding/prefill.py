@@ -1,4 +1,4 @@
-"""Prompts that are read in pieces.
+"""Prompts that are read in pieces, and what they share read once.
 
 The attention scores of a whole prompt grow with the square of its length, those
 of a piece with the piece times the length. So a prompt wider than a chunk is
@@ -9,6 +9,7 @@ from collections.abc import Callable
 import functools
 from typing import Any
 
+import jax
 from jax import lax
 import jax.numpy as jnp
 
@@ -52,29 +53,96 @@ def in_pieces(
 
 
 @functools.cache
-def chunked(lm: base.CachedLM, chunk: int = CHUNK) -> base.CachedLM:
-  """The model, with prompts read in pieces; the same one for equal arguments.
+def of_lm(lm: base.CachedLM, chunk: int = CHUNK) -> base.CachedLM:
+  """The model, with long prompts in pieces and what rows share read once.
 
-  An encoder sees its source from both sides and is left as it is.
+  An encoder sees its source from both sides and is not read in pieces.
 
   Args:
     lm: the model.
     chunk: widest piece, in tokens.
+
+  Returns:
+    The same one for equal arguments.
   """
-  if lm.is_encoder_decoder:
-    return lm
 
   def prefill(params, prompt, *, capacity):
-    width = prompt.tokens.shape[1]
-    if width <= chunk:
-      return lm.prefill(params, prompt, capacity=capacity)
-    first = base.Prompt(
-      prompt.tokens[:, :chunk], jnp.minimum(prompt.length, chunk)
-    )
-    begun = lm.prefill(params, first, capacity=capacity)
-    return behind(lm, params, begun, prompt, begin=chunk, chunk=chunk)
+    each, shared = each_once(prompt), prompt.shared
+    if lm.select is None:
+      each, shared = base.Prompt(prompt.tokens, prompt.length), None
+    begun = shared and shared.begun
+    if begun is not None:
+      begun = _rows(lm, begun, jnp.zeros_like(each.length))
+      held = jnp.full_like(each.length, shared.columns - 1)
+      how = dict(begin=shared.columns, chunk=chunk, held=held)
+      made = behind(lm, params, begun, each, **how)
+    else:
+      made = _read(lm, params, each, capacity, chunk)
+    if shared is None or shared.copy_of is None:
+      return made
+    return _rows(lm, made, shared.copy_of)
 
   return lm._replace(prefill=prefill)
+
+
+def each_once(prompt: base.Prompt) -> base.Prompt:
+  """The prompts that differ, [U] rows; all rows where none is known to be."""
+  if prompt.shared is None or prompt.shared.first is None:
+    return base.Prompt(prompt.tokens, prompt.length)
+  rows = prompt.shared.first
+  return base.Prompt(prompt.tokens[rows], prompt.length[rows])
+
+
+def copied(tree: base.PyTree, prompt: base.Prompt) -> base.PyTree:
+  """Rows [B] of what was made of `each_once(prompt)`.
+
+  Args:
+    tree: arrays that begin with the rows, [U, ...] or [U * H, ...].
+    prompt: the prompts of all rows.
+  """
+  if prompt.shared is None or prompt.shared.copy_of is None:
+    return tree
+  count, rows = prompt.shared.first.shape[0], prompt.shared.copy_of
+
+  # Two rows of two heads [a a b b], copy_of [0 1 0]: [a a b b a a]
+  def gather(x):
+    heads = x.shape[0] // count
+    index = rows[:, None] * heads + jnp.arange(heads, dtype=rows.dtype)
+    return jnp.take(x, index.reshape(-1), axis=0, mode='clip')
+
+  return jax.tree.map(gather, tree)
+
+
+def for_drafter(drafter: base.Drafter, prompt: base.Prompt) -> base.Prompt:
+  """The prompts as the drafter reads them, behind its own network's cache."""
+  shared = prompt.shared
+  if shared is None or shared.begun is None:
+    return prompt
+  begun = None
+  if drafter.network_cache is not None:
+    begun = base.Prefilled(shared.drafter, shared.begun.last_token)
+  return prompt.replace(shared=shared.replace(begun=begun, drafter=None))
+
+
+def _read(lm, params, prompt, capacity, chunk: int) -> base.Prefilled:
+  """Reads whole prompts."""
+  if prompt.tokens.shape[1] <= chunk or lm.is_encoder_decoder:
+    return lm.prefill(params, prompt, capacity=capacity)
+  first = base.Prompt(
+    prompt.tokens[:, :chunk], jnp.minimum(prompt.length, chunk)
+  )
+  begun = lm.prefill(params, first, capacity=capacity)
+  how = dict(begin=chunk, chunk=chunk, held=first.length - 1)
+  return behind(lm, params, begun, prompt, **how)
+
+
+def _rows(lm, made: base.Prefilled, rows) -> base.Prefilled:
+  """Gathers rows of what a model made of prompts."""
+  return base.Prefilled(
+    lm.select(made.cache, rows),
+    made.last_token[rows],
+    tuple(states[rows] for states in made.hidden),
+  )
 
 
 def behind(
@@ -85,15 +153,17 @@ def behind(
   *,
   begin: int,
   chunk: int,
+  held: base.Array,
 ) -> base.Prefilled:
   """Reads the rest of prompts whose first columns are in a cache.
 
   Args:
     lm: a decoder-only model.
     params: its parameters.
-    begun: what it made of the first `begin` columns.
+    begun: result of the model for the first `begin` columns.
     prompt: the whole prompts, tokens int32 [B, S] and lengths [B].
     begin: columns that were read; static.
+    held: int32 [B], columns that the cache counts.
     chunk: widest piece, in tokens.
 
   Returns:
@@ -118,7 +188,7 @@ def behind(
   missing = ((0, 0), (0, width - begin), (0, 0))
   hidden = tuple(jnp.pad(states, missing) for states in begun.hidden)
   # Prompt [p q r]: the cache counts p and q, and r is the first block's slot 0.
-  carry = begun.cache, jnp.minimum(length, begin) - 1, hidden
+  carry = begun.cache, held, hidden
   if begin < width:
     carry = in_pieces(read, carry, (begin, width), chunk, jnp.max(length))
   cache, held, hidden = carry

@@ -191,9 +191,7 @@ def assemble(
   rule_options, verifier = _verification(target, plan, settings, rule)
   style = drawing.style_for(verifier, settings.warp, settings.sampler)
   style = style._replace(allowed_tokens=tuple(settings.allowed_tokens))
-  model = source.model
-  lm, config = (model.lm, model.config) if model else (None, None)
-  lm = lm and prefill.chunked(lm, target.prefill_chunk)
+  lm, config = _network(source.model, target.prefill_chunk)
   recipe = Recipe(
     target=target_lm.returning(target, plan.target_hidden_layers),
     drafter=_bound(entry, lm, config, plan, style),
@@ -220,6 +218,13 @@ def _check(settings: Settings) -> None:
   validation.one_of(
     'matmul_precision', settings.matmul_precision, precision.MODES, str
   )
+
+
+def _network(model: Any, chunk: int) -> tuple:
+  """(`CachedLM` that reads prompts in pieces, config) of a drafter's model."""
+  if model is None:
+    return None, None
+  return model.lm and prefill.of_lm(model.lm, chunk), model.config
 
 
 def _is_ours(entry, rule) -> bool:

@@ -21,6 +21,7 @@ from specjax.distributed import mesh as mesh_lib
 from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import each
+from specjax.inference import sharing as sharing_lib
 from specjax.inference import windows
 from specjax.inference.config import DecodeConfig
 from specjax.inference.config import per_row
@@ -145,6 +146,7 @@ class Job:
       `generation_config`.
     refused: errors of prompts that get no answer, by their place.
     sizes: sizes that lists of tokens need in any batch.
+    sharing: beginning that all prompts share, and count of what was read.
   """
 
   assembled: assemble.Assembled
@@ -164,6 +166,9 @@ class Job:
   )
   sizes: token_rows.Sizes | None = None
   refused: Mapping[int, str] = dataclasses.field(default_factory=dict)
+  sharing: sharing_lib.Sharing = dataclasses.field(
+    default_factory=sharing_lib.Sharing
+  )
 
   @property
   def recipe(self) -> generate_lib.Recipe:

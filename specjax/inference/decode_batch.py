@@ -19,6 +19,7 @@ from specjax.distributed import transfer
 from specjax.inference import assemble
 from specjax.inference import batching
 from specjax.inference import row_stops
+from specjax.inference import sharing
 from specjax.inference.batching import Job
 from specjax.inference.batching import Row
 
@@ -108,6 +109,8 @@ def decode(
   prompt, controls = batching.batch_inputs(job, rows, width)
   most = text_lib.budget(int(np.max(job.config.max_new_tokens)))
   shapes = job.batch_size, width, most
+  capacity = generate_lib.capacity_for(job.recipe, width, most)
+  prompt = sharing.attach(job, prompt, rows, capacity)
   with _enough_memory(job, shapes):
     if job.config.num_beams > 1:
       search = beam.compiled(job.recipe.target, job.config.beams(), most)

@@ -25,6 +25,7 @@ from specjax.inference import keywords
 from specjax.inference import prompt_checks
 from specjax.inference import reading
 from specjax.inference import refusals
+from specjax.inference import sharing
 from specjax.inference import sources
 from specjax.inference import token_lists
 from specjax.inference import windows
@@ -107,6 +108,7 @@ def plan(
     layout=model.layout,
     from_generation_config=taken.values,
     refused=getattr(lines, 'errors', {}),
+    sharing=sharing.of(assembled, config, encoded.ids),
   )
 
 

@@ -31,4 +31,4 @@ def returning(target: Target, layers: tuple[int, ...]) -> base.CachedLM:
       vocab_size=target.lm.vocab_size,
       hidden_layers=layers,
     )
-  return prefill.chunked(lm, target.prefill_chunk)
+  return prefill.of_lm(lm, target.prefill_chunk)

@@ -86,7 +86,7 @@ def test_states_of_pieces_are_those_of_one_pass(chunk):
   params = models.init_params(config, jax.random.key(0))
   prompt = networks.prompt(3, seed=4, width=WIDTH)
   want = lm.prefill(params, prompt, capacity=30)
-  got = prefill.chunked(lm, chunk).prefill(params, prompt, capacity=30)
+  got = prefill.of_lm(lm, chunk).prefill(params, prompt, capacity=30)
   assert np.array_equal(got.last_token, want.last_token)
   assert np.array_equal(got.cache.length, want.cache.length)
   inside = np.arange(WIDTH) < np.asarray(prompt.length)[:, None]

@@ -67,15 +67,23 @@ def autoregressive(
       scored.logits[:, 0], step, cache, context, num_draft, style
     )
 
-  # Nothing to learn: the next proposal finds the committed tokens in the
-  # context and rolls the cache back to them.
-  def observe(params, cache, observation):
-    del params, observation
-    return cache
+  rest = dict(insert=lm.insert, network_cache=_cache_of)
+  return base.Drafter(init, propose, _observe, num_draft, num_draft, **rest)
 
-  return base.Drafter(
-    init, propose, observe, num_draft, num_draft, insert=lm.insert
-  )
+
+def _observe(params, cache, observation):
+  """Nothing is learnt.
+
+  The next proposal finds the committed tokens in the context and rolls the
+  cache back to them.
+  """
+  del params, observation
+  return cache
+
+
+def _cache_of(cache):
+  """The state is the cache itself."""
+  return cache
 
 
 def check_fit(target: base.CachedLM, drafter: base.CachedLM) -> None:

@@ -62,6 +62,7 @@ def chain(
     num_draft,
     num_draft,
     insert=target_conditioned.insert,
+    network_cache=target_conditioned.cache_of,
   )
 
 
@@ -217,4 +218,5 @@ def tree(
     topology.num_nodes,
     deepest,
     insert=target_conditioned.insert,
+    network_cache=target_conditioned.cache_of,
   )

@@ -164,6 +164,7 @@ def hybrid_drafter(
     num_draft,
     functools.partial(_is_idle, parts),
     functools.partial(_insert, lm) if lm.insert else None,
+    network_cache=lambda state: state.cache,
   )
 
 

@@ -9,6 +9,7 @@ import functools
 
 from specjax import base
 from specjax import validation
+from specjax.decoding import prefill
 from specjax.decoding.drafters import drawing
 from specjax.decoding.drafters import entry
 from specjax.decoding.drafters import slots
@@ -38,8 +39,10 @@ def spec_drafter(
 
   def init(params, prompt, prefilled, *, capacity):
     del prefilled
-    prompt = prompt.replace(tokens=spec.ids.fed(prompt.tokens))
-    return network.prefill(params, prompt, capacity=capacity)
+    each = prefill.each_once(prompt)
+    each = each.replace(tokens=spec.ids.fed(each.tokens))
+    made = network.prefill(params, each, capacity=capacity)
+    return prefill.copied(made, prompt)
 
   def propose(params, memory, view):
     context = view.context

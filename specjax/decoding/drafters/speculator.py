@@ -163,6 +163,7 @@ def _masked(net, topology, vocab_size, style) -> base.Drafter:
     topology.num_nodes,
     depth,
     insert=target_conditioned.insert,
+    network_cache=target_conditioned.cache_of,
   )
 
 

@@ -99,23 +99,35 @@ def init(
   features = last = None
   if config.feature != 'none':
     features, last = first_features(config, prompt, prefilled, window)
-  tokens, length = prompt.tokens, prompt.length.astype(jnp.int32)
-  encoded = None
+  each, shared = prefill.each_once(prompt), prompt.shared
+  tokens, length = each.tokens, each.length.astype(jnp.int32)
+  encoded, first = None, shared and shared.first
+  if first is not None and features is not None:
+    features = features[first]
   if config.encoder_width:
-    encoded = prefilled.hidden[0]
+    encoded, start = prefilled.hidden[0], prefilled.last_token
+    if first is not None:
+      encoded, start = encoded[first], start[first]
     # The decoder has only its start token; what the source holds is read
     # across.
-    tokens = prefilled.last_token[:, None]
+    tokens = start[:, None]
     length = jnp.ones_like(length)
+  begun = {}
+  if shared is not None and shared.begun is not None:
+    rows = jnp.zeros_like(length)
+    cache = cache_lib.select(shared.begun.cache, rows)
+    begun['begun'] = cache, shared.columns
   cache = net.prefill(
     params,
     tokens,
     features,
     length,
     encoded=encoded,
-    source_length=prompt.length,
+    source_length=each.length,
     capacity=max(capacity, tokens.shape[1]) + slack,
+    **begun,
   )
+  cache = prefill.copied(cache, prompt)
   return State(cache, last)
 
 
@@ -129,11 +141,15 @@ def insert(state: State, fresh: State, rows: base.Array) -> State:
 
 
 def in_pieces(net: models.DraftNet, chunk: int) -> models.DraftNet:
-  """The network, with prompts read in pieces of at most `chunk` tokens."""
+  """The network, with long prompts read in pieces of at most `chunk` tokens.
 
-  def read(params, tokens, features, length, **rest):
+  Its `prefill` takes `begun=(cache, columns)` too: a cache of the first columns
+  of all rows, which are not read again.
+  """
+
+  def read(params, tokens, features, length, *, begun=None, **rest):
     width = tokens.shape[1]
-    if width <= chunk:
+    if width <= chunk and begun is None:
       return net.prefill(params, tokens, features, length, **rest)
 
     def cut(start, size):
@@ -151,13 +167,20 @@ def in_pieces(net: models.DraftNet, chunk: int) -> models.DraftNet:
       given = *cut(start, size), depth
       return net.extend(params, cache, *given, slots=slots)[2]
 
-    cache = net.prefill(params, *cut(0, chunk), length, **rest)
-    span = chunk, width
-    longest = jnp.max(length)
+    if begun is None:
+      cache = net.prefill(params, *cut(0, chunk), length, **rest)
+      begun = cache, chunk
+    cache, columns = begun
+    span, longest = (columns, width), jnp.max(length)
     cache = prefill.in_pieces(piece, cache, span, chunk, longest)
     return cache.replace(length=length)
 
   return net._replace(prefill=read)
+
+
+def cache_of(state: State) -> models.Cache | None:
+  """The cache of the network's layers."""
+  return state.cache
 
 
 def observe(
