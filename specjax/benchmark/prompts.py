@@ -296,7 +296,6 @@ def fitting(
   prompts: Sequence[EncodedPrompt],
   target: model_lib.Model,
   config: Any,
-  longest_draft: int,
   models: Sequence[model_lib.Model] = (),
 ) -> list[EncodedPrompt]:
   """Drops prompts for which the target or a drafter has too few positions.
@@ -305,20 +304,19 @@ def fitting(
     prompts: prompts from `collect`.
     target: model that decodes them.
     config: config whose `max_new_tokens` must fit behind them.
-    longest_draft: most draft slots.
     models: drafters, of which some have few source positions.
 
   Raises:
     ValueError: if none is left.
   """
-  kept = [p for p in prompts if _fits(p, target, config, longest_draft)]
+  kept = [p for p in prompts if _fits(p, target, config)]
   if not kept:
     shortest = min(_given(p, target) for p in prompts)
     raise ValueError(
       'No prompt fits: the target was made for '
       f'{target.lm.max_positions} positions, and '
-      f'{config.max_new_tokens} new tokens, {longest_draft} draft slots and '
-      f'the shortest prompt ({shortest}) need more; lower '
+      f'{config.max_new_tokens} new tokens and the shortest prompt '
+      f'({shortest}) need more; lower '
       '--config.max_new_tokens or set --config.max_prompt_tokens.'
     )
   limits = [
@@ -343,8 +341,8 @@ def _given(prompt: EncodedPrompt, target: model_lib.Model) -> int:
   return 1 if target.lm.is_encoder_decoder else len(prompt.tokens)
 
 
-def _fits(prompt: EncodedPrompt, target, config, longest_draft: int) -> bool:
-  """Whether prompt, answer and a draft fit the target's positions."""
+def _fits(prompt: EncodedPrompt, target, config) -> bool:
+  """Whether prompt and answer fit the target's positions."""
   most = target.lm.max_positions
-  needed = _given(prompt, target) + config.max_new_tokens + longest_draft
+  needed = _given(prompt, target) + config.max_new_tokens
   return most is None or needed <= most

@@ -182,9 +182,8 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
   answer = _answerer(target, config, log_fn)
   path = named_or_bundled(target, request.source, log_fn)
   prompts = prompts_lib.collect(target, path, config, answer, join=config.join)
-  longest = max(config.num_draft) if sources else 0
   models = [source.model for source in sources if source.model is not None]
-  kept = prompts_lib.fitting(prompts, target, config, longest, models)
+  kept = prompts_lib.fitting(prompts, target, config, models)
   if len(kept) < len(prompts):
     log_fn(f'{len(prompts) - len(kept)} prompts are too long and left out')
   rows = [prompt.tokens for prompt in kept]
@@ -192,7 +191,7 @@ def prepare(request: BenchmarkRequest, log_fn: LogFn) -> Setup:
   # what it is to guess.
   if config.table_prompts and path:
     more = prompts_lib.further(target, path, config)
-    rows = answer(prompts_lib.fitting(more, target, config, longest, models))
+    rows = answer(prompts_lib.fitting(more, target, config, models))
   index = None
   if earlier or config.warm_corpus or config.corpus_tokens:
     replies = answer(kept) if config.warm_corpus else []

@@ -172,9 +172,7 @@ def _prompts(path: str, target, source, config) -> list:
   models = [source.model] * (source.model is not None)
   path = request.named_or_bundled(target, path, cli.note)
   prompts = prompts_lib.collect(target, path, config)
-  prompts = prompts_lib.fitting(
-    prompts, target, config, config.num_draft, models
-  )
+  prompts = prompts_lib.fitting(prompts, target, config, models)
   return [prompt.tokens for prompt in prompts]
 
 

@@ -114,22 +114,22 @@ def test_sources_that_a_drafter_does_not_know():
     )
 
   networks = [target, network(99), network(8)]
-  kept = prompts.fitting([short, long], target, config(), 3, networks)
+  kept = prompts.fitting([short, long], target, config(), networks)
   assert kept == [short]
   with pytest.raises(ValueError, match='longer than the drafters .*8 tokens'):
-    prompts.fitting([long], target, config(), 3, networks)
+    prompts.fitting([long], target, config(), networks)
 
 
 def test_prompts_that_do_not_fit():
-  lm = fakes.markov_lm(VOCAB)._replace(max_positions=30)
+  lm = fakes.markov_lm(VOCAB)._replace(max_positions=28)
   target = markov('m', 0)._replace(lm=lm)
   short, long = (
     prompts.EncodedPrompt((1,) * 6),
     prompts.EncodedPrompt((1,) * 12),
   )
-  assert prompts.fitting([short, long], target, config(), 3) == [short]
+  assert prompts.fitting([short, long], target, config()) == [short]
   with pytest.raises(ValueError, match='No prompt fits'):
-    prompts.fitting([long], target, config(), 3)
+    prompts.fitting([long], target, config())
 
 
 def test_bundled_prompts_where_none_are_named(tmp_path):
