@@ -21,6 +21,7 @@ from specjax.distributed import transfer
 from specjax.inference import batching
 from specjax.inference import decode_batch
 from specjax.inference import row_stops
+from specjax.inference import sharing
 from specjax.inference import windows
 from specjax.inference.batching import Job
 from specjax.inference.batching import Row
@@ -54,6 +55,25 @@ def _fill(recipe, params, state, given, sizes):
   *inputs, places = given
   state = _with_keys(state, jax.random.wrap_key_data)
   fresh = _start(recipe, params, *inputs, sizes)
+  state = generate_lib.insert(recipe, state, fresh, places)
+  return _with_keys(state, jax.random.key_data)
+
+
+@functools.partial(jax.jit, static_argnames=('recipe', 'sizes'))
+def _prefill(recipe, params, prompt, controls, sizes):
+  """Prefills prompts, to be put into more than one place."""
+  fresh = _start(recipe, params, prompt, controls, sizes)
+  return _with_keys(fresh, jax.random.key_data)
+
+
+@functools.partial(jax.jit, static_argnames='recipe', donate_argnums=1)
+def _put(recipe, state, fresh, controls, places):
+  """Puts prefilled prompts into places, with the controls of these."""
+  state = _with_keys(state, jax.random.wrap_key_data)
+  most = fresh.context.controls.max_new_tokens
+  controls = controls.replace(max_new_tokens=most)
+  context = fresh.context.replace(controls=controls)
+  fresh = fresh.replace(context=context)
   state = generate_lib.insert(recipe, state, fresh, places)
   return _with_keys(state, jax.random.key_data)
 
@@ -116,6 +136,7 @@ class Places:
     self._held: list[tuple[int, Row] | None] = [None] * job.batch_size
     self._searched = [0] * job.batch_size
     self._steps = 0
+    self._fresh: tuple[Any, Any, Any] = (None, None, None)
 
   def compile(self) -> None:
     """Runs every program once, without a row."""
@@ -207,6 +228,9 @@ class Places:
 
   def _count(self, width: int) -> int:
     """Rows that a prefill makes."""
+    # Answers to one prompt are put into their places one by one.
+    if self.job.config.num_return_sequences > 1:
+      return 1
     most = max(self.job.batch_size // _ROWS_PER_FRESH, 1)
     return max(min(_PREFILLED // width, most), 1)
 
@@ -260,15 +284,36 @@ class Places:
   ) -> None:
     """Prefills rows and puts them into places of the batch."""
     job, size = self.job, self._count(width)
-    inputs = batching.batch_inputs(job, rows, width, size)
+    prompt, controls = batching.batch_inputs(job, rows, width, size)
     spare = [job.batch_size] * (size - len(rows))
     at = transfer.put(np.asarray([*places, *spare], np.int32), job.layout)
-    given = *inputs, at
     with decode_batch.watched(job, 'the prefill', (size, width, self._most)):
-      self._state = _fill(
-        job.recipe, job.params, self._state, given, self._sizes
-      )
+      if job.config.num_return_sequences == 1:
+        prompt = self._shared(prompt, rows)
+        given = prompt, controls, at
+        self._state = _fill(
+          job.recipe, job.params, self._state, given, self._sizes
+        )
+      else:
+        fresh = self._fresh_of(rows, prompt, controls)
+        self._state = _put(job.recipe, self._state, fresh, controls, at)
     self._placed()
+
+  def _shared(self, prompt, rows: Sequence[Row]):
+    """The prompts with what all prompts of the job share."""
+    return sharing.attach(self.job, prompt, rows, self._sizes.capacity)
+
+  def _fresh_of(self, rows: Sequence[Row], prompt, controls):
+    """One prefilled prompt, which is kept for its next answers."""
+    job = self.job
+    width = prompt.tokens.shape[1]
+    key = *(row.prompt_index for row in rows), width, self._sizes
+    # The corpus may have grown since, which drafters read when they begin.
+    if key != self._fresh[0] or job.params is not self._fresh[1]:
+      prompt = self._shared(prompt, rows)
+      made = _prefill(job.recipe, job.params, prompt, controls, self._sizes)
+      self._fresh = key, job.params, made
+    return self._fresh[2]
 
   def _advance(self, enough: int) -> tuple:
     """`Generation`, rows that run and their rounds, of numpy."""

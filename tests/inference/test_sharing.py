@@ -62,17 +62,18 @@ def test_a_beginning_is_read_once(drafter, settings, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'kind, drafter',
+  'kind, drafter, rows',
   [
-    ('decoder', 'hybrid'),
-    ('decoder', 'network:parallel'),
-    ('t5', 'network:spec_drafter'),
-    ('t5', 'network:eagle'),
+    ('decoder', 'hybrid', 8),
+    # Fewer rows than answers: places are refilled.
+    ('decoder', 'network:parallel', 3),
+    ('t5', 'network:spec_drafter', 8),
+    ('t5', 'network:eagle', 3),
   ],
 )
-def test_answers_to_one_prompt_read_it_once(kind, drafter, monkeypatch):
+def test_answers_to_one_prompt_read_it_once(kind, drafter, rows, monkeypatch):
   target = shared_prompts.model(kind)
-  settings = dict(num_return_sequences=4, temperature=1.0)
+  settings = dict(num_return_sequences=4, temperature=1.0, batch_size=rows)
   made, job = decoded(target, drafter, SOURCES[:2], **settings)
   assert job.sharing.num_prefilled == sum(map(len, SOURCES[:2]))
   assert len(set(made)) > 4
@@ -102,8 +103,8 @@ def test_passes_over_prompts():
   made = specjax.generate(own, PROMPTS * 2, max_new_tokens=NEW, batch_size=4)
   jax.effects_barrier()
   assert [a.tokens for a in made] == 2 * [a.tokens for a in plain]
-  # One row once, then four rows of both batches, padded to 24 columns.
-  assert seen == [(1, BEGIN), (4, 24 - BEGIN), (4, 24 - BEGIN)]
+  # The beginning once, then every prompt behind it, padded to 24 columns.
+  assert seen == [(1, BEGIN)] + 6 * [(1, 24 - BEGIN)]
   del seen[:]
   settings = dict(num_return_sequences=4, temperature=1.0)
   specjax.generate(own, SOURCES[:2], max_new_tokens=NEW, **settings)
