@@ -36,6 +36,7 @@ READ = (
   'logprobs',
   'matmul_precision',
   'mesh',
+  'prefill_chunk',
   'prefix',
   'quantize',
 )
