@@ -6,6 +6,8 @@ import pytest
 
 import specjax
 from tests.helpers.decode_main import call
+from tests.helpers.decode_main import QUICK
+from tests.helpers.decode_main import SHAPE
 
 pytestmark = pytest.mark.usefixtures('no_cache_of_the_users')
 
@@ -84,3 +86,34 @@ def test_options_without_a_meaning_are_refused(
   source = write(tmp_path / 'pairs.jsonl', ROWS[:1])
   assert score(folders['target'], source, flag) in (1, 2)
   assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind', ['target', 't5'])
+def test_an_answer_has_the_score_that_it_was_written_with(
+  kind, folders, source, tmp_path
+):
+  answers, scores = tmp_path / 'answers.jsonl', tmp_path / 'scores.jsonl'
+  flags = ('--config.logprobs=2', '--config.temperature=0.8', *QUICK, *SHAPE)
+  status = call(
+    f'--target={folders[kind]}',
+    f'--input={source}',
+    f'--output={answers}',
+    '--drafter=prompt_lookup',
+    *flags,
+  )
+  assert status == 0
+  rows = [json.loads(line) for line in answers.read_text().splitlines()]
+  rows = [row for row in rows if row['tokens']]
+  pairs = [{'prompt': r['prompt'], 'completion': r['tokens']} for r in rows]
+  given = write(tmp_path / 'pairs.jsonl', pairs)
+  flags = (f'--output={scores}', '--config.logprobs=2')
+  assert score(folders[kind], given, *flags) == 0
+  found = [json.loads(line) for line in scores.read_text().splitlines()]
+  assert len(found) == len(rows) >= 4
+  for row, one in zip(rows, found, strict=True):
+    assert one['tokens'] == row['tokens']
+    for ours, theirs in zip(one['logprobs'], row['logprobs'], strict=True):
+      assert ours['id'] == theirs['id'] and ours['token'] == theirs['token']
+      assert ours['logprob'] == pytest.approx(theirs['logprob'], abs=1e-4)
+      best = [[x['id'] for x in side['top']] for side in (ours, theirs)]
+      assert best[0] == best[1]
