@@ -17,9 +17,9 @@ class AnswerSettings:
       are the target's own, before temperature, penalties and filters.
     skip_special_tokens: whether special tokens, such as the end token, are left
       out of an answer's text. Stop strings end an answer in the same place.
-    truncate: side on which a prompt loses the tokens that, with max_new_tokens
-      and num_draft, do not fit the target; none refuses the prompt. On the left
-      a first token such as BOS stays in front of what is left.
+    truncate: side on which a prompt loses the tokens that, with max_new_tokens,
+      do not fit the target; none refuses the prompt. On the left a first token
+      such as BOS stays in front of what is left.
   """
 
   logprobs: int | None = None

@@ -16,11 +16,8 @@ def apply(
 ) -> encoding.Encoded:
   """Cuts the prompts that do not fit, and warns of how many there are.
 
-  The place that is left depends on settings alone, so that every drafter, and
-  none, meets the same prompts.
-
   Args:
-    config: settings of the job: `truncate`, budgets and `num_draft`.
+    config: settings of the job: `truncate` and the budgets.
     model: the target.
     encoded: the prompts.
 
@@ -40,7 +37,7 @@ def apply(
   rooms = array.array('i', encoded.lengths)
   for index in range(len(rooms)):
     budget = int(per_row(config.max_new_tokens, index))
-    room = most - budget - config.num_draft
+    room = most - budget
     # Without any room the check of lengths names the prompt.
     if room > 0:
       rooms[index] = min(rooms[index], room)
