@@ -297,11 +297,7 @@ def _answer(
   score = None
   if generation.score is not None and tokens:
     score = float(generation.score[place])
-  found = None
-  if generation.log_probs is not None:
-    found = logprobs_lib.of_row(
-      job.tokenizer, generation.log_probs, place, tokens
-    )
+  kept = generation.log_probs
   return Answer(
     row.prompt,
     text,
@@ -311,7 +307,7 @@ def _answer(
     row.place,
     row.sequence,
     score,
-    found,
+    kept and logprobs_lib.of_row(job.tokenizer, kept, place, tokens),
     id=row.id,
     num_truncated=row.num_truncated,
     num_prompt_tokens=len(row.tokens),
