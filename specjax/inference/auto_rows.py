@@ -53,7 +53,7 @@ def settled(
     except mesh_lib.MeshError as error:
       refusal = error
       continue
-    # The least that can be: a run that does not fit says so itself.
+    # One row is the least, and a run that is too large ends with a sentence.
     if found is None or estimate.total <= room:
       found = made
     if estimate.total > room or rows >= text_lib.row_count(count):
