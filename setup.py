@@ -70,6 +70,7 @@ setuptools.setup(
   install_requires=[
     'absl-py>=2.1,<3',
     'flax>=0.12,<0.14',
+    'gguf>=0.19,<0.21',
     'grain>=0.2.15,<0.4',
     'jax>=0.10.0,!=0.11.1,<0.13',
     'jinja2>=3.1,<4',

@@ -1,22 +1,26 @@
 """Checkpoints from one format into another, tensor by tensor.
 
 Reads three kinds of folder: Hugging Face (config.json and safetensors), Orbax
-(`params/` beside config.json) and T5X (tensorstore). Writes the first two. No
-value and no dtype is changed, so a round trip is identical to the bit. The new
-folder is built beside its place and renamed when it is complete.
+(`params/` beside config.json) and T5X (tensorstore); and GGUF files. Writes the
+first two and GGUF. No value and no dtype is changed but for GGUF, so a round
+trip is identical to the bit. What is new is built beside its place and renamed
+when it is complete.
 """
 
 from collections.abc import Callable, Iterator
 import contextlib
+import itertools
 import json
 import os
 import shutil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from orbax import checkpoint as ocp
 
+from specjax import files
 from specjax.checkpoints import folder as folder_lib
+from specjax.checkpoints import gguf
 from specjax.checkpoints import hf
 from specjax.checkpoints import orbax
 from specjax.checkpoints import safetensors
@@ -25,7 +29,9 @@ from specjax.checkpoints import tensor_names
 from specjax.checkpoints.safetensors import Tensor
 from specjax.models import registry
 
-FORMATS = ('safetensors', 'orbax')
+FORMATS = ('safetensors', 'orbax', 'gguf')
+# Types of matrices that are written; `gguf_write` knows them.
+GGUF_TYPES = ('F32', 'F16', 'BF16', 'Q8_0')
 _PARAMS = 'params'
 # Files of a model folder beside weights; copied as they are.
 _SIDE_FILES = ('.json', '.model', '.txt', '.jinja')
@@ -36,10 +42,13 @@ class Conversion(NamedTuple):
   """A conversion that is asked for.
 
   Attributes:
-    source, target: folders to read and to make; the latter must not exist.
-    to: 'safetensors' or 'orbax'.
+    source: folder or GGUF file to read.
+    target: folder, or file that ends in .gguf, to make; must not exist.
+    to: 'safetensors', 'orbax' or 'gguf'.
     model: folder with config.json (and tokenizer), if the source has none.
     shard_bytes: the most in a safetensors file.
+    gguf_type: type of the matrices of a GGUF file: 'F32', 'F16', 'BF16' or
+      'Q8_0'.
   """
 
   source: str
@@ -47,6 +56,7 @@ class Conversion(NamedTuple):
   to: str = 'safetensors'
   model: str = ''
   shard_bytes: int = 5_000_000_000
+  gguf_type: str = 'F16'
 
 
 class ConversionPlan(NamedTuple):
@@ -58,6 +68,8 @@ class ConversionPlan(NamedTuple):
     size: bytes to write.
     tensors, leaves: arrays to write as safetensors, or as Orbax by path.
     side_files: paths of files to copy.
+    gguf: `gguf_write.GgufPlan`, or None.
+    notes: sentences for people.
   """
 
   request: Conversion
@@ -67,6 +79,8 @@ class ConversionPlan(NamedTuple):
   tensors: tuple
   leaves: dict
   side_files: tuple
+  gguf: Any = None
+  notes: tuple = ()
 
 
 def plan(request: Conversion) -> ConversionPlan:
@@ -79,7 +93,7 @@ def plan(request: Conversion) -> ConversionPlan:
     raise ValueError(f'{request.to!r} is not one of {", ".join(FORMATS)}.')
   if request.shard_bytes < 1:
     raise ValueError('shards must hold at least one byte.')
-  if not os.path.isdir(request.source):
+  if not os.path.isdir(request.source) and not gguf.is_file(request.source):
     raise FileNotFoundError(f'there is no folder {request.source}.')
   source = folder_lib.of_model(request.source)
   if os.path.lexists(request.target):
@@ -103,6 +117,9 @@ def plan(request: Conversion) -> ConversionPlan:
   if len(dtypes) == 1:  # Else transformers would convert to another.
     raw.pop('torch_dtype', None)
     raw['dtype'] = safetensors.DTYPES[dtypes.pop()].name
+  if request.to == 'gguf':
+    named = list(direct or _tensors(config, leaves))
+    return _plan_gguf(request, raw, config, side, named)
   tensors = ()
   if request.to == 'safetensors':
     leaves, tensors = {}, tuple(direct or _tensors(config, leaves))
@@ -118,6 +135,28 @@ def plan(request: Conversion) -> ConversionPlan:
   return ConversionPlan(
     request, raw, lines, size, tensors, leaves, tuple(_side_files(side))
   )
+
+
+def _plan_gguf(request, raw, config, side, named) -> ConversionPlan:
+  """The plan of a GGUF file, from [(origin, Tensor)]."""
+  from specjax.checkpoints import gguf_write  # Slow to import.
+
+  if not request.target.endswith('.gguf'):
+    raise ValueError(
+      f'the name of a GGUF file must end in .gguf, not {request.target}.'
+    )
+  made = gguf_write.plan(
+    config, side, [tensor for _, tensor in named], request.gguf_type
+  )
+  origins = [origin for origin, _ in named]
+  lines = tuple(
+    f'{origin} -> {row.name} {row.kind.name} {list(row.shape)}'
+    for origin, row in itertools.zip_longest(
+      origins, made.rows, fillvalue='config.json'
+    )
+  )
+  size = sum(row.size for row in made.rows)
+  return ConversionPlan(request, raw, lines, size, (), {}, (), made, made.notes)
 
 
 def _found_out(raw, config) -> dict:
@@ -198,6 +237,14 @@ def execute(
   `progress` is called with the number of bytes just written.
   """
   request = made.request
+  if made.gguf is not None:
+    from specjax.checkpoints import gguf_write  # Slow to import.
+
+    files.write_whole(
+      request.target,
+      lambda path: gguf_write.write(path, made.gguf, progress),
+    )
+    return
   with _appearing(request.target) as folder:
     if request.to == 'safetensors':
       safetensors.write(

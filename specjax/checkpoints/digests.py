@@ -38,10 +38,10 @@ def of_target(name: str) -> str:
   """Hexadecimal digest of a target's weights and settings.
 
   Args:
-    name: folder or hub id, all of whose weights are read; of anything else,
-      such as `shape:NAME`, the name is what counts.
+    name: folder, GGUF file or hub id, all of whose weights are read; of
+      anything else, such as `shape:NAME`, the name is what counts.
   """
-  if not os.path.isdir(name) and not loading.is_hub_id(name):
+  if not loading.is_model(name):
     return _digest(name)
   folder = loading.folder_of(name)
   found = []

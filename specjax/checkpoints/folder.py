@@ -16,6 +16,7 @@ import numpy as np
 from orbax import checkpoint as ocp
 
 from specjax import models
+from specjax.checkpoints import gguf
 from specjax.checkpoints import hf
 from specjax.checkpoints import placement
 from specjax.checkpoints import safetensors
@@ -35,11 +36,17 @@ def of_model(folder: str) -> str:
   """The folder itself; of a training run the model that it exported.
 
   Args:
-    folder: folder of a model or of a run.
+    folder: folder of a model or of a run, or a GGUF file.
+
+  Returns:
+    A folder; of a GGUF file the one in the cache that it was turned into.
 
   Raises:
-    FileNotFoundError: the run has exported nothing yet.
+    OSError, ValueError: the run has exported nothing yet, or one sentence about
+      the file.
   """
+  if gguf.is_file(folder):
+    return gguf.folder_of(folder)
   try:
     settings = hf.read_json(folder, _SETTINGS) or {}
   except ValueError:

@@ -1,5 +1,6 @@
-"""From a Hugging Face folder, or a hub id, to a model ready to decode."""
+"""From a folder, a GGUF file or a hub id to a model ready to decode."""
 
+from collections.abc import Mapping
 import os
 import re
 from typing import Any
@@ -8,6 +9,7 @@ import warnings
 from specjax import models
 from specjax import waiting
 from specjax.checkpoints import folder as folder_lib
+from specjax.checkpoints import gguf
 from specjax.checkpoints import hf
 from specjax.checkpoints import model as model_lib
 from specjax.checkpoints import pieces_file
@@ -16,6 +18,7 @@ from specjax.models import registry
 from specjax.models import sharded
 from specjax.models.common import quantize
 from specjax.models.decoder import config as decoder_config
+from specjax.models.facts import ModelFacts
 
 _TOKENIZER_FILES = (
   'tokenizer.json',
@@ -48,7 +51,7 @@ def load(
 
   Args:
     folder_or_hub_id: a folder with config.json, weights (safetensors, Orbax in
-      `params/`, or the arrays of T5X) and tokenizer files, or
+      `params/`, or the arrays of T5X) and tokenizer files, a GGUF file, or
       `organisation/name` on the Hugging Face hub.
     dtype: 'float32' or 'bfloat16', for parameters, computing and cache; None:
       the one that config.json states (`dtype`, or `torch_dtype`), else that of
@@ -95,7 +98,7 @@ def _model(name, folder, config, params, hidden_layers, layout):
     config = models.replace(config, decoder_start_token_id=start)
   tokenizer = load_tokenizer(folder)
   facts = registry.facts(config)
-  eos_ids, pad_id = _special_ids(generation, facts, tokenizer)
+  eos_ids, pad_id = special_ids(generation, facts, tokenizer)
   whole = config
   if layout is not None:
     layout = sharded.fit(config, layout)
@@ -115,7 +118,7 @@ def _model(name, folder, config, params, hidden_layers, layout):
     pad_id=pad_id,
     name=name,
     layout=layout,
-    bos_id=_bos_id(generation, facts, tokenizer),
+    bos_id=bos_id(generation, facts, tokenizer),
     generation_config=generation,
   )
 
@@ -123,9 +126,14 @@ def _model(name, folder, config, params, hidden_layers, layout):
 def load_tokenizer(folder: str) -> Any:
   """Returns the folder's tokenizer, or None if it holds no tokenizer files.
 
+  Args:
+    folder: folder, or GGUF file.
+
   Raises:
-    ValueError: there are tokenizer files but they do not load.
+    OSError, ValueError: there are tokenizer files but they do not load.
   """
+  if gguf.is_file(folder):
+    folder = gguf.folder_of(folder)
   present = [
     name
     for name in _TOKENIZER_FILES
@@ -188,12 +196,13 @@ def _note_class(folder: str, transformers: Any) -> None:
 def folder_of(name: str) -> str:
   """Returns the folder itself, or a hub repository's local copy.
 
-  The folder of a training run stands for the model that it exported.
+  The folder of a training run stands for the model that it exported, a GGUF
+  file for the folder that it is turned into.
 
   Raises:
-    FileNotFoundError: one sentence naming what is wrong.
+    OSError, ValueError: one sentence naming what is wrong.
   """
-  if os.path.isdir(name):
+  if os.path.isdir(name) or gguf.is_file(name):
     return folder_lib.of_model(name)
   if not is_hub_id(name):
     raise FileNotFoundError(
@@ -229,14 +238,30 @@ def is_hub_id(name: str) -> bool:
   return bool(_HUB_ID.fullmatch(name))
 
 
+def is_model(name: str) -> bool:
+  """Whether a name is a folder, a GGUF file or has the form of a hub id."""
+  return os.path.isdir(name) or gguf.is_file(name) or is_hub_id(name)
+
+
 def _ids(value) -> tuple:
   ids = decoder_config.token_ids(value)
   decoder_config.check_token_ids(ids)
   return ids
 
 
-def _special_ids(generation, facts, tokenizer) -> tuple[tuple, int]:
-  """(end ids, padding id) of a model, by what states them first."""
+def special_ids(
+  generation: Mapping[str, Any], facts: ModelFacts, tokenizer: Any
+) -> tuple[tuple, int]:
+  """(end ids, padding id) of a model, by what states them first.
+
+  Args:
+    generation: its generation_config.json.
+    facts: facts of its config.
+    tokenizer: its tokenizer, or None.
+
+  Raises:
+    ValueError: an end id is none of the model's ids.
+  """
   # generation_config.json first: chat models often name the end of a turn
   # there, and in config.json the end of a text alone.
   eos_ids = _ids(generation.get('eos_token_id')) or facts.eos_ids
@@ -261,8 +286,10 @@ def _special_ids(generation, facts, tokenizer) -> tuple[tuple, int]:
   return eos_ids, inside[0] if inside else 0
 
 
-def _bos_id(generation, facts, tokenizer) -> int | None:
-  """The first id of a text, by what states it first."""
+def bos_id(
+  generation: Mapping[str, Any], facts: ModelFacts, tokenizer: Any
+) -> int | None:
+  """The first id of a text, by what states it first; takes `special_ids`'."""
   own = None if tokenizer is None else tokenizer.bos_token_id
   for given in (generation.get('bos_token_id'), facts.bos_id, own):
     if type(given) is int and 0 <= given < facts.vocab_size:

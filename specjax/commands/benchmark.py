@@ -29,7 +29,7 @@ def define_flags(values: flags.FlagValues) -> None:
   text(
     'target',
     None,
-    'Target: a folder, a hub id, or shape:NAME (random weights).',
+    'Target: a folder, GGUF file, hub id or shape:NAME (random weights).',
   )
   many(
     'drafter',

@@ -15,8 +15,12 @@ def _define(values: flags.FlagValues):
   def text(name, default, words):
     flags.DEFINE_string(name, default, words, flag_values=values)
 
-  text('input', None, 'Folder to read, in Hugging Face, Orbax or T5X format.')
-  text('output', None, 'Folder to make.')
+  text(
+    'input',
+    None,
+    'Folder to read, in Hugging Face, Orbax or T5X format; or GGUF file.',
+  )
+  text('output', None, 'Folder to make; or file, with --to=gguf.')
   text(
     'model',
     '',
@@ -27,6 +31,13 @@ def _define(values: flags.FlagValues):
     'safetensors',
     list(convert.FORMATS),
     'Format of the output; safetensors is a Hugging Face folder.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'gguf_type',
+    'F16',
+    list(convert.GGUF_TYPES),
+    'Type of the matrices of a GGUF file.',
     flag_values=values,
   )
   flags.DEFINE_integer(
@@ -63,8 +74,11 @@ def main(argv: Sequence[str], doc: str) -> None:
       to=values.to,
       model=values.model,
       shard_bytes=values.shard_megabytes * 1_000_000,
+      gguf_type=values.gguf_type,
     )
   )
+  for note in plan.notes:
+    cli.note(note)
   if values.dry_run:
     print('\n'.join(plan.lines))
     return

@@ -31,7 +31,7 @@ def define_flags(values: flags.FlagValues) -> None:
   def text(name, default, words):
     flags.DEFINE_string(name, default, words, flag_values=values)
 
-  text('target', None, 'Model that decides: a folder or a hub id.')
+  text('target', None, 'Model that decides: a folder, a GGUF file or a hub id.')
   text('drafter', 'none', f'Drafter, one of: {registry.names()}.')
   text(
     'corpus',

@@ -280,7 +280,7 @@ def _define(values: flags.FlagValues):
   def text(name, default, words):
     flags.DEFINE_string(name, default, words, flag_values=values)
 
-  text('target', None, 'Model that writes: a folder or a hub id.')
+  text('target', None, 'Model that writes: a folder, a GGUF file or a hub id.')
   text(
     'drafter',
     '',

@@ -1,9 +1,9 @@
 """Resolves the drafter that a user gives to a `Source`.
 
-A name is a folder or hub id, `FILE.py:NAME`, a registered drafter, one of them
-with something behind a colon (`hybrid:FOLDER`, `simulated:0.8`), or a model
-with random weights (`shape:NAME`, `network:NAME`). From Python, a loaded model,
-a `DrafterEntry`, a `base.Drafter` or a `Source` will do as well.
+A name is a folder, GGUF file or hub id, `FILE.py:NAME`, a registered drafter,
+one of them with something behind a colon (`hybrid:FOLDER`, `simulated:0.8`), or
+a model with random weights (`shape:NAME`, `network:NAME`). From Python, a
+loaded model, a `DrafterEntry`, a `base.Drafter` or a `Source` will do as well.
 """
 
 from collections.abc import Callable
@@ -162,7 +162,7 @@ def check_name(name: str) -> None:
     return
   if random_models.is_shape(name) or random_models.is_network(name):
     return
-  if os.path.isdir(name) or loading.is_hub_id(name):
+  if loading.is_model(name):
     return
   raise FileNotFoundError(
     f'There is no drafter {name}: give {registry.names()}'
