@@ -162,9 +162,8 @@ def warm_up(job: Job) -> float:
 
 def _decoder(job: Job) -> refill.Places | decode_batch.WholeBatches:
   """The way in which the job's rows are decoded."""
-  return (
-    decode_batch.WholeBatches(job) if job.refill is None else refill.Places(job)
-  )
+  how = decode_batch.WholeBatches if job.refill is None else refill.Places
+  return how(job)
 
 
 def stream(
@@ -197,8 +196,7 @@ def stream(
     # What was whole before a fault goes out first, so that a caller keeps it
     # and a run that is resumed begins behind it.
     if answers or step:
-      rounds = (step.row_rounds, step.all_rounds) if step else (0, 0)
-      yield Batch(answers, seconds, *rounds)
+      yield Batch(answers, seconds, *(step[1:] if step else ()))
     if order.failure:
       raise order.failure
     if step is None:

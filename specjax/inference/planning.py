@@ -77,18 +77,13 @@ def plan(
   lines = reading.lines_of(model, prompts, config, on_error)
   config, taken, encoded = reading.read(config, model, source, lines)
   rows = JobRows(encoded, config.num_return_sequences, skip)
-  parts = model.layout.size('batch') if model.layout else 1
-  live = sum(map(bool, rows.lengths))
-  batch_size = windows.batch_rows(live, config.batch_size, parts)
+  batch_size = _batch_rows(model, config, rows)
   assembled = _assembled(model, source, config, batch_size)
   if prompt_checks.check(assembled, config, encoded.lengths, lines):
     # Laid out anew without those that do not fit.
     return plan(
       model, lines, drafter=drafter, config=given, skip=skip, corpus=corpus
     )
-  batches, refill = windows.lay_out(
-    rows.lengths, batch_size, config.window, **_free(assembled, config)
-  )
   idle.note(config, assembled)
   corpus = _corpus(corpus, model, config, assembled)
   data = _data(assembled, config, batch_size, encoded, corpus)
@@ -100,9 +95,8 @@ def plan(
     eos_ids=config.end_ids(model.eos_ids),
     sizes=token_lists.sizes(config, model),
     rows=rows,
-    batches=tuple(batch for batch in batches if max(batch.places) >= skip),
     batch_size=batch_size,
-    refill=refill,
+    **_laid_out(assembled, config, rows, batch_size),
     data=data,
     corpus=corpus,
     layout=model.layout,
@@ -124,13 +118,28 @@ def _assembled(model, source, config: DecodeConfig, rows: int):
   return assemble.assemble(target, source, config.recipe_settings(), rows=rows)
 
 
-def _free(assembled, config) -> dict[str, bool]:
-  """Whether rows are sorted, and whether finished ones make place."""
+def _batch_rows(model, config: DecodeConfig, rows: JobRows) -> int:
+  """Rows of every batch."""
+  parts = model.layout.size('batch') if model.layout else 1
+  live = sum(map(bool, rows.lengths))
+  return windows.batch_rows(live, config.batch_size, parts)
+
+
+def _laid_out(assembled, config, rows: JobRows, batch_size: int) -> dict:
+  """The fields `batches` and `refill` of the job."""
   is_sorted = assembled.is_row_independent
   can = insertion.can_insert(assembled.recipe) and config.num_beams == 1
   # Processes would have to agree after every look on which rows are done.
   refills = can and is_sorted and jax.process_count() == 1
-  return {'is_sorted': is_sorted, 'refills': refills}
+  batches, widths = windows.lay_out(
+    rows.lengths,
+    batch_size,
+    config.window,
+    is_sorted=is_sorted,
+    refills=refills,
+  )
+  left = (batch for batch in batches if max(batch.places) >= rows.begin)
+  return {'batches': tuple(left), 'refill': widths}
 
 
 def load_target(
