@@ -91,13 +91,18 @@ def of(given: Any, entry: Any) -> Any:
     ValueError: an unknown field, or options that are no group of fields.
   """
   if _is_container(given):
-    return getattr(given, entry.name, None) or entry.options()
+    return _inside(given, entry)
   if not isinstance(given, Mapping):
     raise ValueError(
       "Options are given as {'NAME': {'FIELD': value}}, not as "
       f'{type(given).__name__}.'
     )
   return _made(entry.name, entry.options, given.get(entry.name, {}))
+
+
+def _inside(container: Any, entry: Any) -> Any:
+  """The options of one entry in a container."""
+  return getattr(container, entry.name, None) or entry.options()
 
 
 def _is_container(given: Any) -> bool:
@@ -200,8 +205,10 @@ def validate_all(given: Any, entries: Sequence[Any]) -> None:
     given: options, as in `of`.
     entries: the registered ones; others are validated where they are used.
   """
+  # Asked once, as it looks at every group.
+  find = _inside if _is_container(given) else of
   for entry in entries:
-    validate(of(given, entry), entry.name)
+    validate(find(given, entry), entry.name)
 
 
 def validate(options: Any, name: str) -> None:
