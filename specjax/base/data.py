@@ -37,7 +37,7 @@ class Prompt:
 
 @struct.dataclass
 class Shared:
-  """What the rows of a batch have in common, so that it is read once.
+  """Parts that rows of a batch have in common, so that they are read once.
 
   Whoever does not look at it reads every row whole, to the same end.
 

@@ -1,4 +1,4 @@
-"""What the prompts of a job share, so that it is read once.
+"""Parts that the prompts of a job share, so that they are read once.
 
 Rows of one prompt are read once a batch and copied, whatever the precision. A
 beginning that all prompts of a job share is read once for each capacity of a
@@ -79,7 +79,7 @@ def attach(
 
 
 def _begun(job, capacity: int) -> base.Shared | None:
-  """What was made of the job's beginning, for batches of a capacity."""
+  """The job's beginning as it was read, for batches of a capacity."""
   tokens, made = job.sharing.tokens, job.sharing.made
   if not tokens:
     return None

@@ -30,7 +30,7 @@ def model(kind, seed=1, config=None):
 
 
 def drafter(name, target):
-  """What `sources.resolve` takes; 'draft' is a model like the target."""
+  """An argument of `sources.resolve`; 'draft' is a model like the target."""
   if name not in ('draft', 'hybrid'):
     return name
   mixed = jax.tree.map(

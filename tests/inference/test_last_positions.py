@@ -45,7 +45,7 @@ def answer(target, drafter='none', budget=KNOWN - GIVEN, **settings):
 @pytest.mark.parametrize(
   'drafter, settings',
   [
-    ('draft', {}),
+    pytest.param('draft', {}, marks=pytest.mark.slow),
     ('draft', {'temperature': 0.8, 'verifier': 'coupled'}),
     ('hybrid', {}),
     ('suffix', {'drafters': {'suffix': TREE | {'min_expected_accepted': 0.0}}}),

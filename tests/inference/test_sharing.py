@@ -1,4 +1,4 @@
-"""What prompts share is read once, and no token depends on it."""
+"""Shared parts of prompts are read once, and no token depends on it."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def whole(monkeypatch):
   [
     ('none', {'temperature': 1.0}),
     ('hybrid', {}),
-    ('draft', {'temperature': 1.0}),
+    pytest.param('draft', {'temperature': 1.0}, marks=pytest.mark.slow),
     ('network:eagle', {'temperature': 1.0, 'verifier': 'block'}),
   ],
 )
@@ -68,7 +68,7 @@ def test_a_beginning_is_read_once(drafter, settings, monkeypatch):
     # Fewer rows than answers: places are refilled.
     ('decoder', 'network:parallel', 3),
     ('t5', 'network:spec_drafter', 8),
-    ('t5', 'network:eagle', 3),
+    pytest.param('t5', 'network:eagle', 3, marks=pytest.mark.slow),
   ],
 )
 def test_answers_to_one_prompt_read_it_once(kind, drafter, rows, monkeypatch):
