@@ -27,6 +27,7 @@ _MARK, _VERSION = 'specjax_made', 1
 _FREE = frozenset({'mesh', 'costs', 'corpus_tokens', 'explain'})
 # Those on which answers depend under some rules and precisions alone.
 _DRAFTING = frozenset({'num_draft', 'verifier', 'verifiers', 'drafters'})
+_SHAPES = frozenset({'batch_size', 'window', 'prefill_chunk'})
 _OWNERS = {
   'target': 'target',
   'tokenizer': 'tokenizer',
@@ -48,7 +49,7 @@ def free(is_drafted: bool = False, is_batched: bool = False) -> frozenset[str]:
     is_batched: whether they depend on the batch.
   """
   found = _FREE if is_drafted else _FREE | _DRAFTING
-  return found if is_batched else found | {'batch_size'}
+  return found if is_batched else found | _SHAPES
 
 
 def settings(
