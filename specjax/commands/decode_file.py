@@ -181,11 +181,12 @@ def claimed(path: str) -> contextlib.AbstractContextManager:
 
 def _ledger(request: DecodeRequest, job: batching.Job) -> ledger_lib.Ledger:
   """A ledger that keeps what is compared and remembered."""
-  kept = {
-    'none': 0,
-    'first': len(batching.first_batch(job).rows),
-    'all': len(job.rows),
-  }
+  several = request.config.num_return_sequences
+  # Prompts that get no answer stand between those of the first batch.
+  rows = batching.first_batch(job).rows
+  last = max((r.prompt_index * several + r.sequence for r in rows), default=-1)
+  first = last + 1 - job.rows.begin if rows else 0
+  kept = {'none': 0, 'first': first, 'all': len(job.rows)}
   return ledger_lib.Ledger(
     kept[request.baseline],
     request.config.corpus_tokens if request.corpus else 0,
