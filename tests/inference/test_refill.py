@@ -207,13 +207,13 @@ def test_a_drafter_without_insert_decodes_whole_batches():
 
 @pytest.mark.parametrize('kind', ['DECODER', 'T5'])
 def test_rows_are_refilled_on_a_mesh(tmp_path, kind):
-  """Two devices of rows and two of heads, and fresh rows for either."""
+  """Two devices of rows and four of heads, and fresh rows for any."""
   folder = tiny.save(tmp_path, getattr(meshes, kind))
   made = [[5, 6, 7, 2], [8] * 20 + [2], [9, 2], [10, 11, 2]] * 3
   budgets = [9, 3, 6, 2, 8, 4, 1, 9, 3, 7, 2, 5]
   settings = dict(max_new_tokens=budgets, batch_size=4)
   plain = specjax.generate(specjax.load(folder), made, **settings)
-  sharded = loading.load(folder, layout=meshes.layout_of(2, 2))
+  sharded = loading.load(folder, layout=meshes.layout_of(2, 4))
   job = planning.plan(sharded, made, **settings)
   assert job.refill is not None
   inference.warm_up(job)
