@@ -28,7 +28,7 @@ _VERSION = 1
 _ROOM = 'gguf'
 _SPLIT = re.compile(r'(.*)-(\d{5})-of-(\d{5})\.gguf')
 # Written last: a folder without it is not whole.
-_LIST = 'files.json'
+_LIST = 'files'
 
 _log = logging.getLogger('specjax')
 

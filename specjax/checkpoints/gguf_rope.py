@@ -129,7 +129,7 @@ def _band(turns, kept) -> tuple[float, float]:
     return slope * (high - 1), high
   if inner.sum() == 1:
     # One value leaves a choice: Llama's own ratio of both bounds.
-    return float((3 * kept[inner] + 1) / turns[inner]), 4.0
+    return float((3 * kept[inner][0] + 1) / turns[inner][0]), 4.0
   fast, slow = turns[kept >= 1 - 1e-5].min(), turns[kept <= 1e-5].max()
   context = math.ceil(1 / math.sqrt(fast * slow))
   return context, (1 + context * fast) / 2

@@ -14,7 +14,7 @@ from specjax.checkpoints.gguf_metadata import Metadata
 # Texts that two ways of splitting give different parts of.
 PROBES = (
   '  two  spaces\tand a tab\n\n \n  and lines \r\n\r\n   7  ',
-  "I don't, HE'S; they'VE 'tis us': 1 22 333 4444 55555 3.14 1,000,000",
+  "I don't, HE'S; they'VE rock'stars: 1 22 333 4444 55555 3.14 1,000,000",
   'camelCase HTTPServer iPhone15Pro snake_case x\u00a0y\u2003z\u200b',
   'Ünïcode é e\u0301 \ufb01 Straße, привет мир. 猫が好き、2024年5月。 한국어',
   'مرحبا، ١٢٣ नमस्ते दुनिया। สวัสดี ½ ² Ⅷ 🙂👩‍🚀 🇩🇪',
@@ -86,8 +86,8 @@ def _shared(tokenizer, spec, rows) -> dict[str, Any]:
       made[f'tokenizer.ggml.{word}_token_id'] = number
   ids = tokenizer('a', verbose=False).input_ids
   bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-  made['tokenizer.ggml.add_bos_token'] = bos is not None and ids[0] == bos
-  made['tokenizer.ggml.add_eos_token'] = eos is not None and ids[-1] == eos
+  made['tokenizer.ggml.add_bos_token'] = bos is not None and ids[:1] == [bos]
+  made['tokenizer.ggml.add_eos_token'] = eos is not None and ids[-1:] == [eos]
   if eos is not None:
     made['tokenizer.ggml.eos_token_id'] = eos
   return made | _templates(tokenizer.chat_template)
