@@ -137,7 +137,8 @@ def _tokens(config, folder) -> tuple[dict, str]:
   bos = loading.bos_id(generation, facts, tokenizer)
   if bos is not None:
     made['tokenizer.ggml.bos_token_id'] = bos
-  made.setdefault('tokenizer.ggml.padding_token_id', pad)
+  if facts.pad_id is not None:
+    made['tokenizer.ggml.padding_token_id'] = pad
   return made, note
 
 
