@@ -254,7 +254,7 @@ def _spec_bench(target, questions, config, answer) -> list[EncodedPrompt]:
   two = [
     i
     for i, question in enumerate(questions)
-    if len(question.turns) > 1 and _fits(firsts[i], target, config, 0)
+    if len(question.turns) > 1 and _fits(firsts[i], target, config)
   ]
   if not two or answer is None:
     return firsts

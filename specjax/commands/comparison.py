@@ -162,7 +162,8 @@ def by_turns(
 
   Args:
     plain: job of plain decoding. Prompts whose answers loop are left out once
-      they are known, because any drafter that copies gains there.
+      they are known, because any drafter that copies gains there. It decodes
+      whole batches.
     other: other job with the same batches.
     is_done: function of the number of timed passes so far that ends them.
 

@@ -191,7 +191,8 @@ def stream(
     step = decoder.step(order.limit)
     seconds = time.perf_counter() - begin
     for done in step.done if step else ():
-      order.add(done)
+      # A corpus has an answer at once, however long it waits for its turn.
+      unread += [answer.tokens for answer in order.add(done)]
     answers = order.take()
     # What was whole before a fault goes out first, so that a caller keeps it
     # and a run that is resumed begins behind it.
@@ -201,7 +202,6 @@ def stream(
       raise order.failure
     if step is None:
       return
-    unread += [answer.tokens for answer in answers]
     if len(unread) >= job.batch_size:
       job, unread = planning.update_corpus(job, unread), []
     # The time of the first answers shows whether measuring pays. All processes
@@ -234,17 +234,19 @@ class _Order:
     self.written = 0
     self.failure: Exception | None = None
 
-  def add(self, done: decode_batch.Done) -> None:
-    """Keeps a row until its turn comes."""
+  def add(self, done: decode_batch.Done) -> tuple[Answer, ...]:
+    """Keeps a row until its turn comes; returns its answer, if it has one."""
     if done.place < self._next:
-      return  # Answered before, and decoded again beside others.
+      return ()  # Answered before, and decoded again beside others.
     given = self._job, done.row, done.generation, done.at
     failure = _failure(*given)
     if failure:
       # Rows before it still get their answers.
       self.limit = min(self.limit, done.place)
     mine = self._stops.of(done.row.prompt_index)
-    self._waiting[done.place] = failure or _answer(*given, mine)
+    made = failure or _answer(*given, mine)
+    self._waiting[done.place] = made
+    return () if failure else (made,)
 
   def take(self) -> tuple[Answer, ...]:
     """The answers whose turn has come."""

@@ -1,5 +1,7 @@
 """Answers that repeat themselves count in no speed and no acceptance."""
 
+import dataclasses
+
 import pytest
 
 from specjax.benchmark import prompts
@@ -79,7 +81,7 @@ def test_decoding_by_turns_times_the_sound_answers(skip):
   """Also in a run that is resumed inside of a batch."""
 
   def plan(drafter=None):
-    return planning.plan(
+    job = planning.plan(
       chains.model(),
       [chains.SOUND[0], *chains.LOOPING, *chains.SOUND][1 - skip :],
       drafter=drafter,
@@ -88,9 +90,10 @@ def test_decoding_by_turns_times_the_sound_answers(skip):
       batch_size=2,
       skip=skip,
     )
+    return dataclasses.replace(job, refill=None)
 
   job = plan('prompt_lookup')
-  assert len(job.again) == skip
+  assert job.rows.begin == skip
   turns = comparison.by_turns(plan(), job, lambda times: times == 2)
   answers = [list(answer.tokens) for answer in turns.plain]
   assert answers == [[5] * 20, [5] * 20, *chains.ANSWERS]
