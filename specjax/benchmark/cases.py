@@ -246,7 +246,7 @@ def batches(
   target: model_lib.Model,
   config: Any,
   sampling: Sampling,
-  batch_size: int,
+  batch_size: int | None,
   apart: Sequence[int] = (),
 ) -> list[PromptBatch]:
   """Groups prompts in order; the last group is filled from the beginning.
@@ -256,7 +256,7 @@ def batches(
     target: model that decodes them.
     config: `BenchmarkConfig` or `CertifyConfig`.
     sampling: settings of the rows.
-    batch_size: number of rows of every batch.
+    batch_size: number of rows of every batch; None for all of them in one.
     apart: numbers of prompts that have batches of their own, which come last.
   """
   # 5 prompts at batch 2: groups [0, 1], [2, 3], [4, 0]; with prompt 2 apart
@@ -267,12 +267,13 @@ def batches(
   for chosen in filter(None, (usual, list(apart))):
     # Prompts that fill the last batch get noise of their own, and others the
     # same noise wherever they stand.
-    spare = -len(chosen) % batch_size
+    size = batch_size or len(chosen)
+    spare = -len(chosen) % size
     order = [*chosen, *(chosen[i % len(chosen)] for i in range(spare))]
     names = [*chosen, *range(len(prompts), len(prompts) + spare)]
-    for begin in range(0, len(order), batch_size):
-      groups.append(order[begin : begin + batch_size])
-      ids.append(names[begin : begin + batch_size])
+    for begin in range(0, len(order), size):
+      groups.append(order[begin : begin + size])
+      ids.append(names[begin : begin + size])
   widths = text_lib.widths(
     [max(len(prompts[i].tokens) for i in group) for group in groups]
   )
@@ -289,7 +290,7 @@ def batches(
     )
     prompt = base.Prompt(jnp.asarray(tokens), jnp.asarray(lengths))
     if target.layout is not None:
-      rows = target.layout.rows(batch_size)
+      rows = target.layout.rows(len(group))
       prompt = transfer.put(prompt, target.layout, rows)
       controls = transfer.put_controls(controls, target.layout)
     made.append(PromptBatch(prompt, controls, tuple(group)))

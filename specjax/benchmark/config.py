@@ -51,6 +51,9 @@ class BenchmarkConfig(PromptSettings):
     max_prompt_tokens: most tokens of a prompt, which is cut behind them; 0 cuts
       nothing.
     join: number of sentence pairs of a .tsv file in a passage; 1 joins none.
+    refill: whether prompts are decoded as decode.main decodes a file, laid out
+      by length and with the next prompts in the places of finished rows. Speed
+      is then that of all prompts together, and no part of a round is timed.
     repetitions: number of timed passes over all prompts, whose medians are
       reported.
     warmup: number of untimed passes before them.
@@ -105,6 +108,7 @@ class BenchmarkConfig(PromptSettings):
   prompt_length: int = 64
   max_prompt_tokens: int = 0
   join: int = 1
+  refill: bool = False
   repetitions: int = 5
   warmup: int = 1
   ignore_eos: bool = False
@@ -152,6 +156,10 @@ class BenchmarkConfig(PromptSettings):
       validation.whole('widths', width, 1)
     if self.widths and not self.parts:
       raise ValueError('widths are timed with the parts; leave parts=true.')
+    if self.widths and self.refill:
+      raise ValueError(
+        'widths are timed in whole batches; leave them out, or refill at false.'
+      )
     self.mesh.validate(decoding=True)
     for field, lowest in _WHOLE.items():
       values = getattr(self, field)

@@ -66,7 +66,7 @@ class Group(NamedTuple):
     self.log_fn(f'{len(apart)} answers end in a loop and are not timed')
     plain = self.plain
     made = self.setup.batches(plain.temperature, plain.batch_size, apart)
-    count = -(-len(sound) // plain.batch_size)
+    count = sum(batch.rows[0] not in apart for batch in made)
     return self._replace(batches=made[:count], looping=made[count:])
 
   @property
@@ -89,6 +89,7 @@ class Group(NamedTuple):
       'num_draft': num_draft,
       'temperature': self.plain.temperature,
       'batch_size': self.plain.batch_size,
+      'refill': self.config.refill,
       'dtype': self.config.dtype,
       'quantize': self.config.quantize[0],
       'num_prompts': len(self.setup.prompts),
@@ -108,7 +109,10 @@ class Group(NamedTuple):
     """Fields of a row on speed; `plain` is the `Measured` of plain decoding."""
     prompts = self.setup.prompts
     sample_of = rows_lib.samples(prompts, self.batches)
-    return rows_lib.speed(found, plain, sample_of) | {
+    made = rows_lib.speed(found, plain, sample_of)
+    if self.config.refill:
+      return made  # All prompts together took the time.
+    return made | {
       'by_category': rows_lib.by_category(
         prompts, self.batches, found, plain, case
       )

@@ -84,6 +84,8 @@ def _prepared(request, log_fn):
   config, chosen = request.config, _chosen(request)
   if config.tree != ('',):
     raise ValueError('--plan judges chains; leave tree out.')
+  if config.refill:
+    raise ValueError('--plan times whole batches; leave refill at false.')
   lengths = config.num_draft if 'num_draft' in chosen else ()
   rules = config.verifier if 'verifier' in chosen else ()
   longest = max(lengths, default=config.max_draft)

@@ -90,10 +90,14 @@ class Setup(NamedTuple):
   def batches(
     self, temperature: float, batch_size: int, apart: Sequence[int] = ()
   ) -> list[cases_lib.PromptBatch]:
-    """The prompts in batches; `apart` as in `cases.batches`."""
+    """The prompts in batches; `apart` as in `cases.batches`.
+
+    Prompts that are refilled go in together.
+    """
     sampling = self.sampling(temperature)
+    size = None if self.config.refill else batch_size
     return cases_lib.batches(
-      self.prompts, self.target, self.config, sampling, batch_size, apart
+      self.prompts, self.target, self.config, sampling, size, apart
     )
 
   def plain(self, temperature: float, batch_size: int) -> cases_lib.Case:
@@ -215,6 +219,10 @@ def _check(request: BenchmarkRequest) -> None:
   if len(config.quantize) > 1:
     raise ValueError(
       'Only the sweep compares several values of quantize; give one here.'
+    )
+  if request.peers and config.refill:
+    raise ValueError(
+      'A peer decodes whole batches; leave refill at false, or --peer out.'
     )
   (int8,) = config.quantize
   if request.peers and int8 != 'none':

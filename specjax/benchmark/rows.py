@@ -172,13 +172,20 @@ def _rounds_of(measured: Measured) -> int:
   return sum(int(g.num_rounds) for g in measured.results)
 
 
+def busy(measured: Measured, counts: stats.Counts, batch_size: int) -> float:
+  """Share of the rows that ran, of all rows of a batch in all rounds."""
+  # Rows of 3, 3, 2 and 1 rounds in two batches of 2: 9 of 2 x 3 + 2 x 2.
+  return counts.num_target_calls / max(_rounds_of(measured) * batch_size, 1)
+
+
 def time_of_parts(measured: Measured, parts: Parts | None) -> dict[str, Any]:
   """Fields of a row on the parts of a round's time.
 
   `loop_efficiency` is the parts' time over the round's.
   """
   rounds = max(_rounds_of(measured), 1)
-  round_ms = 1e3 * float(measured.seconds[:, 2].sum()) / rounds
+  decoding = _or_none(measured.seconds[:, 2].sum())
+  round_ms = decoding and 1e3 * decoding / rounds
   found = {'num_rounds': rounds, 'round_ms': round_ms}
   if parts is None:
     return found

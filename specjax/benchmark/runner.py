@@ -18,6 +18,7 @@ from specjax.benchmark import limits
 from specjax.benchmark import measure as measure_lib
 from specjax.benchmark import memory as memory_lib
 from specjax.benchmark import parts as parts_lib
+from specjax.benchmark import refilled
 from specjax.benchmark import request as request_lib
 from specjax.benchmark import rows as rows_lib
 from specjax.benchmark.peers import runs as peers
@@ -96,6 +97,9 @@ def _groups(request, setup, log_fn) -> Iterator[group_lib.Group]:
     config.temperature, config.batch_size
   ):
     cases = config.cases(setup, float(temperature), batch_size)
+    if config.refill:
+      for case in cases:
+        refilled.check(case)
     for note in setup.notes(cases):
       warnings.warn(note, stacklevel=2)
     batches = setup.batches(temperature, batch_size)
@@ -156,6 +160,8 @@ def _engines(group: group_lib.Group) -> tuple[group_lib.Group, list, list]:
   def compiled(number, batches, script=None, **more):
     case = group.cases[number]
     group.log_fn(f'compiling {number + 1} of {len(group.cases)}: {case.label}')
+    if config.refill:
+      return refilled.engine(case, batches, group.setup)
     return measure_lib.engine(case, batches, config, room, script, **more)
 
   def plainly(batches):
@@ -206,6 +212,7 @@ def _row(
     row['passes'] = case.passes
   counts = rows_lib.counted(case, found, group.every_batch)
   row |= group.measured(found, plain, case)
+  row['rows_busy'] = rows_lib.busy(found, counts.timed, case.batch_size)
   return row | rows_lib.drafting(counts.timed, counts.every), counts
 
 
@@ -219,7 +226,7 @@ def _our_row(
 ) -> dict[str, Any]:
   """A row of one case."""
   config, parts = group.config, None
-  if config.parts:
+  if config.parts and not config.refill:
     # Parts are timed in the middle: a pass takes longer the fuller the cache
     # is, and the middle stands for the mean.
     half = int(found.results[0].num_rounds) // 2
@@ -261,7 +268,10 @@ def _checked(group: group_lib.Group, case: cases_lib.Case, found, plain):
     num_draft=case.num_draft,
     verifier=check_lib.twin_verifier(case),
   )
-  made = twin.decode(batches, config.max_new_tokens)
+  if config.refill:
+    made = refilled.decode(twin, batches, group.setup)
+  else:
+    made = twin.decode(batches, config.max_new_tokens)
   outcome = check_lib.check(twin, batches, plain.every, made, config)
   void = check_lib.void(found.every)
   if void:

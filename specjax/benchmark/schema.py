@@ -57,6 +57,9 @@ class ResultRow:
     terminal=4,
   )
   batch_size: int = _field('rows decoded together', 'batch', terminal=7)
+  refill: bool = _field(
+    'whether prompts took the places of finished rows, all in one go'
+  )
   tokens_per_second: float = _field(
     'num_tokens / seconds', 'tokens/s', '{:.1f}', terminal=3
   )
@@ -138,6 +141,12 @@ class ResultRow:
   )
   num_tokens: int = _field('new tokens of a pass over all batches')
   num_rounds: int = _field('target calls of the batches, prefill not counted')
+  rows_busy: float = _field(
+    'rows that ran in a round, of all rows of a batch',
+    'rows busy',
+    '{:.2f}',
+    terminal=10,
+  )
   num_target_calls: int = _field(
     'target calls of the rows while they were live'
   )

@@ -81,6 +81,11 @@ class SpecDecConfig(BenchmarkConfig):
         'This experiment decodes by its own settings; leave generation_config '
         'at none.'
       )
+    if self.refill:
+      raise ValueError(
+        'This experiment searches with beams, whose batches are decoded whole; '
+        'leave refill at false.'
+      )
     if self.verifier != ('auto',):
       raise ValueError(
         "This experiment sets the rules itself; leave verifier at ('auto',) "

@@ -156,12 +156,12 @@ def generate(
 def warm_up(job: Job) -> float:
   """Compiles every program the job needs; returns the seconds it took."""
   begin = time.perf_counter()
-  _decoder(job).compile()
+  decoder_of(job).compile()
   return time.perf_counter() - begin
 
 
-def _decoder(job: Job) -> refill.Places | decode_batch.WholeBatches:
-  """The way in which the job's rows are decoded."""
+def decoder_of(job: Job) -> refill.Places | decode_batch.WholeBatches:
+  """The way in which the job's rows are decoded, from the first one on."""
   how = decode_batch.WholeBatches if job.refill is None else refill.Places
   return how(job)
 
@@ -184,7 +184,7 @@ def stream(
   """
   if job.config.costs == 'measure':
     job = planning.measured(job, progress)
-  decoder, order, spent, is_new = _decoder(job), _Order(job), 0.0, True
+  decoder, order, spent, is_new = decoder_of(job), _Order(job), 0.0, True
   unread: list[Sequence[int]] = []
   while True:
     begin = time.perf_counter()
