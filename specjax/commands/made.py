@@ -77,13 +77,7 @@ def of_job(
     job: job that is about to be decoded.
     prompts: its prompts.
   """
-  assembled = job.assembled
-  precision = paths.precision_of(assembled.target.params)
-  # What is rounded may follow the shapes, which depend on batch and drafts.
-  is_rounded = bool(paths.XLA.note(precision))
-  keeps = assembled.rule.keeps_target_sample and not is_rounded
-  is_drafted = assembled.drafts and not keeps
-  is_batched = is_rounded or not assembled.is_row_independent
+  is_drafted, is_batched = depends(job)
   found = settings(request.config, free(is_drafted, is_batched))
   found |= {'drafter': request.drafter} if is_drafted else {}
   return {
@@ -91,7 +85,7 @@ def of_job(
     'target': digests.of_target(request.target),
     'tokenizer': digests.of_tokenizer(job.tokenizer) if job.tokenizer else '',
     'chat_template': digests.of_template(job.tokenizer),
-    'drafter': _of_drafter(request.drafter) if is_drafted else '',
+    'drafter': of_drafter(request.drafter) if is_drafted else '',
     'settings': found,
     'shard': request.shard,
     'from_generation_config': json.loads(
@@ -101,7 +95,18 @@ def of_job(
   }
 
 
-def _of_drafter(name: str) -> str:
+def depends(job: batching.Job) -> tuple[bool, bool]:
+  """Whether tokens of a job depend on its drafts, and on its batches."""
+  assembled = job.assembled
+  precision = paths.precision_of(assembled.target.params)
+  # What is rounded may follow the shapes, which depend on batch and drafts.
+  is_rounded = bool(paths.XLA.note(precision))
+  keeps = assembled.rule.keeps_target_sample and not is_rounded
+  is_drafted = assembled.drafts and not keeps
+  return is_drafted, is_rounded or not assembled.is_row_independent
+
+
+def of_drafter(name: str) -> str:
   """Digest of a drafter by its name, of its weights and its own code."""
   # 'hybrid:FOLDER' and 'FILE.py:NAME' have two parts, FOLDER has one.
   found = []

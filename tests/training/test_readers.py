@@ -25,7 +25,7 @@ def test_blank_lines_between_json_lines_are_none(tmp_path):
   path.write_text('{"source": "a"}\n\n{"source": "b"}\n \n')
   names = [str(path)]
   for read in (
-    readers.read_inputs(names),
+    [line.source for line in readers.read_inputs(names)],
     list(readers.read_text(names)),
     readers.read_documents(names, fields=('source',))[0],
   ):

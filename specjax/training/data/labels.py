@@ -4,14 +4,15 @@ The first line of the file, its head, is who answered and how; each further line
 is an answer:
 
   {"specjax_labels": 1, "tokenizer": "9f..", "chat_template": "", "target":
-   "c0..", "settings": {"top_k": 0, ...}, "from_generation_config":
-   {"repetition_penalty": 1.3}, "made_by": {...}}
+   "c0..", "drafter": "", "settings": {"top_k": 0, ...},
+   "from_generation_config": {"repetition_penalty": 1.3}, "made_by": {...}}
   {"prompt_index": 0, "prompt_tokens": [8, 5, 1], "tokens": [7, 1],
    "finish_reason": "eos", "loop_start": null}
 
 The prompt is kept as the target read it: with its chat template, system prompt,
 earlier turns and prefix. `loop_start` is the index of the first token of an
-ending loop; see `decoding.loops`.
+ending loop; see `decoding.loops`. An answer to a line with settings of its own
+holds these as `settings`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ VERSION = 1
 _MARK = 'specjax_labels'
 # Digests in the head and what they are of; those of `_READ` bind a reader.
 _READ = {'tokenizer': 'tokenizer', 'chat_template': 'chat template'}
-OWNERS = _READ | {'target': 'target'}
+OWNERS = _READ | {'target': 'target', 'drafter': 'drafter'}
 
 
 class Reader(NamedTuple):
@@ -71,6 +72,8 @@ def head(
   settings: dict[str, Any],
   made_by: dict[str, Any],
   from_generation_config: Mapping[str, Any] | None = None,
+  *,
+  drafter: str = '',
 ) -> dict[str, Any]:
   """The first line of a file.
 
@@ -82,6 +85,7 @@ def head(
     made_by: names, for people: the target and the files of prompts.
     from_generation_config: values applied from the target's
       generation_config.json where `settings` are open; None for none.
+    drafter: digest of the drafter where tokens depend on it, else ''.
   """
   return {
     # First of all fields, since `is_begun` knows a file by its first bytes.
@@ -89,6 +93,7 @@ def head(
     'tokenizer': tokenizer,
     'chat_template': chat_template,
     'target': target,
+    'drafter': drafter,
     'settings': settings,
     'from_generation_config': dict(from_generation_config or {}),
     'made_by': made_by,
@@ -100,15 +105,17 @@ def record(
   prompt_tokens: Sequence[int],
   tokens: Sequence[int],
   finish_reason: str,
+  settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """The fields of an answer's line."""
-  return {
+  """The fields of an answer's line; `settings` are the prompt's own."""
+  made = {
     'prompt_index': prompt_index,
     'prompt_tokens': list(prompt_tokens),
     'tokens': list(tokens),
     'finish_reason': finish_reason,
     'loop_start': loops.loop_start(tokens),
   }
+  return made | ({'settings': dict(settings)} if settings else {})
 
 
 def parse_head(line: str) -> dict[str, Any] | None:
@@ -120,6 +127,7 @@ def parse_head(line: str) -> dict[str, Any] | None:
   good = isinstance(found, dict) and found.get(_MARK) == VERSION
   if not good or not isinstance(found.get('settings'), dict):
     return None
+  found.setdefault('drafter', '')
   whole = all(isinstance(found.get(key), str) for key in OWNERS)
   return found if whole else None
 

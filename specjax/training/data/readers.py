@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
+import dataclasses
 import functools
 import os
 from typing import Any, NamedTuple
@@ -296,7 +297,7 @@ def read_documents(
 
 def read_inputs(
   paths: Sequence[str], field: str = 'source'
-) -> list[str | prompts_lib.Messages]:
+) -> list[prompts_lib.Line]:
   """Reads inputs for a target: the sources of pairs, prompts, or chats.
 
   Args:
@@ -305,34 +306,39 @@ def read_inputs(
     field: name in JSON lines.
 
   Returns:
-    texts, and chats as lists of role and content; blank texts are left out.
+    Lines with a text or a chat, and with the other keys of a JSON line as
+    settings, but for its id; blank texts are left out.
 
   Raises:
     FileNotFoundError, ValueError: as `read_pairs`.
   """
-  inputs: list[str | prompts_lib.Messages] = []
+  inputs = []
   for path in paths:
     for number, line in lines(path):
       if not line.strip():
         continue
-      found = line
+      found = prompts_lib.Line(line, where=f'{path}, line {number}')
       if files.kind(path) == '.jsonl':
-        found = _input(path, number, json_line(path, number, line), field)
+        found = _input(found.where, json_line(path, number, line), field)
       elif files.kind(path) == '.tsv':
-        found = line.split('\t')[0]
-      if not isinstance(found, str) or found.strip():
+        found = dataclasses.replace(found, source=line.split('\t')[0])
+      if not found.is_text or found.source.strip():
         inputs.append(found)
   if not inputs:
     raise ValueError(f'No input in {", ".join(paths)}.')
   return inputs
 
 
-def _input(path, number, record, field):
-  """The text or the chat of a record."""
-  if isinstance(record.get(field), str):
-    return record[field]
-  if 'messages' not in record:
-    raise ValueError(
-      f'{path}, line {number}: no string field {field!r}, and no "messages".'
-    )
-  return prompts_lib.messages(record['messages'], f'{path}, line {number}')
+def _input(where: str, record: dict, field: str) -> prompts_lib.Line:
+  """The text or the chat of a record, with its other keys."""
+  source = record.get(field)
+  if not isinstance(source, str):
+    if 'messages' not in record:
+      raise ValueError(
+        f'{where}: no string field {field!r}, and no "messages".'
+      )
+    source = prompts_lib.messages(record['messages'], where)
+  # Files may number their lines alike, and labels hold no ids.
+  read = {field, 'id', *prompts_lib.PROMPTS}
+  more = {key: value for key, value in record.items() if key not in read}
+  return prompts_lib.Line(source, settings=more, where=where)
