@@ -93,7 +93,9 @@ def test_whole_answers_stay_for_resume(folders, prompts, tmp_path, capsys):
   assert len(kept) > os.path.getsize(f'{whole}.made.json')
   assert run(folders, prompts, len(kept) + 5, f'--output={path}') == 1
   assert f'Cannot write to {path}: File too large.' in capsys.readouterr().err
-  assert path.read_bytes() == kept
+  # Answers that are ready together are written together, or not at all.
+  found = path.read_bytes().splitlines(keepends=True)
+  assert found == lines[: len(found)] and 16 <= len(found) <= 20
 
 
 def test_a_label_file_without_an_answer_is_not_left(
