@@ -54,6 +54,16 @@ def fresh_compilation():
   compilation_cache.reset_cache()
 
 
+@pytest.fixture(scope='module')
+def quick_programs():
+  """Programs that run few times: compiling them well costs more than that."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  jax.clear_caches()
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+  jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def fixed_seeds():
   random.seed(0)

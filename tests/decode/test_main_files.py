@@ -296,6 +296,6 @@ def test_bad_prompts_may_be_skipped(folders, tmp_path, capsys, kind):
 def test_refused_prompts_stand_in_no_comparison(folders, tmp_path, capsys):
   source = tmp_path / 'in.jsonl'
   source.write_text('{"prompt": 3}\n' * 3 + '{"prompt": "the cat"}\n' * 2)
-  flags = ('--on_error=skip', f'--drafter={folders["drafter"]}')
+  flags = ('--on_error=skip', '--drafter=prompt_lookup')
   assert decode(folders, source, *flags, '--config.explain=false') == 1
   assert 'identical tokens: 2 of 2' in capsys.readouterr().err

@@ -19,6 +19,8 @@ from tests.helpers import networks
 from tests.helpers import recipes
 from tests.helpers import shared_prompts
 
+pytestmark = pytest.mark.usefixtures('quick_programs')
+
 WIDTH, NEW, CHUNK = 21, 6, 8
 
 
@@ -61,7 +63,14 @@ def started(target, drafter, chunk, prompt, temperature=0.0):
   return state, loops.new_tokens(jax.device_get(end))
 
 
-@pytest.mark.parametrize('drafter', ['none', 'hybrid', 'network:eagle'])
+@pytest.mark.parametrize(
+  'drafter',
+  [
+    pytest.param('none', marks=pytest.mark.exhaustive),
+    'hybrid',
+    'network:eagle',
+  ],
+)
 def test_pieces_leave_the_state_of_one_pass(drafter):
   target = shared_prompts.model('decoder')
   prompt = networks.prompt(4, seed=2, width=WIDTH)
@@ -73,7 +82,14 @@ def test_pieces_leave_the_state_of_one_pass(drafter):
     np.testing.assert_allclose(got, want, atol=2e-3, err_msg=drafter)
 
 
-@pytest.mark.parametrize('chunk', [1, 5, 20])
+@pytest.mark.parametrize(
+  'chunk',
+  [
+    pytest.param(1, marks=pytest.mark.exhaustive),
+    5,
+    pytest.param(20, marks=pytest.mark.exhaustive),
+  ],
+)
 def test_states_of_pieces_are_those_of_one_pass(chunk):
   """Also where the last piece overlaps, and for a window of few tokens."""
   config = dataclasses.replace(

@@ -15,6 +15,8 @@ from specjax.inference import sharing
 from specjax.inference import sources
 from tests.helpers import shared_prompts
 
+pytestmark = pytest.mark.usefixtures('quick_programs')
+
 NEW, BEGIN = 8, 16
 RNG = np.random.default_rng(0)
 BEGINNING = RNG.integers(2, 61, BEGIN).tolist()
@@ -46,9 +48,10 @@ def whole(monkeypatch):
 @pytest.mark.parametrize(
   'drafter, settings',
   [
-    ('none', {'temperature': 1.0}),
-    ('hybrid', {}),
-    pytest.param('draft', {'temperature': 1.0}, marks=pytest.mark.slow),
+    ('draft', {'temperature': 1.0}),
+    # What these read is a part of what others read here and below.
+    pytest.param('none', {'temperature': 1.0}, marks=pytest.mark.exhaustive),
+    pytest.param('hybrid', {}, marks=pytest.mark.exhaustive),
     ('network:eagle', {'temperature': 1.0, 'verifier': 'block'}),
   ],
 )
@@ -64,11 +67,12 @@ def test_a_beginning_is_read_once(drafter, settings, monkeypatch):
 @pytest.mark.parametrize(
   'kind, drafter, rows',
   [
-    ('decoder', 'hybrid', 8),
+    ('decoder', 'draft', 8),
+    pytest.param('decoder', 'hybrid', 8, marks=pytest.mark.exhaustive),
     # Fewer rows than answers: places are refilled.
     ('decoder', 'network:parallel', 3),
     ('t5', 'network:spec_drafter', 8),
-    pytest.param('t5', 'network:eagle', 3, marks=pytest.mark.slow),
+    pytest.param('t5', 'network:eagle', 3, marks=pytest.mark.exhaustive),
   ],
 )
 def test_answers_to_one_prompt_read_it_once(kind, drafter, rows, monkeypatch):
