@@ -35,15 +35,17 @@ def rows(monkeypatch):
   return run
 
 
-@pytest.mark.parametrize('batch', [1, 2])
-def test_looping_prompts_are_decoded_and_not_timed(rows, batch):
+@pytest.mark.parametrize('batch, refill', [(1, False), (2, False), (2, True)])
+def test_looping_prompts_are_decoded_and_not_timed(rows, batch, refill):
   first, second = chains.LOOPING
   given = (first, *chains.SOUND, second)
-  plain, lookup = rows(given, 'prompt_lookup', batch_size=(batch,))
+  settings = dict(batch_size=(batch,), refill=refill)
+  plain, lookup = rows(given, 'prompt_lookup', **settings)
   for row in (plain, lookup):
     assert row['num_prompts'] == 5 and row['timed_prompts'] == 3
     # At batch 2 the first of the three fills the last batch.
-    assert row['num_tokens'] == 4 + 3 + 2 + 4 * (batch == 2)
+    filled = batch == 2 and not refill
+    assert row['num_tokens'] == 4 + 3 + 2 + 4 * filled
     assert row['loop_share'] == 40 / 49 and row['timing_note'] == ''
   assert lookup['check'] == 'ok'
   assert lookup['acceptance_rate'] == ACCEPTED / TESTED
