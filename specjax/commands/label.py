@@ -180,19 +180,23 @@ def _run(values: flags.FlagValues, config) -> None:
     config=config,
   )
   # Shown when there is something to show: an error is one line alone.
-  with tqdm.tqdm(
-    unit='answer', file=cli.stderr(), dynamic_ncols=True, delay=1e-6
-  ) as bar:
+  with contextlib.ExitStack() as stack:
+    bars = []
 
     def progress(done, total):
-      bar.total = total
-      bar.update(done - bar.n)
+      if not bars:
+        bar = tqdm.tqdm(
+          total=total, unit='answer', file=cli.stderr(), dynamic_ncols=True
+        )
+        bars.append(stack.enter_context(bar))
+      bars[0].update(done - bars[0].n)
 
     try:
       made = label(request, progress)
     except KeyboardInterrupt:
+      count = int(bars[0].n) if bars else 0
       raise KeyboardInterrupt(
-        f'interrupted after {int(bar.n)} answers; the same command continues.'
+        f'interrupted after {count} answers; the same command continues.'
       ) from None
   counts = made.counts
   cli.note(

@@ -145,13 +145,13 @@ def test_a_stop_string_ends_a_row_likewise():
   drafter = specjax.drafters.custom(own.drafting(propose, SLOTS), widths=(0, 2))
   target = target._replace(lm=counting(target.lm, seen), params=SURE)
   stop = target.tokenizer.decode([LATER])
-  settings = dict(max_new_tokens=3 * decode_batch.ROUNDS_BETWEEN_STOPS)
+  settings = dict(max_new_tokens=3 * decode_batch.ROUNDS_BETWEEN_LOOKS)
   found = specjax.generate(
     target, [[IDLE], [BUSY]], drafter=drafter, stop=stop, **settings
   )
   jax.effects_barrier()
   assert [a.finish_reason for a in found] == ['length', 'stop']
-  looked = decode_batch.ROUNDS_BETWEEN_STOPS
+  looked = decode_batch.ROUNDS_BETWEEN_LOOKS
   assert seen == [2] * looked + [0] * (2 * looked)
 
 
