@@ -37,17 +37,17 @@ def encode(
   Args:
     tokenizer: tokenizer of the target.
     prompt: text or messages.
-    chat: wrap text as a user's message in the tokenizer's chat template;
-      messages are wrapped in any case.
-    prefix: put before text, such as a T5 task prefix.
+    chat: whether text is wrapped as a user's message in the tokenizer's chat
+      template; messages always are.
+    prefix: text in front of the prompt, such as a T5 task prefix.
     template: way in which messages are put into the chat template.
 
   Returns:
     Token ids; none for an empty prompt where the tokenizer adds none.
 
   Raises:
-    ValueError: if a chat template is needed and there is none, if it refuses
-      the messages, or if the prompt is no text.
+    ValueError: the prompt is not valid Unicode text, or the chat template is
+      missing or refuses the messages.
   """
   if isinstance(prompt, str):
     prompt = prefix + prompt
