@@ -6,7 +6,6 @@ no lock is ever left behind.
 
 from collections.abc import Callable, Iterator
 import contextlib
-import errno
 import os
 
 from specjax import files
@@ -118,14 +117,12 @@ def _lock(handle: int, path: str, note: Note) -> None:
       f'Another run is writing {path}; wait until it has ended, or give '
       'another name.'
     ) from None
-  except OSError as error:
-    if error.errno in (errno.EINTR, errno.EBADF):
-      raise
+  except OSError:  # NFS locks what is open to be written, so no folder.
     note(_unsupported(path))
 
 
 def _unsupported(path: str) -> str:
   return (
-    f'Note: the file system of {path} knows no locks, so nothing keeps another '
-    'run from writing it at the same time.'
+    f'Note: the file system of {path} does not lock it, so nothing keeps '
+    'another run from writing it at the same time.'
   )

@@ -96,7 +96,8 @@ def test_the_lock_of_a_killed_run_is_gone(tmp_path, kind):
     pass
 
 
-@pytest.mark.parametrize('code', [errno.ENOLCK, errno.EOPNOTSUPP])
+# NFS answers for a folder as for a file that is not open: EBADF.
+@pytest.mark.parametrize('code', [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
 def test_a_file_system_without_locks_is_noted(tmp_path, monkeypatch, code):
   def refuse(handle, how):
     raise OSError(code, os.strerror(code))
@@ -106,4 +107,4 @@ def test_a_file_system_without_locks_is_noted(tmp_path, monkeypatch, code):
     notes = []
     with kind(str(tmp_path / kind.__name__), notes.append):
       pass
-    assert len(notes) == 1 and 'knows no locks' in notes[0]
+    assert len(notes) == 1 and 'does not lock it' in notes[0]
