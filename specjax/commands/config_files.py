@@ -121,12 +121,22 @@ def with_words(config: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
   Returns:
     (the config with these words, the other arguments).
   """
-  left = []
-  for arg in argv:
-    name, _, value = arg.lstrip('-').partition('=')
-    field = type(config).__dataclass_fields__.get(name.removeprefix('config.'))
-    if field is not None and value in field.metadata.get('words', ()):
-      config = dataclasses.replace(config, **{field.name: value})
+  words = {
+    f'{dashes}config.{field.name}': (field.name, field.metadata['words'])
+    for field in dataclasses.fields(config)
+    if 'words' in field.metadata
+    for dashes in ('-', '--')
+  }
+  left, rest = [], list(argv)
+  while rest:
+    # --config.batch_size=auto, or the value as an argument of its own
+    arg = rest.pop(0)
+    option, equals, value = arg.partition('=')
+    value = value if equals else ''.join(rest[:1])
+    name, allowed = words.get(option, ('', ()))
+    if value in allowed:
+      config = dataclasses.replace(config, **{name: value})
+      rest = rest if equals else rest[1:]
     else:
       left.append(arg)
   return config, left

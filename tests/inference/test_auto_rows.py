@@ -36,13 +36,20 @@ def test_half_of_the_free_memory_is_filled(monkeypatch):
 
 
 def test_the_word_is_an_override_of_the_number():
-  config = DecodeConfig()
-  found, rest = config_files.with_words(
-    config, ['decode.main', '--config.batch_size=auto', '--config.seed=1']
-  )
-  assert found.batch_size == 'auto' and found.rows_known == 8
-  assert rest == ['decode.main', '--config.seed=1']
-  found.validate()
+  config, others = DecodeConfig(), ['decode.main', '--config.seed=1']
+  for given in (
+    ['--config.batch_size=auto'],
+    ['--config.batch_size', 'auto'],
+    ['-config.batch_size=auto'],
+  ):
+    found, rest = config_files.with_words(config, [*others, *given])
+    assert found.batch_size == 'auto' and found.rows_known == 8
+    assert rest == others
+    found.validate()
+  # Neither is an option of ours, and another part refuses them.
+  for given in ('--batch_size=auto', 'batch_size=auto'):
+    argv = [*others, given]
+    assert config_files.with_words(config, argv) == (config, argv)
   with pytest.raises(ValueError, match='batch_size must be a whole number'):
     DecodeConfig(batch_size='many').validate()
 
