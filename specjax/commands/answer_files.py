@@ -1,4 +1,7 @@
-"""Files of answers: whole lines only, in order, and resumable."""
+"""Files of answers: whole lines only, in order, and resumable.
+
+Of several processes the first alone holds and writes them.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -18,6 +21,7 @@ from specjax import prompts as prompts_lib
 from specjax import text as text_lib
 from specjax.commands import cli
 from specjax.commands import made
+from specjax.distributed import processes
 from specjax.inference.generate import Answer
 
 Write = Callable[[Sequence[Answer]], None]
@@ -99,7 +103,7 @@ def claimed(path: str) -> Iterator[Callable[[], None]]:
   Raises:
     OSError: another run holds it, or it cannot be written; one sentence.
   """
-  if path == '-':
+  if path == '-' or not processes.is_first():
     yield lambda: None
     return
   if os.path.isdir(path):
@@ -251,6 +255,9 @@ def lines_writer(path: str, keep_bytes: int = 0) -> Iterator[WriteText]:
     finish and a failed write is taken back, so the file has whole lines only.
     Lines of one call are packed together if the path ends in .gz.
   """
+  if not processes.is_first():
+    yield lambda text: None
+    return
   if path == '-':
     yield _print_whole
     return

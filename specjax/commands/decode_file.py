@@ -106,7 +106,7 @@ def decode_file(request: DecodeRequest) -> int:
   )
   prompts = inputs.read(request)
   # Files are tried before models are loaded: a refusal must come in seconds.
-  with claimed(request.output) as keep:
+  with answer_files.claimed(request.output) as keep:
     if request.stats and processes.is_first():
       files.check_writable(request.stats)
     return _decode(request, prompts, keep)
@@ -172,13 +172,6 @@ def _note_failed(failed: int, count: int) -> int:
   return failed
 
 
-def claimed(path: str) -> contextlib.AbstractContextManager:
-  """`answer_files.claimed` in process 0; the others write nothing."""
-  if processes.is_first():
-    return answer_files.claimed(path)
-  return contextlib.nullcontext(lambda: None)
-
-
 def _ledger(request: DecodeRequest, job: batching.Job) -> ledger_lib.Ledger:
   """A ledger that keeps what is compared and remembered."""
   several = request.config.num_return_sequences
@@ -232,21 +225,14 @@ def _settled(
   return request
 
 
-def writer(path: str, keep_bytes: int) -> contextlib.AbstractContextManager:
-  """`answer_files.writer` in process 0; elsewhere a writer of nothing."""
-  if processes.is_first():
-    return answer_files.writer(path, keep_bytes)
-  return contextlib.nullcontext(lambda answers: None)
-
-
 def _writer(
   request: DecodeRequest,
   prompts: prompt_files.PromptFiles,
   begun: resuming.Begun,
 ) -> contextlib.AbstractContextManager:
   """The output of a request, as a function that writes answers."""
-  if not request.is_batch or not processes.is_first():
-    return writer(request.output, begun.keep_bytes)
+  if not request.is_batch:
+    return answer_files.writer(request.output, begun.keep_bytes)
   several = request.config.num_return_sequences
   write = openai_batch.ResponseWriter(prompts, several, request.target)
   return write.opened(request.output, begun.keep_bytes, begun.skip // several)

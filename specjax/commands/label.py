@@ -87,7 +87,7 @@ def label(
     f'the prompts in {", ".join(request.inputs)}',
     [(line.source, dict(line.settings)) for line in prompts],
   )
-  with decode_file.claimed(request.output):
+  with answer_files.claimed(request.output):
     return _label(request, prompts, progress)
 
 
@@ -113,7 +113,7 @@ def _label(request, prompts, progress) -> LabelSummary:
   decode_file.note_doubts(job)
   counts, seconds, done = [], 0.0, 0
   started = time.perf_counter()
-  with _writer(request.output, keep_bytes) as write:
+  with answer_files.lines_writer(request.output, keep_bytes) as write:
     # With the first answers: a run that fails before them leaves no file.
     begin = '' if keep_bytes else json.dumps(head) + '\n'
     for batch in inference.stream(job):
@@ -127,13 +127,6 @@ def _label(request, prompts, progress) -> LabelSummary:
         progress(skip + done, skip + len(job.rows))
   seconds = time.perf_counter() - started
   return LabelSummary(done, skip, stats.add(counts), seconds)
-
-
-def _writer(path: str, keep_bytes: int) -> contextlib.AbstractContextManager:
-  """A writer of lines in process 0; elsewhere one of nothing."""
-  if processes.is_first():
-    return answer_files.lines_writer(path, keep_bytes)
-  return contextlib.nullcontext(lambda text: None)
 
 
 def _define(values: flags.FlagValues):

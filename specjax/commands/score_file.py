@@ -1,6 +1,5 @@
 """Scores a file of prompts with completions for the command `decode.main`."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -13,7 +12,6 @@ from specjax import files
 from specjax import prompt_files
 from specjax.commands import answer_files
 from specjax.commands import cli
-from specjax.commands import decode_file
 from specjax.commands import statistics as run_statistics
 from specjax.distributed import processes
 from specjax.inference import pairs as pairs_lib
@@ -76,7 +74,7 @@ def score_file(request: ScoreRequest) -> None:
   pairs = pairs_lib.of_lines(prompt_files.read_prompts(request.source))
   is_first = processes.is_first()
   # Files are tried before models are loaded: a refusal must come in seconds.
-  with decode_file.claimed(request.output):
+  with answer_files.claimed(request.output):
     if request.stats and is_first:
       files.check_writable(request.stats)
     target = planning.load_target(request.target, request.config)
@@ -91,16 +89,13 @@ def score_file(request: ScoreRequest) -> None:
 def _run(request: ScoreRequest, target, pairs) -> dict[str, Any]:
   """Streams scores to the output; returns the totals."""
   begin, tokens, total = time.perf_counter(), 0, 0.0
-  lines = contextlib.nullcontext(lambda text: None)
   # Checked before the output is opened, which an error would leave empty.
   windows = scoring.stream(target, pairs, request.config)
   window = next(windows)
   bar = tqdm.tqdm(
     total=len(pairs), unit='pair', dynamic_ncols=True, file=cli.stderr()
   )
-  if processes.is_first():
-    lines = answer_files.lines_writer(request.output)
-  with bar, lines as write:
+  with bar, answer_files.lines_writer(request.output) as write:
     while window is not None:
       write(
         ''.join(
