@@ -271,8 +271,11 @@ def lines_writer(path: str, keep_bytes: int = 0) -> Iterator[WriteText]:
 
 def _packed(path: str, text: str) -> bytes:
   data = text.encode()
+  # Nothing packed is 20 bytes, and many looks find no answer that is done.
+  if not data or not files.is_packed(path):
+    return data
   # Without the time, so that the same answers are the same bytes.
-  return gzip.compress(data, mtime=0) if files.is_packed(path) else data
+  return gzip.compress(data, mtime=0)
 
 
 def _print_whole(text: str) -> None:

@@ -96,6 +96,8 @@ def test_a_packed_output_goes_on(folders, source, tmp_path):
   data = whole.read_bytes()
   lines = gzip.decompress(data).splitlines()
   assert len(lines) == 15
+  # Looks that find no row done write nothing.
+  assert gzip.compress(b'', mtime=0) not in data
   shutil.copy(f'{whole}.made.json', f'{part}.made.json')
   for cut in (0, 5, len(data) // 3, 2 * len(data) // 3, len(data) - 1):
     part.write_bytes(data[:cut])
