@@ -160,14 +160,13 @@ def _decode(
     found |= run_statistics.environment(request.target, target.tokenizer)
     text = json.dumps(found, indent=2, default=str) + '\n'
     files.write_text(request.stats, text)
-  # Also those of an earlier part, which a run that goes on leaves as they are.
-  return _note_failed(max(ledger.errors, len(job.refused)), len(prompts))
-
-
-def _note_failed(failed: int, count: int) -> int:
+  # Those of an earlier part too, which a run that goes on leaves as they are.
+  earlier = begun.skip // config.num_return_sequences
+  failed = ledger.failed + sum(bool(prompts[i].error) for i in range(earlier))
   if failed:
     cli.note(
-      f'{failed} of {count} prompts have an error in the place of an answer.'
+      f'{failed} of {len(prompts)} prompts have an error in the place of an '
+      'answer.'
     )
   return failed
 

@@ -22,7 +22,7 @@ class Ledger:
     prompts: number of prompts whose answers have begun.
     answers: number of answers.
     truncated: number of prompts that lost tokens.
-    errors: number of answers that are errors.
+    failed: number of prompts with an error in the place of their answers.
     counts: sum of their counts.
     seconds: time of decoding.
     row_rounds: rounds in which rows decoded, see `generate.Batch`.
@@ -38,7 +38,7 @@ class Ledger:
   prompts: int = 0
   answers: int = 0
   truncated: int = 0
-  errors: int = 0
+  failed: int = 0
   counts: stats.Counts = stats.Counts()
   seconds: float = 0.0
   row_rounds: int = 0
@@ -54,7 +54,7 @@ class Ledger:
       self.prompts += answer.sequence == 0
       self.answers += 1
       self.truncated += summary.is_truncated(answer)
-      self.errors += bool(answer.error)
+      self.failed += answer.sequence == 0 and bool(answer.error)
       self.counts += answer.counts
       if len(self.first) < self.most_answers:
         self.first.append(answer)

@@ -20,7 +20,7 @@ def run(folders, tmp_path, capsys):
     source.write_text(''.join(json.dumps(row) + '\n' for row in rows))
     capsys.readouterr()
     got = decode(folders, source, f'--output={output}', *QUICK, *flags)
-    error = capsys.readouterr().err
+    call.error = error = capsys.readouterr().err
     assert got == status, error
     if status and not output.exists():
       return error
@@ -115,12 +115,18 @@ def test_a_batch_is_resumed_by_its_requests(run, tmp_path):
     '--config.num_return_sequences=2',
   )
   rows = [{**row, 'body': {**row['body'], 'n': 2}} for row in rows]
-  whole = run(rows, *flags)
-  assert [len(row['response']['body']['choices']) for row in whole] == [2] * 3
+  rows.insert(0, request('bad', prompt='the cat', wish=1))
+  whole = run(rows, *flags, status=1)
+  choices = [row['response']['body'].get('choices', ()) for row in whole]
+  assert list(map(len, choices)) == [0, 2, 2, 2]
   path = tmp_path / 'out.jsonl'
   lines = path.read_text().splitlines(keepends=True)
-  path.write_text(lines[0] + lines[1][:20])
-  again = run(rows, *flags, '--resume')
+  path.write_text(''.join(lines[:2]) + lines[2][:20])
+  failed = '1 of 4 prompts have an error'
+  assert failed in run.error
+  # One that is there already counts too.
+  again = run(rows, *flags, '--resume', status=1)
+  assert failed in run.error
   for row in (*whole, *again):
-    row['response']['body'].pop('created')
+    row['response']['body'].pop('created', None)
   assert again == whole
