@@ -181,7 +181,9 @@ def encode_line(
     source = text_lib.spelled_ids(source, line.where)
   if isinstance(source, tuple):
     check_ids(model.lm, line.where, source)
-    shown = text_lib.decode(model.tokenizer, source)
+    # Text of ids is shown as it was given, by which a resumed run knows it.
+    shown = prompts_lib.shown(line.source)
+    shown = shown or text_lib.decode(model.tokenizer, source)
     return shown, list(source) or _beginning(model)
   if model.tokenizer is None:
     raise ValueError(

@@ -52,6 +52,19 @@ def test_ids_go_in_and_come_out(bare, folders, tmp_path, capsys):
   assert found[0]['prompt'] and found[0]['prompt'] != '5 6 7'
 
 
+def test_text_of_ids_goes_on_however_it_is_spelled(bare, tmp_path):
+  source = write(tmp_path / 'a.txt', ['5  6 7', '08', ' 9 10 '])
+  output = tmp_path / 'a.jsonl'
+  argv = (f'--target={bare}', source, f'--output={output}', *SHAPE, *QUICK)
+  assert call(*argv) == 0
+  whole = output.read_bytes()
+  rows = [json.loads(line) for line in whole.splitlines()]
+  assert [row['prompt'] for row in rows] == ['5  6 7', '08', ' 9 10 ']
+  output.write_bytes(b''.join(whole.splitlines(keepends=True)[:2]))
+  assert call(*argv, '--resume') == 0
+  assert output.read_bytes() == whole
+
+
 @pytest.mark.parametrize(
   'line, flag, words',
   [
