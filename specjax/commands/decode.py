@@ -138,7 +138,7 @@ def _run(values: flags.FlagValues, config) -> int:
 
 def _score(values: flags.FlagValues, config) -> None:
   """Scores the completions of a file."""
-  for name in (*_GIVEN, 'format'):
+  for name in _GIVEN:
     if name in ('target', 'output', 'stats'):
       continue
     if not values[name].using_default_value:
@@ -150,7 +150,7 @@ def _score(values: flags.FlagValues, config) -> None:
   score_file.score_file(
     score_file.ScoreRequest(
       target=values.target,
-      source=tuple(values.input),
+      inputs=tuple(values.input),
       output=values.output,
       stats=values.stats,
       config=config,

@@ -1,5 +1,6 @@
 """The prompts of a run: read, the same in all processes, and their size."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from specjax import prompt_files
@@ -39,24 +40,38 @@ def estimate(
 
 
 def read(request: Any) -> prompt_files.PromptFiles:
-  """The prompts, which must be the same in all processes."""
-  if prompt_files.STANDARD_INPUT in request.inputs and not watch.is_alone():
-    raise ValueError(
-      'Several processes cannot share standard input; give --input=FILE, the '
-      'same one on every host.'
-    )
+  """The prompts of a `decode_file.DecodeRequest`, as `read_same` reads them."""
   shard = prompt_files.shard_of(request.shard)
   parse = line_settings.parse
   if request.is_batch:
     config = request.config
     parse = openai_batch.parser(config.num_return_sequences, config.logprobs)
-  prompts = prompt_files.read_prompts(
+  prompts = read_same(
     request.inputs,
     keeps_bad=request.on_error == refusals.SKIP,
     parse=parse,
     is_json=request.is_batch,
   )
-  processes.check_same(
-    f'the prompts in {", ".join(request.inputs)}', prompts.all_digests()
-  )
   return prompts.shard(*shard)
+
+
+def read_same(paths: Sequence[str], **how: Any) -> prompt_files.PromptFiles:
+  """Files of prompts that must be the same in all processes.
+
+  Args:
+    paths: argument of `prompt_files.read_prompts`.
+    **how: keywords of it.
+
+  Raises:
+    ValueError, OSError: one sentence.
+  """
+  if prompt_files.STANDARD_INPUT in paths and not watch.is_alone():
+    raise ValueError(
+      'Several processes cannot share standard input; give --input=FILE, the '
+      'same one on every host.'
+    )
+  prompts = prompt_files.read_prompts(paths, **how)
+  processes.check_same(
+    f'the prompts in {", ".join(paths)}', prompts.all_digests()
+  )
+  return prompts

@@ -9,9 +9,9 @@ from typing import Any
 import tqdm
 
 from specjax import files
-from specjax import prompt_files
 from specjax.commands import answer_files
 from specjax.commands import cli
+from specjax.commands import inputs
 from specjax.commands import statistics as run_statistics
 from specjax.distributed import processes
 from specjax.inference import pairs as pairs_lib
@@ -26,15 +26,14 @@ class ScoreRequest:
 
   Attributes:
     target: folder or hub id of the target.
-    source: JSON lines with a prompt and its `completion` each, or '-'; or
-      several files.
+    inputs: files of JSON lines with a prompt and its `completion` each, or '-'.
     output: file of JSON lines, or '-'.
     stats: JSON file for the totals, or ''.
     config: `DecodeConfig`.
   """
 
   target: str
-  source: str | tuple[str, ...]
+  inputs: tuple[str, ...]
   output: str
   stats: str
   config: DecodeConfig
@@ -62,16 +61,13 @@ def score_file(request: ScoreRequest) -> None:
   Raises:
     ValueError, OSError, FloatingPointError, MemoryError: one sentence.
   """
-  inputs = (request.source,)
-  if not isinstance(request.source, str):
-    inputs = request.source
   answer_files.check_distinct(
-    *(('input', path) for path in inputs),
+    *(('input', path) for path in request.inputs),
     ('output', request.output),
     ('stats', request.stats),
   )
   scoring.check_config(request.config)
-  pairs = pairs_lib.of_lines(prompt_files.read_prompts(request.source))
+  pairs = pairs_lib.of_lines(inputs.read_same(request.inputs))
   is_first = processes.is_first()
   # Files are tried before models are loaded: a refusal must come in seconds.
   with answer_files.claimed(request.output):

@@ -5,6 +5,9 @@ import json
 import pytest
 
 import specjax
+from specjax.commands import score_file
+from specjax.distributed import watch
+from specjax.inference.config import DecodeConfig
 from tests.helpers.decode_main import call
 from tests.helpers.decode_main import QUICK
 from tests.helpers.decode_main import SHAPE
@@ -86,6 +89,15 @@ def test_options_without_a_meaning_are_refused(
   source = write(tmp_path / 'pairs.jsonl', ROWS[:1])
   assert score(folders['target'], source, flag) in (1, 2)
   assert words in capsys.readouterr().err
+
+
+def test_processes_cannot_share_standard_input(folders, monkeypatch):
+  request = score_file.ScoreRequest(
+    folders['target'], ('-',), '-', '', DecodeConfig()
+  )
+  monkeypatch.setattr(watch, 'is_alone', lambda: False)
+  with pytest.raises(ValueError, match='cannot share standard input'):
+    score_file.score_file(request)
 
 
 @pytest.mark.parametrize('kind', ['target', 't5'])
