@@ -14,6 +14,7 @@ from specjax.checkpoints import load as loading
 from specjax.decoding import generate as generate_lib
 from specjax.inference import generate as inference
 from specjax.inference import planning
+from specjax.inference import refill
 from specjax.inference import windows
 from tests.helpers import compilations
 from tests.helpers import fakes
@@ -202,6 +203,17 @@ def test_programs_are_made_once_and_beforehand(monkeypatch):
     answers = [a for b in inference.stream(job) for a in b.answers]
   assert len(answers) == 24 and not found
   assert made == {'insert': 3, 'run': 2}
+
+
+def test_nothing_is_compiled_where_all_answers_exist(monkeypatch):
+  made = prompts()
+  job = planning.plan(
+    target(), made, skip=len(made), batch_size=2, max_new_tokens=NEW
+  )
+  assert job.refill is not None and not job.batches
+  monkeypatch.setattr(refill.Places, 'compile', None)
+  inference.warm_up(job)
+  assert list(inference.stream(job)) == []
 
 
 def test_a_drafter_without_insert_decodes_whole_batches():
