@@ -18,7 +18,28 @@ _PROBES = (
   'Ünïcode é e\u0301 \ufb01 Straße 猫が好き привет 🙂👩‍🚀',
   'def f(x):\n    return x**2  # 0xFF',
 )
+# Who decides tokens, as digests name them, and in words.
+OWNERS = {
+  'target': 'target',
+  'tokenizer': 'tokenizer',
+  'chat_template': 'chat template',
+  'drafter': 'drafter',
+}
 _SETTINGS = ('config.json', 'generation_config.json')
+
+
+def of_owners(target: str, tokenizer: Any) -> dict[str, str]:
+  """Digests of a target, its tokenizer and its chat template, by these names.
+
+  Args:
+    target: argument of `of_target`.
+    tokenizer: its tokenizer, or None.
+  """
+  return {
+    'target': of_target(target),
+    'tokenizer': of_tokenizer(tokenizer) if tokenizer else '',
+    'chat_template': of_template(tokenizer),
+  }
 
 
 def of_tokenizer(tokenizer: Any) -> str:

@@ -124,6 +124,7 @@ def count_answered(
   count: int,
   per_prompt: int,
   answers: Callable[[dict[str, Any], int], bool] | None = None,
+  head: int = 0,
 ) -> tuple[int, int]:
   """Counts the answers of an interrupted output.
 
@@ -133,19 +134,23 @@ def count_answered(
     per_prompt: number of lines a prompt.
     answers: function of the object of a JSON line and the place of a prompt:
       whether one answers the other; None where lines are no JSON.
+    head: number of lines in front of the answers.
 
   Returns:
-    (answers of completed prompts, their bytes). A last line without its end,
-    and answers of a prompt that has not got all of them, do not count.
+    (answers of completed prompts, their bytes with the head). A last line
+    without its end, and answers of a prompt that has not got all of them, do
+    not count.
 
   Raises:
     ValueError: the file answers other prompts.
   """
-  kept, number = (0, 0), 0
+  kept, number = (0, 0), -head
   for text, end in _pieces(path) if os.path.exists(path) else ():
     for row in text.split(b'\n')[:-1]:
       index = number // per_prompt
       number += 1
+      if index < 0:
+        continue
       if index >= count:
         raise ValueError(
           f'{path} has answers to more than the {count} prompts, so it '
@@ -153,12 +158,12 @@ def count_answered(
         )
       if answers is not None and not answers(_parsed(row), index):
         raise ValueError(
-          f'{path}, line {number} does not answer prompt {index + 1} of the '
-          'input, so it cannot be resumed.'
+          f'{path}, line {number + head} does not answer prompt {index + 1} of '
+          'the input, so it cannot be resumed.'
         )
     # 5 whole lines at 2 answers a prompt: 4 count, and the third prompt, which
     # has one of its two, is decoded anew.
-    if not number % per_prompt:
+    if number >= 0 and not number % per_prompt:
       kept = number, end
   return kept
 

@@ -11,6 +11,7 @@ import tqdm
 
 from specjax import files
 from specjax import prompt_files
+from specjax.checkpoints import digests
 from specjax.checkpoints import model as model_lib
 from specjax.commands import answer_files
 from specjax.commands import cli
@@ -157,7 +158,9 @@ def _decode(
   found |= comparison.compare(request, job, target, prompts, begun.skip, ledger)
   if request.stats and is_first:
     found |= {'request': dataclasses.asdict(request)}
-    found |= run_statistics.environment(request.target, target.tokenizer)
+    # The note has read the weights, and standard output has no note.
+    owners = note or digests.of_owners(request.target, target.tokenizer)
+    found |= run_statistics.environment(owners)
     text = json.dumps(found, indent=2, default=str) + '\n'
     files.write_text(request.stats, text)
   # Those of an earlier part too, which a run that goes on leaves as they are.

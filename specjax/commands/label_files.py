@@ -1,16 +1,15 @@
 """A file of labels as a run begins it, goes on with it and compares it."""
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 import json
 import os
 from typing import Any
 import warnings
 
 from specjax import prompts as prompts_lib
-from specjax import validation
 from specjax.checkpoints import digests
 from specjax.checkpoints import model as model_lib
+from specjax.commands import answer_files
 from specjax.commands import made
 from specjax.inference import batching
 from specjax.inference import encoding
@@ -21,7 +20,6 @@ from specjax.training.data import labels
 
 # Settings of answers that labels do not hold.
 _FREE = frozenset({'logprobs', 'skip_special_tokens'})
-_ANEW = 'so it cannot be continued; take another --output'
 
 
 def lines(
@@ -75,11 +73,7 @@ def owners(request: Any, target: model_lib.Model) -> dict[str, str]:
     raise ValueError(
       f'{request.target} holds no tokenizer, so its answers cannot be labels.'
     )
-  return {
-    'tokenizer': digests.of_tokenizer(target.tokenizer),
-    'chat_template': digests.of_template(target.tokenizer),
-    'target': digests.of_target(request.target),
-  }
+  return digests.of_owners(request.target, target.tokenizer)
 
 
 def head(
@@ -92,28 +86,15 @@ def head(
     job: job that is about to be decoded.
     who: result of `owners`.
   """
-  is_drafted, is_batched = made.depends(job)
-  settings = _settings(request, made.free(is_drafted, is_batched))
-  # Another drafter gives the same tokens where these are the target's own.
-  drafter = made.of_drafter(request.drafter) if is_drafted else ''
   return labels.head(
-    settings=settings | ({'drafter': request.drafter} if is_drafted else {}),
     made_by={
       'target': request.target,
       'inputs': list(request.inputs),
       'field': request.field,
     },
-    from_generation_config=job.from_generation_config,
-    drafter=drafter,
+    **made.of_decoding(request, job, _FREE),
     **who,
   )
-
-
-def _settings(request: Any, free: frozenset[str]) -> dict[str, Any]:
-  """The settings on which the answers depend."""
-  found = dataclasses.asdict(request.config)
-  found = {k: v for k, v in found.items() if k not in free | _FREE}
-  return json.loads(json.dumps(found, default=str))
 
 
 def _old_head(path: str) -> dict[str, Any] | None:
@@ -131,7 +112,10 @@ def _old_head(path: str) -> dict[str, Any] | None:
     return None
   found = labels.parse_head(first.decode('utf-8', errors='replace'))
   if found is None:
-    raise ValueError(f'{path} is no begun file of labels, {_ANEW}.')
+    raise ValueError(
+      f'{path} is no begun file of labels, so it cannot be resumed; take '
+      'another --output.'
+    )
   return found
 
 
@@ -147,12 +131,11 @@ def check_settings(request: Any) -> None:
   """
   old = _old_head(request.output)
   if old is not None:
-    mine = _settings(request, made.free())
-    before = old['settings']
-    _refuse(request.output, {k: before[k] for k in mine if k in before}, mine)
+    mine = made.settings(request.config, made.free() | _FREE)
+    made.check_settings(request.output, old['settings'], mine)
 
 
-def check_head(request: Any, new: Mapping[str, Any]) -> None:
+def check_head(request: Any, new: dict[str, Any]) -> None:
   """Refuses to go on with what a run of another head began.
 
   Args:
@@ -164,31 +147,7 @@ def check_head(request: Any, new: Mapping[str, Any]) -> None:
   """
   old = _old_head(request.output)
   if old is not None:
-    _check_owners(request.output, old, new)
-    _refuse(request.output, old['settings'], new['settings'])
-
-
-def _refuse(path: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-  found = validation.difference(old, new)
-  if found is not None:
-    raise ValueError(
-      f'{path} was labelled with {found.path}={_shown(found.one)} and not '
-      f'{_shown(found.other)}, {_ANEW} or the settings it was begun with.'
-    )
-
-
-def _shown(value: Any) -> str:
-  return 'nothing' if value is validation.ABSENT else repr(value)
-
-
-def _check_owners(path: str, old: Mapping, new: Mapping) -> None:
-  """Refuses other owners, of those that are known by now."""
-  for key, word in labels.OWNERS.items():
-    if key in new and old[key] != new[key]:
-      raise ValueError(
-        f'{path} was labelled with another {word} than that of this run, '
-        f'{_ANEW}.'
-      )
+    made.check(request.output, old, new)
 
 
 def begun(
@@ -212,29 +171,15 @@ def begun(
   old = _old_head(path)
   if old is None:
     return 0, 0
-  _check_owners(path, old, who)
+  made.check_owners(path, old, who)
   encoded = _encoded(request.config, target, prompts)
-  sizes = []
-  for number, (size, row) in enumerate(labels.rows(path)):
-    index = (number - 1) // per_prompt
-    sizes.append(size)
-    if not number:
-      continue
-    if index >= len(encoded):
-      raise ValueError(
-        f'{path} has answers to more than the {len(encoded)} prompts, so it '
-        'cannot be continued; give the input it was begun with.'
-      )
-    if not row or not _answers(row, index, encoded[index][1], prompts[index]):
-      raise ValueError(
-        f'{path}, line {number + 1} does not answer prompt {index + 1} of the '
-        'input, so it cannot be continued.'
-      )
-  # 5 whole answers at 2 a prompt: 4 count, and the third prompt, which has one
-  # of its two, is decoded anew.
-  count = len(sizes) - 1
-  count -= count % per_prompt
-  return count, sum(sizes[: count + 1])
+
+  def answers(row, index):
+    return _answers(row, index, encoded[index][1], prompts[index])
+
+  return answer_files.count_answered(
+    path, len(encoded), per_prompt, answers, head=1
+  )
 
 
 def _encoded(config, target, prompts) -> encoding.Encoded:

@@ -28,12 +28,6 @@ _FREE = frozenset({'mesh', 'costs', 'corpus_tokens', 'explain'})
 # Those on which answers depend under some rules and precisions alone.
 _DRAFTING = frozenset({'num_draft', 'verifier', 'verifiers', 'drafters'})
 _SHAPES = frozenset({'batch_size', 'window', 'prefill_chunk'})
-_OWNERS = {
-  'target': 'target',
-  'tokenizer': 'tokenizer',
-  'chat_template': 'chat template',
-  'drafter': 'drafter',
-}
 
 
 def path_of(output: str) -> str:
@@ -52,17 +46,14 @@ def free(is_drafted: bool = False, is_batched: bool = False) -> frozenset[str]:
   return found if is_batched else found | _SHAPES
 
 
-def settings(
-  config: DecodeConfig, without: frozenset[str] | None = None
-) -> dict[str, Any]:
+def settings(config: DecodeConfig, without: frozenset[str]) -> dict[str, Any]:
   """Settings of a run in force, as JSON has them.
 
   Args:
     config: settings of decoding.
-    without: names of those that are left out; None for `free()`.
+    without: names of those that are left out.
   """
   found = dataclasses.asdict(config.filled())
-  without = free() if without is None else without
   found = {key: value for key, value in found.items() if key not in without}
   return json.loads(json.dumps(found, default=str))
 
@@ -77,25 +68,39 @@ def of_job(
     job: job that is about to be decoded.
     prompts: its prompts.
   """
-  is_drafted, is_batched = depends(job)
-  found = settings(request.config, free(is_drafted, is_batched))
-  found |= {'drafter': request.drafter} if is_drafted else {}
   return {
     _MARK: _VERSION,
-    'target': digests.of_target(request.target),
-    'tokenizer': digests.of_tokenizer(job.tokenizer) if job.tokenizer else '',
-    'chat_template': digests.of_template(job.tokenizer),
-    'drafter': of_drafter(request.drafter) if is_drafted else '',
-    'settings': found,
+    **digests.of_owners(request.target, job.tokenizer),
+    **of_decoding(request, job),
     'shard': request.shard,
-    'from_generation_config': json.loads(
-      json.dumps(dict(job.from_generation_config), default=str)
-    ),
     'prompts': prompts.all_digests(),
   }
 
 
-def depends(job: batching.Job) -> tuple[bool, bool]:
+def of_decoding(
+  request: Any, job: batching.Job, without: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+  """The fields of a note about the way of decoding.
+
+  Args:
+    request: request with a `config` and the name of a `drafter`.
+    job: job that is about to be decoded.
+    without: names of more settings that are left out.
+  """
+  is_drafted, is_batched = _depends(job)
+  found = settings(request.config, free(is_drafted, is_batched) | without)
+  found |= {'drafter': request.drafter} if is_drafted else {}
+  return {
+    # Another drafter gives the same tokens where these are the target's own.
+    'drafter': _of_drafter(request.drafter) if is_drafted else '',
+    'settings': found,
+    'from_generation_config': json.loads(
+      json.dumps(dict(job.from_generation_config), default=str)
+    ),
+  }
+
+
+def _depends(job: batching.Job) -> tuple[bool, bool]:
   """Whether tokens of a job depend on its drafts, and on its batches."""
   assembled = job.assembled
   precision = paths.precision_of(assembled.target.params)
@@ -106,7 +111,7 @@ def depends(job: batching.Job) -> tuple[bool, bool]:
   return is_drafted, is_rounded or not assembled.is_row_independent
 
 
-def of_drafter(name: str) -> str:
+def _of_drafter(name: str) -> str:
   """Digest of a drafter by its name, of its weights and its own code."""
   # 'hybrid:FOLDER' and 'FILE.py:NAME' have two parts, FOLDER has one.
   found = []
@@ -133,7 +138,7 @@ def read(output: str) -> dict[str, Any] | None:
       found = files.parse_json(file.read())
   except ValueError:
     found = None
-  kinds = dict.fromkeys([*_OWNERS, 'shard', 'prompts'], str)
+  kinds = dict.fromkeys([*digests.OWNERS, 'shard', 'prompts'], str)
   kinds |= {'settings': dict, 'from_generation_config': dict}
   good = isinstance(found, dict) and found.get(_MARK) == _VERSION
   if not good or not all(isinstance(found.get(k), kinds[k]) for k in kinds):
@@ -176,23 +181,42 @@ def check_prompts(
 
 
 def check_settings(
-  output: str, old: dict[str, Any], config: DecodeConfig, shard: str
+  output: str, old: dict[str, Any], mine: dict[str, Any]
 ) -> None:
-  """Refuses other settings as far as they are known before models are loaded.
+  """Refuses other settings, as far as they are known before models are loaded.
 
   Args:
     output: path of the output.
-    old: its note.
-    config: settings of this run.
-    shard: shard of this run.
+    old: settings that it was begun with.
+    mine: settings of this run that are known.
 
   Raises:
     ValueError: names the setting and both values.
   """
-  mine = settings(config)
-  before = {key: old['settings'].get(key, validation.ABSENT) for key in mine}
-  before = {k: v for k, v in before.items() if v is not validation.ABSENT}
-  _refuse(output, {'shard': old['shard'], **before}, {'shard': shard, **mine})
+  _refuse(output, {k: v for k, v in old.items() if k in mine}, mine)
+
+
+def check_owners(
+  output: str, old: dict[str, Any], made: dict[str, Any]
+) -> None:
+  """Refuses to go on with what others began.
+
+  Args:
+    output: path of the output.
+    old: its note.
+    made: note of this run, or the part of it that is known.
+
+  Raises:
+    ValueError: names the first who differs.
+  """
+  for key, word in digests.OWNERS.items():
+    if key in made and old[key] != made[key]:
+      one, other = (x[key][:12] or 'none' for x in (old, made))
+      raise ValueError(
+        f'{output} was begun with another {word} (digest {one}, not {other}), '
+        'so it cannot be resumed; give the models it was begun with, or '
+        'another --output.'
+      )
 
 
 def check(output: str, old: dict[str, Any], made: dict[str, Any]) -> None:
@@ -206,14 +230,7 @@ def check(output: str, old: dict[str, Any], made: dict[str, Any]) -> None:
   Raises:
     ValueError: names the first difference and both values.
   """
-  for key, word in _OWNERS.items():
-    if old[key] != made[key]:
-      one, other = (x[key][:12] or 'none' for x in (old, made))
-      raise ValueError(
-        f'{output} was begun with another {word} (digest {one}, not {other}), '
-        'so it cannot be resumed; give the models it was begun with, or '
-        'another --output.'
-      )
+  check_owners(output, old, made)
   for key in ('settings', 'from_generation_config'):
     _refuse(output, old[key], made[key])
 

@@ -46,7 +46,9 @@ def begin(request: Any, prompts: prompt_files.PromptFiles) -> Begun:
     output, config = request.output, request.config
     note = made.read(output)
     if note is not None and os.path.getsize(output):
-      made.check_settings(output, note, config, request.shard)
+      old = {'shard': note['shard'], **note['settings']}
+      mine = {'shard': request.shard, **made.settings(config, made.free())}
+      made.check_settings(output, old, mine)
     several = config.num_return_sequences
     # A line of a batch holds all answers to a request.
     lines = 1 if request.is_batch else several

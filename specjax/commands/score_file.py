@@ -9,6 +9,7 @@ from typing import Any
 import tqdm
 
 from specjax import files
+from specjax.checkpoints import digests
 from specjax.commands import answer_files
 from specjax.commands import cli
 from specjax.commands import inputs
@@ -77,7 +78,9 @@ def score_file(request: ScoreRequest) -> None:
     found = _run(request, target, pairs)
   if request.stats and is_first:
     found |= {'request': dataclasses.asdict(request)}
-    found |= run_statistics.environment(request.target, target.tokenizer)
+    found |= run_statistics.environment(
+      digests.of_owners(request.target, target.tokenizer)
+    )
     made = json.dumps(found, indent=2, default=str) + '\n'
     files.write_text(request.stats, made)
 

@@ -1,6 +1,6 @@
 """Statistics of a decoding run, and an explanation of its speed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import platform
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 import specjax
 from specjax import machine
 from specjax.benchmark import cost_model
-from specjax.checkpoints import digests
 from specjax.inference import costs as costs_lib
 from specjax.inference import paths
 from specjax.inference import timing
@@ -219,12 +218,11 @@ def _reason(made: cost_model.Round, measured: float | None) -> str:
   )
 
 
-def environment(target: str, tokenizer: Any) -> dict[str, Any]:
+def environment(owners: Mapping[str, str]) -> dict[str, Any]:
   """Machine, versions and digests that decide a text, for `--stats`.
 
   Args:
-    target: name of the target, all of whose weights are read.
-    tokenizer: its tokenizer, or None.
+    owners: result of `digests.of_owners`, or a note that holds it.
   """
   device = jax.devices()[0]
   return {
@@ -240,8 +238,6 @@ def environment(target: str, tokenizer: Any) -> dict[str, Any]:
       'python': platform.python_version(),
     },
     'digests': {
-      'target': digests.of_target(target),
-      'tokenizer': digests.of_tokenizer(tokenizer) if tokenizer else '',
-      'chat_template': digests.of_template(tokenizer),
+      key: owners[key] for key in ('target', 'tokenizer', 'chat_template')
     },
   }

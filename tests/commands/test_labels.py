@@ -172,16 +172,16 @@ def test_only_the_same_labelling_is_continued(target, request_of, tmp_path):
     assert path.read_text() == whole
   for changes, words in (
     ({'max_new_tokens': 8}, 'with max_new_tokens=24 and not 8'),
-    ({'temperature': 0.5}, 'with temperature=None and not 0.5'),
+    ({'temperature': 0.5}, 'with temperature=0.0 and not 0.5'),
     ({'prefix': ''}, "with prefix='the cat ' and not ''"),
   ):
     with pytest.raises(ValueError, match=words):
       label_command.label(request_of(**changes))
   head = json.loads(lines[0])
-  for key, words in labels.OWNERS.items():
+  for key, words in digests.OWNERS.items():
     other = json.dumps(head | {key: 'other'}) + '\n'
     path.write_text(other + lines[1])
-    with pytest.raises(ValueError, match=f'with another {words} than'):
+    with pytest.raises(ValueError, match=rf'with another {words} \(digest'):
       label_command.label(request_of())
   path.write_text(lines[0] + lines[2])
   with pytest.raises(ValueError, match='line 2 does not answer prompt 1'):

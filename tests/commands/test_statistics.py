@@ -7,6 +7,7 @@ import pytest
 
 import specjax
 from specjax.benchmark import rows
+from specjax.checkpoints import digests
 from specjax.commands import answer_files
 from specjax.commands import statistics as run_statistics
 from specjax.decoding import stats
@@ -38,7 +39,7 @@ def test_numbers_add_up_and_empty_ratios_are_none():
 def test_what_decides_a_text_is_named(tmp_path):
   folder = tiny.save(tmp_path / 'one')
   tokenizer = tiny.tokenizer()
-  found = run_statistics.environment(folder, tokenizer)
+  found = run_statistics.environment(digests.of_owners(folder, tokenizer))
   assert found['device'].startswith(jax.default_backend())
   assert found['kernel'] == 'xla' and found['processor']
   assert set(found['versions']) == {
@@ -50,16 +51,16 @@ def test_what_decides_a_text_is_named(tmp_path):
   }
   assert found['versions']['specjax'] == specjax.__version__
   assert json.loads(json.dumps(found)) is not None
-  digests = found['digests']
-  assert digests['target'] and digests['tokenizer']
-  assert digests['chat_template'] == ''
+  own = found['digests']
+  assert own['target'] and own['tokenizer']
+  assert own['chat_template'] == ''
   # Other weights, another tokenizer and a template show.
   other = tiny.save(tmp_path / 'two', seed=1)
   swapped = tiny.tokenizer(swap=('cat', 'dog'))
   swapped.chat_template = 'x'
-  changed = run_statistics.environment(other, swapped)['digests']
-  assert all(changed[name] != digests[name] for name in digests)
-  assert run_statistics.environment('shape:x', None)['digests']['target']
+  changed = digests.of_owners(other, swapped)
+  assert all(changed[name] != own[name] for name in own)
+  assert digests.of_owners('shape:x', None)['target']
 
 
 def test_all_files_write_the_same_counts():

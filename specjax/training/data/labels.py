@@ -15,20 +15,20 @@ ending loop; see `decoding.loops`. An answer to a line with settings of its own
 holds these as `settings`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import json
 from typing import Any, NamedTuple
 
 from specjax import files
+from specjax.checkpoints import digests
 from specjax.decoding import loops
 from specjax.training.data import readers
 
 VERSION = 1
 _MARK = 'specjax_labels'
-# Digests in the head and what they are of; those of `_READ` bind a reader.
-_READ = {'tokenizer': 'tokenizer', 'chat_template': 'chat template'}
-OWNERS = _READ | {'target': 'target', 'drafter': 'drafter'}
+# Digests in the head that bind a reader.
+_READ = ('tokenizer', 'chat_template')
 
 
 class Reader(NamedTuple):
@@ -125,10 +125,11 @@ def parse_head(line: str) -> dict[str, Any] | None:
   except ValueError:
     return None
   good = isinstance(found, dict) and found.get(_MARK) == VERSION
-  if not good or not isinstance(found.get('settings'), dict):
+  groups = ('settings', 'from_generation_config')
+  if not good or not all(isinstance(found.get(k), dict) for k in groups):
     return None
   found.setdefault('drafter', '')
-  whole = all(isinstance(found.get(key), str) for key in OWNERS)
+  whole = all(isinstance(found.get(key), str) for key in digests.OWNERS)
   return found if whole else None
 
 
@@ -192,8 +193,9 @@ def _checked_head(path, line, reader):
       f'{path} holds no labels of this version: its first line must be the '
       f'head that specjax-label writes; {anew(reader.name)}.'
     )
-  for key, word in _READ.items():
+  for key in _READ:
     if about[key] != getattr(reader, key):
+      word = digests.OWNERS[key]
       raise ValueError(
         f'{path} was labelled with another {word} than that of {reader.name}; '
         f'{anew(reader.name)}.'
@@ -213,21 +215,3 @@ def _row(path, number, line, reader):
       )
   # No token, no loss: an empty answer would be an example without a label.
   return row if row['tokens'] else None
-
-
-def rows(path: str) -> Iterator[tuple[int, dict | None]]:
-  """Yields (bytes of the line, its answer or None) of a begun file.
-
-  The head is the first, and a last line without its end is left out.
-  """
-  with open(path, 'rb') as file:
-    for raw in file:
-      # Half a line is what a stopped run leaves. Whoever goes on with the file
-      # cuts it at the bytes that were yielded.
-      if not raw.endswith(b'\n'):
-        return
-      try:
-        found = files.parse_json(raw)
-      except ValueError:
-        found = None
-      yield len(raw), found if isinstance(found, dict) else None
