@@ -20,7 +20,15 @@ from specjax.inference import sources
 def estimate(
   request: Any, prompts: prompt_files.PromptFiles
 ) -> tuple[int, memory.MemoryEstimate]:
-  """(rows of a batch, memory of each device), by the longest prompt."""
+  """(rows of a batch, memory of each device), by the longest prompt.
+
+  Args:
+    request: `decode_file.DecodeRequest`.
+    prompts: prompts of the run.
+
+  Raises:
+    ValueError, OSError: one sentence.
+  """
   sources.check_name(request.drafter)
   config, tokens = request.config, ()
   try:
