@@ -92,6 +92,12 @@ def is_prompt(row: Any) -> bool:
   return _is_object(row) and any(key in row for key in PROMPTS)
 
 
+def is_id(value: Any) -> bool:
+  """Whether a parsed value can be a token id."""
+  # `true` in JSON is an int of Python too. Rows are int32.
+  return type(value) is int and 0 <= value <= validation.LARGEST
+
+
 def _is_object(row: Any) -> bool:
   return isinstance(row, Mapping)
 
@@ -115,12 +121,7 @@ def _tokens(value: Any, where: str) -> tuple[int, ...]:
 
 
 def _are_ids(value: Any) -> bool:
-  return isinstance(value, (list, tuple)) and all(
-    isinstance(token, int)
-    and not isinstance(token, bool)
-    and 0 <= token <= validation.LARGEST
-    for token in value
-  )
+  return isinstance(value, (list, tuple)) and all(map(is_id, value))
 
 
 def _id(value: Any, where: str) -> str | int | None:

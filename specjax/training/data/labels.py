@@ -21,6 +21,7 @@ import json
 from typing import Any, NamedTuple
 
 from specjax import files
+from specjax import prompts as prompts_lib
 from specjax.checkpoints import digests
 from specjax.decoding import loops
 from specjax.training.data import readers
@@ -208,7 +209,7 @@ def _row(path, number, line, reader):
   row = readers.json_line(path, number, line)
   for field in ('prompt_tokens', 'tokens'):
     value = row.get(field)
-    if not isinstance(value, list) or not all(map(readers.is_id, value)):
+    if not isinstance(value, list) or not all(map(prompts_lib.is_id, value)):
       raise ValueError(
         f'{path}, line {number}: {field} must be a list of token ids; '
         f'{anew(reader.name)}.'

@@ -120,12 +120,6 @@ def json_line(path: str, number: int, line: str) -> dict[str, Any]:
   return record
 
 
-def is_id(value: Any) -> bool:
-  """Whether a value can be a token id."""
-  # `true` in JSON is an int of Python too. Rows are int32.
-  return type(value) is int and 0 <= value < 2**31
-
-
 def _is_filled(side):
   return bool(side.strip() if isinstance(side, str) else side)
 
@@ -145,7 +139,7 @@ def _pair(path, number, line, fields):
     values = []
     for field in fields:
       value = record.get(field)
-      is_ids = isinstance(value, list) and all(map(is_id, value))
+      is_ids = isinstance(value, list) and all(map(prompts_lib.is_id, value))
       if not isinstance(value, str) and not is_ids:
         raise ValueError(
           f'{path}, line {number}: the field {field!r} must be a string or '
