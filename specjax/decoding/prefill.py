@@ -118,10 +118,15 @@ def for_drafter(drafter: base.Drafter, prompt: base.Prompt) -> base.Prompt:
   shared = prompt.shared
   if shared is None or shared.begun is None:
     return prompt
-  begun = None
   if drafter.network_cache is not None:
     begun = base.Prefilled(shared.drafter, shared.begun.last_token)
-  return prompt.replace(shared=shared.replace(begun=begun, drafter=None))
+    return prompt.replace(shared=shared.replace(begun=begun, drafter=None))
+  # Where nothing is left, a state that holds the prompt has one structure
+  # whether or not its prompts begin alike.
+  left = None
+  if shared.first is not None:
+    left = base.Shared(shared.first, shared.copy_of)
+  return prompt.replace(shared=left)
 
 
 def _read(lm, params, prompt, capacity, chunk: int) -> base.Prefilled:

@@ -116,6 +116,22 @@ def test_passes_over_prompts():
   assert [shape[0] for shape in seen] == [2]
 
 
+def test_a_state_may_hold_the_prompt():
+  """A row that is inserted has the structure of a batch without a row."""
+  drafter = specjax.Drafter(
+    lambda params, prompt, prefilled, *, capacity: prompt,
+    lambda params, prompt, view: (specjax.Draft(prompt.tokens[:, :3]), prompt),
+    lambda params, prompt, observation: prompt,
+    *(3, 3),
+    insert=specjax.drafters.insert_rows,
+  )
+  target = shared_prompts.model('decoder')
+  made, job = decoded(target, drafter, PROMPTS, batch_size=2)
+  assert job.refill and len(job.sharing.tokens) == BEGIN
+  plain = specjax.generate(target, PROMPTS, max_new_tokens=NEW)
+  assert made == [answer.tokens for answer in plain]
+
+
 def test_a_run_that_is_resumed_reads_the_same_beginning():
   target = shared_prompts.model('decoder')
   settings = dict(max_new_tokens=NEW, num_draft=0)
