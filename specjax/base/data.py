@@ -37,21 +37,27 @@ class Prompt:
 
 @struct.dataclass
 class Shared:
-  """Parts that rows of a batch have in common, so that they are read once.
+  """Tokens that several prompts of a batch share, so that they are read once.
 
-  Whoever does not look at it reads every row whole, to the same end.
+  It only saves time, and a drafter may ignore it: `Prompt.tokens` has every
+  prompt whole. With `prefill.each_once` and `prefill.copied` of `decoding`, a
+  drafter reads equal prompts once.
 
   Attributes:
-    first: int32 [U], rows whose prompts differ; repeated where they are fewer.
-      None: all rows are read.
-    copy_of: int32 [B], for each row the place of its prompt in `first`.
-    begun: `Prefilled` of one row, a network's own for the first `columns`
-      tokens of all prompts; None where nothing was read beforehand.
-    drafter: cache of the network inside the drafter, likewise of one row.
+    first: int32 [U], a row of each prompt that differs from the others, some
+      row again where there are fewer. None: every row is read.
+    copy_of: int32 [B], for each row the place of its prompt in `first`; None
+      where that is.
+    begun: `Prefilled` of one row that holds the first `columns` tokens, which
+      are those of every prompt. It is the reader's own: the target's in
+      `CachedLM.prefill`, in `Drafter.init` with the `Drafter.network_cache`.
+      None where nothing was read beforehand.
+    drafter: the latter cache, until `Drafter.init` gets it as `begun`.
     columns: number of these tokens, less than the shortest prompt has; static.
   """
 
-  # Prompts [p q r] [p q s] [p q r]: first [0 1], copy_of [0 1 0], columns 2
+  # Prompts [p q r] [p q s] [p q r]: first [0 1], copy_of [0 1 0], columns 2,
+  # and `begun` is what was made of [p q].
   first: Array | None = None
   copy_of: Array | None = None
   begun: 'Prefilled | None' = None
