@@ -50,6 +50,30 @@ def test_table_learns_a_row_in_order():
   assert table[8].tolist() == [base.EMPTY] * 2
 
 
+@pytest.mark.parametrize(
+  'width, want',
+  [
+    (3, [[1, -1, -1], [0, 3, 2], [-1, -1, -1], [1, -1, -1]]),
+    # A row may know token 0 alone.
+    (1, [[1], [0], [-1], [1]]),
+  ],
+)
+def test_prompts_of_further_rows_go_into_the_one_table(width, want):
+  made = token_recycling(vocab_size=4, num_draft=2, num_successors=width)
+
+  def begun(*tokens):
+    prompt = base.Prompt(jnp.asarray([tokens]), jnp.asarray([len(tokens)]))
+    prefilled = base.Prefilled(None, jnp.asarray(tokens[-1:]))
+    return made.init(None, prompt, prefilled, capacity=9)
+
+  # No row has run yet in a state of zeros.
+  state = jax.tree.map(jnp.zeros_like, begun(1, 2))
+  for prompt in ((1, 0, 1, 2), (1, 3, 1, 0), (2,)):
+    state = made.insert(state, begun(*prompt), jnp.asarray([0]))
+  assert state[0].tolist() == want
+  assert state[1].tolist() == [2]
+
+
 def test_template_is_a_breadth_first_tree_of_the_best_nodes():
   topology = template(10, 3, 4, 0.4)
   parent, rank, depth = (list(column[1:]) for column in topology)

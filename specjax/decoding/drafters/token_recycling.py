@@ -124,9 +124,8 @@ def _insert(state, fresh, rows):
   """The rows' last tokens; what their prompts show goes into the one table."""
   # Row x of the table [a b c], of the fresh one [d b EMPTY]: [d b a]
   (table, last), (newer, begun) = state, fresh
-  # Nothing is known yet where there are zeros alone.
-  known = jnp.any(table != 0, axis=1, keepdims=True)
-  table = jnp.where(known, table, base.EMPTY)
+  # Zeros alone are the table before any row has run.
+  table = jnp.where(jnp.any(table != 0), table, base.EMPTY)
   for place in reversed(range(newer.shape[1])):
     token = newer[:, place]
     moved = _to_front(table, token)
