@@ -5,7 +5,7 @@ one instance for each registered entry, in a container whose fields are the
 entries' names; from Python, `{'NAME': {'FIELD': value}}` has the same meaning.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 import functools
@@ -263,10 +263,19 @@ def static_part(options: Any) -> tuple[tuple[str, Any], ...]:
     if field.metadata.get('static'):
       value = getattr(options, field.name)
       several = isinstance(field.default, numbers.Number) and np.ndim(value)
-      if several or not isinstance(value, Hashable):
+      if several or not _is_hashable(value):
         raise ValueError(
           f'{field.name} is compiled in, so it has one value for all prompts, '
           f'not {value!r}.'
         )
       made.append((field.name, value))
   return tuple(made)
+
+
+def _is_hashable(value: Any) -> bool:
+  # A tuple has a hash only if all that it holds has one.
+  try:
+    hash(value)
+  except TypeError:
+    return False
+  return True

@@ -156,6 +156,7 @@ def test_options_without_a_check(target):
     (_rule(_Words), {}, 'mode of a verification rule is no number'),
     (_rule(_Static), {'width': [1, 2]}, 'width is compiled in, so it has one'),
     (_rule(_Static), {'names': ['a']}, 'names is compiled in, so it has one'),
+    (_rule(_Static), {'names': (['a'],)}, 'names is compiled in, so it has'),
     (_rule(make=lambda *_: None), {}, 'make must return a Verifier, not None'),
     (_rule(make=lambda *_: 1 // 0), {}, 'make raised ZeroDivisionError'),
   ],
