@@ -128,6 +128,9 @@ def _config(case: Case, setup: request_lib.Setup) -> DecodeConfig:
 
 def _decoded(job: batching.Job) -> generate_lib.Generation:
   """All rows in the order of their prompts, as one batch would give them."""
+  # Each time what the prompts share is read anew, as for a file.
+  shared = sharing.Sharing(job.sharing.tokens)
+  job = dataclasses.replace(job, sharing=shared)
   decoder, count = inference.decoder_of(job), len(job.rows)
   rows: dict[int, generate_lib.Generation] = {}
   rounds = 0

@@ -8,9 +8,12 @@ import pytest
 from specjax.benchmark import check
 from specjax.benchmark import plan
 from specjax.benchmark import prompts
+from specjax.benchmark import refilled
 from specjax.benchmark import report
+from specjax.benchmark import request as request_lib
 from specjax.benchmark import runner
 from specjax.benchmark import specdec
+from specjax.decoding import beginnings
 from specjax.inference import decode_batch
 from specjax.inference import sources
 from tests.helpers.benchmarks import config
@@ -94,6 +97,24 @@ def test_sampled_rows_are_checked_as_they_are_decoded(run):
   assert lenient['check'] == check.LOSSY
   made = answers(results.runs[0]).values()
   assert len(set(map(tuple, made))) > COUNT // 2
+
+
+def test_what_prompts_share_is_read_in_every_pass(run, monkeypatch):
+  read, begin = [], beginnings.begin
+
+  def counted(*given, **more):
+    read.append(given)
+    return begin(*given, **more)
+
+  monkeypatch.setattr(beginnings, 'begin', counted)
+  made = [prompts.EncodedPrompt((*[1, 2, 3, 4] * 4, n)) for n in range(1, 7)]
+  monkeypatch.setattr(prompts, 'collect', lambda *_, **__: made)
+  setup = request_lib.prepare(request(config(refill=True)), lambda text: None)
+  engine = refilled.engine(setup.plain(0.0, 4), setup.batches(0.0, 4), setup)
+  for _ in range(2):
+    del read[:]
+    engine.run(0)
+    assert len(read) == 1
 
 
 def test_what_cannot_be_refilled_is_refused(run):
