@@ -105,9 +105,10 @@ def collect(
     prompts = _spec_bench(target, questions, config, answer)
   else:
     lines = [line for line in prompt_files.read_prompts(path) if line.source]
+    lines = lines[: config.num_prompts or None]
     line_settings.note_left_out(lines)
     prompts = []
-    for line in lines[: config.num_prompts or None]:
+    for line in lines:
       shown, tokens = encoding.encode_line(target, line, config)
       prompts.append(EncodedPrompt(tuple(tokens) or (target.pad_id,), shown))
   if config.max_prompt_tokens:
