@@ -48,9 +48,9 @@ def put_controls(
   if layout is None:
     return controls
   spec = layout.rows(controls.temperature.shape[0])
-  # Lists that all rows share go everywhere.
   rows = put(controls.by_row(), layout, spec)
-  return rows.with_shared(put(controls, layout))
+  eos_ids, lists = put((controls.eos_ids, controls.lists), layout)
+  return rows.with_shared(controls.replace(eos_ids=eos_ids, lists=lists))
 
 
 def to_host(tree: base.PyTree) -> base.PyTree:
