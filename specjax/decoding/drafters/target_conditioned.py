@@ -132,7 +132,7 @@ def init(
 
 
 def insert(state: State, fresh: State, rows: base.Array) -> State:
-  """Replaces rows of the state; see `base.Drafter`."""
+  """Replaces rows of the state; see `base.Insert`."""
   cache = state.cache
   if cache is not None:
     cache = cache_lib.insert(cache, fresh.cache, rows)
@@ -160,10 +160,9 @@ def in_pieces(net: models.DraftNet, chunk: int) -> models.DraftNet:
 
     def piece(cache, start, size):
       cache = cache.replace(length=jnp.full_like(length, start))
-      depth, slots = (
-        jnp.zeros((rows, columns), jnp.int32)
-        for rows, columns in ((1, size), (length.shape[0], 1))
-      )
+      depth = jnp.zeros((1, size), jnp.int32)
+      # A slot has to be scored, but nobody reads the score.
+      slots = jnp.zeros((length.shape[0], 1), jnp.int32)
       given = *cut(start, size), depth
       return net.extend(params, cache, *given, slots=slots)[2]
 
