@@ -127,9 +127,9 @@ def advance(
       state.last_token,
     ),
     status=emission.status,
-    num_rounds=state.num_rounds + (state.status == RUNNING),
-    steps=state.steps + 1,
-    rounds=record(state.rounds, state.num_rounds, emitted=count, **trace),
+    num_rounds=state.num_rounds + 1,
+    row_rounds=state.row_rounds + (state.status == RUNNING),
+    rounds=record(state.rounds, state.row_rounds, emitted=count, **trace),
   )
 
 

@@ -169,8 +169,8 @@ def start(
     cache=prefilled.cache,
     drafter=drafter,
     status=jnp.where(controls.max_new_tokens > 0, RUNNING, LENGTH),
-    num_rounds=jnp.zeros((batch,), jnp.int32),
-    steps=jnp.zeros((), jnp.int32),
+    num_rounds=jnp.zeros((), jnp.int32),
+    row_rounds=jnp.zeros((batch,), jnp.int32),
     rounds=Rounds(drafted=empty, accepted=empty, emitted=empty),
     faults=jnp.zeros((batch,), jnp.int32) if recipe.checked else None,
     log_probs=log_probs_lib.empty(recipe.logprobs, *empty.shape),
@@ -190,14 +190,14 @@ def run(
 
   With `max_rounds` at most so many rounds more.
   """
-  end = None if max_rounds is None else state.steps + max_rounds
+  end = None if max_rounds is None else state.num_rounds + max_rounds
 
   def unfinished(state):
     live = runs(state)
     goes_on = jnp.any(live)
     if enough_done is not None:
       goes_on &= jnp.sum(~live) < enough_done
-    return goes_on if end is None else goes_on & (state.steps < end)
+    return goes_on if end is None else goes_on & (state.num_rounds < end)
 
   return lax.while_loop(
     unfinished, lambda state: _round(recipe, params, state, unfinished), state
@@ -213,7 +213,7 @@ def finish(state: DecodeState) -> Generation:
     prompt_length=context.prompt_length,
     num_tokens=context.length - context.prompt_length,
     status=state.status,
-    num_rounds=state.steps,
+    num_rounds=state.num_rounds,
     rounds=state.rounds,
     faults=state.faults,
     log_probs=state.log_probs,

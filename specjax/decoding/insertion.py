@@ -28,11 +28,11 @@ def insert(
       rows that are left out.
 
   Returns:
-    The state, in which `steps` counts on.
+    The state, in which `num_rounds` counts on.
   """
   # Two rows, the second has ended; a fresh row of prompt [p q], place 1:
   #   status     [RUNNING EOS]  becomes [RUNNING RUNNING]
-  #   num_rounds [7 5]          becomes [7 0]
+  #   row_rounds [7 5]          becomes [7 0]
   #   length     [20 18]        becomes [20 2]
   drafter = recipe.drafter.insert(state.drafter, fresh.drafter, rows)
   if recipe.checked:
@@ -44,7 +44,7 @@ def insert(
     context=made.context.replace(controls=controls),
     cache=cache,
     drafter=drafter,
-    steps=state.steps,
+    num_rounds=state.num_rounds,
   )
 
 
@@ -55,5 +55,5 @@ def _own(state: DecodeState) -> DecodeState:
     context=state.context.replace(controls=controls),
     cache=None,
     drafter=None,
-    steps=None,
+    num_rounds=None,
   )

@@ -39,10 +39,10 @@ class Rounds:
 class DecodeState:
   """Everything the next round needs; rollback is an integer in `cache`.
 
-  `num_rounds` int32 [B] counts the rounds in which a row was live, `steps`
-  int32 [] those of the batch. `faults` int32 [B] holds the bits of `contract`,
-  or is None where drafter and rule are ours. `log_probs` is None where the
-  recipe asks for none.
+  `num_rounds` int32 [] counts the rounds of the batch, `row_rounds` int32 [B]
+  those in which each row was live. `faults` int32 [B] holds the bits of
+  `contract`, or is None where drafter and rule are ours. `log_probs` is None
+  where the recipe asks for none.
   """
 
   # Prompt [p q r] and a round that emitted [a b x]:
@@ -55,7 +55,7 @@ class DecodeState:
   drafter: base.PyTree
   status: base.Array
   num_rounds: base.Array
-  steps: base.Array
+  row_rounds: base.Array
   rounds: Rounds
   faults: base.Array | None = None
   log_probs: base.PyTree = None
@@ -66,7 +66,7 @@ def runs(state: DecodeState) -> base.Array:
   # Every round of a live row emits a token, so that none has more rounds than
   # the trace has columns, unless a rule of a user's own accepts less than none.
   most = state.rounds.emitted.shape[1]
-  return (state.status == RUNNING) & (state.num_rounds < most)
+  return (state.status == RUNNING) & (state.row_rounds < most)
 
 
 @struct.dataclass

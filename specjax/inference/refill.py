@@ -90,7 +90,7 @@ def _advance(recipe, params, state, ended, enough):
     max_rounds=decode_batch.ROUNDS_BETWEEN_LOOKS,
     enough_done=enough,
   )
-  seen = generate_lib.finish(state), generate_lib.runs(state), state.num_rounds
+  seen = generate_lib.finish(state), generate_lib.runs(state), state.row_rounds
   return _with_keys(state, jax.random.key_data), *seen
 
 
@@ -135,7 +135,7 @@ class Places:
     # None; tokens that hold no stop; rounds that were counted.
     self._held: list[tuple[int, Row] | None] = [None] * job.batch_size
     self._searched = [0] * job.batch_size
-    self._steps = 0
+    self._rounds = 0  # Of the batch.
     self._fresh: tuple[Any, Any, Any] = (None, None, None)
 
   def compile(self) -> None:
@@ -178,8 +178,8 @@ class Places:
       self._held[at] = None
       self._done.add(place)
     self._pass()
-    every = int(seen.num_rounds) - self._steps
-    self._steps = int(seen.num_rounds)
+    every = int(seen.num_rounds) - self._rounds
+    self._rounds = int(seen.num_rounds)
     return step._replace(all_rounds=every * self.job.batch_size)
 
   def _pass(self) -> None:
@@ -252,7 +252,7 @@ class Places:
     job = self.job
     capacity = generate_lib.capacity_for(job.recipe, width, self._most)
     self._width, self._sizes = width, _Sizes(self._most, capacity)
-    self._state, self._steps = None, 0
+    self._state, self._rounds = None, 0
     inputs = batching.batch_inputs(job, (), width)
     blank = jax.eval_shape(
       lambda *given: _with_keys(

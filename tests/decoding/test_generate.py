@@ -267,11 +267,11 @@ def test_rounds_end_with_the_last_row():
     recipe, params, loops.prompt(3), controls, max_new_tokens=loops.NEW
   )
   done = generate_lib.run(recipe, params, state)
-  assert done.steps == 3 < loops.NEW
+  assert done.num_rounds == 3 < loops.NEW
   assert generate_lib.finish(done).num_tokens.tolist() == [2, 7, 4]
   again = generate_lib.run(recipe, params, done)
-  assert again.steps == done.steps
-  assert done.num_rounds.tolist() == [1, 3, 2]
+  assert again.num_rounds == done.num_rounds
+  assert done.row_rounds.tolist() == [1, 3, 2]
   # A row that is done drafts and emits nothing while others go on.
   np.testing.assert_array_equal(done.rounds.emitted[0, 1:], 0)
   np.testing.assert_array_equal(done.rounds.drafted[0, 1:], 0)
