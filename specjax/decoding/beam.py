@@ -151,8 +151,9 @@ def search(
     step=jnp.zeros((), jnp.int32),
     calls=jnp.zeros((batch,), jnp.int32),
   )
-  eos_ids = processors.by_row(controls.eos_ids, 1)
-  step = functools.partial(_step, target, spec, params, budget, eos_ids)
+  step = functools.partial(
+    _step, target, spec, params, budget, controls.eos_ids
+  )
   return lax.while_loop(lambda state: jnp.any(state.open), step, state)
 
 
@@ -174,8 +175,7 @@ def _step(target, spec, params, budget, eos_ids, state: BeamState) -> BeamState:
   tokens = jnp.take_along_axis(state.running.tokens, parent[..., None], axis=1)
   tokens = lax.dynamic_update_index_in_dim(tokens, token, state.step, axis=2)
   candidates = Hypotheses(tokens, jnp.full_like(token, length), score)
-  ends = jnp.any(token[..., None] == eos_ids[:, None], axis=-1)
-  ends |= (length >= budget)[:, None]
+  ends = processors.is_end(token, eos_ids) | (length >= budget)[:, None]
 
   finished = _merge(spec, state, candidates, ends, length)
   # N = 2, scores [5 4 3 2], ends [1 0 1 0]: kept are places 1 and 3

@@ -61,9 +61,7 @@ def emit(
     jnp.where(slot == num_accepted, verdict.next_token[:, None], 0),
   )
   controls = state.context.controls
-  eos_ids = processors.by_row(controls.eos_ids, 1)[:, None]
-  is_end = jnp.any(tokens[..., None] == eos_ids, axis=-1)
-  is_end &= slot <= num_accepted
+  is_end = processors.is_end(tokens, controls.eos_ids) & (slot <= num_accepted)
   first_end = jnp.argmax(is_end, axis=1)
   has_end = jnp.any(is_end, axis=1)
   # tokens [a E x], E an end token: is_end [0 1 0], first_end 1, count 2

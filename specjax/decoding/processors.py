@@ -37,6 +37,11 @@ def by_row(ids: Array, own: int) -> Array:
   return ids[None] if ids.ndim == own else ids
 
 
+def is_end(tokens: Array, eos_ids: Array) -> Array:
+  """bool [B, n]: end tokens among int32 [B, n]; see `Controls.eos_ids`."""
+  return jnp.any(tokens[..., None] == by_row(eos_ids, 1)[:, None], axis=-1)
+
+
 def forbid(x: Array, banned: Array) -> Array:
   """-inf at the tokens of bool `banned`; `x` itself where that leaves none."""
   # x [3 -inf 1], banned [1 0 0]: [-inf -inf 1]; banned [1 0 1]: x

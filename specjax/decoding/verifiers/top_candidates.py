@@ -68,8 +68,7 @@ def verify(context: Context, draft: Draft, logits: Array) -> Verdict:
   relaxed = (rank <= controls.rule['beta'][:, None]) & (
     best - score <= controls.rule['tau'][:, None]
   )
-  eos_ids = processors.by_row(controls.eos_ids, 1)
-  is_end = (tokens[..., None] == eos_ids[:, None]).any(axis=-1)
+  is_end = processors.is_end(tokens, controls.eos_ids)
   ok = common.agrees(draft, logits, target) | (relaxed & ~is_end)
   num_accepted = common.count_leading(ok & common.filled(draft))
   return Verdict(num_accepted, common.take_slot(target, num_accepted))
