@@ -30,6 +30,7 @@ from specjax.benchmark.cases import Case
 from specjax.benchmark.cases import PromptBatch
 from specjax.decoding import contract
 from specjax.decoding import generate as generate_lib
+from specjax.decoding.state import with_keys
 from specjax.distributed import transfer
 
 # Pause after an engine ran, for the waiting threads of a peer to stop spinning.
@@ -97,32 +98,20 @@ class Measured(NamedTuple):
     return np.median(self.timings, axis=0)
 
 
-# Between two programs a state's random keys are bare numbers: a call that
-# takes or gives typed keys goes through Python, 1.5 ms where a round of a small
-# model takes 3, and no program that decodes at once would pay for that.
-
-
 @functools.partial(
   jax.jit, static_argnames=('recipe', 'max_new_tokens', 'capacity')
 )
 def _start(recipe, params, prompt, controls, **static):
   state = generate_lib.start(recipe, params, prompt, controls, **static)
-  return _with_keys(state, jax.random.key_data)
+  return with_keys(state, jax.random.key_data)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _run(recipe, params, state, rounds):
-  state = _with_keys(state, jax.random.wrap_key_data)
+  state = with_keys(state, jax.random.wrap_key_data)
   state = generate_lib.run(recipe, params, state, max_rounds=rounds)
   finished = generate_lib.finish(state)
-  return _with_keys(state, jax.random.key_data), finished
-
-
-def _with_keys(state, change):
-  """The state with `change` applied to its row keys."""
-  controls = state.context.controls
-  controls = controls.replace(row_key=change(controls.row_key))
-  return state.replace(context=state.context.replace(controls=controls))
+  return with_keys(state, jax.random.key_data), finished
 
 
 def capacity(cases: Sequence[Case], width: int, config: Any) -> int:
@@ -191,7 +180,7 @@ def engine(
     start, run = programs[batch.prompt.tokens.shape[1]]
     state = start(params[index], batch.prompt, case.controls(batch))
     state = run(params[index], state, jnp.int32(rounds))[0]
-    return _with_keys(state, jax.random.wrap_key_data)
+    return with_keys(state, jax.random.wrap_key_data)
 
   return Engine(
     case.label, call, pause, seconds, *map(max, zip(*sizes, strict=True))
@@ -307,4 +296,4 @@ def start_state(
     max_new_tokens=config.max_new_tokens,
     capacity=room,
   )
-  return _with_keys(state, jax.random.wrap_key_data)
+  return with_keys(state, jax.random.wrap_key_data)

@@ -17,6 +17,7 @@ import numpy as np
 from specjax import stop_strings
 from specjax import text as text_lib
 from specjax.decoding import generate as generate_lib
+from specjax.decoding.state import with_keys
 from specjax.distributed import transfer
 from specjax.inference import batching
 from specjax.inference import decode_batch
@@ -43,45 +44,41 @@ class _Sizes(NamedTuple):
   capacity: int
 
 
-# Between two programs a state's random keys are bare numbers: a call that takes
-# or gives typed keys goes through Python.
-
-
 @functools.partial(
   jax.jit, static_argnames=('recipe', 'sizes'), donate_argnums=2
 )
 def _fill(recipe, params, state, given, sizes):
   """Prefills (prompts, controls, places) and puts them into their places."""
   *inputs, places = given
-  state = _with_keys(state, jax.random.wrap_key_data)
+  state = with_keys(state, jax.random.wrap_key_data)
   fresh = _start(recipe, params, *inputs, sizes)
   state = generate_lib.insert(recipe, state, fresh, places)
-  return _with_keys(state, jax.random.key_data)
+  return with_keys(state, jax.random.key_data)
 
 
 @functools.partial(jax.jit, static_argnames=('recipe', 'sizes'))
 def _prefill(recipe, params, prompt, controls, sizes):
   """Prefills prompts, to be put into more than one place."""
   fresh = _start(recipe, params, prompt, controls, sizes)
-  return _with_keys(fresh, jax.random.key_data)
+  return with_keys(fresh, jax.random.key_data)
 
 
 @functools.partial(jax.jit, static_argnames='recipe', donate_argnums=1)
 def _put(recipe, state, fresh, controls, places):
   """Puts prefilled prompts into places, with the controls of these."""
-  state = _with_keys(state, jax.random.wrap_key_data)
+  state = with_keys(state, jax.random.wrap_key_data)
   most = fresh.context.controls.max_new_tokens
   controls = controls.replace(max_new_tokens=most)
   context = fresh.context.replace(controls=controls)
   fresh = fresh.replace(context=context)
   state = generate_lib.insert(recipe, state, fresh, places)
-  return _with_keys(state, jax.random.key_data)
+  return with_keys(state, jax.random.key_data)
 
 
 @functools.partial(jax.jit, static_argnames='recipe', donate_argnums=2)
 def _advance(recipe, params, state, ended, enough):
   """Some more rounds; (state, `Generation`, rows that run, their rounds)."""
-  state = _with_keys(state, jax.random.wrap_key_data)
+  state = with_keys(state, jax.random.wrap_key_data)
   state = decode_batch.without(state, ended)
   state = generate_lib.run(
     recipe,
@@ -91,18 +88,11 @@ def _advance(recipe, params, state, ended, enough):
     enough_done=enough,
   )
   seen = generate_lib.finish(state), generate_lib.runs(state), state.row_rounds
-  return _with_keys(state, jax.random.key_data), *seen
+  return with_keys(state, jax.random.key_data), *seen
 
 
 def _start(recipe, params, prompt, controls, sizes: _Sizes):
   return generate_lib.start(recipe, params, prompt, controls, **sizes._asdict())
-
-
-def _with_keys(state, change):
-  """The state with `change` applied to its row keys."""
-  controls = state.context.controls
-  controls = controls.replace(row_key=change(controls.row_key))
-  return state.replace(context=state.context.replace(controls=controls))
 
 
 # Where the arrays of a state lie on a mesh, which the compiler decides.
@@ -255,7 +245,7 @@ class Places:
     self._state, self._rounds = None, 0
     inputs = batching.batch_inputs(job, (), width)
     blank = jax.eval_shape(
-      lambda *given: _with_keys(
+      lambda *given: with_keys(
         _start(job.recipe, *given, self._sizes), jax.random.key_data
       ),
       job.params,
