@@ -35,7 +35,8 @@ _log = logging.getLogger('specjax')
 
 def is_file(name: str) -> bool:
   """Whether a name is that of a file, or ends as that of a GGUF file."""
-  return os.path.isfile(name) or name.endswith('.gguf')
+  is_named = name.endswith('.gguf') and not os.path.isdir(name)
+  return is_named or os.path.isfile(name)
 
 
 def paths_of(path: str) -> tuple[str, ...]:
@@ -138,7 +139,11 @@ def _convert(paths, kept) -> str:
   except BaseException as error:
     shutil.rmtree(place, ignore_errors=True)
     if isinstance(error, OSError) and error.errno is not None:
-      raise OSError(f'Cannot write {place}: {error.strerror}.') from None
+      variable = 'TMPDIR' if made is None else cache.VARIABLE
+      raise OSError(
+        f'Cannot write {place}: {error.strerror}; {variable} names another '
+        'folder.'
+      ) from None
     raise
 
 
@@ -163,13 +168,15 @@ def _moved(made, place) -> pathlib.Path:
 
 def _placed(made, kept) -> pathlib.Path:
   """Renames a folder to its place in the cache, which another may have done."""
-  shutil.rmtree(kept, ignore_errors=True)  # One that is not whole.
   try:
     made.rename(kept)
   except OSError:
-    if not _is_whole(kept):
-      raise
-    shutil.rmtree(made, ignore_errors=True)
+    # Another process reads what it put there; only what is not whole may go.
+    if _is_whole(kept):
+      shutil.rmtree(made, ignore_errors=True)
+      return kept
+    shutil.rmtree(kept, ignore_errors=True)
+    made.rename(kept)
   cache.trim()
   return kept
 

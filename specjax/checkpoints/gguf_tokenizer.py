@@ -7,6 +7,7 @@ the likeliest pieces.
 
 from collections.abc import Mapping, Sequence
 import json
+import os
 from typing import Any
 
 import numpy as np
@@ -326,6 +327,11 @@ def save(folder: str, meta: Metadata) -> None:
   made = make(meta)
   if made is None:
     return
-  made.save(f'{folder}/tokenizer.json')
-  with open(f'{folder}/tokenizer_config.json', 'w', encoding='utf-8') as file:
-    json.dump(settings(meta), file, indent=2, sort_keys=True)
+  # Written here: the library's errors do not name what is wrong with the disk.
+  stated = json.dumps(settings(meta), indent=2, sort_keys=True)
+  for name, text in (
+    ('tokenizer.json', made.to_str(pretty=True)),
+    ('tokenizer_config.json', stated),
+  ):
+    with open(os.path.join(folder, name), 'w', encoding='utf-8') as file:
+      file.write(text)

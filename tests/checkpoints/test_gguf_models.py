@@ -18,11 +18,6 @@ torch = pytest.importorskip('torch')
 TOKENS = np.array([[5, 9, 31, 7, 22, 50, 3, 14, 8, 41, 2, 6]])
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-  monkeypatch.setenv('SPECJAX_CACHE_DIR', str(tmp_path / 'cache'))
-
-
 def ours(path, name):
   """Logits of all positions, teacher-forced."""
   model = loading.load(path, dtype='float32', prepare=False)
@@ -41,17 +36,14 @@ def of_torch(model, name):
 
 
 def as_read_by_transformers(path, source):
-  """The model of a file, as transformers reads it; None where it does not."""
+  """The model of a file, as transformers reads it."""
   from transformers import modeling_gguf_pytorch_utils as reading
 
   # transformers 5 ties every T5, as `torch_reference` notes.
   empty = copy.deepcopy(source)
-  try:
-    found = reading.load_gguf_checkpoint(
-      path, return_tensors=True, model_to_load=empty
-    )
-  except (NotImplementedError, ValueError):
-    return None
+  found = reading.load_gguf_checkpoint(
+    path, return_tensors=True, model_to_load=empty
+  )
   with torch.no_grad():
     for value in empty.parameters():
       value.fill_(np.nan)  # What is not read again has no number.
@@ -67,9 +59,11 @@ def test_logits_of_a_converted_model(name, tmp_path, monkeypatch):
   path = ggufs.by_llama_cpp(folder, tmp_path / 'theirs.gguf', monkeypatch)
   logits = np.asarray(ours(path, name))
   np.testing.assert_allclose(logits, of_torch(source, name), atol=1e-4)
-  again = as_read_by_transformers(path, source)
-  # It has no entry for gemma, and forgets the factors of llama3's scaling.
-  if name not in ('gemma', 'llama3_rope'):
+  if name == 'gemma':
+    with pytest.raises(ValueError, match='gemma is not supported yet'):
+      as_read_by_transformers(path, source)
+  elif name != 'llama3_rope':  # Of its scaling transformers reads no factors.
+    again = as_read_by_transformers(path, source)
     np.testing.assert_allclose(logits, of_torch(again, name), atol=1e-4)
   # Ours of the folder that it became.
   (folder / 'tokenizer.json').unlink()

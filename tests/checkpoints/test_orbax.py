@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import resource
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from specjax.checkpoints import checksum
 from specjax.checkpoints import orbax
+from tests.helpers import disks
 
 
 def test_checkpoints_keep_the_last_and_the_best(tmp_path):
@@ -35,14 +35,10 @@ def test_a_checkpoint_that_the_disk_refuses_is_told_in_a_sentence(tmp_path):
   manager = orbax.open_manager(str(tmp_path), 2)
   state = {'a': np.random.default_rng(0).random(4000)}
   checksum.of(state)  # Compiled before files are limited.
-  before = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-  try:
-    with pytest.raises(OSError, match='File too large; no older one is there'):
-      orbax.save(manager, 1, state)
-      orbax.close(manager)
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  words = 'File too large; no older one is there'
+  with disks.room_for(1000), pytest.raises(OSError, match=words):
+    orbax.save(manager, 1, state)
+    orbax.close(manager)
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(

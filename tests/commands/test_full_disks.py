@@ -1,8 +1,6 @@
 """Files that a disk has no room for: named, and neither empty nor half."""
 
-import contextlib
 import os
-import resource
 
 import pytest
 
@@ -10,6 +8,7 @@ from decode import certify
 from specjax.commands import certify as certify_command
 from specjax.commands import cli
 from tests.helpers import decode_main
+from tests.helpers import disks
 from tests.helpers import tiny
 from train import label
 
@@ -26,19 +25,8 @@ def prompts(tmp_path):
   return path
 
 
-@contextlib.contextmanager
-def room_for(size):
-  """No file may grow beyond `size` bytes, as if the disk were full."""
-  before = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def run(folders, prompts, size, *argv):
-  with room_for(size):
+  with disks.room_for(size):
     return decode_main.decode(folders, prompts, *decode_main.QUICK, *argv)
 
 
@@ -104,7 +92,7 @@ def test_a_label_file_without_an_answer_is_not_left(
   path = tmp_path / 'labels.jsonl'
   argv = ['label', f'--target={folders["target"]}', f'--input={prompts}']
   argv += [f'--output={path}', '--config.max_new_tokens=12']
-  with room_for(20):
+  with disks.room_for(20):
     assert cli.call(label.main, argv) == 1
   assert f'Cannot write to {path}: File too large.' in capsys.readouterr().err
   assert not path.exists()
@@ -116,7 +104,7 @@ def test_an_earlier_certificate_stays_as_it_was(tmp_path, capsys, monkeypatch):
   found = {'verdict': 'x' * 40}
   monkeypatch.setattr(certify_command, '_bits', lambda *_: (found, 0))
   argv = ['certify', '--target=x', '--check=bits', f'--json={path}']
-  with room_for(20):
+  with disks.room_for(20):
     assert cli.call(certify.main, argv) == 1
   assert f'Cannot write to {path}: File too large.' in capsys.readouterr().err
   assert path.read_text() == '{}\n' and os.listdir(tmp_path) == ['bits.json']
