@@ -280,8 +280,9 @@ def of_metadata(path: str, values: Mapping[str, Any]) -> Architecture:
   Raises:
     ValueError: none that is supported.
   """
-  name = values.get('general.architecture')
-  kind = values.get('general.type', 'model')
+  meta = Metadata(path, '', values, {})
+  name = meta.text('general.architecture', None)
+  kind = meta.text('general.type', 'model')
   if name is None:
     raise ValueError(f'{path} lacks general.architecture in its metadata.')
   if name == 'clip' or kind == 'mmproj':

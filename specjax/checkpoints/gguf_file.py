@@ -21,6 +21,8 @@ from gguf import quants
 import ml_dtypes
 import numpy as np
 
+from specjax.checkpoints.gguf_metadata import Metadata
+
 _MAGIC = b'GGUF'
 _VERSIONS = (2, 3)
 # Bytes of a row of the smallest tensor or value: no file has more of them.
@@ -103,12 +105,13 @@ def read(paths: Sequence[str]) -> Gguf:
   values, tensors = {}, {}
   for number, part in enumerate(paths):
     found, held = _read_one(part)
-    count = int(found.get('split.count', 1) or 1)
-    if count != len(paths) or found.get('split.no', 0) != number:
+    meta = Metadata(part, '', found, {})
+    count, own = meta.whole('split.count', 1) or 1, meta.whole('split.no', 0)
+    if count != len(paths) or own != number:
       raise ValueError(
-        f'{part} is part {int(found.get("split.no", 0)) + 1} of {count} by its '
-        f'metadata, but part {number + 1} of {len(paths)} by its name: give '
-        'the parts the names that gguf-split gave them.'
+        f'{part} is part {own + 1} of {count} by its metadata, but part '
+        f'{number + 1} of {len(paths)} by its name: give the parts the names '
+        'that gguf-split gave them.'
       )
     twice = tensors.keys() & held.keys()
     if twice:
@@ -127,10 +130,9 @@ def read(paths: Sequence[str]) -> Gguf:
 
 def _read_one(path: str) -> tuple[dict, dict]:
   """Metadata and tensors of one file."""
+  _check_head(path)
   if os.path.getsize(path) < 24:
-    _check_head(path, _head(path))
     raise ValueError(f'{path} is cut off: a GGUF file has at least 24 bytes.')
-  _check_head(path, _head(path))
   data = np.memmap(path, np.uint8, 'r')
   try:
     return _Reader(path, data).whole()
@@ -140,13 +142,10 @@ def _read_one(path: str) -> tuple[dict, dict]:
     ) from None
 
 
-def _head(path: str) -> bytes:
-  with open(path, 'rb') as file:
-    return file.read(8)
-
-
-def _check_head(path: str, head: bytes) -> None:
+def _check_head(path: str) -> None:
   """Raises ValueError unless the first bytes are those of a readable file."""
+  with open(path, 'rb') as file:
+    head = file.read(8)
   if head[:4] != _MAGIC:
     raise ValueError(
       f'{path} is no GGUF file: it begins with {head[:4]!r}, not {_MAGIC!r}.'
@@ -184,7 +183,8 @@ class _Reader:
         raise ValueError(f'{self.path} has {key} twice in its metadata.')
       values[key] = self.value(self.value_type(key), key)
     rows = [self.row() for _ in range(count)]
-    step = int(values.get('general.alignment', gguf.GGUF_DEFAULT_ALIGNMENT))
+    meta = Metadata(self.path, '', values, {})
+    step = meta.whole('general.alignment', gguf.GGUF_DEFAULT_ALIGNMENT)
     if step < 1 or step & (step - 1):
       raise ValueError(
         f'general.alignment in {self.path} must be a power of two, not {step}.'

@@ -32,7 +32,7 @@ class Metadata(NamedTuple):
   def key(self, name: str) -> str:
     """A setting's whole name: 'block_count' is 'llama.block_count'."""
     # 'tokenizer.ggml.pre' and 'general.type' belong to no architecture.
-    whole = name.startswith(('tokenizer.', 'general.'))
+    whole = name.startswith(('tokenizer.', 'general.', 'split.'))
     return name if whole else f'{self.arch}.{name}'
 
   def get(self, name: str, default: Any = _MISSING) -> Any:
@@ -130,6 +130,8 @@ class Metadata(NamedTuple):
   def refuse(self, name: str, *allowed: Any) -> None:
     """Raises ValueError unless a setting is missing or one of some values."""
     given = self.get(name, None)
+    if isinstance(given, np.ndarray):  # One for each layer.
+      given = given.tolist()
     if given is not None and given not in allowed:
       raise ValueError(
         f'{self.key(name)}={given} in {self.path} is not supported; only '

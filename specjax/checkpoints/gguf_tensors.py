@@ -96,7 +96,7 @@ def to_safetensors(
   """The tensors of a GGUF file, to be written one after the other.
 
   Args:
-    file: the file.
+    file: the file, whose types are checked.
     arch: its architecture.
     config: config of the model.
     raw: its config.json.
@@ -104,7 +104,6 @@ def to_safetensors(
   Raises:
     ValueError: a tensor is missing, of another shape, or unknown.
   """
-  gguf_file.check_types(file)
   table, made = changes(arch, config, raw), []
   for name, shape in shapes(config).items():
     change = table[name]
