@@ -24,7 +24,7 @@ from specjax import cache
 from specjax import waiting
 
 # Counted up whenever the same file gives another folder.
-_VERSION = 1
+_VERSION = 2
 _ROOM = 'gguf'
 _SPLIT = re.compile(r'(.*)-(\d{5})-of-(\d{5})\.gguf')
 # Written last: a folder without it is not whole.

@@ -21,6 +21,8 @@ from tokenizers import processors
 from specjax.checkpoints import gguf_pre
 from specjax.checkpoints.gguf_metadata import Metadata
 
+# tokenizer.json itself, written where no other field can express it.
+WHOLE = 'tokenizer.huggingface.json'
 # `tokenizer.ggml.token_type`.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _SPECIAL = {'bos': 'bos', 'eos': 'eos', 'unknown': 'unk', 'padding': 'pad'}
@@ -34,11 +36,13 @@ _NO_TOKENIZER = frozenset({'none', 'no_vocab'})
 
 
 def kind_of(meta: Metadata) -> str:
-  """`tokenizer.ggml.model`; '' for a file without a tokenizer.
+  """`tokenizer.ggml.model`, or `WHOLE`; '' for a file without a tokenizer.
 
   Raises:
     ValueError: it is missing, or one that is not supported.
   """
+  if meta.text(WHOLE, ''):
+    return WHOLE
   kind = meta.text('tokenizer.ggml.model')
   if kind in _NO_TOKENIZER:
     return ''
@@ -59,10 +63,8 @@ def make(meta: Metadata) -> tokenizers.Tokenizer | None:
   kind = kind_of(meta)
   if not kind:
     return None
-  whole = meta.text('tokenizer.huggingface.json', '')
-  if whole:
-    # Written where the other fields cannot express it.
-    return _parsed(meta, whole)
+  if kind == WHOLE:
+    return _parsed(meta)
   pieces = _pieces(meta)
   try:
     made, ends = _MAKERS[kind](meta, pieces)
@@ -79,12 +81,12 @@ def make(meta: Metadata) -> tokenizers.Tokenizer | None:
   return made
 
 
-def _parsed(meta, text) -> tokenizers.Tokenizer:
+def _parsed(meta) -> tokenizers.Tokenizer:
   try:
-    return tokenizers.Tokenizer.from_str(text)
+    return tokenizers.Tokenizer.from_str(meta.text(WHOLE))
   except Exception as error:
     raise ValueError(
-      f'tokenizer.huggingface.json in {meta.path} is no tokenizer ({error}).'
+      f'{WHOLE} in {meta.path} is no tokenizer ({error}).'
     ) from None
 
 

@@ -60,9 +60,9 @@ def fields(tokenizer: Any, rows: int) -> tuple[dict[str, Any], str]:
     made = shared | {'tokenizer.ggml.model': 'none'}
   note = (
     'This tokenizer splits some texts otherwise than GGUF can state; it is '
-    'kept whole in tokenizer.huggingface.json, which llama.cpp does not read.'
+    f'kept whole in {reader.WHOLE}, which llama.cpp does not read.'
   )
-  return made | {'tokenizer.huggingface.json': backend.to_str()}, note
+  return made | {reader.WHOLE: backend.to_str()}, note
 
 
 def _shared(tokenizer, spec, rows) -> dict[str, Any]:

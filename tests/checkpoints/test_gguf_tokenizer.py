@@ -10,6 +10,7 @@ from specjax.checkpoints import gguf_pre
 from specjax.checkpoints import gguf_tokenizer
 from specjax.checkpoints import gguf_vocab
 from specjax.checkpoints.gguf_metadata import Metadata
+from tests.helpers import tiny
 from tests.helpers import tokenizers_of_bytes
 
 FIXTURE = json.loads(
@@ -101,8 +102,11 @@ def test_there_and_back(pre):
   assert [one['template'] for one in templates] == ['a', 'b']
 
 
-def test_a_tokenizer_without_an_equal_is_kept_whole():
-  made = tokenizers_of_bytes.byte_fallback()
+@pytest.mark.parametrize(
+  'make', [tokenizers_of_bytes.byte_fallback, tiny.tokenizer]
+)
+def test_a_tokenizer_without_an_equal_is_kept_whole(make):
+  made = make()
   fields, note = gguf_vocab.fields(made, len(made))
   assert 'tokenizer.huggingface.json' in fields and 'llama.cpp' in note
   again = gguf_tokenizer.make(metadata(**gguf_vocab.plain(fields)))
